@@ -1,0 +1,1 @@
+"""Lossbench: which loss should I train with, on my data?"""

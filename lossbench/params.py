@@ -1,0 +1,398 @@
+"""``params.yaml`` as strict, frozen models: a bad key dies at the door, with its path and what is allowed.
+
+What only the registries can know (does a loss of this name exist, does it take ``gamma``) is checked
+by :mod:`lossbench.checking`, which stands on top of them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from lossbench.errors import UserError, nearest
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Model(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Open(Model):
+    """A block whose further keys belong to whatever its first key names (a source, a model, a task)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beyond the declared ones."""
+        return dict(self.model_extra or {})
+
+
+class Splits(Model):
+    """How samples fall into splits where the publisher gives none: by a hash of their content."""
+
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    reference: Fraction = 0.05
+    salt: str = "lossbench"
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> "Splits":
+        if self.validation + self.test + self.reference >= 1:
+            raise ValueError("validation + test + reference must stay below 1, or nothing is left to train on")
+        return self
+
+
+class Corruption(Model):
+    """Damage done to the training split on purpose, to see which loss bears it."""
+
+    label_noise: Fraction = 0.0
+    imbalance: Annotated[float, Field(ge=1)] = 1.0
+    seed: int = 0
+
+
+class Expectations(Model):
+    """Knobs of the built-in data expectations, and a file with further ones."""
+
+    min_per_class: int = Field(1, ge=0)
+    max_share_drift: NonNegative = 0.25
+    max_intensity_drift: NonNegative = 0.25
+    severities: dict[str, Literal["critical", "warning", "info"]] = {}
+    extra: str | None = None
+
+
+class Dataset(Open):
+    """One dataset: a source, its options, and how it is split, damaged and validated."""
+
+    source: str
+    splits: Splits = Splits()
+    corruption: Corruption = Corruption()
+    expectations: Expectations = Expectations()
+    subset: Count | None = None
+
+
+class Optimizer(Model):
+    """The optimizer and its constants, as torch names them."""
+
+    name: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    momentum: Fraction = 0.9
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+
+
+class Schedule(Model):
+    """Learning rate over time; ``warmup`` is a share of all steps, ``step_at`` are shares of all epochs."""
+
+    name: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    warmup: Fraction = 0.0
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9
+    step_at: tuple[Fraction, ...] = (0.5, 0.75)
+    final: NonNegative = 0.0
+
+
+class Augmentation(Model):
+    """Random changes of training images, drawn on the device from the replicate's own generator."""
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    vertical_flip: bool = False
+    noise: NonNegative = 0.0
+    cutout: Annotated[int, Field(ge=0)] = 0
+    rare_classes_only: bool = False
+
+
+class Recipe(Model):
+    """Everything about training but the loss: the same for all arms of an experiment."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    l1: NonNegative = 0.0
+    gradient_clip: NonNegative | None = None
+    early_stopping: Count | None = None
+    checkpoint: Literal["last", "best"] = "last"
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    augmentation: Augmentation = Augmentation()
+    validation: Literal["fixed", "per_seed"] = "fixed"
+    drop_last: bool = True
+
+
+class Network(Open):
+    """A model by name; further keys are its options."""
+
+    name: str
+
+
+class TaskSpec(Open):
+    """A task by name; further keys are its options."""
+
+    name: str
+
+
+class Experiment(Model):
+    """A task on a dataset with a model and a recipe, and the metric that decides."""
+
+    task: TaskSpec
+    dataset: Name
+    model: Network
+    recipe: Recipe
+    metric: str
+    margin: Positive
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, block: Any) -> Any:
+        """``task: classification`` is short for ``task: {name: classification}``; so for the model."""
+        if isinstance(block, Mapping):
+            return {
+                key: {"name": value} if key in ("task", "model") and isinstance(value, str) else value
+                for key, value in block.items()
+            }
+        return block
+
+
+class Arm(Model):
+    """One experiment trained with one loss."""
+
+    experiment: Name
+    dataset: Name
+    loss: Name
+
+
+class Compute(Model):
+    """What decides the bits of a result: part of every replicate's identity."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    engine: Literal["loop", "population"] = "loop"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Count = 1
+
+
+class Range(Model):
+    """A searched range, both ends included."""
+
+    low: Positive
+    high: Positive
+    scale: Literal["log", "linear"] = "log"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must lie below high ({self.high:g})")
+        return self
+
+
+class Tuning(Model):
+    """The search every arm gets alike, before its replicates: same points, same tuning seeds."""
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1000,)
+    learning_rate: Range | None = None
+    weight_decay: Range | None = None
+    loss_parameters: bool = False
+    epochs: Count | None = None
+
+
+class Comparison(Model):
+    """Which loss the others are compared with, and how sure one wants to be."""
+
+    baseline: Name
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    contrasts: Literal["baseline", "all_pairs"] = "baseline"
+    power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+
+
+class Hypothesis(Model):
+    """A claim that the report answers: ``better`` beats ``than`` on ``on`` by at least ``by``."""
+
+    experiment: Name
+    better: Name
+    than: Name
+    on: str
+    by: NonNegative = 0.0
+    claim: str = ""
+
+
+class Tracking(Model):
+    """Where runs are recorded besides the outs."""
+
+    enabled: bool = True
+    system_metrics: bool = True
+    log_models: bool = True
+
+
+class Retraining(Model):
+    """When a challenger may take the champion's place."""
+
+    experiment: Name | None = None
+    model_name: str = "lossbench"
+    margin: NonNegative = 0.0
+    floor: float | None = None
+    max_class_drop: NonNegative = 0.05
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    notify: list[str] = []
+
+
+class Params(Model):
+    """The whole of ``params.yaml``."""
+
+    datasets: dict[Name, Dataset]
+    experiments: dict[Name, Experiment]
+    losses: dict[Name, dict[str, Any]]
+    arms: dict[Name, Arm]
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    compute: Compute = Compute()
+    tuning: Tuning = Tuning()
+    comparison: Comparison
+    hypotheses: dict[Name, Hypothesis] = {}
+    tracking: Tracking = Tracking()
+    retraining: Retraining = Retraining()
+
+    def arms_of(self, experiment: str) -> dict[str, Arm]:
+        """The arms of one experiment, in the order written."""
+        return {name: arm for name, arm in self.arms.items() if arm.experiment == experiment}
+
+    def baseline_of(self, experiment: str) -> str | None:
+        """The name of the experiment's baseline arm, or None where it has no arm with that loss."""
+        for name, arm in self.arms_of(experiment).items():
+            if arm.loss == self.comparison.baseline:
+                return name
+        return None
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check ``params.yaml``.
+
+    Raises:
+        UserError: naming the file, the key's path, what was found and what is allowed.
+
+    """
+    path = Path(path)
+    params = parse_params(read_yaml(path), path.name)
+    _check_references(params, path.name)
+    return params
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping safely (no tags that construct objects, no duplicate keys)."""
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
+    return content
+
+
+def parse_params(content: Mapping[str, Any], file: str = "params.yaml") -> Params:
+    """Check the shape of the content; the first fault is reported as one sentence."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error, content, file)) from None
+
+
+def _sentence(error: ValidationError, content: Mapping[str, Any], file: str) -> str:
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"] if part != "[key]"]
+    key = ".".join(where) or "(top level)"
+    match first["type"]:
+        case "extra_forbidden":
+            model = _model_at(first["loc"][:-1])
+            allowed = nearest(where[-1], model.model_fields) if model else "see the documentation"
+            return f"{file}: unknown key '{key}'; {allowed}"
+        case "missing":
+            return f"{file}: key '{key}' is missing"
+        case "value_error":
+            return f"{file}: '{key}': {first['ctx']['error']}"
+        case "string_pattern_mismatch":
+            return f"{file}: '{key}' is no valid name; allowed: letters, digits, '_' and '-'"
+        case _:
+            return f"{file}: '{key}' is {first['input']!r}; {_plain(first['msg'])}"
+
+
+def _plain(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Find the model that stands at a path of params.yaml."""
+    model: Any = Params
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(part))
+            model = field.annotation if field else None
+        else:  # a dict (or tuple) of models: the part is a user's name
+            model = get_args(model)[-1] if get_args(model) else None
+        if get_args(model) and type(None) in get_args(model):
+            model = next(arg for arg in get_args(model) if arg is not type(None))
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _check_references(params: Params, file: str) -> None:
+    for name, experiment in params.experiments.items():
+        _expect(experiment.dataset, params.datasets, f"experiments.{name}.dataset", "dataset", file)
+    for name, arm in params.arms.items():
+        _expect(arm.experiment, params.experiments, f"arms.{name}.experiment", "experiment", file)
+        _expect(arm.loss, params.losses, f"arms.{name}.loss", "loss", file)
+        expected = params.experiments[arm.experiment].dataset
+        if arm.dataset != expected:
+            raise UserError(
+                f"{file}: 'arms.{name}.dataset' is '{arm.dataset}', but experiment '{arm.experiment}' "
+                f"uses dataset '{expected}'"
+            )
+    _expect(params.comparison.baseline, params.losses, "comparison.baseline", "loss", file)
+    _check_seeds(params, file)
+    _check_arms(params, file)
+    for name, claim in params.hypotheses.items():
+        _expect(claim.experiment, params.experiments, f"hypotheses.{name}.experiment", "experiment", file)
+        losses = [arm.loss for arm in params.arms_of(claim.experiment).values()]
+        _expect(claim.better, losses, f"hypotheses.{name}.better", f"loss in '{claim.experiment}'", file)
+        _expect(claim.than, losses, f"hypotheses.{name}.than", f"loss in '{claim.experiment}'", file)
+    if params.retraining.experiment is not None:
+        _expect(params.retraining.experiment, params.experiments, "retraining.experiment", "experiment", file)
+
+
+def _expect(name: str, known: Any, key: str, what: str, file: str) -> None:
+    if name not in known:
+        raise UserError(f"{file}: '{key}' names no {what}: '{name}'; {nearest(name, known)}")
+
+
+def _check_seeds(params: Params, file: str) -> None:
+    if len(set(params.seeds)) != len(params.seeds):
+        raise UserError(f"{file}: 'seeds' holds a seed twice: {list(params.seeds)}; each may stand once")
+    shared = sorted(set(params.seeds) & set(params.tuning.seeds))
+    if params.tuning.trials and shared:
+        raise UserError(
+            f"{file}: 'tuning.seeds' shares {shared} with 'seeds'; replicates must not reuse tuning seeds, "
+            "or the false-positive rate rises"
+        )
+
+
+def _check_arms(params: Params, file: str) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for name, arm in params.arms.items():
+        twin = seen.setdefault((arm.experiment, arm.loss), name)
+        if twin != name:
+            raise UserError(
+                f"{file}: arms '{twin}' and '{name}' both train '{arm.experiment}' with '{arm.loss}'; "
+                "give the second a loss entry of its own"
+            )
+    for experiment in params.experiments:
+        if not params.arms_of(experiment):
+            raise UserError(f"{file}: experiment '{experiment}' has no arm; add one under 'arms' or remove it")
