@@ -1,0 +1,104 @@
+"""A dataset on disk: memory-mapped arrays per split, a manifest, and what is known about them.
+
+Layout of ``data/<dataset>``::
+
+    dataset.json          DatasetInfo
+    provenance.json       source, version, licence, SHA-256 of what was read
+    manifest.parquet      one row per sample
+    <split>/inputs.npy    (n, *input_shape), uint8 where the samples are images
+    <split>/targets.npy   (n, *target_shape)
+
+Training reads nothing else, whatever the source was.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lossbench.errors import UserError
+
+SPLITS = ("train", "validation", "test", "reference")
+
+Kind = Literal["label", "mask", "tokens", "boxes", "multilabel", "image"]
+"""What a target is: a class per sample, a class per position, the next token, padded boxes
+``(K, 5)`` of (x0, y0, x1, y1, class; class −1 pads), a 0/1 per label, or nothing (the input itself)."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a task, a model and a loss must know about a dataset before they see it.
+
+    Attributes:
+        kind: what a target is.
+        classes: names, in the order of their numbers.
+        input_shape: of one sample, channels first for images: (C, H, W).
+        target_shape: of one sample's target: () for a label, (H, W) for a mask.
+        mean: per channel, of the training inputs scaled to 0..1 (images only).
+        std: likewise.
+        counts: per class, of the training targets (samples, positions, boxes or positives).
+        sizes: samples per split.
+        ignore_index: the target value that stands for "unknown", if any.
+
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    counts: tuple[int, ...]
+    sizes: dict[str, int]
+    ignore_index: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``dataset.json``."""
+        text = json.dumps(asdict(self), indent=1, sort_keys=True)
+        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetInfo":
+        """Read ``dataset.json``."""
+        try:
+            content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{folder}: no dataset.json; run `dvc repro` to fetch the dataset first") from None
+        lists = ("classes", "input_shape", "target_shape", "mean", "std", "counts")
+        return cls(**{key: tuple(value) if key in lists else value for key, value in content.items()})
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: inputs and targets, memory-mapped, index-aligned."""
+
+    inputs: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A fetched dataset, opened for reading."""
+
+    folder: Path
+    info: DatasetInfo
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Dataset":
+        """Open ``data/<dataset>``; nothing is read into memory yet."""
+        folder = Path(folder)
+        return cls(folder, DatasetInfo.read(folder))
+
+    def split(self, name: str) -> Split:
+        """Map one split's arrays, read-only."""
+        where = self.folder / name
+        return Split(
+            np.load(where / "inputs.npy", mmap_mode="r"), np.load(where / "targets.npy", mmap_mode="r")
+        )

@@ -1,0 +1,54 @@
+"""What training gives back, and how it can be watched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Record:
+    """One value of one replicate's history."""
+
+    epoch: int
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """An arm trained with one seed.
+
+    Attributes:
+        seed: drove initialisation, batch order and augmentation.
+        state: the kept weights and buffers, on the CPU.
+        history: a record per epoch, split and metric (the training loss stands under split "train").
+        epoch: of the kept weights, counted from 1.
+        diverged: the training loss or the weights became NaN or infinite.
+        seconds: wall time; never written into an out.
+        fresh: trained now, as opposed to taken from the store.
+
+    """
+
+    seed: int
+    state: dict[str, Tensor]
+    history: tuple[Record, ...]
+    epoch: int
+    diverged: bool
+    seconds: float = 0.0
+    fresh: bool = True
+
+
+class Observer(Protocol):
+    """Watches training from the parent process; it never sees the training thread wait for it."""
+
+    def started(self, seed: int, epochs: int) -> None:
+        """A replicate begins (or goes on)."""
+
+    def epoch(self, seed: int, epoch: int, values: Mapping[str, float]) -> None:
+        """An epoch ended; keys are ``split/metric``."""
+
+    def finished(self, replicate: Replicate) -> None:
+        """A replicate is complete."""
