@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from lossbench.errors import UserError, nearest
 
@@ -48,7 +49,9 @@ class Splits(Model):
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "Splits":
         if self.validation + self.test + self.reference >= 1:
-            raise ValueError("validation + test + reference must stay below 1, or nothing is left to train on")
+            raise ValueError(
+                "validation + test + reference must stay below 1, or nothing is left to train on"
+            )
         return self
 
 
@@ -63,7 +66,7 @@ class Corruption(Model):
 class Expectations(Model):
     """Knobs of the built-in data expectations, and a file with further ones."""
 
-    min_per_class: int = Field(1, ge=0)
+    min_per_class: Annotated[int, Field(ge=0)] = 1
     max_share_drift: NonNegative = 0.25
     max_intensity_drift: NonNegative = 0.25
     severities: dict[str, Literal["critical", "warning", "info"]] = {}
@@ -71,9 +74,14 @@ class Expectations(Model):
 
 
 class Dataset(Open):
-    """One dataset: a source, its options, and how it is split, damaged and validated."""
+    """One dataset: a source, its options, and how it is split, damaged and validated.
+
+    ``path`` is what DVC watches for changes: the user's file or folder, or requirements.lock where the
+    data ship inside a pinned package or are downloaded under a pinned checksum.
+    """
 
     source: str
+    path: str
     splits: Splits = Splits()
     corruption: Corruption = Corruption()
     expectations: Expectations = Expectations()
@@ -227,7 +235,6 @@ class Hypothesis(Model):
 class Tracking(Model):
     """Where runs are recorded besides the outs."""
 
-    enabled: bool = True
     system_metrics: bool = True
     log_models: bool = True
 
@@ -245,8 +252,9 @@ class Retraining(Model):
 
 
 class Params(Model):
-    """The whole of ``params.yaml``."""
+    """The whole of ``params.yaml``. ``root`` leads from the study's folder to the code (dvc.yaml uses it)."""
 
+    root: str = "."
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
     losses: dict[Name, dict[str, Any]]
@@ -395,4 +403,6 @@ def _check_arms(params: Params, file: str) -> None:
             )
     for experiment in params.experiments:
         if not params.arms_of(experiment):
-            raise UserError(f"{file}: experiment '{experiment}' has no arm; add one under 'arms' or remove it")
+            raise UserError(
+                f"{file}: experiment '{experiment}' has no arm; add one under 'arms' or remove it"
+            )

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from lossbench.errors import UserError
 
@@ -65,11 +66,10 @@ class DatasetInfo:
     def read(cls, folder: Path) -> "DatasetInfo":
         """Read ``dataset.json``."""
         try:
-            content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            content = (folder / "dataset.json").read_bytes()
         except FileNotFoundError:
             raise UserError(f"{folder}: no dataset.json; run `dvc repro` to fetch the dataset first") from None
-        lists = ("classes", "input_shape", "target_shape", "mean", "std", "counts")
-        return cls(**{key: tuple(value) if key in lists else value for key, value in content.items()})
+        return TypeAdapter(cls).validate_json(content)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a task is: what a target means, which head a model needs, how a loss sees it, what scores it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -58,6 +58,8 @@ class Task(ABC):
     monitor: ClassVar[str]
     """The validation metric (higher is better) that chooses a checkpoint and stops early."""
     multilabel: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
+    """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
 
     def __init__(self, info: DatasetInfo, options: Mapping[str, Any] | None = None) -> None:
         self.info = info
@@ -86,6 +88,10 @@ class Task(ABC):
         scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
         return (scaled - mean) / std
 
+    def direction(self, metric: str) -> Metric:
+        """Find one of the task's metrics by name."""
+        return next(known for known in self.metrics if known.name == metric)
+
     def encode_targets(self, targets: Tensor) -> Tensor:
         """Turn stored targets into what ``objective`` takes; called once for a whole split."""
         return targets.long()
@@ -100,15 +106,19 @@ class Task(ABC):
         """Score a whole split cheaply during training; holds at least ``monitor``."""
 
     @abstractmethod
-    def score(self, outputs: Array, targets: Array, probabilities: Array) -> Scores:
+    def score(self, outputs: Array, targets: Array) -> Scores:
         """Score the test split in float64 on the CPU.
 
         Args:
             outputs: (N, outputs, *spatial), the replicate's raw outputs.
             targets: (N, *target_shape).
-            probabilities: (N, C, *spatial), outputs through the loss's calibrated link.
 
         """
+
+    def decide(self, outputs: Array) -> Array:
+        """Turn outputs into what a person would be shown: here the likeliest class per position."""
+        decided: Array = outputs.argmax(axis=1)
+        return decided
 
     def from_statistics(self, metric: str, total: Array) -> Array:
         """Turn summed statistics (..., K) into the metric (...)."""
@@ -118,11 +128,8 @@ class Task(ABC):
         """Score of the constant majority prediction: what a diverged replicate (NaN outputs) gets."""
         counts = np.asarray(self.info.counts, dtype=np.float64)
         outputs = np.zeros((len(targets), self.outputs, *targets.shape[1:]))
-        outputs[:, int(counts.argmax())] = 1e-6
-        share = np.broadcast_to(
-            (counts / counts.sum()).reshape(1, -1, *[1] * (outputs.ndim - 2)), outputs.shape
-        )
-        return self.score(outputs, targets, share)
+        outputs[:, int(counts.argmax())] = 1.0
+        return self.score(outputs, targets)
 
 
 TASKS: dict[str, type[Task]] = {}
@@ -144,6 +151,3 @@ def task_class(name: str, key: str = "task") -> type[Task]:
     if name not in TASKS:
         raise UserError(f"'{key}' names no task: '{name}'; {nearest(name, TASKS)}")
     return TASKS[name]
-
-
-Predictor = Callable[[Tensor], Tensor]

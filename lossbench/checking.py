@@ -1,0 +1,52 @@
+"""Whether ``params.yaml`` makes sense to the registries: what a model of its shape alone cannot know."""
+
+from lossbench import losses, models
+from lossbench.data import sources
+from lossbench.errors import UserError, nearest
+from lossbench.params import Compute, Experiment, Params
+from lossbench.tasks import task_class
+from lossbench.tasks.base import Task
+
+
+def check(params: Params, file: str = "params.yaml") -> None:
+    """Refuse unknown sources, tasks, models, losses, metrics and options, and a device that is not there.
+
+    Raises:
+        UserError: one sentence naming the key's path, what was found and the nearest valid name.
+
+    """
+    try:
+        for name, dataset in params.datasets.items():
+            sources.check(dataset, f"datasets.{name}")
+        for name, experiment in params.experiments.items():
+            _check_experiment(name, experiment)
+        for name, spec in params.losses.items():
+            losses.check(spec, f"losses.{name}")
+        for name, claim in params.hypotheses.items():
+            task = task_class(params.experiments[claim.experiment].task.name)
+            _check_metric(claim.on, task, f"hypotheses.{name}.on")
+        check_compute(params.compute)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _check_experiment(name: str, experiment: Experiment) -> None:
+    key = f"experiments.{name}"
+    task = task_class(experiment.task.name, f"{key}.task")
+    task.check_options(experiment.task.options, f"{key}.task")
+    _check_metric(experiment.metric, task, f"{key}.metric")
+    models.check(experiment.model, f"{key}.model")
+
+
+def _check_metric(metric: str, task: type[Task], key: str) -> None:
+    known = [one.name for one in task.metrics]
+    if metric not in known:
+        raise UserError(f"'{key}' names no metric of task '{task.name}': '{metric}'; {nearest(metric, known)}")
+
+
+def check_compute(compute: Compute) -> None:
+    """Refuse a GPU that is not there, and a precision or engine that the device cannot serve."""
+    import torch
+
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("'compute.device' is 'cuda', but torch finds no GPU here; allowed: cpu")
