@@ -41,7 +41,9 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
 def _check_metric(metric: str, task: type[Task], key: str) -> None:
     known = [one.name for one in task.metrics]
     if metric not in known:
-        raise UserError(f"'{key}' names no metric of task '{task.name}': '{metric}'; {nearest(metric, known)}")
+        raise UserError(
+            f"'{key}' names no metric of task '{task.name}': '{metric}'; {nearest(metric, known)}"
+        )
 
 
 def check_compute(compute: Compute) -> None:

@@ -32,7 +32,11 @@ def evaluate(params: Params, name: str, models: Path, data: Path, out: Path) -> 
     dataset = Dataset.open(data)
     task = task_class(experiment.task.name)(dataset.info, experiment.task.options)
     arms = {arm: json.loads((models / arm / "arm.json").read_bytes()) for arm in params.arms_of(name)}
-    jobs = [_job(models / arm, arms[arm], seed, task, dataset, params.compute) for arm in arms for seed in params.seeds]
+    jobs = [
+        _job(models / arm, arms[arm], seed, task, dataset, params.compute)
+        for arm in arms
+        for seed in params.seeds
+    ]
     scored = run_side_by_side(jobs, label=f"evaluate {name}")
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out, scored, task)
@@ -58,7 +62,14 @@ def _write_tables(out: Path, scored: Sequence[Scored], task: Task) -> None:
             reliability += [{**who, **row} for row in one.calibration.reliability]
             calibration.append({**who, **one.calibration.link})
         scores += [
-            {"arm": one.arm, "loss": one.loss, "seed": one.seed, "metric": metric, "value": value, "diverged": one.diverged}
+            {
+                "arm": one.arm,
+                "loss": one.loss,
+                "seed": one.seed,
+                "metric": metric,
+                "value": value,
+                "diverged": one.diverged,
+            }
             for metric, value in values.items()
         ]
         for metric, per_class in one.scores.per_class.items():

@@ -35,7 +35,11 @@ def write_gallery(folder: Path, data: Dataset, decisions: dict[str, Array], seed
     order = np.argsort(-amount, kind="stable")[:SAMPLES]
     arrays = {f"decision/{arm}": decided[order] for arm, decided in decisions.items()}
     np.savez_compressed(
-        folder / "gallery.npz", inputs=test.inputs[order], targets=test.targets[order], allow_pickle=False, **arrays
+        folder / "gallery.npz",
+        inputs=test.inputs[order],
+        targets=test.targets[order],
+        allow_pickle=False,
+        **arrays,
     )
     described = {
         "kind": data.info.kind,

@@ -1,0 +1,63 @@
+"""The manifest: one row per sample, what validation looks at and MLflow logs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossbench.data.samples import Array, Fetched, Samples
+
+
+def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
+    """Describe every sample of every split.
+
+    Columns: id (unique), split, index (row in that split's arrays), label (class name, or null),
+    width, height, channels (of the original), minimum, maximum, mean, std (of the stored values),
+    sha256 (of the decoded content), source (name within the source); for masks also mask_width,
+    mask_height, mask_values (those present), foreground (share of positions not of class 0).
+    """
+    parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(0, "id", table["split"] + "/" + table["source"])
+    return table
+
+
+def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
+    flat = samples.inputs.reshape(len(samples), -1)
+    height, width = (samples.inputs.shape[-2:]) if samples.inputs.ndim > 3 else (1, flat.shape[1])
+    columns: dict[str, Any] = {
+        "split": split,
+        "index": np.arange(len(samples)),
+        "label": _labels(samples.targets, fetched),
+        "width": width,
+        "height": height,
+        "channels": samples.inputs.shape[1] if samples.inputs.ndim > 3 else 1,
+        "minimum": flat.min(axis=1).astype(np.int64),
+        "maximum": flat.max(axis=1).astype(np.int64),
+        "mean": flat.mean(axis=1, dtype=np.float64),
+        "std": flat.std(axis=1, dtype=np.float64),
+        "sha256": samples.hashes(),
+        "source": list(samples.names),
+    }
+    if fetched.kind == "mask":
+        columns |= _mask_columns(samples.targets)
+    columns |= {key: list(values) for key, values in samples.columns.items()}
+    return pd.DataFrame(columns)
+
+
+def _labels(targets: Array, fetched: Fetched) -> Any:
+    if fetched.kind == "label":
+        return [fetched.classes[label] if 0 <= label < len(fetched.classes) else None for label in targets]
+    if fetched.kind == "multilabel":
+        return ["|".join(np.array(fetched.classes)[row > 0]) for row in targets]
+    return None
+
+
+def _mask_columns(targets: Array) -> dict[str, Any]:
+    return {
+        "mask_width": targets.shape[2],
+        "mask_height": targets.shape[1],
+        "mask_values": [",".join(map(str, np.unique(mask))) for mask in targets],
+        "foreground": (targets != 0).reshape(len(targets), -1).mean(axis=1),
+    }

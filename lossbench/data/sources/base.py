@@ -1,0 +1,82 @@
+"""What a source is: it turns a block of ``params.yaml`` into samples."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lossbench.data.samples import Fetched
+from lossbench.errors import UserError, nearest
+from lossbench.params import Dataset
+
+
+class Options(BaseModel):
+    """A source's own keys of ``datasets.<name>``: frozen, and closed to unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+O = TypeVar("O", bound=Options)
+
+
+class Source(ABC, Generic[O]):
+    """Reads one kind of data. Subclasses are registered by name and live in one file each."""
+
+    name: ClassVar[str]
+    options: ClassVar[type[Options]] = Options
+
+    def check(self, dataset: Dataset, key: str) -> O:
+        """Validate the source's own keys.
+
+        Raises:
+            UserError: naming the key's path, what was found and what is allowed.
+
+        """
+        try:
+            return self.options.model_validate(dataset.options)  # type: ignore[return-value]  # O is options
+        except ValidationError as error:
+            raise UserError(self._sentence(error, key)) from None
+
+    def _sentence(self, error: ValidationError, key: str) -> str:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([key, *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            return f"unknown key '{where}'; {nearest(str(first['loc'][0]), self.options.model_fields)}"
+        if first["type"] == "missing":
+            return f"key '{where}' is missing"
+        found: Any = first["input"]
+        return f"'{where}' is {found!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+    def read(self, dataset: Dataset, key: str) -> Fetched:
+        """Read the samples; ``key`` is the block's path in params.yaml, for messages."""
+        return self.load(dataset, self.check(dataset, key), key)
+
+    @abstractmethod
+    def load(self, dataset: Dataset, options: O, key: str) -> Fetched:
+        """Read the samples with checked options."""
+
+
+SOURCES: dict[str, Source[Any]] = {}
+
+
+def register(kind: type[Source[Any]]) -> type[Source[Any]]:
+    """Make a source known under its name."""
+    SOURCES[kind.name] = kind()
+    return kind
+
+
+def source(name: str, key: str) -> Source[Any]:
+    """Find a source by name.
+
+    Raises:
+        UserError: naming ``key`` and the nearest name.
+
+    """
+    if name not in SOURCES:
+        raise UserError(f"'{key}.source' names no source: '{name}'; {nearest(name, SOURCES)}")
+    return SOURCES[name]
+
+
+def check(dataset: Dataset, key: str) -> None:
+    """Check a dataset's block without reading data."""
+    source(dataset.source, key).check(dataset, key)

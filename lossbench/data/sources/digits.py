@@ -1,0 +1,37 @@
+"""1 797 handwritten digits of 8×8: real data inside scikit-learn's wheel, no download."""
+
+import numpy as np
+import sklearn
+
+from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.sources.base import Options, Source, register
+from lossbench.params import Dataset
+
+CLASSES = tuple("0123456789")
+PROVENANCE = {
+    "name": "Optical recognition of handwritten digits (test part)",
+    "origin": "E. Alpaydin, C. Kaynak; UCI Machine Learning Repository; shipped by scikit-learn",
+    "licence": "CC BY 4.0",
+    "version": f"scikit-learn {sklearn.__version__}",
+}
+
+
+def load_digits() -> tuple[Array, Array]:
+    """Return images (1797, 8, 8) uint8 in 0..255 (stored as 0..16) and labels (1797,) int64."""
+    from sklearn.datasets import load_digits as load
+
+    bunch = load()
+    return np.minimum(bunch.images * 16, 255).astype(np.uint8), bunch.target.astype(np.int64)
+
+
+@register
+class Digits(Source[Options]):
+    """The digits as a pool, divided by content."""
+
+    name = "digits"
+
+    def load(self, dataset: Dataset, options: Options, key: str) -> Fetched:
+        """Read them from the installed scikit-learn."""
+        images, labels = load_digits()
+        names = [f"digit-{index:04d}" for index in range(len(labels))]
+        return Fetched("label", CLASSES, {POOL: Samples(images[:, None], labels, names)}, PROVENANCE)
