@@ -1,15 +1,24 @@
 """What every stage script shares: its one argument, its params, its exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError, exit_code, nearest
 from lossbench.params import Params, load_params
 
 
-def run_stage(main: Callable[[Params, str], None], what: str, known: Callable[[Params], dict[str, Any]]) -> None:
+def home() -> Path:
+    """Return the study's folder for what is no out: stores, checkpoints, journals."""
+    return Path(os.environ.get("LOSSBENCH_HOME", ".lossbench"))
+
+
+def run_stage(
+    main: Callable[[Params, str], None], what: str, known: Callable[[Params], dict[str, Any]]
+) -> None:
     """Run a stage for the dataset, arm or experiment named on the command line."""
     parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     parser.add_argument(what, help=f"a name under '{what}s' in params.yaml")

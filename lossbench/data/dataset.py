@@ -68,7 +68,9 @@ class DatasetInfo:
         try:
             content = (folder / "dataset.json").read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{folder}: no dataset.json; run `dvc repro` to fetch the dataset first") from None
+            raise UserError(
+                f"{folder}: no dataset.json; run `dvc repro` to fetch the dataset first"
+            ) from None
         return TypeAdapter(cls).validate_json(content)
 
 

@@ -111,4 +111,6 @@ def class_counts(targets: Array, fetched: Fetched) -> tuple[int, ...]:
         return tuple(int(count) for count in (targets > 0).sum(axis=0))
     labels = targets[..., 4] if fetched.kind == "boxes" else targets
     valid = (labels >= 0) & (labels < classes)
-    return tuple(int(count) for count in np.bincount(labels[valid].astype(np.int64).ravel(), minlength=classes))
+    return tuple(
+        int(count) for count in np.bincount(labels[valid].astype(np.int64).ravel(), minlength=classes)
+    )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.data.samples import Array, Fetched, Samples
+from lossbench.data.samples import Array, Fetched, Samples, content_hashes
 
 
 def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
@@ -14,8 +14,9 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
 
     Columns: id (unique), split, index (row in that split's arrays), label (class name, or null),
     width, height, channels (of the original), minimum, maximum, mean, std (of the stored values),
-    sha256 (of the decoded content), source (name within the source); for masks also mask_width,
-    mask_height, mask_values (those present), foreground (share of positions not of class 0).
+    sha256 (of the decoded content), target_sha256, source (name within the source); for masks also
+    mask_width, mask_height, mask_values (those present), stray (positions whose value is no class),
+    foreground (share of positions not of class 0).
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)
@@ -38,10 +39,11 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
         "mean": flat.mean(axis=1, dtype=np.float64),
         "std": flat.std(axis=1, dtype=np.float64),
         "sha256": samples.hashes(),
+        "target_sha256": content_hashes(samples.targets),
         "source": list(samples.names),
     }
     if fetched.kind == "mask":
-        columns |= _mask_columns(samples.targets)
+        columns |= _mask_columns(samples.targets, fetched)
     columns |= {key: list(values) for key, values in samples.columns.items()}
     return pd.DataFrame(columns)
 
@@ -54,10 +56,14 @@ def _labels(targets: Array, fetched: Fetched) -> Any:
     return None
 
 
-def _mask_columns(targets: Array) -> dict[str, Any]:
+def _mask_columns(targets: Array, fetched: Fetched) -> dict[str, Any]:
+    stray = (targets >= len(fetched.classes)) & (
+        targets != (-1 if fetched.ignore_index is None else fetched.ignore_index)
+    )
     return {
         "mask_width": targets.shape[2],
         "mask_height": targets.shape[1],
         "mask_values": [",".join(map(str, np.unique(mask))) for mask in targets],
+        "stray": stray.reshape(len(targets), -1).sum(axis=1),
         "foreground": (targets != 0).reshape(len(targets), -1).mean(axis=1),
     }

@@ -46,8 +46,13 @@ class Samples:
 
     def hashes(self) -> list[str]:
         """SHA-256 of each input's decoded content (shape, type and values; not its target)."""
-        head = f"{self.inputs.shape[1:]} {self.inputs.dtype}".encode()
-        return [hashlib.sha256(head + np.ascontiguousarray(one).tobytes()).hexdigest() for one in self.inputs]
+        return content_hashes(self.inputs)
+
+
+def content_hashes(arrays: Array) -> list[str]:
+    """SHA-256 of each entry along the first axis: shape, type and values."""
+    head = f"{arrays.shape[1:]} {arrays.dtype}".encode()
+    return [hashlib.sha256(head + np.ascontiguousarray(one).tobytes()).hexdigest() for one in arrays]
 
 
 @dataclass(frozen=True)

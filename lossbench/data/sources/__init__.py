@@ -4,5 +4,15 @@ from lossbench.data.sources import cifar, digit_scenes, digits, folders, mnist
 from lossbench.data.sources.base import SOURCES, Options, Source, check, register, source
 
 __all__ = [
-    "SOURCES", "Options", "Source", "check", "cifar", "digit_scenes", "digits", "folders", "mnist", "register", "source",
+    "SOURCES",
+    "Options",
+    "Source",
+    "check",
+    "cifar",
+    "digit_scenes",
+    "digits",
+    "folders",
+    "mnist",
+    "register",
+    "source",
 ]

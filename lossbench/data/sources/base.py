@@ -3,17 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from lossbench.data.samples import Fetched
 from lossbench.errors import UserError, nearest
+from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
-
-
-class Options(BaseModel):
-    """A source's own keys of ``datasets.<name>``: frozen, and closed to unknown ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 O = TypeVar("O", bound=Options)
@@ -32,20 +25,7 @@ class Source(ABC, Generic[O]):
             UserError: naming the key's path, what was found and what is allowed.
 
         """
-        try:
-            return self.options.model_validate(dataset.options)  # type: ignore[return-value]  # O is options
-        except ValidationError as error:
-            raise UserError(self._sentence(error, key)) from None
-
-    def _sentence(self, error: ValidationError, key: str) -> str:
-        first = error.errors(include_url=False)[0]
-        where = ".".join([key, *map(str, first["loc"])])
-        if first["type"] == "extra_forbidden":
-            return f"unknown key '{where}'; {nearest(str(first['loc'][0]), self.options.model_fields)}"
-        if first["type"] == "missing":
-            return f"key '{where}' is missing"
-        found: Any = first["input"]
-        return f"'{where}' is {found!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+        return parse_options(self.options, dataset.options, key)  # type: ignore[return-value]  # O is options
 
     def read(self, dataset: Dataset, key: str) -> Fetched:
         """Read the samples; ``key`` is the block's path in params.yaml, for messages."""

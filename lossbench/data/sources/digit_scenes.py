@@ -44,7 +44,9 @@ class SceneOptions(Options):
     def _room_for_all(self) -> "SceneOptions":
         cells = (self.size // CELL) ** 2
         if self.digits > cells:
-            raise ValueError(f"digits is {self.digits}; a scene of {self.size}×{self.size} has room for {cells}")
+            raise ValueError(
+                f"digits is {self.digits}; a scene of {self.size}×{self.size} has room for {cells}"
+            )
         return self
 
 
@@ -68,10 +70,14 @@ class DigitScenes(Source[SceneOptions]):
         }
         kinds: dict[str, Kind] = {"mask": "mask", "boxes": "boxes", "labels": "multilabel"}
         classes = ("background", *CLASSES) if options.target == "mask" else CLASSES
-        return Fetched(kinds[options.target], classes, groups, {**PROVENANCE, "composition": options.model_dump()})
+        return Fetched(
+            kinds[options.target], classes, groups, {**PROVENANCE, "composition": options.model_dump()}
+        )
 
 
-def compose(images: Array, labels: Array, count: int, options: SceneOptions, stream: int, split: str) -> Samples:
+def compose(
+    images: Array, labels: Array, count: int, options: SceneOptions, stream: int, split: str
+) -> Samples:
     """Compose ``count`` scenes from the given digits.
 
     Each digit gets a 16×16 cell of its own and a random place within it, so that digits never overlap.

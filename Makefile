@@ -1,0 +1,68 @@
+# On a fresh machine `make repro` and `make test` do everything. Needs Python 3.11 or 3.12, git and make.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# DVC finds a stage's `python` on PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The browser tests need Debian's chromium; everything else runs without it.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: requirements.lock requirements-uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] in ((3, 11), (3, 12)) else f"Lossbench needs Python 3.11 or 3.12; {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lossbench.pth"
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.PHONY: setup dev
+setup: $(VENV)/installed ## install what the pipeline needs into .venv
+dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
+
+.PHONY: repro
+repro: setup ## run the comparison (JOBS=n arms side by side, DEVICE=cuda, STUDY=studies/name)
+	@python -m stages.repro $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+
+.PHONY: test test-slow lint format types
+test: dev ## run the tests (the long ones are in test-slow)
+	python -m pytest -m "not slow and not browser"
+test-slow: dev ## run the long tests and those that need chromium
+	python -m pytest -m "slow or browser" --timeout 900
+lint: dev ## ruff, mypy, the package audit
+	ruff check .
+	ruff format --check .
+	mypy
+format: dev ## let ruff write the format
+	ruff format .
+	ruff check --fix .
+
+.PHONY: track ui summary study
+track: setup ## complete the record in MLflow from outs and journals
+	@python -m stages.track
+ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
+	@python -m stages.ui
+summary: setup ## print the result table again
+	@python -m stages.summary
+study: setup ## make a study from your folder: make study NAME=mine DATA=/path/to/folder
+	@lossbench new-study "$(NAME)" "$(DATA)"
+
+.PHONY: lock clean
+lock: ## resolve requirements*.in anew into the hashed locks
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-uv.in -o requirements-uv.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
+clean: ## remove outs and stores; MLflow's record and DVC's cache stay
+	rm -rf data models .lossbench

@@ -1,0 +1,208 @@
+"""Losses about edges: differences between neighbours, and distances to the true region's border."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossbench.losses import functional
+from lossbench.losses.base import Loss, weighted_mean
+from lossbench.losses.batch import Batch
+from lossbench.losses.declare import choice, real
+from lossbench.losses.registry import register
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def deviation(batch: Batch) -> Tensor:
+    """Return p − g (N, C, L), 0 where ignored."""
+    if batch.multilabel:
+        difference = batch.probs - batch.labels.to(batch.probs.dtype)
+        return difference if batch.valid is None else difference.masked_fill(~batch.valid, 0.0)
+    index = batch.index.unsqueeze(1)
+    difference = batch.probs.scatter(1, index, batch.probs.gather(1, index) - 1)
+    return difference if batch.valid is None else difference.masked_fill(~batch.valid.unsqueeze(1), 0.0)
+
+
+def neighbour_difference(values: Tensor, axis: int) -> Tensor:
+    """Return v[i + 1] − v[i] along ``axis``: one entry fewer."""
+    length = values.shape[axis] - 1
+    return values.narrow(axis, 1, length) - values.narrow(axis, 0, length)
+
+
+def window(values: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the neighbours before, the values and the neighbours after along ``axis``, edges repeated."""
+    last = values.shape[axis] - 1
+    before = torch.cat([values.narrow(axis, 0, 1), values.narrow(axis, 0, last)], axis)
+    after = torch.cat([values.narrow(axis, 1, last), values.narrow(axis, last, 1)], axis)
+    return before, values, after
+
+
+def sobel(values: Tensor, axis: int) -> Tensor:
+    """Return the Sobel derivative along ``axis`` of (N, C, *spatial): (v[i+1] − v[i−1]) / 2, smoothed by (1 2 1) / 4."""
+    before, _, after = window(values, axis)
+    result = (after - before) / 2
+    for other in range(2, values.ndim):
+        if other != axis:
+            before, centre, after = window(result, other)
+            result = (before + 2 * centre + after) / 4
+    return result
+
+
+def whole_window(valid: Tensor) -> Tensor:
+    """Say where a position and all its neighbours, diagonals included, are valid: (N, C, *spatial)."""
+    for axis in range(2, valid.ndim):
+        before, centre, after = window(valid, axis)
+        valid = before & centre & after
+    return valid
+
+
+@register("gradient")
+class GradientLoss(Loss):
+    """Squared difference of the spatial derivatives of predicted and true regions: it compares edges.
+
+    Formula: Σ_axes mean ‖∂(p − g)‖² over classes and over the positions whose neighbours are valid; ∂ a difference of
+        neighbours (finite) or Sobel's (edges repeated).
+    Paper: none of its own; Mathieu et al. 2016, arXiv 1511.05440, eq. 6, has it for images with |·|.
+
+    Use it for: sharper predicted edges, beside a loss of the regions.
+    Fails when: alone: it does not see a constant offset, so a region may be wrong as a whole.
+
+    Example:
+        >>> loss = GradientLoss()
+        >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]))
+        tensor(1.)
+    """
+
+    family = "boundary"
+    multi = True
+    spatial = 1
+    reduces = "mean over classes and over positions with valid neighbours, summed over axes"
+
+    operator: str = choice(default="finite", options=("finite", "sobel"), doc="how a derivative is taken")
+
+    def value(self, batch: Batch) -> Tensor:
+        """Sum over axes the mean squared derivative of p − g."""
+        difference = batch.unflatten(deviation(batch))
+        elements = batch.elements
+        valid = None if elements is None else batch.unflatten(elements)
+        terms = [self.along(difference, valid, axis) for axis in range(2, difference.ndim)]
+        return torch.stack(terms).sum()
+
+    def along(self, difference: Tensor, valid: Tensor | None, axis: int) -> Tensor:
+        """Return the mean squared derivative along one axis; 0 where it is one position long."""
+        if difference.shape[axis] == 1:
+            return difference.sum() * 0.0
+        if self.operator == "sobel":
+            return _mean(sobel(difference, axis).square(), None if valid is None else whole_window(valid))
+        pairs = None
+        if valid is not None:
+            length = valid.shape[axis] - 1
+            pairs = valid.narrow(axis, 1, length) & valid.narrow(axis, 0, length)
+        return _mean(neighbour_difference(difference, axis).square(), pairs)
+
+
+def _mean(each: Tensor, valid: Tensor | None) -> Tensor:
+    return weighted_mean(each, None, None if valid is None else valid.expand(each.shape))
+
+
+def signed_distances(target: Tensor, classes: int) -> Tensor:
+    """Return the signed distance to each class's region (1812.07032): float32 (N, C, *spatial).
+
+    Positive outside: the distance to the nearest position of the class. Inside: 1 − the distance to the nearest
+    position outside, so 0 on the region's rim and negative within. 0 throughout for a class that is absent or fills
+    everything. Positions out of range of the classes (ignored ones) belong to no class.
+
+    Args:
+        target: class indices (N, *spatial), or labels (N, C, *spatial).
+        classes: C. Labels are told from indices by their dtype: labels are bool or floating.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    array = target.detach().cpu().numpy()
+    multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
+    regions = array > 0.5 if multilabel else np.stack([array == k for k in range(classes)], 1)
+    maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
+    for place in np.ndindex(regions.shape[:2]):
+        region = regions[place]
+        if region.any() and not region.all():
+            inside = distance_transform_edt(region)
+            maps[place] = np.where(region, 1 - inside, distance_transform_edt(~region))
+    return torch.from_numpy(maps)
+
+
+class DistanceLoss(Loss):
+    """A loss that weighs positions by their distance to the true region's border."""
+
+    family = "boundary"
+    multi = True
+    auxiliary = True
+    spatial = 1
+    reduces = "mean over classes and valid positions"
+
+    @classmethod
+    def prepare(cls, target: Tensor, classes: int) -> Tensor:
+        """Return the signed distance maps (N, C, *spatial) of ``target``, float32 on the CPU."""
+        return signed_distances(target, classes)
+
+    def distances(self, batch: Batch) -> Tensor:
+        """Return the maps in the logits' dtype."""
+        if batch.auxiliary is None:
+            raise ValueError(f"{type(self).__name__} needs the maps that prepare(target, classes) gives")
+        return batch.auxiliary.to(batch.logits.dtype)
+
+
+@register("boundary")
+class Boundary(DistanceLoss):
+    """Predicted mass times the signed distance to the true region: an integral over the mismatch.
+
+    Formula: mean φ_G p, φ_G the signed distance map, negative inside; it may be negative.
+    Paper: Kervadec et al. 2019, arXiv 1812.07032, eq. 5.
+
+    Use it for: small structures, as a part of a sum with Dice or cross-entropy.
+    Fails when: alone: an empty prediction is a stationary point and training collapses there; so it is refused alone.
+
+    Example:
+        >>> target = torch.tensor([[0, 0, 1, 1]])
+        >>> loss = Boundary()
+        >>> loss(torch.zeros(1, 2, 4), target, loss.prepare(target, classes=2))
+        tensor(0.2500)
+    """
+
+    only_in_sum = True
+
+    def value(self, batch: Batch) -> Tensor:
+        """Mean of φp."""
+        return weighted_mean(self.distances(batch) * batch.probs, None, batch.everywhere)
+
+
+@register("hausdorff")
+class HausdorffDistance(DistanceLoss):
+    """Squared error of the probabilities, weighed by a power of the distance to the true border.
+
+    Formula: mean (p − g)² d_G^α, d_G the unsigned distance to the border. One-sided: the distance to the predicted
+        border, which would have to be computed anew in every step, is left out.
+    Paper: Karimi & Salcudean 2019, arXiv 1904.10030, eq. 8, its term in the true border.
+
+    Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.
+    Fails when: α is large: a few far positions are all that counts.
+
+    Example:
+        >>> target = torch.tensor([[0, 0, 1, 1]])
+        >>> loss = HausdorffDistance(alpha=2.0)
+        >>> loss(torch.zeros(1, 2, 4), target, loss.prepare(target, classes=2))
+        tensor(0.6250)
+    """
+
+    alpha: float = real(
+        default=2.0, low=0.0, tunable=(0.5, 3.0, "linear"), doc="α, the power of the distance"
+    )
+
+    def value(self, batch: Batch) -> Tensor:
+        """Mean of (p − g)² d^α; inside, the distance to the border is 1 − φ."""
+        signed = self.distances(batch)
+        distance = torch.where(batch.is_true(), 1 - signed, signed)
+        weighed = deviation(batch).square() * functional.safe_power(distance.clamp_min(0.0), self.alpha)
+        return weighted_mean(weighed, None, batch.everywhere)

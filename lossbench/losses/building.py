@@ -1,0 +1,199 @@
+"""From a block of params.yaml to a loss: names, ranges and what has to be known of the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lossbench.errors import UserError, nearest
+from lossbench.losses.base import Loss
+from lossbench.losses.compound import Sum
+from lossbench.losses.declare import ParameterError
+from lossbench.losses.registry import REGISTRY
+from lossbench.losses.weights import balanced, class_balanced
+
+#: Words that class_weights takes in params.yaml, and what they stand for.
+WORDS = ("balanced", "class_balanced")
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss may need to know of the task and its training data.
+
+    Attributes:
+        classes: C, the number of logits.
+        class_counts: how many training positions each class has (with several labels: positives).
+        multilabel: whether targets are a label per channel.
+        ignore_index: the target value of positions that do not count.
+        positions: how many labelled positions there are; needed only for ``pos_weight: balanced``.
+    """
+
+    classes: int
+    class_counts: tuple[int, ...] | None = None
+    multilabel: bool = False
+    ignore_index: int | None = None
+    positions: int | None = None
+
+
+def build(spec: Mapping[str, Any], context: LossContext, key: str = "losses") -> Loss:
+    """Return the loss that a block of params.yaml describes.
+
+    Args:
+        spec: ``{name: focal, gamma: 2.0, class_weights: balanced}``, or a sum ``{sum: {cross_entropy: 1.0,
+            dice: {weight: 1.0, smooth: 1.0}}}``, whose items are named by their key unless they say ``name``.
+        context: what the task and the training data are.
+        key: where in params.yaml the block stands, for messages.
+
+    Raises:
+        UserError: unknown name or parameter, a value out of range, a loss that does not fit the task.
+    """
+    if _is_sum(spec, key):
+        items = {item: _item(block, item, f"{key}.sum.{item}") for item, block in spec["sum"].items()}
+        parts = {item: _single(block, context, f"{key}.sum.{item}") for item, (block, _) in items.items()}
+        return Sum(parts, {item: weight for item, (_, weight) in items.items()})
+    loss = _single(spec, context, key)
+    _refuse_alone(type(loss), key)
+    return loss
+
+
+def check(spec: Mapping[str, Any], key: str = "losses") -> None:
+    """Validate a block of params.yaml without data; raises what ``build`` would, as far as the block alone tells."""
+    if _is_sum(spec, key):
+        for item, block in spec["sum"].items():
+            inner, _ = _item(block, item, f"{key}.sum.{item}")
+            _checked(inner, f"{key}.sum.{item}")
+        return
+    _refuse_alone(_checked(spec, key), key)
+
+
+def _is_sum(spec: object, key: str) -> bool:
+    if not isinstance(spec, Mapping) or not spec:
+        raise UserError(f"{key} is {spec!r}; allowed: a block with name: or sum:")
+    if "sum" not in spec:
+        return False
+    if len(spec) > 1:
+        other = next(str(name) for name in spec if name != "sum")
+        raise UserError(
+            f"{key}.{other} stands beside sum:; allowed there: nothing, parameters belong to the parts"
+        )
+    if not isinstance(spec["sum"], Mapping) or not spec["sum"]:
+        raise UserError(f"{key}.sum is {spec['sum']!r}; allowed: a mapping of losses to weights")
+    return True
+
+
+def _item(block: object, name: str, key: str) -> tuple[dict[str, Any], float]:
+    """Return an item of a sum as (block of the loss, weight)."""
+    inner: dict[str, Any] = dict(block) if isinstance(block, Mapping) else {"weight": block}
+    weight = inner.pop("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+        where = f"{key}.weight" if isinstance(block, Mapping) else key
+        raise UserError(f"{where} is {weight!r}; allowed: a finite number > 0")
+    return {"name": name, **inner}, float(weight)
+
+
+def _class(spec: Mapping[str, Any], key: str) -> type[Loss]:
+    if "name" not in spec:
+        raise UserError(f"{key} has no name; allowed: {', '.join(sorted(REGISTRY))}, or a sum: of them")
+    name = spec["name"]
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise UserError(f"{key}.name is {name!r}; {nearest(str(name), REGISTRY)}")
+    return REGISTRY[name]
+
+
+def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
+    """Check name, parameter names and ranges; words that need data stand aside."""
+    cls = _class(spec, key)
+    known = dict(spec)
+    for name, value in spec.items():
+        if name == "name":
+            continue
+        if name not in cls.declared:
+            raise UserError(
+                f"{key}.{name} is no parameter of {spec['name']}; {nearest(str(name), cls.declared)}"
+            )
+        if _is_word(name, value):
+            known.pop(name)
+    _construct(cls, known, key)
+    return cls
+
+
+def _single(spec: Mapping[str, Any], context: LossContext, key: str) -> Loss:
+    cls = _checked(spec, key)
+    if not (cls.multi if context.multilabel else cls.single):
+        kind = "several labels a sample" if context.multilabel else "one class a sample"
+        fitting = [
+            name for name, other in REGISTRY.items() if (other.multi if context.multilabel else other.single)
+        ]
+        raise UserError(
+            f"{key}.name is {spec['name']}, which does not fit a task with {kind}; {_listed(fitting)}"
+        )
+    return _construct(cls, _resolved(cls, spec, context, key), key, context.classes)
+
+
+def _resolved(cls: type[Loss], spec: Mapping[str, Any], context: LossContext, key: str) -> dict[str, Any]:
+    """Replace what depends on the data by numbers."""
+    resolved = dict(spec)
+    if "ignore_index" not in spec:
+        resolved["ignore_index"] = context.ignore_index
+    for name, value in spec.items():
+        if _is_word(name, value):
+            resolved[name] = _from_word(value, name, context, f"{key}.{name}")
+    if "class_counts" in cls.declared and spec.get("class_counts") is None:
+        resolved["class_counts"] = _counts(context, f"{key}.class_counts")
+    return resolved
+
+
+def _is_word(name: str, value: object) -> bool:
+    if name == "pos_weight":
+        return value == "balanced"
+    if name != "class_weights":
+        return False
+    is_beta = isinstance(value, Mapping) and set(value) == {"class_balanced"}
+    return is_beta or (isinstance(value, str) and value in WORDS)
+
+
+def _from_word(value: object, name: str, context: LossContext, key: str) -> tuple[float, ...]:
+    counts = _counts(context, key)
+    if name == "pos_weight":
+        if context.positions is None:
+            raise UserError(
+                f"{key} is 'balanced', which needs the number of labelled positions; allowed here: a list"
+            )
+        positions = context.positions
+        return tuple(max(positions - count, 1) / max(count, 1) for count in counts)
+    if value == "balanced":
+        return balanced(counts)
+    beta = value["class_balanced"] if isinstance(value, Mapping) else 0.999
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+        raise UserError(f"{key}.class_balanced is {beta!r}; allowed: a number in [0, 1)")
+    return class_balanced(counts, float(beta))
+
+
+def _counts(context: LossContext, key: str) -> tuple[int, ...]:
+    if context.class_counts is None:
+        raise UserError(
+            f"{key} needs the number of training samples of each class, which this task does not have"
+        )
+    return context.class_counts
+
+
+def _construct(cls: type[Loss], spec: Mapping[str, Any], key: str, classes: int | None = None) -> Loss:
+    given = {name: value for name, value in spec.items() if name != "name"}
+    try:
+        loss = cls(**given)
+    except ParameterError as error:
+        words = f", or one of {', '.join(WORDS)}" if error.name == "class_weights" else ""
+        raise UserError(f"{key}.{error.name} is {error.value!r}; allowed: {error.allowed}{words}") from error
+    for name in ("class_weights", "class_counts", "pos_weight"):
+        values = getattr(loss, name, None)
+        if classes is not None and values is not None and len(values) != classes:
+            raise UserError(f"{key}.{name} is {list(values)}; allowed: {classes} numbers, one per class")
+    return loss
+
+
+def _refuse_alone(cls: type[Loss], key: str) -> None:
+    if cls.only_in_sum:
+        raise UserError(f"{key}.name is {cls.name}, which collapses alone; allowed: as a part of a sum:")
+
+
+def _listed(names: list[str]) -> str:
+    return f"allowed: {', '.join(sorted(names))}"

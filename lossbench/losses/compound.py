@@ -1,0 +1,83 @@
+"""Weighted sums of losses: one log-softmax, one mask and one gather for all parts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.losses.base import Loss
+from lossbench.losses.batch import Batch
+
+
+class Sum(Loss):
+    """A weighted sum of losses, which share what they have in common.
+
+    Formula: Σ_i λ_i ℓ_i.
+
+    Args:
+        parts: the losses by name; all with the same ``ignore_index``.
+        weights: λ of each part, 1 where not given.
+
+    Use it for: cross-entropy with Dice; a boundary loss beside a region loss.
+    Fails when: the parts are of different size: weigh them by hand.
+
+    Example:
+        >>> from lossbench.losses import CrossEntropy, Dice
+        >>> loss = Sum({"cross_entropy": CrossEntropy(), "dice": Dice()}, {"dice": 0.5})
+        >>> loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+        tensor(0.9954)
+    """
+
+    name = "sum"
+    family = "compound"
+    reduces = "each part as it does alone"
+
+    def __init__(self, parts: Mapping[str, Loss], weights: Mapping[str, float] | None = None) -> None:
+        ignored = {part.ignore_index for part in parts.values()}
+        if len(ignored) != 1:
+            raise ValueError(
+                f"Sum: the parts have ignore_index {sorted(map(str, ignored))}; allowed: one for all parts"
+            )
+        super().__init__(ignore_index=ignored.pop())
+        for part in parts.values():
+            if getattr(part, "reduction", "mean") == "none":
+                raise ValueError(f"Sum: {part.name} has reduction 'none'; allowed in a sum: mean, sum")
+        self.parts = nn.ModuleDict(parts)
+        self.part_weights = {name: float((weights or {}).get(name, 1.0)) for name in parts}
+        losses = list(parts.values())
+        # Instance attributes over the class's: what a sum can take is what all of its parts can.
+        self.single = all(part.single for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.multi = all(part.multi for part in losses)  # type: ignore[misc]
+        self.auxiliary = any(part.auxiliary for part in losses)  # type: ignore[misc]
+        self.spatial = max(part.spatial for part in losses)  # type: ignore[misc]
+        self.background = any(part.background for part in losses)  # type: ignore[misc]
+        self.link = losses[0].link  # type: ignore[misc]
+
+    def forward(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+        """Return the weighted sum; ``auxiliary`` goes to the parts that need it."""
+        return super().forward(logits, target, auxiliary)
+
+    def value(self, batch: Batch) -> Tensor:
+        """Sum the parts' values of the same batch."""
+        batch.share()
+        terms = [self.part_weights[name] * part.value(batch) for name, part in self._losses().items()]
+        return torch.stack(terms).sum()
+
+    def prepare(self, target: Tensor, classes: int) -> Tensor:  # type: ignore[override]  # of its parts, not its class
+        """Return what the auxiliary parts need: they share one kind of map."""
+        for part in self._losses().values():
+            if part.auxiliary:
+                return part.prepare(target, classes)
+        raise TypeError("no part of this sum needs more than logits and target")
+
+    def parameters_stated(self) -> dict[str, Any]:
+        """Return the parameters of each part and its weight."""
+        parts = {
+            name: {"weight": self.part_weights[name], **part.parameters_stated()}
+            for name, part in self._losses().items()
+        }
+        return {"name": self.name, "sum": parts, "reduces": self.reduces}
+
+    def _losses(self) -> dict[str, Loss]:
+        return dict(self.parts.items())  # type: ignore[arg-type]  # a ModuleDict forgets its values' type

@@ -1,0 +1,217 @@
+"""The numerical core: pure functions of tensors that stay finite, in value and gradient, at saturated logits."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def safe_power(base: Tensor, exponent: float) -> Tensor:
+    """Return base^exponent for base ≥ 0 with a finite gradient at 0, also for exponents below 1."""
+    if exponent == 0:
+        return torch.ones_like(base)
+    if exponent == 1:
+        return base
+    floor = 0.0 if exponent > 1 else 1e-30  # below it d(x^e)/dx would overflow; clamping makes the gradient 0
+    return base.clamp_min(floor).pow(exponent)
+
+
+def smoothed_cross_entropy(
+    log_probs: Tensor, index: Tensor, smoothing: float, weights: Tensor | None
+) -> Tensor:
+    """Return −log p of the target smoothed by ``smoothing``, (N, L), times class weights.
+
+    Args:
+        log_probs: (N, C, L).
+        index: (N, L).
+        smoothing: ε of 1512.00567: the target is 1 − ε on the true class plus ε / C on each.
+        weights: (C,), applied to each class's term as torch does it.
+    """
+    true = -log_probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    if weights is not None:
+        true = true * weights[index]
+    if smoothing == 0:
+        return true
+    spread = -(log_probs if weights is None else log_probs * weights.view(1, -1, 1)).mean(1)
+    return (1 - smoothing) * true + smoothing * spread
+
+
+def focal(log_p: Tensor, gamma: float) -> Tensor:
+    """Return −(1 − p)^γ log p from log p (1708.02002, eq. 4); exactly −log p at γ = 0."""
+    if gamma == 0:
+        return -log_p
+    return safe_power(-torch.expm1(log_p), gamma) * -log_p
+
+
+def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
+    """Return −f log p with f = 1 below the threshold and ((1 − p) / threshold)^γ above it (1903.01347, eq. 4)."""
+    p = log_p.exp()
+    eased = safe_power(-torch.expm1(log_p) / threshold, gamma)
+    return torch.where(p < threshold, torch.ones_like(p), eased) * -log_p
+
+
+def generalized_cross_entropy(log_p: Tensor, q: float) -> Tensor:
+    """Return (1 − p^q) / q (1805.07836, eq. 6)."""
+    return -torch.expm1(q * log_p) / q
+
+
+def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
+    """Return log(1 − softmax(logits)) along dim 1, exact also where a probability rounds to 1.
+
+    Only the largest logit can have p > 1/2; for it 1 − p is the sum of the others.
+    """
+    if logits.shape[1] == 1:
+        return torch.full_like(logits, torch.finfo(logits.dtype).min)
+    top = logits.detach().argmax(1, keepdim=True)
+    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+    others = logits.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
+    all_of_them = logits.logsumexp(1, keepdim=True)
+    rest = torch.log1p(-log_probs.masked_fill(is_top, -torch.inf).exp())
+    return torch.where(is_top, others - all_of_them, rest)
+
+
+def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
+    """Return the log of the tempered softmax along dim 1 (1906.03361, eq. 4): exp_t(z − λ) with Σ = 1.
+
+    λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; one more step with
+    a graph gives λ its exact derivative, the escort distribution p^t / Σ p^t.
+    """
+    if t2 == 1:
+        return logits.log_softmax(1)
+
+    def log_exp_t(values: Tensor) -> Tensor:
+        return torch.log1p((1 - t2) * values) / (1 - t2)
+
+    z = logits.detach()
+    norm = z.amax(1, keepdim=True)
+    for _ in range(steps):
+        log_p = log_exp_t(z - norm)
+        total, escort = log_p.exp().sum(1, keepdim=True), (t2 * log_p).exp().sum(1, keepdim=True)
+        norm = norm + (total - total.pow(t2)) / ((1 - t2) * escort)
+    probs, escort = log_exp_t(logits - norm).exp(), (t2 * log_exp_t(z - norm)).exp().sum(1, keepdim=True)
+    norm = norm + (probs.sum(1, keepdim=True) - 1) / escort
+    return log_exp_t(logits - norm)
+
+
+def log_tempered(log_p: Tensor, t1: float) -> Tensor:
+    """Return log_t p = (p^(1−t) − 1) / (1 − t) from log p; log p at t = 1."""
+    return log_p if t1 == 1 else torch.expm1((1 - t1) * log_p) / (1 - t1)
+
+
+class Overlap(NamedTuple):
+    """Soft counts per (image and) class, (N, C) or (1, C).
+
+    Attributes:
+        both: I = Σ p g.
+        predicted: P = Σ p (or Σ p^power).
+        true: G = Σ g (or Σ g^power).
+        positions: how many positions are valid.
+    """
+
+    both: Tensor
+    predicted: Tensor
+    true: Tensor
+    positions: Tensor
+
+
+def class_sums(values: Tensor, index: Tensor, classes: int) -> Tensor:
+    """Sum ``values`` (N, L) by class: (N, C). In float64: one running sum a class would lose digits in float32."""
+    bins = values.new_zeros(values.shape[0], classes, dtype=torch.float64)
+    return bins.scatter_add(1, index, values.double()).to(values.dtype)
+
+
+def overlap_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
+    """Return the soft counts of probabilities (N, C, L) against class indices (N, L), without a one-hot map."""
+    true_probs = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    ones = torch.ones((), dtype=probs.dtype, device=probs.device).expand(index.shape)
+    if valid is not None:
+        true_probs, ones = true_probs.masked_fill(~valid, 0.0), ones.masked_fill(~valid, 0.0)
+        probs = probs.masked_fill(~valid.unsqueeze(1), 0.0)
+    classes = probs.shape[1]
+    count = ones.sum(1, keepdim=True).expand(-1, classes)
+    both, true = class_sums(true_probs, index, classes), class_sums(ones, index, classes)
+    return Overlap(both, (probs if power == 1 else probs * probs).sum(2), true, count)
+
+
+def overlap_of_labels(probs: Tensor, labels: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
+    """Return the soft counts of probabilities (N, C, L) against labels (N, C, L), bool or soft."""
+    ones = torch.ones((), dtype=probs.dtype, device=probs.device).expand(probs.shape)
+    if valid is not None:  # ignored labels are 0 already
+        probs, ones = probs.masked_fill(~valid, 0.0), ones.masked_fill(~valid, 0.0)
+    true = labels.to(probs.dtype)
+    both = (probs * true).sum(2)
+    squared = power == 2
+    return Overlap(
+        both,
+        (probs * probs if squared else probs).sum(2),
+        (true * true if squared else true).sum(2),
+        ones.sum(2),
+    )
+
+
+def errors_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, gamma: float) -> Tensor:
+    """Return Σ((1 − p) g)^γ + Σ(p (1 − g))^γ per image and class, (N, C), from class indices (N, L)."""
+    true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    change = safe_power(1 - true, gamma) - safe_power(true, gamma)  # a miss in place of an alarm
+    alarms = safe_power(probs, gamma)
+    if valid is not None:
+        change, alarms = change.masked_fill(~valid, 0.0), alarms.masked_fill(~valid.unsqueeze(1), 0.0)
+    return alarms.sum(2) + class_sums(change, index, probs.shape[1])
+
+
+def errors_of_labels(probs: Tensor, labels: Tensor, valid: Tensor | None, gamma: float) -> Tensor:
+    """Return Σ((1 − p) g)^γ + Σ(p (1 − g))^γ per image and class, (N, C), from labels (N, C, L)."""
+    true = labels.to(probs.dtype)
+    errors = safe_power((1 - probs) * true, gamma) + safe_power(probs * (1 - true), gamma)
+    return (errors if valid is None else errors.masked_fill(~valid, 0.0)).sum(2)
+
+
+def masked_average(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:
+    """Return Σwv / Σw over ``dim`` (or all); 0 where the weights sum to 0."""
+    total, norm = (
+        ((values * weights).sum(), weights.sum())
+        if dim is None
+        else ((values * weights).sum(dim), weights.sum(dim))
+    )
+    return total / norm.masked_fill(norm == 0, 1.0)
+
+
+def lovasz_weights(errors: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the gradient of the Lovász extension of the Jaccard loss (1705.08790, alg. 1), in the errors' order.
+
+    Args:
+        errors: (..., L), how wrong each position is; no graph needed.
+        truth: (..., L) bool, the positions of the class.
+        valid: (..., L) bool or None; the others weigh 0.
+
+    Returns:
+        (..., L) weights w such that the Lovász loss is Σ w · error.
+    """
+    errors = errors.detach()
+    if valid is not None:
+        errors, truth = (
+            errors.masked_fill(~valid, -torch.inf),
+            truth & valid,
+        )  # to the end of the order, where they weigh nothing
+    order = errors.argsort(dim=-1, descending=True, stable=True)
+    sorted_truth = truth.gather(-1, order).int()  # whole numbers: exact, and deterministic on CUDA
+    seen = sorted_truth.cumsum(-1)
+    rank = torch.arange(1, errors.shape[-1] + 1, device=errors.device)
+    total = seen[..., -1:]
+    jaccard = 1.0 - (total - seen).to(errors.dtype) / (total + rank - seen).to(errors.dtype)
+    steps = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1)
+    weights = torch.zeros_like(errors).scatter(-1, order, steps)
+    return weights if valid is None else weights.masked_fill(~valid, 0.0)
+
+
+def multilabel_expectation(logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Return t · positive + (1 − t) · negative for labels t: a selection where they are yes and no."""
+    if labels.is_floating_point():
+        return labels * positive + (1 - labels) * negative
+    return torch.where(labels, positive, negative)
+
+
+def log_sigmoid_of_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log p of bool labels under a sigmoid each."""
+    return F.logsigmoid(torch.where(labels, logits, -logits))

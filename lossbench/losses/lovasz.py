@@ -1,0 +1,110 @@
+"""Lovász losses: the convex extension of the Jaccard loss of a set of errors."""
+
+import torch
+from torch import Tensor
+
+from lossbench.losses import functional
+from lossbench.losses.base import Loss
+from lossbench.losses.batch import Batch
+from lossbench.losses.declare import choice
+from lossbench.losses.registry import register
+
+
+class LovaszBase(Loss):
+    """Σ_i w_i e_i per class: errors e weighed by the gradient of the Jaccard loss in their order.
+
+    Classes are taken one at a time: sorting needs several times the memory of what it sorts.
+    """
+
+    family = "region"
+    multi = True
+    reduces = "mean over classes and, with over=image, over images that have a valid position"
+
+    over: str = choice(
+        default="batch", options=("batch", "image"), doc="positions ranked together: of the batch or image"
+    )
+    absent: str = choice(
+        default="skip", options=("skip", "include"), doc="whether a class without a true position counts"
+    )
+
+    def errors(self, batch: Batch, scores: Tensor, truth: Tensor) -> Tensor:
+        """Return how wrong each position is for one class, given its scores and truth (N, L)."""
+        raise NotImplementedError
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Return what the errors are made of, (N, C, L)."""
+        raise NotImplementedError
+
+    def value(self, batch: Batch) -> Tensor:
+        """Average over classes, then over images."""
+        scores = self.scores(batch)
+        values, counted = zip(*(self._of_class(batch, scores, k) for k in range(batch.classes)), strict=True)
+        each, shares = torch.stack(values, 1), torch.stack(counted, 1)
+        images = (shares.sum(1) > 0).to(each.dtype)
+        return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
+
+    def _of_class(self, batch: Batch, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the loss of class ``k`` and whether it counts, (N,) or (1,)."""
+        truth = batch.hard_labels[:, k] if batch.multilabel else batch.index == k
+        valid = batch.valid[:, k] if batch.multilabel and batch.valid is not None else batch.valid
+        errors = self.errors(batch, scores[:, k], truth)
+        if self.over == "batch":
+            errors, truth = errors.reshape(1, -1), truth.reshape(1, -1)
+            valid = None if valid is None else valid.reshape(1, -1)
+        weights = functional.lovasz_weights(errors, truth, valid)
+        relevant = truth if self.absent == "skip" else torch.ones_like(truth)
+        counted = (relevant if valid is None else relevant & valid).any(1)
+        return (weights * errors).sum(1), counted.to(errors.dtype)
+
+
+@register("lovasz")
+class Lovasz(LovaszBase):
+    """Lovász softmax: a convex surrogate of one minus IoU, exact where errors are 0 or 1.
+
+    Formula: mean over classes of Δ̄_Jc(e), e_i = 1 − p_i(c) on the class, p_i(c) elsewhere; Δ̄ the Lovász extension.
+        Berman and smp: over=batch, absent=skip; kornia: over=image, absent=include.
+    Paper: Berman et al. 2018, arXiv 1705.08790, eq. 8 to 11.
+
+    Use it for: segmentation scored by IoU; often to finish training begun with cross-entropy.
+    Fails when: started from scratch alone: gradients reach few positions. Sorting costs time.
+
+    Example:
+        >>> loss = Lovasz()
+        >>> loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))
+        tensor(0.5000)
+    """
+
+    def scores(self, batch: Batch) -> Tensor:
+        """The probabilities."""
+        return batch.probs
+
+    def errors(self, batch: Batch, scores: Tensor, truth: Tensor) -> Tensor:
+        """|g − p|."""
+        return torch.where(truth, 1 - scores, scores)
+
+
+@register("lovasz_hinge")
+class LovaszHinge(LovaszBase):
+    """Lovász hinge: the Lovász extension applied to hinge errors, a class against the rest.
+
+    Formula: mean over classes of Δ̄_Jc(relu(1 − s z)), s = ±1.
+    Paper: Berman et al. 2018, arXiv 1705.08790, eq. 6 and 7.
+
+    Use it for: binary segmentation scored by IoU.
+    Fails when: probabilities are wanted: logits are margins and need calibration.
+
+    Example:
+        >>> loss = LovaszHinge()
+        >>> loss(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4))
+        tensor(1.)
+    """
+
+    link = "margin"
+
+    def scores(self, batch: Batch) -> Tensor:
+        """The logits."""
+        return batch.logits
+
+    def errors(self, batch: Batch, scores: Tensor, truth: Tensor) -> Tensor:
+        """max(0, 1 − s z)."""
+        return (1 - torch.where(truth, scores, -scores)).relu()

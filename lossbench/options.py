@@ -1,0 +1,59 @@
+"""Options of whatever ``params.yaml`` names (a source, a model, a task): checked against what it takes."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from lossbench.errors import UserError, nearest
+
+
+class Options(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+O = TypeVar("O", bound=Options)
+
+
+def parse_options(model: type[O], options: Mapping[str, Any], key: str) -> O:
+    """Check options against their model.
+
+    Args:
+        model: what is allowed.
+        options: as found in params.yaml.
+        key: their path there, for the message.
+
+    Raises:
+        UserError: naming the key's path, what was found and what is allowed.
+
+    """
+    try:
+        return model.model_validate(options)
+    except ValidationError as error:
+        raise UserError(_sentence(error, model, key)) from None
+
+
+def keyword_options(function: Callable[..., Any]) -> type[Options]:
+    """Build the options model of a function from its keyword-only parameters."""
+    fields: dict[str, Any] = {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return create_model(f"{function.__name__}_options", __base__=Options, **fields)
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], key: str) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join([key, *map(str, first["loc"])])
+    if first["type"] == "extra_forbidden":
+        allowed = nearest(str(first["loc"][0]), model.model_fields) if model.model_fields else "it takes none"
+        return f"unknown key '{where}'; {allowed}"
+    if first["type"] == "missing":
+        return f"key '{where}' is missing"
+    if first["type"] == "value_error":
+        return f"'{where}': {first['ctx']['error']}"
+    return f"'{where}' is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -1,0 +1,20 @@
+"""Progress bars that also behave in a log file."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(total: int, label: str) -> "tqdm[Any]":
+    """Make a bar; on a terminal it moves, in a log file it writes a line every 10 seconds at most."""
+    moving = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=label,
+        mininterval=0.2 if moving else 10,
+        ascii=not moving,
+        ncols=None if moving else 90,
+        dynamic_ncols=moving,
+        bar_format=None if moving else "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}\n",
+    )

@@ -1,0 +1,175 @@
+"""Builds an arm's :class:`ArmRecord` from its outs and, where one tells the same history, its journal."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from lossbench.params import Params
+from lossbench.tracking import places
+from lossbench.tracking.environment import versions
+from lossbench.tracking.identity import RESULTS, data_digest, settings_digest, study_name
+from lossbench.tracking.journal import read_timings
+from lossbench.tracking.names import study_shown
+from lossbench.tracking.outs import ArmOuts
+from lossbench.tracking.records import PARAM_LENGTH, SETTINGS, ArmRecord, Point, Run, flatten
+from lossbench.tracking.revision import revision
+from lossbench.tracking.told import Told, find_told
+
+
+def arm_record(params: Params, outs: ArmOuts) -> ArmRecord:
+    """Build an arm's record.
+
+    Args:
+        params: of the study, as they are now.
+        outs: the arm's, which must exist.
+
+    """
+    told = find_told(outs)
+    builder = _Builder(params, outs, told)
+    seeds = {seed: builder.replicate(seed) for seed in outs.history}
+    return ArmRecord(
+        experiment=outs.experiment,
+        arm=outs.arm,
+        key=outs.key(study_name(params, outs.root)),
+        parent=builder.parent(seeds),
+        seeds=seeds,
+        trials=tuple(builder.trials()),
+        attempt=told.header["attempt"] if told else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Builder:
+    params: Params
+    outs: ArmOuts
+    told: Told | None
+
+    def replicate(self, seed: int) -> Run:
+        """Build a child: one replicate's history and test scores."""
+        start, end = self.told.spans[seed] if self.told else (self.written, self.written)
+        points = [
+            Point(key, value, epoch, _ms(self._time(seed, epoch, key)))
+            for (epoch, key), value in self.outs.history[seed].items()
+        ]
+        scores = self.outs.scores.get(seed, {})
+        points += [Point(f"test/{name}", value, 0, _ms(end)) for name, value in scores.items()]
+        if seed in self.seconds:
+            points.append(Point("seconds", self.seconds[seed], 0, _ms(end)))
+        diverged = seed in self.outs.described.get("diverged", ())
+        own = {"seed": str(seed), "stage": "train", "diverged": str(diverged).lower()}
+        return Run(
+            name=f"{self.outs.arm} seed {seed}",
+            start=_ms(start),
+            end=_ms(end),
+            params={**self.settings, "seed": str(seed)},
+            tags={**self.tags, **own},
+            points=tuple(points),
+        )
+
+    def trials(self) -> Iterator[Run]:
+        """Build a child per trial of the search."""
+        best = self.outs.tuning.get("best", {}).get("trial")
+        for trial in self.outs.tuning.get("trials", ()):
+            number, at = int(trial["trial"]), _ms(self.written)
+            values = {key: trial.get(key) for key in ("mean", "learning_rate", "weight_decay")}
+            settings = {key: trial.get(key) for key in ("learning_rate", "weight_decay", "seeds")}
+            own = {"stage": "tune", "trial": str(number), "best": str(number == best).lower()}
+            yield Run(
+                name=f"{self.outs.arm} trial {number}",
+                start=at,
+                end=at,
+                params=flatten({**settings, "loss": trial.get("loss_parameters") or {}}),
+                tags={**self.tags, **own},
+                points=tuple(
+                    Point(f"tuning/{key}", float(value), number, at)
+                    for key, value in values.items()
+                    if value is not None
+                ),
+            )
+
+    def parent(self, seeds: Mapping[int, Run]) -> Run:
+        """Build the arm's own run: mean curves, seconds, load of the machine."""
+        start, end = min(run.start for run in seeds.values()), max(run.end for run in seeds.values())
+        points = list(self._mean_curves(end))
+        measured = [self.seconds[seed] for seed in seeds if seed in self.seconds]
+        if measured:
+            points.append(Point("seconds_per_replicate", fmean(measured), 0, end))
+        for number, event in enumerate(self.told.system if self.told else ()):
+            load = event["values"].items()
+            points += [
+                Point(f"system/{key}", float(value), number, _ms(event["time"])) for key, value in load
+            ]
+        own = {
+            "stage": "train",
+            "replicates": str(len(seeds)),
+            "diverged": str(len(self.outs.described.get("diverged", ()))),
+            "tuning_edge": ", ".join(map(str, self.outs.tuning.get("edge", ()))) or "none",
+        }
+        return Run(
+            name=self.outs.arm,
+            start=start,
+            end=end,
+            params={**self.settings, "seeds": str(list(seeds))[:PARAM_LENGTH]},
+            tags={**self.tags, **own},
+            points=tuple(points),
+        )
+
+    @cached_property
+    def written(self) -> float:
+        """When the history came to this disk: the only time known of a restored arm."""
+        return (self.outs.folder / "history.csv").stat().st_mtime
+
+    @cached_property
+    def seconds(self) -> dict[int, float]:
+        """Seconds per replicate, by seed, as measured on this machine."""
+        return read_timings(places.home(self.outs.root), self.outs.arm)
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """What the arm was trained with."""
+        return flatten(
+            {key: value for key, value in self.outs.described.items() if key not in (*RESULTS, "seeds")}
+        )
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """Describe where the arm comes from: the journal's word, else the present checkout's."""
+        outs, params = self.outs, self.params
+        header = self.told.header if self.told else {}
+        origin = dict(header["revision"]) if header else revision(outs.root)
+        if "git_commit" in origin:
+            origin["mlflow.source.git.commit"] = origin["git_commit"]
+        found = header.get("versions") or versions()
+        device = outs.described.get("compute", {}).get("device", params.compute.device)
+        return {
+            "arm": outs.arm,
+            "experiment": outs.experiment,
+            "study": study_shown(params, outs.root),
+            "loss": params.arms[outs.arm].loss,
+            "dataset": str(outs.described["dataset"]),
+            "task": params.experiments[outs.experiment].task.name,
+            "metric": params.experiments[outs.experiment].metric,
+            "device": str(device),
+            "data_hash": data_digest(outs.root / "data" / outs.described["dataset"]),
+            SETTINGS: settings_digest(outs.described),
+            "origin": "trained here" if self.told else "restored from outs",
+            **origin,
+            **{f"version.{package}": str(number) for package, number in found.items()},
+        }
+
+    def _time(self, seed: int, epoch: int, key: str) -> float:
+        return self.told.times[seed, epoch, key] if self.told else self.written
+
+    def _mean_curves(self, at: int) -> Iterator[Point]:
+        """Average each curve over the seeds that reached the epoch."""
+        values: dict[tuple[int, str], list[float]] = {}
+        for of_seed in self.outs.history.values():
+            for where, value in of_seed.items():
+                values.setdefault(where, []).append(value)
+        for (epoch, key), found in values.items():
+            yield Point(key, fmean(found), epoch, at)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,213 @@
+"""The live shipper: shows running arms in MLflow while they train, from their journals.
+
+It runs in a process of its own (``stages.track --live``) and can be killed, starved or cut off from the
+server at any time: the journal holds everything, and ``stages.track`` completes the record. Within one
+life, an attempt whose last call failed is doubtful: its runs are deleted and written again whole.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossbench.params import Params
+from lossbench.tracking import places
+from lossbench.tracking.events import Event, Tail
+from lossbench.tracking.identity import Owner, settings_digest
+from lossbench.tracking.locks import LockedError, lock
+from lossbench.tracking.names import open_shelf, study_shown
+from lossbench.tracking.records import SETTINGS, Point, Run
+from lossbench.tracking.server import RefusedError, ServerGoneError, connect
+from lossbench.tracking.ship import (
+    ATTEMPT,
+    CURRENT,
+    FINISHED,
+    KILLED,
+    OWNER,
+    ROLE,
+    SHIPPED,
+    Shelf,
+    close_stale,
+)
+from lossbench.tracking.told import points_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+POLL = 2.0
+"""Seconds between two looks at the journals."""
+RETRY = 15.0
+"""Seconds before a server that did not answer is tried again."""
+
+
+@dataclass
+class LiveRun:
+    """One child: what the journal says of a replicate, and how much of it the server has."""
+
+    seed: int
+    start: int
+    points: list[Point] = field(default_factory=list)
+    end: int | None = None
+    run_id: str | None = None
+    sent: int = 0
+    ended: bool = False
+
+
+class LiveAttempt:
+    """One attempt: its journal, and its runs in MLflow."""
+
+    def __init__(self, path: Path, study: str) -> None:
+        self._tail = Tail(path)
+        self._runs: dict[int, LiveRun] = {}
+        self._parent = ""
+        self._doubtful = True
+        self.status: str | None = None
+        self.done = False
+        first, *later = self._tail.new()
+        self._header: Event = first
+        self.owner = Owner(**first["owner"])
+        described = first["described"]
+        self.experiment = str(described["experiment"])
+        shown = {
+            key: str(described[key]) for key in ("arm", "experiment", "loss", "dataset") if key in described
+        }
+        self._tags = {**shown, "study": study, "stage": "train"}
+        self._identity = {
+            ATTEMPT: str(first["attempt"]),
+            OWNER: str(self.owner),
+            SETTINGS: settings_digest(described),
+            CURRENT: "true",
+        }
+        self._take(later)
+
+    def read(self) -> None:
+        """Take in what training appended, and whether it is still alive."""
+        dead = self.owner.dead()  # asked first: what it wrote before its death is then in the file
+        self._take(self._tail.new())
+        if self.status is None and dead:
+            self.status = KILLED
+
+    def ship(self, shelf: Shelf) -> None:
+        """Send what is new; after a failed call everything is sent again, into new runs."""
+        if self.done:
+            return
+        if self._doubtful:
+            self._begin_again(shelf)
+        self._doubtful = True  # until this call has come to its end
+        for run in self._runs.values():
+            self._ship_run(shelf, run)
+        if self.status is not None:
+            self._close(shelf, self.status)
+        self._doubtful = False
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            if event["event"] == "ended":
+                self.status = str(event["status"])
+            if "seed" in event:
+                now = int(event["time"] * 1000)
+                run = self._runs.setdefault(int(event["seed"]), LiveRun(int(event["seed"]), now))
+                run.points += [Point(key, value, epoch, now) for epoch, key, value in points_of(event)]
+                if event["event"] == "finished":
+                    run.end = now
+
+    def _begin_again(self, shelf: Shelf) -> None:
+        for old in shelf.search(attempt=self._identity[ATTEMPT], role="arm"):
+            shelf.delete_family(old.info.run_id)
+        for run in self._runs.values():
+            run.run_id, run.sent, run.ended = None, 0, False
+        parent = Run(self._tags["arm"], int(self._header["time"] * 1000), 0, {}, self._tags, ())
+        self._parent = shelf.create(parent, {**self._identity, ROLE: "arm"})
+
+    def _ship_run(self, shelf: Shelf, run: LiveRun) -> None:
+        if run.run_id is None:
+            child = Run(f"{self._tags['arm']} seed {run.seed}", run.start, 0, {}, self._tags, ())
+            tags = {**self._identity, ROLE: "replicate", "seed": str(run.seed)}
+            run.run_id = shelf.create(child, tags, self._parent)
+        if run.sent < len(run.points):
+            shelf.log(run.run_id, run.points[run.sent :])
+            run.sent = len(run.points)
+        if run.end is not None and not run.ended:
+            shelf.end(run.run_id, FINISHED, run.end)
+            run.ended = True
+
+    def _close(self, shelf: Shelf, status: str) -> None:
+        now = int(time.time() * 1000)
+        for run in self._runs.values():
+            if run.run_id is not None and not run.ended:
+                shelf.end(run.run_id, status, now)
+        shelf.tag(self._parent, {SHIPPED: "true"} if status == FINISHED else {CURRENT: "false"})
+        shelf.end(self._parent, status, now)
+        self.done = True
+
+
+def ship_live(params: Params, root: Path) -> None:
+    """Show this study's running arms until none is alive; one shipper at a time, others return at once."""
+    os.nice(10)
+    try:
+        with lock(places.home(root) / "shipper.lock"):
+            Shipper(params, root).run()
+    except LockedError:
+        return
+
+
+class Shipper:
+    """Follows the journals of living trainings."""
+
+    def __init__(self, params: Params, root: Path) -> None:
+        self._params = params
+        self._root = root
+        self._seen: set[Path] = set()
+        self._attempts: list[LiveAttempt] = []
+        self._client: MlflowClient | None = None
+        self._shelves: dict[str, Shelf] = {}
+
+    def run(self) -> None:
+        """Ship until no training is alive; what could not be sent then is left to ``stages.track``."""
+        while True:
+            self._find()
+            for attempt in self._attempts:
+                attempt.read()
+            over = all(attempt.status is not None for attempt in self._attempts)
+            reached = self.ship()
+            if over:
+                return
+            time.sleep(POLL if reached else RETRY)
+
+    def ship(self) -> bool:
+        """Send what is new; say whether the server answered."""
+        try:
+            self._client = self._client or connect(self._root)
+            for attempt in self._attempts:
+                self._ship_one(self._client, attempt)
+        except ServerGoneError as error:
+            print(f"{time.strftime('%H:%M:%S')} {error}; trying again", flush=True)
+            return False
+        return True
+
+    def _ship_one(self, client: "MlflowClient", attempt: LiveAttempt) -> None:
+        if attempt.experiment not in self._shelves:
+            shelf = open_shelf(client, self._params, self._root, attempt.experiment)
+            close_stale(shelf)
+            self._shelves[attempt.experiment] = shelf
+        try:
+            attempt.ship(self._shelves[attempt.experiment])
+        except RefusedError as error:  # someone deleted the runs: `stages.track` writes them from the outs
+            print(f"{time.strftime('%H:%M:%S')} no longer shown live: {error}", flush=True)
+            attempt.done = True
+
+    def _find(self) -> None:
+        """Follow new journals of living trainings."""
+        for path in places.journals(places.home(self._root)).glob("*/*/*.jsonl"):
+            if path in self._seen or not _begun(path):
+                continue
+            self._seen.add(path)
+            attempt = LiveAttempt(path, study_shown(self._params, self._root))
+            if attempt.status is None and not attempt.owner.dead():
+                self._attempts.append(attempt)
+
+
+def _begun(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")

@@ -1,0 +1,149 @@
+"""The MLflow store of a study: where it is, how it is made once, and how it fails fast.
+
+MLflow's defaults make a client of a dead server wait for a quarter of an hour (7 retries of 120 s); here
+a call gives up after seconds, because the journal and the outs hold everything and can be shipped later.
+"""
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from lossbench.tracking import places
+from lossbench.tracking.locks import lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""How long one call may take; what the user sets in the environment wins."""
+SILENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables (`mlflow run` sets them) that would make MLflow write into a run that is not ours."""
+CONNECT_TIMEOUT = 2.0
+
+
+class ServerGoneError(Exception):
+    """The tracking server does not answer; nothing is lost by trying again later."""
+
+
+def tracking_uri(root: Path) -> str:
+    """Find the store: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the study's folder, as an absolute URI.
+
+    Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
+
+
+def shown(uri: str) -> str:
+    """Show a tracking URI without the credentials it may hold."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+
+
+def prepare_environment() -> None:
+    """Set MLflow's environment; must come before its import."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    os.environ.update(SILENT)
+    for name in HIJACKERS:
+        os.environ.pop(name, None)
+
+
+def connect(root: Path) -> "MlflowClient":
+    """Open the store; a fresh SQLite file gets its tables here, under a lock, once.
+
+    Raises:
+        ServerGoneError: nothing answers at the address.
+
+    """
+    prepare_environment()
+    uri = tracking_uri(root)
+    _expect_listener(uri)
+    import mlflow
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"mlflow\..*")
+    with server_errors():
+        if not uri.startswith("sqlite"):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        else:
+            with lock(places.home(root) / "mlflow-init.lock", wait=120):
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
+        mlflow.set_tracking_uri(uri)
+    return cast("MlflowClient", _Guarded(client))
+
+
+class _Guarded:
+    """An MlflowClient whose calls raise the two errors below, and nothing else raises them."""
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        @wraps(call)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            with server_errors():
+                return call(*arguments, **options)
+
+        return guarded
+
+
+class RefusedError(Exception):
+    """The server understood a request and refused it."""
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """Turn what a dying server or a full disk makes MLflow raise into one exception.
+
+    What the server understood and refused (say, to write into a run that someone deleted) is another.
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
+            raise RefusedError(_first_line(error)) from error
+        raise ServerGoneError(_first_line(error)) from error
+    except (requests.RequestException, SQLAlchemyError, OSError) as error:
+        raise ServerGoneError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _expect_listener(uri: str) -> None:
+    """Knock at the door first: a closed port is known in milliseconds, without importing MLflow."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise ServerGoneError(f"{parts.hostname}:{port} does not answer ({error})") from error

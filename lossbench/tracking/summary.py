@@ -1,0 +1,162 @@
+"""What a parent run says of its arm: score, interval, rank, verdict, and a description to read.
+
+Read from ``reports/leaderboard.csv``, ``verdicts.csv`` and the evaluation's ``scores.csv``; before the
+report has run, the means of the scores stand alone.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from lossbench.tracking.outs import ArmOuts
+
+Row = dict[str, str]
+VERDICT_METRICS = {
+    "difference": "difference",
+    "median": "difference_median",
+    "ci_low": "difference_ci_low",
+    "ci_high": "difference_ci_high",
+    "p": "p",
+    "p_holm": "p_holm",
+    "p_tie": "p_tie",
+    "seeds_needed": "seeds_needed",
+    "correlation": "pair_correlation",
+}
+"""Columns of verdicts.csv → names of metrics."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Metrics and tags of a parent run."""
+
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+class Reports:
+    """The report's tables, as far as they exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.leaderboard = _rows(root / "reports" / "leaderboard.csv")
+        self.verdicts = _rows(root / "reports" / "verdicts.csv")
+
+    def ranks(self, outs: ArmOuts) -> list[Row]:
+        """Find the arm's rows of the leaderboard."""
+        return [row for row in self.leaderboard if _is(row, outs)]
+
+    def contrasts(self, outs: ArmOuts) -> list[Row]:
+        """Find the arm's contrasts."""
+        return [row for row in self.verdicts if _is(row, outs)]
+
+
+def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
+    """Put an arm's scores and verdicts into metrics, tags and a description.
+
+    Args:
+        outs: the arm's.
+        reports: of the study.
+        metric: the one that decides.
+
+    """
+    metrics = dict(_means(outs))
+    tags: dict[str, str] = {}
+    for row in reports.ranks(outs):
+        name = f"test/{row['metric']}"
+        for column, key in (("mean", name), ("sd", f"{name}_sd"), ("ci_low", f"{name}_ci_low")):
+            metrics |= _number(row, column, key)
+        metrics |= _number(row, "ci_high", f"{name}_ci_high")
+        if row["metric"] == metric:
+            metrics |= _number(row, "rank", "rank")
+            tags["rank"] = row.get("rank", "")
+            tags["score"] = _score(row)
+    contrasts = reports.contrasts(outs)
+    if contrasts:
+        for column, key in VERDICT_METRICS.items():
+            metrics |= _number(contrasts[0], column, key)
+        tags["verdict"] = contrasts[0]["verdict"]
+        tags["baseline"] = contrasts[0]["baseline"]
+    elif reports.ranks(outs):
+        tags["verdict"] = "baseline"
+    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts)
+    return Summary(metrics, {key: value for key, value in tags.items() if value})
+
+
+def _means(outs: ArmOuts) -> Iterator[tuple[str, float]]:
+    values: dict[str, list[float]] = {}
+    for of_seed in outs.scores.values():
+        for name, value in of_seed.items():
+            if math.isfinite(value):
+                values.setdefault(name, []).append(value)
+    for name, found in values.items():
+        yield f"test/{name}", fmean(found)
+        if len(found) > 1:
+            yield f"test/{name}_sd", stdev(found)
+
+
+def _description(outs: ArmOuts, metric: str, tags: Mapping[str, str], contrasts: list[Row]) -> str:
+    """Write the arm's Markdown description."""
+    described = outs.described
+    lines = [f"**{described['loss']}** on **{outs.experiment}**, {len(described['seeds'])} replicates."]
+    if "score" in tags:
+        lines.append(f"Test {metric}: **{tags['score']}**, rank {tags['rank']}.")
+    if contrasts:
+        lines += [
+            "",
+            "| against | difference | 95 % interval | p (Holm) | verdict |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['baseline']} | {_short(row, 'difference')} | {_short(row, 'ci_low')} to "
+            f"{_short(row, 'ci_high')} | {_short(row, 'p_holm')} | **{row['verdict']}** |"
+            for row in contrasts
+        ]
+        needed = contrasts[0].get("seeds_needed", "")
+        if contrasts[0]["verdict"] == "undecided" and needed:
+            lines += ["", f"About {float(needed):.0f} seeds would be needed for a decision."]
+    elif tags.get("verdict") == "baseline":
+        lines.append("This is the baseline that the others are compared with.")
+    lines += ["", "The arm's replicates (one a seed) and tuning trials are the child runs below it."]
+    return "\n".join(lines)
+
+
+def _score(row: Row) -> str:
+    low, high = _finite(row, "ci_low"), _finite(row, "ci_high")
+    if low is None or high is None:
+        return _short(row, "mean")
+    return f"{_short(row, 'mean')} ± {(high - low) / 2:.2g}"
+
+
+def _short(row: Row, column: str) -> str:
+    value = _finite(row, column)
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _finite(row: Row, column: str) -> float | None:
+    text = row.get(column) or "nan"
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _number(row: Row, column: str, key: str) -> dict[str, float]:
+    value = _finite(row, column)
+    return {} if value is None else {metric_name(key): value}
+
+
+def metric_name(name: str) -> str:
+    """Keep what MLflow allows in a metric's name."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _is(row: Row, outs: ArmOuts) -> bool:
+    return row["experiment"] == outs.experiment and row["arm"] == outs.arm
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,92 @@
+"""The MLflow UI on 127.0.0.1, as a child that ends with its parent."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lossbench.errors import GateError
+from lossbench.tracking.server import HIJACKERS, SILENT
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 5.0
+
+
+def free_port(wanted: int) -> int:
+    """Find a free port: the wanted one, or any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise GateError(f"no free port on {HOST}")
+
+
+@contextmanager
+def mlflow_server(uri: str, log: Path, port: int = 5000) -> Iterator[str]:
+    """Serve a store while the block runs; yields the address.
+
+    Only this machine can reach it. The job runner for generative-AI features stays out.
+
+    Raises:
+        GateError: it does not come up; the message names its log.
+
+    """
+    port = free_port(port)
+    environment = {key: value for key, value in os.environ.items() if key not in HIJACKERS}
+    environment |= {**SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=environment,
+        )
+    base = f"http://{HOST}:{port}"
+    try:
+        _wait_until_up(server, base, log)
+        yield base
+    finally:
+        end_group(server)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process started in a session of its own, and all its children."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", base: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise GateError(f"the MLflow server ended with code {server.returncode}; see {log}")
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=2):  # noqa: S310 (an address of our own)
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise GateError(f"the MLflow server did not come up within {START_TIMEOUT:.0f} s; see {log}")

@@ -1,0 +1,191 @@
+"""The reference: one replicate, from initialisation to its kept weights, top to bottom."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.params import Compute
+from lossbench.training.checkpoint import Checkpoint
+from lossbench.training.determinism import deterministic
+from lossbench.training.interruption import EXIT_CODE, Interruption
+from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
+from lossbench.training.portions import channels_last
+from lossbench.training.progress import Progress
+from lossbench.training.replicate import Replicate
+from lossbench.training.samples import Plan, all_of, changed
+from lossbench.training.setting import Member, Setting
+
+EVALUATION_BATCH = 512
+Emit = Callable[[tuple[int, dict[str, float]]], None]
+
+
+def train_replicate(
+    setting: Setting,
+    member: Member,
+    emit: Emit = lambda _: None,
+    checkpoint: Checkpoint | None = None,
+    interruption: Interruption | None = None,
+) -> Replicate:
+    """Train one replicate.
+
+    Args:
+        setting: the arm.
+        member: the seed, and what it has of its own.
+        emit: told (epoch, values) after each epoch.
+        checkpoint: where an interrupted training left its state, and leaves it again.
+        interruption: looked at between steps; the state is written, then SystemExit raised.
+
+    """
+    began = time.perf_counter()
+    with deterministic(setting.compute.device):
+        run = _Run(setting, member, checkpoint, interruption or Interruption())
+        while not run.progress.over(run.recipe):
+            emit((run.progress.epoch + 1, run.epoch()))
+        return run.replicate(time.perf_counter() - began)
+
+
+class _Run:
+    """One replicate on its way."""
+
+    def __init__(
+        self, setting: Setting, member: Member, checkpoint: Checkpoint | None, interruption: Interruption
+    ) -> None:
+        self.setting, self.member = setting, member
+        self.checkpoint, self.interruption = checkpoint, interruption
+        self.recipe = setting.recipe_of(member)
+        self.loss = setting.loss_of(member)
+        self.plan = Plan(setting, member.seed)
+        self.model = setting.model_of(member.seed)
+        self.optimizer = make_optimizer(list(self.model.parameters()), self.recipe.optimizer)
+        self.progress = Progress()
+        self.step = 0
+        self.total = torch.zeros((), dtype=torch.float64, device=setting.compute.device)
+        self._restore()
+
+    def epoch(self) -> dict[str, float]:
+        """Train one epoch (or what is left of it), validate, note; return ``split/metric`` → value."""
+        self._train()
+        values = {"train/loss": (self.total / self.plan.per_epoch).item()}
+        finite = math.isfinite(values["train/loss"])
+        if finite:
+            outputs, targets = self._validate()
+            scores = self.setting.task.validate(outputs, targets)
+            values |= {f"validation/{name}": value for name, value in scores.items()}
+            finite = bool(torch.isfinite(outputs).all())
+        keep = self._copy if self.recipe.checkpoint == "best" else None
+        self.progress.note(values, self.setting.task.monitor, finite, keep)
+        self.step = 0
+        self.total.zero_()
+        self._save_or_stop()
+        return values
+
+    def _train(self) -> None:
+        number = self.progress.epoch + 1
+        epoch = self.plan.epoch(number)
+        parts = [self.plan.slice(step) for step in range(self.step, self.plan.per_epoch)]
+        steps = self.recipe.epochs * self.plan.per_epoch
+        device = self.setting.compute.device
+        self.model.train()
+        for part, batch in zip(parts, self.plan.train.batches([epoch.order[p] for p in parts]), strict=True):
+            draws = None if epoch.draws is None else epoch.draws.at(part, device)
+            noise = self.plan.noise(number, self.step, len(batch.inputs))
+            inputs, targets, auxiliary = changed(batch, self.setting, draws, noise)
+            seed_all(self.plan.dropout_seed(number, self.step), device)
+            with precision(self.setting.compute):
+                outputs = self.model(channels_last(inputs))
+            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
+            value = self.setting.task.objective(self.loss, outputs.float(), targets, **extra)
+            self.total += value.detach()
+            done = (number - 1) * self.plan.per_epoch + self.step
+            self._update(value, rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch))
+            self.step += 1
+            self._save_or_stop()
+
+    def _update(self, value: Tensor, factor: float) -> None:
+        if self.recipe.l1:
+            value = value + self.recipe.l1 * l1_penalty(self.model)
+        self.optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        if self.recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        self.optimizer.step(self.recipe.optimizer.learning_rate * factor)
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[Tensor, Tensor]:
+        """Outputs (float32) and targets of the validation samples."""
+        self.model.eval()
+        outputs, targets = [], []
+        for batch in self.plan.validation.batches(all_of(self.plan.validation, EVALUATION_BATCH)):
+            with precision(self.setting.compute):
+                outputs.append(self.model(batch.inputs).float())
+            targets.append(batch.targets)
+            self._stop_if_asked()
+        return torch.cat(outputs), torch.cat(targets)
+
+    def _save_or_stop(self) -> None:
+        if self.checkpoint is not None and self.checkpoint.due:
+            self.checkpoint.save(self._content())
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if not self.interruption.asked:
+            return
+        if self.checkpoint is not None:
+            self.checkpoint.save(self._content())
+        raise SystemExit(EXIT_CODE)
+
+    def _content(self) -> dict[str, Any]:
+        # No generator's state: every epoch and step seeds its own.
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state(),
+            "progress": self.progress.content(),
+            "step": self.step,
+            "total": self.total,
+        }
+
+    def _restore(self) -> None:
+        content = None if self.checkpoint is None else self.checkpoint.load()
+        if content is None:
+            return
+        self.model.load_state_dict(content["model"])
+        self.optimizer.restore(content["optimizer"])
+        self.progress = Progress.restored(content["progress"])
+        self.step = content["step"]
+        self.total = content["total"]
+
+    def _copy(self) -> dict[str, Tensor]:
+        return copy.deepcopy(self.model.state_dict())
+
+    def replicate(self, seconds: float) -> Replicate:
+        """Hand over the kept weights."""
+        best = self.progress.best_state
+        kept = on_cpu(self.model.state_dict() if best is None else best)
+        epoch = self.progress.epoch if best is None else self.progress.best_epoch
+        history = tuple(self.progress.history)
+        return Replicate(self.member.seed, kept, history, epoch, self.progress.diverged, seconds)
+
+
+def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy weights to the CPU, laid out as safetensors wants them."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def precision(compute: Compute) -> AbstractContextManager[Any]:
+    """Compute in bfloat16 where params say so."""
+    if compute.precision == "bf16":
+        return torch.autocast(compute.device, torch.bfloat16)
+    return nullcontext()
+
+
+def seed_all(seed: int, device: str) -> None:
+    """Seed the generators that a model draws from by itself (dropout, stochastic depth)."""
+    if device == "cuda":
+        torch.cuda.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -1,0 +1,226 @@
+"""Samples to train on: on the device where they fit, else streamed from the memory map.
+
+Whichever way they come, a batch has the same bits and the same memory layout.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lossbench.data.dataset import Split
+from lossbench.errors import UserError
+from lossbench.tasks.base import Task
+
+Maps = Callable[[Tensor], Tensor]
+"""From encoded targets (N, ...) to what an auxiliary loss needs to know of them."""
+
+ENCODED_AHEAD = 64 * 2**20
+"""Bytes of encoded inputs up to which a split is encoded once, not batch by batch."""
+AHEAD = 2
+"""Batches that are read while one is trained on."""
+MiB = 2**20
+
+
+class Batch(NamedTuple):
+    """Encoded inputs, encoded targets, and a loss's auxiliary maps where it has any."""
+
+    inputs: Tensor
+    targets: Tensor
+    auxiliary: Tensor | None
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+
+    def take(self, index: Tensor) -> Batch:
+        """Fetch samples, (n,) int64 on the CPU, to the device."""
+
+    def targets(self, index: Tensor) -> Tensor:
+        """Fetch encoded targets alone."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """All samples on the device; inputs encoded already, or as stored."""
+
+    task: Task
+    inputs: Tensor
+    encoded: bool
+    labels: Tensor
+    auxiliary: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: Tensor) -> Batch:
+        """Index the tensors."""
+        index = index.to(self.inputs.device, non_blocking=True)
+        inputs = self.inputs[index]
+        inputs = inputs if self.encoded else self.task.encode_inputs(inputs)
+        maps = None if self.auxiliary is None else self.auxiliary[index]
+        return Batch(channels_last(inputs), self.labels[index], maps)
+
+    def targets(self, index: Tensor) -> Tensor:
+        """Index the targets."""
+        return self.labels[index.to(self.labels.device)]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Samples that stay on disk; several splits count as one after another."""
+
+    task: Task
+    splits: Sequence[Split]
+    device: str
+    maps: Maps | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.splits))
+
+    def take(self, index: Tensor) -> Batch:
+        """Read, encode and move one batch."""
+        inputs = self._read([split.inputs for split in self.splits], index)
+        targets = self.targets(index)
+        maps = None if self.maps is None else self.maps(targets.cpu()).to(self.device)
+        return Batch(channels_last(self.task.encode_inputs(inputs)), targets, maps)
+
+    def targets(self, index: Tensor) -> Tensor:
+        """Read and encode targets."""
+        return self.task.encode_targets(self._read([split.targets for split in self.splits], index))
+
+    def _read(self, arrays: Sequence[npt.NDArray[Any]], index: Tensor) -> Tensor:
+        wanted = index.numpy()
+        first = arrays[0]
+        out = np.empty((len(wanted), *first.shape[1:]), first.dtype)
+        start = 0
+        for array in arrays:
+            here = np.flatnonzero((wanted >= start) & (wanted < start + len(array)))
+            out[here] = array[wanted[here] - start]
+            start += len(array)
+        return torch.from_numpy(out).to(self.device)
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some samples of a source, in order: ``rows`` (n,) int64 on the CPU, or all of them."""
+
+    source: Source
+    rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.source) if self.rows is None else len(self.rows)
+
+    def take(self, index: Tensor) -> Batch:
+        """Fetch samples by their number within the portion."""
+        return self.source.take(self._rows(index))
+
+    def targets(self) -> Tensor:
+        """Fetch all encoded targets."""
+        return self.source.targets(self._rows(torch.arange(len(self))))
+
+    def among(self, rows: Tensor) -> "Portion":
+        """Keep some samples only."""
+        return replace(self, rows=self._rows(rows))
+
+    def batches(self, orders: Sequence[Tensor]) -> Iterator[Batch]:
+        """Fetch one batch per order; from disk, the next are read while one is used."""
+        if isinstance(self.source, Resident):
+            yield from map(self.take, orders)
+            return
+        with ThreadPoolExecutor(1, "read") as reader:
+            ahead: list[Future[Batch]] = []
+            try:
+                for order in orders:
+                    ahead.append(reader.submit(self.take, order))
+                    if len(ahead) > AHEAD:
+                        yield ahead.pop(0).result()
+                while ahead:
+                    yield ahead.pop(0).result()
+            finally:
+                for waiting in ahead:
+                    waiting.cancel()
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return index if self.rows is None else self.rows[index]
+
+
+def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | None, budget: int) -> Portion:
+    """Bring splits, pooled, to the device if they take at most ``budget`` bytes; else leave them on disk.
+
+    Args:
+        task: encodes inputs and targets.
+        splits: one or more, pooled in this order.
+        device: where batches are wanted.
+        maps: an auxiliary loss's own.
+        budget: bytes that inputs as stored and targets as encoded may take.
+
+    """
+    first = task.encode_inputs(_tensor([split.inputs[:1] for split in splits], device)[:1])
+    count = sum(map(len, splits))
+    stored = sum(split.inputs.nbytes for split in splits)
+    labels = task.encode_targets(_tensor([split.targets[:1] for split in splits], device)[:1])
+    needed = stored + count * labels.nbytes
+    if maps is not None:
+        needed += count * maps(labels.cpu()).nbytes
+    if needed > budget:
+        return Portion(Mapped(task, splits, device, maps))
+    inputs = _tensor([split.inputs for split in splits], device)
+    ahead = count * first.nbytes <= ENCODED_AHEAD
+    inputs = channels_last(task.encode_inputs(inputs)) if ahead else inputs
+    targets = task.encode_targets(_tensor([split.targets for split in splits], device))
+    auxiliary = None if maps is None else maps(targets.cpu()).to(device)
+    return Portion(Resident(task, inputs, ahead, targets, auxiliary))
+
+
+def _tensor(arrays: Sequence[npt.NDArray[Any]], device: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(array) for array in arrays])).to(device)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Lay images (N, C, H, W) out with channels last; anything else passes.
+
+    With one channel both layouts are the same memory, and torch keeps whichever strides it finds; but they
+    choose the convolution's kernel, and so the bits. Hence they are set here.
+    """
+    if images.ndim != 4:
+        return images
+    images = images.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = images.shape
+    return images.as_strided(images.shape, (channels * height * width, 1, width * channels, channels))
+
+
+def memory_budget(device: str) -> int:
+    """Bytes that training data may take: ``LOSSBENCH_MEMORY`` (MiB), or half of what is free.
+
+    Raises:
+        UserError: if the variable is no number.
+
+    """
+    wanted = os.environ.get("LOSSBENCH_MEMORY")
+    if wanted is not None:
+        if not wanted.isdigit():
+            raise UserError(f"LOSSBENCH_MEMORY is {wanted!r}; allowed: a whole number of MiB")
+        return int(wanted) * MiB
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0] // 2)
+    return _free_memory() // 2
+
+
+def _free_memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, int(most) - int(used.read_text()))
+    return free

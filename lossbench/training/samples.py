@@ -1,0 +1,97 @@
+"""Which samples a replicate sees, in which order, and what is done to them: functions of its seed alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossbench.training.augmentation import Draws, augment, draw
+from lossbench.training.portions import Batch, Portion
+from lossbench.training.seeds import derive, generator
+from lossbench.training.setting import Setting
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One replicate's samples of one epoch.
+
+    Attributes:
+        order: (n,) numbers of training samples.
+        draws: what is done to each; None without augmentation.
+
+    """
+
+    order: Tensor
+    draws: Draws | None
+
+
+class Plan:
+    """One replicate's samples: training and validation portions, and an order per epoch."""
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self.setting, self.seed = setting, seed
+        self.train, self.validation = setting.division(seed)
+        recipe = setting.recipe
+        self.batch = min(recipe.batch_size, len(self.train))
+        whole, rest = divmod(len(self.train), self.batch)
+        self.per_epoch = whole if recipe.drop_last or not rest else whole + 1
+        self.augmented = any(recipe.augmentation.model_dump(exclude={"rare_classes_only"}).values())
+        self._labels = self.train.targets().cpu() if self._needs_labels else None
+
+    @property
+    def _needs_labels(self) -> bool:
+        return self.setting.recipe.sampling == "balanced" or (
+            self.augmented and self.setting.rare is not None
+        )
+
+    def epoch(self, number: int) -> Epoch:
+        """Draw the order of an epoch (from 1) on the CPU, so that all devices agree."""
+        random = generator(self.seed, "order", number)
+        if self.setting.recipe.sampling == "balanced" and self._labels is not None:
+            weights = 1.0 / torch.bincount(self._labels).double()[self._labels]
+            order = torch.multinomial(weights, len(weights), replacement=True, generator=random)
+        else:
+            order = torch.randperm(len(self.train), generator=random)
+        order = order[: self.per_epoch * self.batch]
+        if not self.augmented:
+            return Epoch(order, None)
+        rare = self.setting.rare
+        chosen = None if rare is None or self._labels is None else rare[self._labels[order]]
+        height, width = self.setting.input_shape[1:]
+        random = generator(self.seed, "augmentation", number)
+        how = self.setting.recipe.augmentation
+        return Epoch(order, draw(how, len(order), (height, width), random, chosen))
+
+    def noise(self, number: int, step: int, count: int) -> Tensor | None:
+        """Draw a batch's noise on the device; None where none is asked for."""
+        if not self.setting.recipe.augmentation.noise:
+            return None
+        device = self.setting.compute.device
+        random = generator(self.seed, "noise", number, step, device=device)
+        return torch.randn((count, *self.setting.input_shape), generator=random, device=device)
+
+    def slice(self, step: int) -> slice:
+        """Say which samples of an epoch's order make up a step."""
+        return slice(step * self.batch, (step + 1) * self.batch)
+
+    def dropout_seed(self, number: int, step: int) -> int:
+        """Seed what a model draws by itself in one step, so that a run can be resumed at any of them."""
+        return derive(self.seed, "dropout", number, step)
+
+
+def changed(batch: Batch, setting: Setting, draws: Draws | None, noise: Tensor | None) -> Batch:
+    """Augment a batch; targets that are maps of the image's size move along."""
+    if draws is None:
+        return batch
+    inputs, targets, auxiliary = batch
+    spatial = targets.ndim >= 3 and targets.shape[-2:] == inputs.shape[-2:]
+    maps = ([targets] if spatial else []) + ([] if auxiliary is None else [auxiliary])
+    inputs, maps = augment(inputs, maps, setting.recipe.augmentation, draws, noise)
+    if spatial:
+        targets = maps.pop(0)
+    return Batch(inputs, targets, maps[0] if maps else None)
+
+
+def all_of(portion: Portion, size: int) -> list[Tensor]:
+    """Return the numbers of all samples, in batches."""
+    return list(torch.arange(len(portion)).split(size))

@@ -1,0 +1,158 @@
+"""Everything a replicate's training needs that all replicates of an arm share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.data.dataset import Dataset
+from lossbench.errors import UserError
+from lossbench.losses import Loss, LossContext, build, check_targets
+from lossbench.models import build as build_model
+from lossbench.params import Compute, Network, Recipe
+from lossbench.tasks.base import Task
+from lossbench.training.portions import Maps, Portion, memory_budget, open_portion
+from lossbench.training.seeds import derive, generator
+
+CHECKED_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Member:
+    """One replicate to be trained: its seed, and what it has of its own (a tuning grid's point)."""
+
+    seed: int
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    loss: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An arm, ready to be trained with any seed.
+
+    Attributes:
+        input_shape: of one encoded sample.
+        train: training samples as the data have them.
+        validation: validation samples as the data have them.
+        pool: both, where each seed divides them anew.
+        rare: (classes,) bool, classes whose samples alone are augmented; None for all.
+
+    """
+
+    task: Task
+    network: Network
+    recipe: Recipe
+    loss: Mapping[str, Any]
+    compute: Compute
+    input_shape: tuple[int, ...]
+    train: Portion
+    validation: Portion
+    pool: Portion | None = None
+    rare: Tensor | None = None
+
+    def recipe_of(self, member: Member) -> Recipe:
+        """Return the recipe with the member's own learning rate and weight decay."""
+        own = {"learning_rate": member.learning_rate, "weight_decay": member.weight_decay}
+        changed = {key: value for key, value in own.items() if value is not None}
+        optimizer = self.recipe.optimizer.model_copy(update=changed)
+        return self.recipe.model_copy(update={"optimizer": optimizer})
+
+    def loss_of(self, member: Member) -> Loss:
+        """Build the member's loss."""
+        made = build(member.loss or self.loss, loss_context(self.task), "loss")
+        made.checked = True  # prepare() has looked at all targets
+        return made.to(self.compute.device)
+
+    def model_of(self, seed: int) -> nn.Module:
+        """Build the model with the seed's initial weights, the same for every loss."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "initialisation"))
+            model = build_model(self.network, self.input_shape, self.task.outputs)
+        model = model.to(self.compute.device)
+        if len(self.input_shape) == 3:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+        return model
+
+    def division(self, seed: int) -> tuple[Portion, Portion]:
+        """Return training and validation samples: as the data have them, or divided anew by the seed."""
+        if self.pool is None:
+            return self.train, self.validation
+        order = torch.randperm(len(self.pool), generator=generator(seed, "division"))
+        most = len(self.train)
+        return self.pool.among(order[:most]), self.pool.among(order[most:])
+
+
+def loss_context(task: Task) -> LossContext:
+    """What the data say to a loss that asks."""
+    info = task.info
+    return LossContext(
+        classes=task.outputs,
+        class_counts=info.counts,
+        multilabel=task.multilabel,
+        ignore_index=info.ignore_index,
+    )
+
+
+def prepare(
+    task: Task, data: Dataset, network: Network, recipe: Recipe, loss: Mapping[str, Any], compute: Compute
+) -> Setting:
+    """Bring the training and validation splits to the device, once for all replicates.
+
+    Raises:
+        ValueError: if a target lies outside the classes.
+        UserError: if the recipe asks for what these data do not allow.
+
+    """
+    # Before anything runs: the parent's thread pool must stay unused, or forked workers would hang.
+    torch.set_num_threads(1)
+    splits = [data.split("train"), data.split("validation")]
+    maps = _maps(loss, task)
+    budget, device = memory_budget(compute.device), compute.device
+    pool = None
+    if recipe.validation == "per_seed":
+        pool = open_portion(task, splits, device, maps, budget)
+        first = len(splits[0])
+        train, validation = pool.among(torch.arange(first)), pool.among(torch.arange(first, len(pool)))
+    else:
+        share = len(splits[0]) / max(1, len(splits[0]) + len(splits[1]))
+        train = open_portion(task, splits[:1], device, maps, int(budget * share))
+        validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - share)))
+    for portion in (train, validation):
+        for rows in torch.arange(len(portion)).split(CHECKED_AT_ONCE):
+            check_targets(
+                portion.among(rows).targets(), task.outputs, task.info.ignore_index, task.multilabel
+            )
+    shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
+    _check_recipe(recipe, data, shape)
+    rare = None
+    if recipe.augmentation.rare_classes_only:
+        counts = torch.tensor(task.info.counts, dtype=torch.float64)
+        rare = counts < counts.mean()
+    return Setting(task, network, recipe, loss, compute, shape, train, validation, pool, rare)
+
+
+def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:
+    made = build(loss, loss_context(task), "loss")
+    if not made.auxiliary:
+        return None
+    return lambda targets: made.prepare(targets, task.outputs)
+
+
+def _check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:
+    """Refuse what needs one label per sample, or images, where there are none."""
+    labelled = data.info.kind == "label"
+    if recipe.sampling == "balanced" and not labelled:
+        raise UserError(
+            f"'recipe.sampling' is 'balanced', which needs one label per sample; found targets of kind "
+            f"'{data.info.kind}'; allowed here: shuffle"
+        )
+    if recipe.augmentation.rare_classes_only and not labelled:
+        raise UserError(
+            "'recipe.augmentation.rare_classes_only' needs one label per sample; found targets of kind "
+            f"'{data.info.kind}'; allowed here: false"
+        )
+    if any(recipe.augmentation.model_dump().values()) and len(shape) != 3:
+        raise UserError(f"'recipe.augmentation' needs images (C, H, W); found samples of shape {shape}")

@@ -1,0 +1,188 @@
+"""Jobs side by side in forked workers: each sees the parent's memory, and none sees its neighbours."""
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from lossbench.errors import UserError
+from lossbench.progress import bar
+
+T = TypeVar("T")
+Emit = Callable[[Any], None]
+PR_SET_PDEATHSIG = 1
+
+
+class WorkerError(RuntimeError):
+    """A worker ended without a result."""
+
+
+def worker_count(threads: int = 1) -> int:
+    """How many jobs of ``threads`` threads run side by side.
+
+    ``LOSSBENCH_WORKERS``, or as many as the processors that this process may use have room for.
+
+    Raises:
+        UserError: if the variable is no positive number.
+
+    """
+    wanted = os.environ.get("LOSSBENCH_WORKERS")
+    if wanted is not None:
+        if not wanted.isdigit() or int(wanted) < 1:
+            raise UserError(f"LOSSBENCH_WORKERS is {wanted!r}; allowed: a whole number from 1")
+        return int(wanted)
+    return max(1, _processors() // threads)
+
+
+def _processors() -> int:
+    """Count the processors of this process's affinity mask and of its container's quota."""
+    count = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        most, period = quota.read_text().split()
+        if most != "max":
+            count = min(count, max(1, int(most) // int(period)))
+    return count
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to end this process when its parent ends, so that a killed dvc leaves nothing running."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended in between
+        os.kill(os.getpid(), number)
+
+
+def run_side_by_side(
+    jobs: Sequence[Callable[[], T]], label: str, workers: int | None = None, threads: int = 1
+) -> list[T]:
+    """Run jobs in forked workers; results come back in the order of the jobs.
+
+    Args:
+        jobs: callables; their results are pickled.
+        label: of the progress bar.
+        workers: how many at a time; see :func:`worker_count`.
+        threads: torch threads of each.
+
+    Raises:
+        Exception: whatever a job raised.
+        WorkerError: if a worker died.
+
+    """
+    with bar(len(jobs), label) as progress:
+        pool = Pool([lambda _, job=job: job() for job in jobs], workers or worker_count(threads), threads)  # type: ignore[misc]  # the default binds the job
+        return pool.run(on_result=lambda *_: progress.update())
+
+
+class Pool(Generic[T]):
+    """Runs ``job(emit)`` for each job, each in a process of its own; events arrive while they run."""
+
+    def __init__(self, jobs: Sequence[Callable[[Emit], T]], workers: int, threads: int = 1) -> None:
+        self.jobs = jobs
+        self.workers = workers
+        self.threads = threads
+        self.running: dict[connection.Connection, tuple[int, BaseProcess]] = {}
+        self.results: dict[int, T] = {}
+
+    def run(
+        self,
+        on_event: Callable[[int, Any], None] = lambda *_: None,
+        on_result: Callable[[int, T], None] = lambda *_: None,
+    ) -> list[T]:
+        """Run all jobs; callbacks run here, in the parent."""
+        # A forked child hangs in OpenMP if its parent's thread pool was ever used: keep to one thread.
+        torch.set_num_threads(1)
+        waiting = list(range(len(self.jobs)))
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.workers:
+                    self._start(waiting.pop(0))
+                for pipe in connection.wait(list(self.running)):
+                    self._receive(pipe, on_event, on_result)  # type: ignore[arg-type]  # wait gives back our pipes
+        finally:
+            self._end_all()
+        return [self.results[index] for index in range(len(self.jobs))]
+
+    def _start(self, index: int) -> None:
+        context = get_context("fork")
+        here, there = context.Pipe(duplex=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process = context.Process(target=_work, args=(self.jobs[index], there, self.threads), daemon=True)
+        process.start()
+        there.close()
+        self.running[here] = (index, process)
+
+    def _receive(
+        self,
+        pipe: connection.Connection,
+        on_event: Callable[[int, Any], None],
+        on_result: Callable[[int, T], None],
+    ) -> None:
+        index, process = self.running[pipe]
+        try:
+            kind, content = pickle.loads(pipe.recv_bytes())  # noqa: S301  # our own worker's bytes
+        except EOFError:
+            process.join()
+            code = process.exitcode or 0
+            reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+            hint = "; the machine may be out of memory" if code == -signal.SIGKILL else ""
+            raise WorkerError(f"worker {index + 1} of {len(self.jobs)} ended by {reason}{hint}") from None
+        if kind == "event":
+            on_event(index, content)
+            return
+        del self.running[pipe]
+        pipe.close()
+        process.join()
+        if kind == "error":
+            raise content
+        self.results[index] = content
+        on_result(index, content)
+
+    def _end_all(self) -> None:
+        for _, process in self.running.values():
+            process.terminate()
+        for pipe, (_, process) in self.running.items():
+            process.join(timeout=3)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self.running.clear()
+
+
+def _work(job: Callable[[Emit], Any], pipe: connection.Connection, threads: int) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    torch.set_num_threads(threads)
+    try:
+        result = job(lambda event: _send(pipe, "event", event))
+        _send(pipe, "result", result)
+    except Exception as error:  # noqa: BLE001  # whatever it was, the parent raises it again
+        error.add_note("in a worker:\n" + traceback.format_exc())
+        _send(pipe, "error", _picklable(error))
+    finally:
+        pipe.close()
+
+
+def _send(pipe: connection.Connection, kind: str, content: Any) -> None:
+    # Plain pickle: multiprocessing's own would pass tensors as shared memory, gone when the worker ends.
+    pipe.send_bytes(pickle.dumps((kind, content), protocol=5))
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    except Exception:  # noqa: BLE001  # an exception that cannot travel is told in words
+        return WorkerError("".join(traceback.format_exception(error)))
+    return error

@@ -1,0 +1,17 @@
+"""Turn one dataset's source into arrays, a manifest and their provenance."""
+
+from pathlib import Path
+
+from lossbench.params import Params
+from stages.common import run_stage
+
+
+def main(params: Params, dataset: str) -> None:
+    """Read the source, write data/<dataset>."""
+    from lossbench.data.fetching import fetch
+
+    fetch(params.datasets[dataset], dataset, Path("data") / dataset)
+
+
+if __name__ == "__main__":
+    run_stage(main, "dataset", lambda params: params.datasets)

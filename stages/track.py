@@ -1,0 +1,61 @@
+"""Complete the record in MLflow from outs and journals: nothing lost, nothing doubled."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lossbench.errors import GateError, exit_code
+from lossbench.params import Params, load_params
+
+
+def main(lenient: bool = False) -> None:
+    """Record every trained arm of the study in the current folder.
+
+    Args:
+        lenient: a tracking server that does not answer is a warning, not an error.
+
+    """
+    params = load_params()
+    from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
+
+    root = Path.cwd()
+    try:
+        _track(params, root)
+    except (ServerGoneError, RefusedError) as error:
+        sentence = (
+            f"MLflow at {shown(tracking_uri(root))}: {error}; nothing is lost, `make track` will complete "
+            "the record"
+        )
+        if not lenient:
+            raise GateError(sentence) from None
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _track(params: Params, root: Path) -> None:
+    from lossbench.tracking.server import shown, tracking_uri
+    from lossbench.tracking.track import track
+
+    tracked = track(params, root, say=print)
+    if not tracked.written and not tracked.present:
+        print("MLflow: no arm has been trained yet; run `make repro`")
+        return
+    print(
+        f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
+        + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
+        + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
+    )
+
+
+def live() -> None:
+    """Show running arms until none is alive; training starts this by itself in long runs."""
+    from lossbench.tracking.live import ship_live
+
+    ship_live(load_params(), Path.cwd())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--live", action="store_true", help="follow running trainings until they end")
+    parser.add_argument("--lenient", action="store_true", help="a dead tracking server is just a warning")
+    arguments = parser.parse_args()
+    sys.exit(exit_code(live if arguments.live else lambda: main(arguments.lenient)))

@@ -1,0 +1,61 @@
+"""Open the MLflow UI on 127.0.0.1 and print where to look; Ctrl-C ends it."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from lossbench.errors import GateError, exit_code
+from lossbench.params import Params, load_params
+
+
+def main(port: int) -> None:
+    """Serve the study's store and print the pages of its experiments."""
+    params = load_params()
+    from lossbench.tracking import places
+    from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
+    from lossbench.tracking.viewer import mlflow_server
+
+    signal.signal(signal.SIGTERM, _stop)
+    root = Path.cwd()
+    uri = tracking_uri(root)
+    try:
+        connect(root)  # makes the tables of a fresh store, under the lock
+    except ServerGoneError as error:
+        raise GateError(f"MLflow at {shown(uri)}: {error}") from None
+    if uri.startswith(("http://", "https://")):
+        _print_pages(params, root, shown(uri))
+        return
+    with mlflow_server(uri, places.home(root) / "ui.log", port) as base:
+        _print_pages(params, root, base)
+        print("\nCtrl-C ends it.", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print()
+
+
+def _print_pages(params: Params, root: Path, base: str) -> None:
+    from lossbench.tracking.addresses import addresses
+    from lossbench.tracking.server import connect
+
+    print(f"MLflow: {base}")
+    pages = list(addresses(connect(root), params, root, base))
+    for page in pages:
+        print(f"\n{page.experiment}")
+        for what, address in (("runs", page.table), ("charts", page.charts), ("compare", page.compare)):
+            print(f"  {what:<8} {address}")
+    if not pages:
+        print("nothing is recorded yet; run `make repro` (or `make track`)")
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="another one is chosen where it is taken")
+    arguments = parser.parse_args()
+    sys.exit(exit_code(lambda: main(arguments.port)))

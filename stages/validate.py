@@ -1,0 +1,25 @@
+"""Hold one dataset against its expectations; a failed critical one stops the chain."""
+
+from pathlib import Path
+
+from lossbench.params import Params
+from stages.common import home, run_stage
+
+
+def main(params: Params, dataset: str) -> None:
+    """Read data/<dataset>, write reports/validation/<dataset>.json and, where all is well, .passed."""
+    from lossbench.data.expectations import validate
+
+    out = Path("reports/validation")
+    validate(
+        Path("data") / dataset,
+        params.datasets[dataset].expectations,
+        dataset,
+        report=out / f"{dataset}.json",
+        docs=home() / "gx" / dataset,
+    )
+    (out / f"{dataset}.passed").write_text("passed\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_stage(main, "dataset", lambda params: params.datasets)

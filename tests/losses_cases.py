@@ -1,0 +1,98 @@
+"""What the loss tests share: every registered loss with each kind of target it takes, and random input."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossbench.losses import REGISTRY, CrossEntropy, Dice, Loss, Sum
+
+CLASSES = 4
+IGNORE = 255
+
+
+class Case(NamedTuple):
+    """One loss with one kind of target."""
+
+    name: str
+    multilabel: bool
+
+    def make(self, ignore_index: int | None = None, classes: int = CLASSES, **parameters: object) -> Loss:
+        """Construct the loss with its defaults; counts of training samples where it needs them."""
+        if self.name == "sum":
+            parts = {
+                "cross_entropy": CrossEntropy(ignore_index=ignore_index),
+                "dice": Dice(ignore_index=ignore_index),
+            }
+            return Sum(parts, {"dice": 0.5})
+        cls = REGISTRY[self.name]
+        if "class_counts" in cls.declared and "class_counts" not in parameters:
+            parameters["class_counts"] = [50, 20, 5, 1, 7, 3, 2][:classes]
+        return cls(ignore_index=ignore_index, **parameters)
+
+    @property
+    def spatial(self) -> int:
+        return 0 if self.name == "sum" else REGISTRY[self.name].spatial
+
+    def __str__(self) -> str:
+        return f"{self.name}-{'labels' if self.multilabel else 'index'}"
+
+
+CASES = [
+    *[Case(name, False) for name, cls in REGISTRY.items() if cls.single],
+    *[Case(name, True) for name, cls in REGISTRY.items() if cls.multi],
+    Case("sum", False),
+]
+SHAPES = {"points": (), "sequence": (6,), "image": (5, 4), "volume": (3, 4, 2)}
+
+
+class Input(NamedTuple):
+    """Logits and target, and the maps of the losses that need them."""
+
+    logits: Tensor
+    target: Tensor
+    auxiliary: Tensor | None = None
+
+
+def inputs(
+    case: Case,
+    spatial: tuple[int, ...] = (5, 4),
+    samples: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    classes: int = CLASSES,
+) -> Input:
+    """Return random input; every class occurs, and every label is yes and no somewhere, where there is room."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(samples, classes, *spatial, generator=generator, dtype=torch.float64).to(dtype) * 2
+    index = torch.randint(classes, (samples, *spatial), generator=generator)
+    index.view(-1)[: min(classes, index.numel())] = torch.arange(min(classes, index.numel()))
+    if not case.multilabel:
+        return with_maps(case, logits, index)
+    labels = torch.rand(logits.shape, generator=generator) < 0.4
+    labels |= torch.nn.functional.one_hot(index, classes).movedim(-1, 1).bool()
+    return with_maps(case, logits, labels)
+
+
+def with_maps(case: Case, logits: Tensor, target: Tensor) -> Input:
+    """Add the distance maps where the loss needs them."""
+    loss = case.make()
+    if not loss.auxiliary:
+        return Input(logits, target)
+    return Input(logits, target, loss.prepare(target, logits.shape[1]))
+
+
+def ignoring(given: Input, case: Case, ignored: Tensor) -> Input:
+    """Return the input with the target of the positions ``ignored`` (N, *spatial) set to IGNORE."""
+    if not case.multilabel:
+        return given._replace(target=given.target.masked_fill(ignored, IGNORE))
+    return given._replace(target=given.target.long().masked_fill(ignored.unsqueeze(1), IGNORE))
+
+
+def gradient(loss: Loss, given: Input) -> tuple[Tensor, Tensor]:
+    """Return value and gradient with respect to the logits."""
+    logits = given.logits.clone().requires_grad_()
+    value = loss(logits, given.target, given.auxiliary)
+    value.backward()
+    assert logits.grad is not None
+    return value.detach(), logits.grad

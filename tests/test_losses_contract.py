@@ -1,0 +1,386 @@
+"""The numerical contract, held over every registered loss: a new loss is under it once it is registered."""
+
+import copy
+import doctest
+import functools
+import importlib
+import pickle
+import pkgutil
+import warnings
+
+import pytest
+import torch
+from losses_cases import CASES, CLASSES, IGNORE, SHAPES, Case, Input, gradient, ignoring, inputs
+
+import lossbench.losses
+from lossbench.losses import REGISTRY, DoubleSoftmaxWarning, check_targets
+
+torch.set_num_threads(1)
+every_loss = pytest.mark.parametrize("case", CASES, ids=str)
+half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+
+
+@every_loss
+@pytest.mark.parametrize("spatial", SHAPES.values(), ids=SHAPES)
+def test_takes_points_sequences_images_and_volumes(case: Case, spatial: tuple[int, ...]) -> None:
+    if len(spatial) < case.spatial:
+        target = torch.zeros(
+            (6, CLASSES) if case.multilabel else 6, dtype=torch.bool if case.multilabel else torch.long
+        )
+        with pytest.raises(ValueError, match="spatial dimension"):
+            case.make()(torch.zeros(6, CLASSES), target)
+        return
+    value, grad = gradient(case.make(), inputs(case, spatial, samples=6))
+    assert value.shape == ()
+    assert value.isfinite()
+    assert grad.isfinite().all()
+    assert grad.abs().sum() > 0
+
+
+@every_loss
+def test_ignored_positions_count_nowhere(case: Case) -> None:
+    """A map with its last columns ignored has the loss of the map without them."""
+    given = inputs(case, (4, 6))
+    ignored = torch.zeros(3, 4, 6, dtype=torch.bool)
+    ignored[..., 4:] = True
+    value, grad = gradient(case.make(ignore_index=IGNORE), ignoring(given, case, ignored))
+    cropped = Input(*(None if part is None else part[..., :4] for part in given))
+    expected, expected_grad = gradient(case.make(), cropped)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(grad[..., :4], expected_grad)
+    assert (grad[..., 4:] == 0).all()
+
+
+@every_loss
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -float("inf")])
+def test_what_stands_in_ignored_logits_changes_nothing(case: Case, garbage: float) -> None:
+    given = inputs(case)
+    ignored = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    given = ignoring(given, case, ignored)
+    spoilt = given._replace(logits=given.logits.masked_fill(ignored.unsqueeze(1), garbage))
+    clean, dirty = (
+        gradient(case.make(ignore_index=IGNORE), given),
+        gradient(case.make(ignore_index=IGNORE), spoilt),
+    )
+    assert torch.equal(clean[0], dirty[0])
+    assert torch.equal(clean[1], dirty[1])
+
+
+@every_loss
+def test_is_zero_with_a_zero_gradient_where_all_is_ignored(case: Case) -> None:
+    given = inputs(case)
+    given = ignoring(given, case, torch.ones(3, 5, 4, dtype=torch.bool))
+    value, grad = gradient(case.make(ignore_index=IGNORE), given)
+    assert value == 0
+    assert (grad == 0).all()
+
+
+@every_loss
+@half
+@pytest.mark.parametrize("size", [96, pytest.param(512, marks=pytest.mark.slow)], ids=["small", "large"])
+def test_half_precision_input_is_reduced_in_full_precision(case: Case, dtype: torch.dtype, size: int) -> None:
+    given = inputs(case, (size, size), samples=1)
+    given = given._replace(logits=given.logits.to(dtype))
+    value, grad = gradient(case.make(), given)
+    exact, _ = gradient(case.make(), given._replace(logits=given.logits.double()))
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), exact, rtol=1e-3, atol=1e-3)
+    assert grad.dtype == dtype
+    assert grad.isfinite().all()
+    assert grad.abs().sum() > 0
+
+
+def saturated(case: Case, right: bool) -> Input:
+    """Logits of ±100 that are certain of the target, or of something else."""
+    given = inputs(case)
+    truth = (
+        given.target
+        if case.multilabel
+        else torch.nn.functional.one_hot(given.target, CLASSES).movedim(-1, 1).bool()
+    )
+    truth = truth if right else (~truth if case.multilabel else truth.roll(1, 1))
+    return given._replace(logits=torch.where(truth, 100.0, -100.0))
+
+
+certainty = pytest.mark.parametrize("right", [True, False], ids=["certainly-right", "certainly-wrong"])
+
+
+@every_loss
+@certainty
+def test_stays_finite_at_saturated_logits(case: Case, right: bool) -> None:
+    value, grad = gradient(case.make(), saturated(case, right))
+    assert value.isfinite()
+    assert grad.isfinite().all()
+
+
+def in_range(name: str, parameter: str, value: float) -> bool:
+    """Say whether the loss takes this value of the parameter."""
+    try:
+        REGISTRY[name].declared[parameter].read(name, parameter, value)
+    except ValueError:
+        return False
+    return True
+
+
+EXPONENTS = [
+    pytest.param(case, parameter, value, id=f"{case}-{parameter}={value}")
+    for case in CASES
+    if case.name in REGISTRY
+    for parameter in REGISTRY[case.name].declared
+    if parameter.startswith("gamma") or parameter == "q"
+    for value in (0.0, 0.25, 0.5, 1.0, 2.0)
+    if in_range(case.name, parameter, value)
+]
+
+
+@certainty
+@pytest.mark.parametrize(("case", "parameter", "value"), EXPONENTS)
+def test_stays_finite_at_saturated_logits_with_any_exponent(
+    case: Case, parameter: str, value: float, right: bool
+) -> None:
+    found, grad = gradient(case.make(**{parameter: value}), saturated(case, right))
+    assert found.isfinite()
+    assert grad.isfinite().all()
+
+
+@every_loss
+def test_gradient_is_that_of_the_value(case: Case) -> None:
+    """Against finite differences, in float64, with and without ignored positions."""
+    for share in (0.0, 0.3):
+        given = inputs(case, (3, 2), samples=2, dtype=torch.float64)
+        ignored = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(3)) < share
+        given = ignoring(given, case, ignored)
+        value = functools.partial(case.make(ignore_index=IGNORE), target=given.target, auxiliary=given.auxiliary)
+        assert torch.autograd.gradcheck(value, given.logits.requires_grad_())
+
+
+@every_loss
+def test_any_integer_dtype_will_do_for_the_target(case: Case) -> None:
+    given = inputs(case)
+    expected = case.make()(*given)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        assert torch.equal(case.make()(given.logits, given.target.to(dtype), given.auxiliary), expected)
+
+
+@every_loss
+def test_an_ignore_index_that_a_byte_cannot_hold_is_not_wrapped_around(case: Case) -> None:
+    given = inputs(case)
+    as_bytes = case.make(ignore_index=-100)(given.logits, given.target.to(torch.uint8), given.auxiliary)
+    assert torch.equal(as_bytes, case.make()(*given))
+
+
+@every_loss
+def test_a_target_out_of_range_is_refused_with_value_and_range(case: Case) -> None:
+    given = inputs(case)
+    target = given.target.long()
+    target[0, ..., 0, 0] = 9
+    high = 1 if case.multilabel else CLASSES - 1
+    with pytest.raises(ValueError, match=rf"target 9 at .* out of range; allowed: 0..{high}, or 255"):
+        case.make(ignore_index=IGNORE)(given.logits, target, given.auxiliary)
+
+
+@every_loss
+def test_a_target_of_the_wrong_shape_is_refused_with_both_shapes(case: Case) -> None:
+    given = inputs(case)
+    with pytest.raises(ValueError, match=r"target must be .*\(3, 5, 4\).*got \(2, "):
+        case.make()(given.logits, given.target[:2], given.auxiliary)
+
+
+@every_loss
+def test_targets_are_looked_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("lossbench.losses.base.check_input", lambda *_: calls.append(1))
+    loss, given = case.make(), inputs(case)
+    loss(*given)
+    loss(*given)
+    assert len(calls) == 1
+
+
+@every_loss
+def test_relabelling_the_classes_changes_nothing(case: Case) -> None:
+    given = inputs(case, dtype=torch.float64)
+    order = torch.tensor([0, 3, 1, 2] if case.make().background else [2, 0, 3, 1])
+    counts = [50, 20, 5, 1]
+    has_counts = case.name in REGISTRY and "class_counts" in REGISTRY[case.name].declared
+    permuted = {"class_counts": [counts[k] for k in order]} if has_counts else {}
+    target = given.target[:, order] if case.multilabel else order.argsort()[given.target]
+    auxiliary = None if given.auxiliary is None else given.auxiliary[:, order]
+    relabelled = case.make(**permuted)(given.logits[:, order], target, auxiliary)
+    torch.testing.assert_close(relabelled, case.make()(*given))
+
+
+@every_loss
+def test_soft_labels_of_zero_and_one_are_hard_labels(case: Case) -> None:
+    if not case.multilabel:
+        given = inputs(case)
+        with pytest.raises(ValueError, match="integer dtype"):
+            case.make()(given.logits, given.target.float(), given.auxiliary)
+        return
+    given = inputs(case, dtype=torch.float64)
+    soft = given._replace(target=given.target.double())
+    for hard, as_soft in zip(gradient(case.make(), given), gradient(case.make(), soft), strict=True):
+        torch.testing.assert_close(as_soft, hard)
+
+
+@every_loss
+def test_works_under_vmap(case: Case) -> None:
+    members = [inputs(case, seed=seed) for seed in range(3)]
+    loss = case.make()
+    stacked = [None if parts[0] is None else torch.stack(parts) for parts in zip(*members, strict=True)]
+    logits, target, auxiliary = stacked
+    mapped = torch.func.vmap(loss, in_dims=(0, 0, None if auxiliary is None else 0))(
+        logits, target, auxiliary
+    )
+    torch.testing.assert_close(mapped, torch.stack([case.make()(*member) for member in members]))
+    grads = torch.func.vmap(torch.func.grad(loss), in_dims=(0, 0, None if auxiliary is None else 0))
+    expected = torch.stack([gradient(case.make(), member)[1] for member in members])
+    torch.testing.assert_close(grads(logits, target, auxiliary), expected)
+
+
+@every_loss
+def test_works_with_deterministic_algorithms_and_repeats_itself(case: Case) -> None:
+    given = inputs(case, (16, 16))
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        once, again = gradient(case.make(), given), gradient(case.make(), given)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+
+
+def compiled_agrees(case: Case, backend: str) -> None:
+    torch.compiler.reset()
+    given = ignoring(
+        inputs(case), case, torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    )
+    loss = case.make(ignore_index=IGNORE)
+    expected = gradient(loss, given)
+    fast = torch.compile(case.make(ignore_index=IGNORE), fullgraph=True, backend=backend)
+    for found, wanted in zip(gradient(fast, given), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.slow
+@every_loss
+def test_compiles_into_one_graph(case: Case) -> None:
+    compiled_agrees(case, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "tversky", "hinge", "sum"])
+def test_compiles_with_inductor(name: str) -> None:
+    compiled_agrees(Case(name, False), "inductor")
+
+
+@every_loss
+def test_one_batch_can_be_learnt_by_heart(case: Case) -> None:
+    """Free logits under Adam come to predict the target: the loss points where it should."""
+    given = inputs(case, (6, 5), samples=2)
+    loss = case.make()
+    helper = Case("binary_cross_entropy" if case.multilabel else "cross_entropy", case.multilabel).make()
+    weight = 0.2 if loss.only_in_sum or case.name == "gradient" else 0.0  # documented as parts of a sum
+    logits = (given.logits * 0.1).clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        total = loss(logits, given.target, given.auxiliary)
+        if weight:
+            total = total + weight * helper(logits, given.target)
+        total.backward()
+        optimizer.step()
+    assert learnt(case, logits.detach(), given.target) > 0.98
+
+
+def learnt(case: Case, logits: torch.Tensor, target: torch.Tensor) -> float:
+    """Return the share of positions (or labels) predicted right."""
+    if not case.multilabel:
+        return float((logits.argmax(1) == target).float().mean())
+    if case.name in RANKING:  # these order the labels of a position and set no threshold
+        lowest = logits.masked_fill(~target, torch.inf).amin(1)
+        highest = logits.masked_fill(target, -torch.inf).amax(1)
+        return float((lowest > highest).float().mean())
+    right = (logits > 0) == target
+    if case.name == "equalization":  # by design the negatives of rare classes, the last two here, teach nothing
+        right[:, 2:] |= ~target[:, 2:]
+    return float(right.float().mean())
+
+
+RANKING = {"multilabel_margin", "two_way", "softmax_multilabel_cross_entropy"}
+
+
+@every_loss
+def test_probabilities_in_place_of_logits_draw_one_warning(case: Case) -> None:
+    given = inputs(case)
+    loss, probabilities = case.make(), given.logits.softmax(1)
+    with pytest.warns(DoubleSoftmaxWarning, match="applied twice"):
+        loss(probabilities, given.target, given.auxiliary)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(probabilities, given.target, given.auxiliary)
+        case.make()(*given)
+
+
+@every_loss
+def test_survives_copying_and_pickling(case: Case) -> None:
+    loss, given = case.make(ignore_index=IGNORE), inputs(case)
+    expected = loss(*given)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):  # noqa: S301  # our own bytes
+        assert torch.equal(twin(*given), expected)
+        assert twin.parameters_stated() == loss.parameters_stated()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name in REGISTRY and "reduction" in REGISTRY[case.name].declared],
+    ids=str,
+)
+def test_reduction_none_is_the_map_that_the_others_reduce(case: Case) -> None:
+    ignored = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    given = ignoring(inputs(case), case, ignored)
+    full = case.make(ignore_index=IGNORE, reduction="none")(*given)
+    assert full.shape in (given.target.shape, ignored.shape)
+    torch.testing.assert_close(full.sum(), case.make(ignore_index=IGNORE, reduction="sum")(*given))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_says_what_it_is(name: str) -> None:
+    """The agreed sections stand in every docstring, in their order."""
+    cls = REGISTRY[name]
+    text = cls.__doc__ or ""
+    sections = ["Formula:", "Paper:", "Shapes:", "Parameters:", "Use it for:", "Fails when:", "Example:"]
+    places = [text.find(f"\n{section}") for section in sections]
+    assert min(places) > 0, f"missing: {sections[places.index(-1)] if -1 in places else ''}"
+    assert places == sorted(places)
+    assert ">>>" in text
+    assert cls.link in ("softmax", "sigmoid", "margin")
+    assert cls.family in (
+        "distribution",
+        "region",
+        "margin",
+        "regression",
+        "boundary",
+        "multi-label",
+        "compound",
+    )
+    assert all(f"    {parameter}: " in text for parameter in cls.declared)
+    assert getattr(lossbench.losses, cls.__name__) is cls, "every loss can be imported from lossbench.losses"
+
+
+MODULES = [module.name for module in pkgutil.iter_modules(lossbench.losses.__path__)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_run(module: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(f"lossbench.losses.{module}"))
+    assert outcome.failed == 0
+
+
+def test_a_dataset_can_be_checked_at_once() -> None:
+    check_targets(torch.tensor([0, 3, 255], dtype=torch.uint8), classes=4, ignore_index=255)
+    check_targets(torch.tensor([[0.0, 0.5]]), classes=2, multilabel=True)
+    with pytest.raises(ValueError, match=r"target 4 at \(1,\)"):
+        check_targets(torch.tensor([0, 4]), classes=4)
+    with pytest.raises(ValueError, match="target nan"):
+        check_targets(torch.tensor([[0.0, float("nan")]]), classes=2, multilabel=True)
