@@ -1,1 +1,1 @@
-"""Lossbench: which loss should I train with, on my data?"""
+"""Lossbench answers: which loss should I train with, on my data."""

@@ -15,10 +15,10 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-O = TypeVar("O", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-def parse_options(model: type[O], options: Mapping[str, Any], key: str) -> O:
+def parse_options(model: type[OptionsT], options: Mapping[str, Any], key: str) -> OptionsT:
     """Check options against their model.
 
     Args:

@@ -1,0 +1,1 @@
+"""One thin script per stage: read params, call the library, write outs."""

@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lossbench.errors import GateError, exit_code
 from lossbench.params import Params, load_params
+
+WIDTH = 640
+"""Of a chart, in pixels."""
 
 
 def main(lenient: bool = False) -> None:
@@ -35,7 +39,7 @@ def _track(params: Params, root: Path) -> None:
     from lossbench.tracking.server import shown, tracking_uri
     from lossbench.tracking.track import track
 
-    tracked = track(params, root, say=print)
+    tracked = track(params, root, say=print, charts=_charts(params, root))
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `make repro`")
         return
@@ -44,6 +48,30 @@ def _track(params: Params, root: Path) -> None:
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
         + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
     )
+
+
+def _charts(params: Params, root: Path) -> Callable[[str], dict[str, str]]:
+    """Draw the report's charts as SVG, which MLflow's artifact viewer shows."""
+
+    def draw(experiment: str) -> dict[str, str]:
+        import vl_convert
+
+        from lossbench.reporting import charts
+        from lossbench.reporting.inputs import read_study
+        from lossbench.reporting.tables import curves, findings, leaderboard
+
+        study = read_study(params, root)
+        one = study.evaluated[experiment]
+        found = [finding for finding in findings(study) if finding.experiment == experiment]
+        specs = {
+            "scores.svg": charts.scores(one, leaderboard(study)),
+            "curves.svg": charts.learning(one, curves(study)),
+        }
+        if found:
+            specs["differences.svg"] = charts.forest(one, found)
+        return {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}
+
+    return draw
 
 
 def live() -> None:

@@ -27,13 +27,13 @@ def main(port: int) -> None:
     if uri.startswith(("http://", "https://")):
         _print_pages(params, root, shown(uri))
         return
-    with mlflow_server(uri, places.home(root) / "ui.log", port) as base:
-        _print_pages(params, root, base)
-        print("\nCtrl-C ends it.", flush=True)
-        try:
+    try:
+        with mlflow_server(uri, places.home(root) / "ui.log", port) as base:
+            _print_pages(params, root, base)
+            print("\nCtrl-C ends it.", flush=True)
             signal.pause()
-        except KeyboardInterrupt:
-            print()
+    except KeyboardInterrupt:
+        print()
 
 
 def _print_pages(params: Params, root: Path, base: str) -> None:

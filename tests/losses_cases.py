@@ -62,7 +62,10 @@ def inputs(
     dtype: torch.dtype = torch.float32,
     classes: int = CLASSES,
 ) -> Input:
-    """Return random input; every class occurs, and every label is yes and no somewhere, where there is room."""
+    """Return random input.
+
+    Every class occurs, and every label is yes and no somewhere, where there is room.
+    """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(samples, classes, *spatial, generator=generator, dtype=torch.float64).to(dtype) * 2
     index = torch.randint(classes, (samples, *spatial), generator=generator)

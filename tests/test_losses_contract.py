@@ -51,6 +51,20 @@ def test_ignored_positions_count_nowhere(case: Case) -> None:
     assert (grad[..., 4:] == 0).all()
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.multilabel], ids=str)
+def test_a_label_ignored_everywhere_is_as_if_it_were_not_there(case: Case) -> None:
+    given = inputs(case)
+    target = given.target.long()
+    target[:, 3] = IGNORE
+    loss = case.make(ignore_index=IGNORE)
+    found = loss(given.logits, target, given.auxiliary)
+    if case.name == "multilabel_margin":  # divided by C, as torch does it
+        found = found * 4 / 3
+    fewer = Input(*(None if part is None else part[:, :3] for part in given))
+    counts = {"class_counts": [50, 20, 5]} if "class_counts" in loss.declared else {}
+    torch.testing.assert_close(found, case.make(**counts)(*fewer))
+
+
 @every_loss
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -float("inf")])
 def test_what_stands_in_ignored_logits_changes_nothing(case: Case, garbage: float) -> None:
@@ -150,7 +164,9 @@ def test_gradient_is_that_of_the_value(case: Case) -> None:
         given = inputs(case, (3, 2), samples=2, dtype=torch.float64)
         ignored = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(3)) < share
         given = ignoring(given, case, ignored)
-        value = functools.partial(case.make(ignore_index=IGNORE), target=given.target, auxiliary=given.auxiliary)
+        value = functools.partial(
+            case.make(ignore_index=IGNORE), target=given.target, auxiliary=given.auxiliary
+        )
         assert torch.autograd.gradcheck(value, given.logits.requires_grad_())
 
 
@@ -250,6 +266,16 @@ def test_works_with_deterministic_algorithms_and_repeats_itself(case: Case) -> N
     assert torch.equal(once[1], again[1])
 
 
+@every_loss
+def test_autocast_changes_nothing(case: Case) -> None:
+    given = inputs(case)
+    with torch.autocast("cpu", torch.bfloat16):
+        value, grad = gradient(case.make(), given)
+    expected, expected_grad = gradient(case.make(), given)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(grad, expected_grad)
+
+
 def compiled_agrees(case: Case, backend: str) -> None:
     torch.compiler.reset()
     given = ignoring(
@@ -302,7 +328,9 @@ def learnt(case: Case, logits: torch.Tensor, target: torch.Tensor) -> float:
         highest = logits.masked_fill(target, -torch.inf).amax(1)
         return float((lowest > highest).float().mean())
     right = (logits > 0) == target
-    if case.name == "equalization":  # by design the negatives of rare classes, the last two here, teach nothing
+    if (
+        case.name == "equalization"
+    ):  # by design the negatives of rare classes, the last two here, teach nothing
         right[:, 2:] |= ~target[:, 2:]
     return float(right.float().mean())
 

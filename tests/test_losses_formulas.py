@@ -271,7 +271,7 @@ def test_unified_focal_is_its_formula() -> None:
     region = np.concatenate([1 - index[:, :1], (1 - index[:, 1:]) ** 0.6], 1).mean()
     background, foreground = -0.3 * (1 - p) ** 0.4 * np.log(p) * g, -0.7 * np.log(p) * g
     focal = (background[:, 0].sum() + foreground[:, 1:].sum()) / g.sum()
-    found = REGISTRY["unified_focal"](weight=0.2, delta=0.7, gamma=0.4, over="image")(logits, target)
+    found = REGISTRY["unified_focal"](focal_weight=0.2, delta=0.7, gamma=0.4, over="image")(logits, target)
     assert float(found) == pytest.approx(0.2 * focal + 0.8 * region, rel=1e-6)
 
 
@@ -315,6 +315,9 @@ def test_distance_maps_are_signed_distances(spatial: tuple[int, ...]) -> None:
     )
     as_labels = signed_distances(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).bool(), 3)
     assert torch.equal(maps, as_labels)
+    as_bytes = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).to(torch.uint8)
+    as_bytes[as_bytes == 0] = 255
+    assert torch.equal(maps, signed_distances(as_bytes, 3, multilabel=True)), "ignored labels are outside"
 
 
 def test_boundary_and_hausdorff_are_their_formulas() -> None:

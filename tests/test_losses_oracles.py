@@ -205,7 +205,10 @@ def test_softmax_focal_is_the_classes_times_kornias_and_monais(
 
 
 def test_smps_multiclass_focal_is_sigmoids_not_a_softmax() -> None:
-    """smp #671: a sigmoid per class, averaged over classes; 0.34 where the softmax focal loss is 1.30 here."""
+    """smp #671: a sigmoid per class, averaged over classes.
+
+    0.34 where the softmax focal loss is 1.30 here.
+    """
     logits, target = single()
     theirs = smp.FocalLoss("multiclass", gamma=2.0)(logits, target)
     sigmoids = Focal(gamma=2.0)(logits, one_hot(target).bool())
@@ -236,14 +239,17 @@ def test_smp_and_kornia_leave_ignored_positions_in_the_mean() -> None:
 
 
 def nnunet_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """nnU-Net's MemoryEfficientSoftDiceLoss (batch_dice=False, do_bg=True, smooth=1), written from its formula."""
+    """nnU-Net's MemoryEfficientSoftDiceLoss (per image, background too, smooth 1), from its formula."""
     p, g = logits.softmax(1).flatten(2), one_hot(target).flatten(2)
     score = (2 * (p * g).sum(2) + 1) / (p.sum(2) + g.sum(2) + 1).clamp_min(1e-8)
     return -score.mean()
 
 
 def mmseg_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """mmseg's DiceLoss (0.x: smooth 1, exponent 2), written from its formula; the mask is missing below the line."""
+    """mmseg's DiceLoss (0.x: smooth 1, exponent 2), written from its formula.
+
+    The mask is missing below the line.
+    """
     p, g = logits.softmax(1).flatten(2), one_hot(target).flatten(2)
     mask = torch.ones_like(p[:, :1]) if valid is None else valid.flatten(1).unsqueeze(1).double()
     return (1 - (2 * (p * g * mask).sum(2) + 1) / ((p**2 + g**2).sum(2) + 1)).mean()
@@ -416,7 +422,10 @@ def test_lovasz_hinge_is_smps_and_kornias() -> None:
 
 
 def test_unified_focal_is_monais_for_two_classes() -> None:
-    """MONAI takes logits for probabilities, and averages the focal part over both classes: half the paper's."""
+    """MONAI takes logits for probabilities, and averages the focal part over both classes.
+
+    Half the paper's.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 2, 6, 5, generator=generator, dtype=torch.float64)
     target = torch.randint(2, (2, 6, 5), generator=generator)
@@ -424,7 +433,7 @@ def test_unified_focal_is_monais_for_two_classes() -> None:
     hot = F.one_hot(target, 2).movedim(-1, 1).double()
     for weight, factor in ((1.0, 0.5), (0.0, 1.0)):
         theirs = monai.losses.AsymmetricUnifiedFocalLoss(weight=weight, **options)(logits.softmax(1), hot)
-        ours = UnifiedFocal(weight=weight, over="image", **options)(logits, target)
+        ours = UnifiedFocal(focal_weight=weight, over="image", **options)(logits, target)
         close(factor * ours, theirs, rtol=1e-5, atol=1e-6)
 
 

@@ -1,1 +1,1 @@
-
+"""Data: sources, splits by content, corruptions, the manifest, expectations."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,7 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
     shutil.rmtree(out, ignore_errors=True)
-    os.replace(part, out)
+    part.replace(out)
 
 
 def smallest_hashes(samples: Samples, count: int, salt: str) -> Samples:

@@ -17,7 +17,8 @@ def disagreement(decisions: dict[str, Array]) -> Array:
     """Share of positions per sample on which at least two arms decide differently, (N,)."""
     stacked = np.stack(list(decisions.values()))
     differ = (stacked != stacked[:1]).any(axis=0)
-    return differ.reshape(len(differ), -1).mean(axis=1)
+    shares: Array = differ.reshape(len(differ), -1).mean(axis=1)
+    return shares
 
 
 def write_gallery(folder: Path, data: Dataset, decisions: dict[str, Array], seed: int) -> None:

@@ -1,4 +1,7 @@
-"""What every loss shares: declared parameters, cleaning and checking of input, reduction over valid positions."""
+"""What every loss shares.
+
+Declared parameters, cleaning and checking of input, reduction over valid positions.
+"""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -59,8 +62,8 @@ class Loss(Declared):
     """``loss(logits, target) -> scalar``: the interface of every loss.
 
     ``logits`` are ``(N, C, *spatial)``, always logits. An integer target ``(N, *spatial)`` holds one class a
-    position (single-label); a bool, integer or float target ``(N, C, *spatial)`` holds a label in [0, 1] for each
-    class (multi-label). The value is at least float32.
+    position (single-label); a bool, integer or float target ``(N, C, *spatial)`` holds a label in [0, 1] for
+    each class (multi-label). The value is at least float32.
 
     Class attributes:
         name: the name in the registry and in params.yaml.
@@ -97,7 +100,10 @@ class Loss(Declared):
         cls.tunable = MappingProxyType({name: found for name, found in ranges.items() if found is not None})
 
     def forward(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None = None) -> Tensor:
-        """Return the loss of ``logits`` against ``target``; ``auxiliary`` is what ``prepare`` gave, where needed."""
+        """Return the loss of ``logits`` against ``target``.
+
+        ``auxiliary`` is what ``prepare`` gave, where needed.
+        """
         check_shapes(self, logits, target, auxiliary)
         if not (self.checked or inside_transform(logits, target)):
             check_input(logits, target, self.ignore_index)
@@ -109,8 +115,11 @@ class Loss(Declared):
         raise NotImplementedError
 
     @classmethod
-    def prepare(cls, target: Tensor, classes: int) -> Tensor:
-        """Return what an auxiliary loss needs to know of ``target``, (N, C, *spatial); computed once with the data."""
+    def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
+        """Return what an auxiliary loss needs to know of ``target``, (N, C, *spatial).
+
+        Computed once with the data.
+        """
         raise TypeError(f"{cls.__name__} needs nothing but logits and target")
 
     def parameters_stated(self) -> dict[str, Any]:
@@ -182,7 +191,7 @@ class Weighted(Pointwise):
     """A pointwise loss with class weights."""
 
     class_weights: Sequence[float] | Tensor | None = numbers(
-        doc="weight of each class; params.yaml also takes balanced and class_balanced (from the training manifest)"
+        doc="weight of each class; params.yaml also takes balanced and class_balanced"
     )
 
     def setup(self) -> None:

@@ -1,7 +1,8 @@
 """Logits and target of one call, cleaned once; what several losses need of them is computed once.
 
 A compound hands one ``Batch`` to all its parts, so that they share one log-softmax, one gather and one mask.
-Everything here runs unchanged under ``torch.compile`` and ``torch.func.vmap``: no value of a tensor is looked at.
+Everything here runs unchanged under ``torch.compile`` and ``torch.func.vmap``: no value of a tensor is looked
+at.
 """
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 class Batch:
     """One call's logits ``(N, C, *spatial)`` and target, flattened to ``(N, C, L)`` and ``(N, L)``.
 
-    Half-precision logits become float32. Ignored positions hold logit 0 and class 0 (or target 0), whatever stood
-    there, so that NaN in them reaches neither value nor gradient.
+    Half-precision logits become float32. Ignored positions hold logit 0 and class 0 (or target 0), whatever
+    stood there, so that NaN in them reaches neither value nor gradient.
 
     Attributes:
         logits: ``(N, C, L)``, at least float32.
@@ -95,7 +96,10 @@ class Batch:
 
     @property
     def log_probs(self) -> Tensor:
-        """Log-probabilities ``(N, C, L)``: log-softmax over the classes, or log-sigmoid with several labels."""
+        """Log-probabilities ``(N, C, L)``.
+
+        Log-softmax over the classes, or log-sigmoid with several labels.
+        """
         if self._log_probs is None:
             self._log_probs = F.logsigmoid(self.logits) if self.multilabel else self.logits.log_softmax(1)
         return self._log_probs

@@ -41,7 +41,10 @@ def window(values: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sobel(values: Tensor, axis: int) -> Tensor:
-    """Return the Sobel derivative along ``axis`` of (N, C, *spatial): (v[i+1] − v[i−1]) / 2, smoothed by (1 2 1) / 4."""
+    """Return the Sobel derivative along ``axis`` of (N, C, *spatial).
+
+    (v[i+1] − v[i−1]) / 2, smoothed by (1 2 1) / 4.
+    """
     before, _, after = window(values, axis)
     result = (after - before) / 2
     for other in range(2, values.ndim):
@@ -63,8 +66,8 @@ def whole_window(valid: Tensor) -> Tensor:
 class GradientLoss(Loss):
     """Squared difference of the spatial derivatives of predicted and true regions: it compares edges.
 
-    Formula: Σ_axes mean ‖∂(p − g)‖² over classes and over the positions whose neighbours are valid; ∂ a difference of
-        neighbours (finite) or Sobel's (edges repeated).
+    Formula: Σ_axes mean ‖∂(p − g)‖² over classes and over the positions whose neighbours are valid; ∂ a
+        difference of neighbours (finite) or Sobel's (edges repeated).
     Paper: none of its own; Mathieu et al. 2016, arXiv 1511.05440, eq. 6, has it for images with |·|.
 
     Use it for: sharper predicted edges, beside a loss of the regions.
@@ -108,22 +111,26 @@ def _mean(each: Tensor, valid: Tensor | None) -> Tensor:
     return weighted_mean(each, None, None if valid is None else valid.expand(each.shape))
 
 
-def signed_distances(target: Tensor, classes: int) -> Tensor:
+def signed_distances(target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
     """Return the signed distance to each class's region (1812.07032): float32 (N, C, *spatial).
 
-    Positive outside: the distance to the nearest position of the class. Inside: 1 − the distance to the nearest
-    position outside, so 0 on the region's rim and negative within. 0 throughout for a class that is absent or fills
-    everything. Positions out of range of the classes (ignored ones) belong to no class.
+    Positive outside: the distance to the nearest position of the class. Inside: 1 − the distance to the
+    nearest position outside, so 0 on the region's rim and negative within. 0 throughout for a class that is
+    absent or fills everything. Positions out of range of the classes (ignored ones) belong to no class.
 
     Args:
         target: class indices (N, *spatial), or labels (N, C, *spatial).
-        classes: C. Labels are told from indices by their dtype: labels are bool or floating.
+        classes: C.
+        multilabel: whether ``target`` holds labels. None: labels are told by their dtype, bool or floating.
     """
     from scipy.ndimage import distance_transform_edt
 
     array = target.detach().cpu().numpy()
-    multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
-    regions = array > 0.5 if multilabel else np.stack([array == k for k in range(classes)], 1)
+    if multilabel is None:
+        multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
+    regions = (
+        (array > 0.5) & (array <= 1) if multilabel else np.stack([array == k for k in range(classes)], 1)
+    )
     maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
     for place in np.ndindex(regions.shape[:2]):
         region = regions[place]
@@ -143,9 +150,9 @@ class DistanceLoss(Loss):
     reduces = "mean over classes and valid positions"
 
     @classmethod
-    def prepare(cls, target: Tensor, classes: int) -> Tensor:
+    def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
         """Return the signed distance maps (N, C, *spatial) of ``target``, float32 on the CPU."""
-        return signed_distances(target, classes)
+        return signed_distances(target, classes, multilabel)
 
     def distances(self, batch: Batch) -> Tensor:
         """Return the maps in the logits' dtype."""
@@ -162,7 +169,8 @@ class Boundary(DistanceLoss):
     Paper: Kervadec et al. 2019, arXiv 1812.07032, eq. 5.
 
     Use it for: small structures, as a part of a sum with Dice or cross-entropy.
-    Fails when: alone: an empty prediction is a stationary point and training collapses there; so it is refused alone.
+    Fails when: alone: an empty prediction is a stationary point and training collapses there; so it is
+        refused alone.
 
     Example:
         >>> target = torch.tensor([[0, 0, 1, 1]])
@@ -182,8 +190,8 @@ class Boundary(DistanceLoss):
 class HausdorffDistance(DistanceLoss):
     """Squared error of the probabilities, weighed by a power of the distance to the true border.
 
-    Formula: mean (p − g)² d_G^α, d_G the unsigned distance to the border. One-sided: the distance to the predicted
-        border, which would have to be computed anew in every step, is left out.
+    Formula: mean (p − g)² d_G^α, d_G the unsigned distance to the border. One-sided: the distance to the
+        predicted border, which would have to be computed anew in every step, is left out.
     Paper: Karimi & Salcudean 2019, arXiv 1904.10030, eq. 8, its term in the true border.
 
     Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.

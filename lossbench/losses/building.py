@@ -56,7 +56,10 @@ def build(spec: Mapping[str, Any], context: LossContext, key: str = "losses") ->
 
 
 def check(spec: Mapping[str, Any], key: str = "losses") -> None:
-    """Validate a block of params.yaml without data; raises what ``build`` would, as far as the block alone tells."""
+    """Validate a block of params.yaml without data.
+
+    Raises what ``build`` would, as far as the block alone tells.
+    """
     if _is_sum(spec, key):
         for item, block in spec["sum"].items():
             inner, _ = _item(block, item, f"{key}.sum.{item}")
@@ -100,7 +103,7 @@ def _class(spec: Mapping[str, Any], key: str) -> type[Loss]:
 
 
 def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
-    """Check name, parameter names and ranges; words that need data stand aside."""
+    """Check name, parameter names and ranges; what the data decide is stood in for."""
     cls = _class(spec, key)
     known = dict(spec)
     for name, value in spec.items():
@@ -111,7 +114,12 @@ def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
                 f"{key}.{name} is no parameter of {spec['name']}; {nearest(str(name), cls.declared)}"
             )
         if _is_word(name, value):
+            _beta(value, f"{key}.{name}")
             known.pop(name)
+    if spec.get("reduction") == "none":
+        raise UserError(f"{key}.reduction is 'none'; allowed in training: mean, sum")
+    if "class_counts" in cls.declared and known.get("class_counts") is None:
+        known["class_counts"] = [1.0]
     _construct(cls, known, key)
     return cls
 
@@ -156,16 +164,21 @@ def _from_word(value: object, name: str, context: LossContext, key: str) -> tupl
     if name == "pos_weight":
         if context.positions is None:
             raise UserError(
-                f"{key} is 'balanced', which needs the number of labelled positions; allowed here: a list"
+                f"{key} is 'balanced', which needs the number of labelled positions; allowed: a list"
             )
         positions = context.positions
         return tuple(max(positions - count, 1) / max(count, 1) for count in counts)
     if value == "balanced":
         return balanced(counts)
+    return class_balanced(counts, _beta(value, key))
+
+
+def _beta(value: object, key: str) -> float:
+    """Return β of class-balanced weights, 0.999 unless given."""
     beta = value["class_balanced"] if isinstance(value, Mapping) else 0.999
     if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
         raise UserError(f"{key}.class_balanced is {beta!r}; allowed: a number in [0, 1)")
-    return class_balanced(counts, float(beta))
+    return float(beta)
 
 
 def _counts(context: LossContext, key: str) -> tuple[int, ...]:

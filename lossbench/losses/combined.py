@@ -17,8 +17,9 @@ from lossbench.losses.registry import register
 class Combo(Smoothed):
     """Binary cross-entropy of every class, weighed for misses or alarms, with Dice.
 
-    Formula: −α mean(β t log p + (1 − β)(1 − t) log(1 − p)) + (1 − α)(1 − Dice), the mean over positions and classes.
-        The paper subtracts α's complement times Dice; the constant 1 − α makes a perfect prediction 0.
+    Formula: −α mean(β t log p + (1 − β)(1 − t) log(1 − p)) + (1 − α)(1 − Dice), the mean over positions and
+        classes. The paper subtracts α's complement times Dice; the constant 1 − α makes a perfect prediction
+        0.
     Paper: Taghanaki et al. 2018, arXiv 1805.02798, eq. 3.
 
     Use it for: segmentation with unequal regions, where β sets misses against false alarms.
@@ -65,16 +66,17 @@ class Combo(Smoothed):
 class UnifiedFocal(Counted):
     """Focal and focal Tversky loss with shared parameters; class 0 is the background.
 
-    Formula: λ L_F + (1 − λ) L_T. L_F: −δ log p on foreground, −(1 − δ)(1 − p)^γ log p on background. L_T: mean over
-        classes of 1 − TI (background) and (1 − TI)^(1 − γ) (foreground), TI = (I + s) / (I + δ FN + (1 − δ) FP + s).
-        ``symmetric`` applies the background's focal factor and the foreground's exponent to all classes.
+    Formula: λ L_F + (1 − λ) L_T. L_F: −δ log p on foreground, −(1 − δ)(1 − p)^γ log p on background. L_T:
+        mean over classes of 1 − TI (background) and (1 − TI)^(1 − γ) (foreground), TI = (I + s) / (I + δ FN +
+        (1 − δ) FP + s). ``symmetric`` applies the background's focal factor and the foreground's exponent to
+        all classes.
     Paper: Yeung et al. 2021, arXiv 2102.04525, eq. 17 to 19, exponents as in its code.
 
     Use it for: small foreground in segmentation; one γ enhances rare and suppresses frequent classes.
     Fails when: class 0 is no background.
 
     Example:
-        >>> loss = UnifiedFocal(weight=1.0, delta=0.6, gamma=0.5)
+        >>> loss = UnifiedFocal(focal_weight=1.0, delta=0.6, gamma=0.5)
         >>> loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]))
         tensor(0.3060)
     """
@@ -84,7 +86,7 @@ class UnifiedFocal(Counted):
     background = True
     reduces = "focal part over valid positions; Tversky part over classes and, with over=image, images"
 
-    weight: float = real(
+    focal_weight: float = real(
         default=0.5, low=0.0, high=1.0, tunable=(0.1, 0.9, "linear"), doc="λ, share of the focal part"
     )
     delta: float = real(
@@ -100,7 +102,7 @@ class UnifiedFocal(Counted):
         """Return λ of the focal and 1 − λ of the Tversky part."""
         batch.share()
         focal = weighted_mean(self.focal(batch), None, batch.valid)
-        return self.weight * focal + (1 - self.weight) * super().value(batch)
+        return self.focal_weight * focal + (1 - self.focal_weight) * super().value(batch)
 
     def focal(self, batch: Batch) -> Tensor:
         """Return the focal part of each position, (N, L)."""

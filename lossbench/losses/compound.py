@@ -64,11 +64,13 @@ class Sum(Loss):
         terms = [self.part_weights[name] * part.value(batch) for name, part in self._losses().items()]
         return torch.stack(terms).sum()
 
-    def prepare(self, target: Tensor, classes: int) -> Tensor:  # type: ignore[override]  # of its parts, not its class
+    def prepare(  # type: ignore[override]  # a question to its parts, not to its class
+        self, target: Tensor, classes: int, multilabel: bool | None = None
+    ) -> Tensor:
         """Return what the auxiliary parts need: they share one kind of map."""
         for part in self._losses().values():
             if part.auxiliary:
-                return part.prepare(target, classes)
+                return part.prepare(target, classes, multilabel)
         raise TypeError("no part of this sum needs more than logits and target")
 
     def parameters_stated(self) -> dict[str, Any]:

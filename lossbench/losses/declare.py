@@ -34,7 +34,10 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One declared parameter. ``accept`` returns the value as it is kept, or raises ValueError or TypeError."""
+    """One declared parameter.
+
+    ``accept`` returns the value as it is kept, or raises ValueError or TypeError.
+    """
 
     default: Any
     allowed: str
@@ -146,7 +149,10 @@ def flag(*, default: bool, doc: str) -> Any:
 def numbers(
     *, default: Sequence[float] | None = None, positive_sum: bool = True, low: float = 0.0, doc: str
 ) -> Any:
-    """Declare a list with one number per class, none below ``low`` (a tensor is taken too; kept as a tuple)."""
+    """Declare a list with one number per class, none below ``low`` (a tensor is taken too.
+
+    Kept as a tuple).
+    """
 
     def accept(value: object) -> tuple[float, ...] | None:
         if value is None:

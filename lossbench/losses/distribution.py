@@ -1,4 +1,7 @@
-"""Cross-entropy and its relatives that look at the probability of the true class: focal, reduced focal, Poly-1, top-k."""
+"""Cross-entropy and its relatives that look at the probability of the true class.
+
+Focal, reduced focal, Poly-1, top-k.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ from lossbench.losses.registry import register
 
 
 class SmoothedCrossEntropy(Weighted):
-    """Cross-entropy of log-probabilities that a subclass may adjust, with class weights and label smoothing."""
+    """Cross-entropy of log-probabilities that a subclass may adjust."""
 
     family = "distribution"
 
@@ -30,7 +33,10 @@ class SmoothedCrossEntropy(Weighted):
         return batch.log_probs
 
     def each(self, batch: Batch) -> Tensor:
-        """Return Σw·(−log p) of each position; the weights are inside, as label smoothing spreads them too."""
+        """Return Σw·(−log p) of each position.
+
+        The weights are inside, as label smoothing spreads them too.
+        """
         weights = self.optional_classwise("_class_weights", batch)
         return functional.smoothed_cross_entropy(
             self.adjusted(batch), batch.index, self.label_smoothing, weights
@@ -72,7 +78,8 @@ class CrossEntropy(SmoothedCrossEntropy):
 class TrueClass(Weighted):
     """A loss that depends on nothing but log p of the label that holds.
 
-    With several labels each channel is a sigmoid of its own, and soft labels t weigh the losses of yes and no.
+    With several labels each channel is a sigmoid of its own, and soft labels t weigh the losses of yes and
+    no.
     """
 
     family = "distribution"
@@ -119,7 +126,8 @@ class Balanced(TrueClass):
 class Focal(Balanced):
     """Cross-entropy that fades for positions already right.
 
-    Formula: ℓ = −α (1 − p_y)^γ log p_y, p = softmax(z), or a sigmoid per channel. γ = 0 is cross-entropy, exactly.
+    Formula: ℓ = −α (1 − p_y)^γ log p_y, p = softmax(z), or a sigmoid per channel. γ = 0 is cross-entropy,
+        exactly.
     Paper: Lin et al. 2017, arXiv 1708.02002, eq. 4 and 5 (α is not in the denominator of the mean).
 
     Use it for: many easy positions (background) and few hard ones: detection, rare classes.
@@ -274,7 +282,8 @@ class LogitNormalized(SmoothedCrossEntropy):
 class DoubleSoftmaxCrossEntropy(SmoothedCrossEntropy):
     """A mistake kept for measuring: cross-entropy fed with probabilities, so that softmax is applied twice.
 
-    Formula: ℓ = −log softmax(softmax(z))_y. It cannot fall below log(1 + (C − 1) / e): 1.4612 for ten classes.
+    Formula: ℓ = −log softmax(softmax(z))_y. It cannot fall below log(1 + (C − 1) / e): 1.4612 for ten
+        classes.
     Paper: none; many tutorials (a network ending in a softmax, trained with a loss that applies one).
 
     Use it for: measuring what the mistake costs. Nothing else.

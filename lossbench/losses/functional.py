@@ -1,4 +1,7 @@
-"""The numerical core: pure functions of tensors that stay finite, in value and gradient, at saturated logits."""
+"""The numerical core.
+
+Pure functions of tensors that stay finite, in value and gradient, at saturated logits.
+"""
 
 from typing import NamedTuple
 
@@ -45,7 +48,7 @@ def focal(log_p: Tensor, gamma: float) -> Tensor:
 
 
 def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
-    """Return −f log p with f = 1 below the threshold and ((1 − p) / threshold)^γ above it (1903.01347, eq. 4)."""
+    """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347, eq. 4)."""
     p = log_p.exp()
     eased = safe_power(-torch.expm1(log_p) / threshold, gamma)
     return torch.where(p < threshold, torch.ones_like(p), eased) * -log_p
@@ -74,8 +77,8 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
 def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
     """Return the log of the tempered softmax along dim 1 (1906.03361, eq. 4): exp_t(z − λ) with Σ = 1.
 
-    λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; one more step with
-    a graph gives λ its exact derivative, the escort distribution p^t / Σ p^t.
+    λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; one more
+    step with a graph gives λ its exact derivative, the escort distribution p^t / Σ p^t.
     """
     if t2 == 1:
         return logits.log_softmax(1)
@@ -116,13 +119,16 @@ class Overlap(NamedTuple):
 
 
 def class_sums(values: Tensor, index: Tensor, classes: int) -> Tensor:
-    """Sum ``values`` (N, L) by class: (N, C). In float64: one running sum a class would lose digits in float32."""
+    """Sum ``values`` (N, L) by class: (N, C). In float64.
+
+    One running sum a class would lose digits in float32.
+    """
     bins = values.new_zeros(values.shape[0], classes, dtype=torch.float64)
     return bins.scatter_add(1, index, values.double()).to(values.dtype)
 
 
 def overlap_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
-    """Return the soft counts of probabilities (N, C, L) against class indices (N, L), without a one-hot map."""
+    """Return the soft counts of p (N, C, L) against class indices (N, L), without a one-hot map."""
     true_probs = probs.gather(1, index.unsqueeze(1)).squeeze(1)
     ones = torch.ones((), dtype=probs.dtype, device=probs.device).expand(index.shape)
     if valid is not None:
@@ -178,7 +184,9 @@ def masked_average(values: Tensor, weights: Tensor, dim: int | None = None) -> T
 
 
 def lovasz_weights(errors: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the gradient of the Lovász extension of the Jaccard loss (1705.08790, alg. 1), in the errors' order.
+    """Return the gradient of the Lovász extension of the Jaccard loss (1705.08790, alg.
+
+    1), in the errors' order.
 
     Args:
         errors: (..., L), how wrong each position is; no graph needed.

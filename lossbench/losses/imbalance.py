@@ -126,8 +126,8 @@ class LabelDistributionAwareMargin(SmoothedCrossEntropy):
 class Equalization(Pointwise):
     """A sigmoid per class in which rare classes are spared the gradient of other classes' samples.
 
-    Formula: ℓ = −Σ_k w_k (t_k log σ(z_k) + (1 − t_k) log σ(−z_k)), w_k = 1 − [f_k < λ] (1 − t_k), f_k the class's
-        share of the training samples. With one label a position it is summed over classes.
+    Formula: ℓ = −Σ_k w_k (t_k log σ(z_k) + (1 − t_k) log σ(−z_k)), w_k = 1 − [f_k < λ] (1 − t_k), f_k the
+        class's share of the training samples. With one label a position it is summed over classes.
     Paper: Tan et al. 2020, arXiv 2003.05176, eq. 3 (without its exception for background proposals).
 
     Use it for: very many classes, most of them rare.

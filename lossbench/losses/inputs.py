@@ -1,4 +1,7 @@
-"""Checks of what goes into a loss: shapes on every call, values once an instance and never in compiled code."""
+"""Checks of what goes into a loss.
+
+Shapes on every call, values once an instance and never in compiled code.
+"""
 
 import warnings
 from typing import TYPE_CHECKING
@@ -15,7 +18,10 @@ class DoubleSoftmaxWarning(UserWarning):
 
 
 def inside_transform(*tensors: Tensor) -> bool:
-    """Say whether the call is compiled, transformed by torch.func or captured: no value may be looked at then."""
+    """Say whether the call is compiled, transformed by torch.func or captured.
+
+    No value may be looked at then.
+    """
     if torch.compiler.is_compiling() or any(tensor.is_meta for tensor in tensors):
         return True
     # torch has no public question for "am I inside vmap or grad?"; this one has stood since 2.0.
@@ -33,8 +39,8 @@ def check_shapes(loss: "Loss", logits: Tensor, target: Tensor, auxiliary: Tensor
     wanted = logits.shape if multilabel else logits.shape[:1] + logits.shape[2:]
     if target.shape != wanted:
         raise ValueError(
-            f"{who}: target must be (N, *spatial) = {tuple(logits.shape[:1] + logits.shape[2:])} or (N, C, *spatial) "
-            f"= {tuple(logits.shape)} for logits {tuple(logits.shape)}; got {tuple(target.shape)}"
+            f"{who}: target must be (N, *spatial) = {tuple(logits.shape[:1] + logits.shape[2:])} "
+            f"or (N, C, *spatial) = {tuple(logits.shape)}, as the logits are; got {tuple(target.shape)}"
         )
     if not multilabel and (target.is_floating_point() or target.is_complex()):
         raise ValueError(
@@ -54,7 +60,7 @@ def check_shapes(loss: "Loss", logits: Tensor, target: Tensor, auxiliary: Tensor
     if loss.auxiliary and (auxiliary is None or auxiliary.shape != logits.shape):
         found = "none" if auxiliary is None else str(tuple(auxiliary.shape))
         raise ValueError(
-            f"{who} needs the maps that {who}.prepare(target, classes) gives, {tuple(logits.shape)}; got {found}"
+            f"{who} needs the maps of its prepare(target, classes), {tuple(logits.shape)}; got {found}"
         )
 
 
@@ -90,8 +96,8 @@ def check_input(logits: Tensor, target: Tensor, ignore_index: int | None) -> Non
     check_targets(target, logits.shape[1], ignore_index, multilabel)
     if _is_distribution(logits.detach(), target, ignore_index):
         warnings.warn(
-            "the logits are non-negative and sum to 1: a distribution. Losses take logits; a softmax before the "
-            "loss is applied twice.",
+            "the logits are non-negative and sum to 1: a distribution. Losses take logits; a softmax before "
+            "the loss is applied twice.",
             DoubleSoftmaxWarning,
             stacklevel=4,
         )

@@ -37,8 +37,10 @@ class LovaszBase(Loss):
 
     def value(self, batch: Batch) -> Tensor:
         """Average over classes, then over images."""
-        scores = self.scores(batch)
-        values, counted = zip(*(self._of_class(batch, scores, k) for k in range(batch.classes)), strict=True)
+        of_classes = self.scores(batch).unbind(
+            1
+        )  # not scores[:, k], whose backward fills a whole map a class
+        values, counted = zip(*(self._of_class(batch, e, k) for k, e in enumerate(of_classes)), strict=True)
         each, shares = torch.stack(values, 1), torch.stack(counted, 1)
         images = (shares.sum(1) > 0).to(each.dtype)
         return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
@@ -47,7 +49,7 @@ class LovaszBase(Loss):
         """Return the loss of class ``k`` and whether it counts, (N,) or (1,)."""
         truth = batch.hard_labels[:, k] if batch.multilabel else batch.index == k
         valid = batch.valid[:, k] if batch.multilabel and batch.valid is not None else batch.valid
-        errors = self.errors(batch, scores[:, k], truth)
+        errors = self.errors(batch, scores, truth)
         if self.over == "batch":
             errors, truth = errors.reshape(1, -1), truth.reshape(1, -1)
             valid = None if valid is None else valid.reshape(1, -1)
@@ -61,8 +63,8 @@ class LovaszBase(Loss):
 class Lovasz(LovaszBase):
     """Lovász softmax: a convex surrogate of one minus IoU, exact where errors are 0 or 1.
 
-    Formula: mean over classes of Δ̄_Jc(e), e_i = 1 − p_i(c) on the class, p_i(c) elsewhere; Δ̄ the Lovász extension.
-        Berman and smp: over=batch, absent=skip; kornia: over=image, absent=include.
+    Formula: mean over classes of Δ̄_Jc(e), e_i = 1 − p_i(c) on the class, p_i(c) elsewhere; Δ̄ the Lovász
+        extension. Berman and smp: over=batch, absent=skip; kornia: over=image, absent=include.
     Paper: Berman et al. 2018, arXiv 1705.08790, eq. 8 to 11.
 
     Use it for: segmentation scored by IoU; often to finish training begun with cross-entropy.

@@ -35,14 +35,14 @@ class Hinge(Weighted):
     """Multi-class hinge: the true class's score exceeds the others' by a margin, and that is enough.
 
     Formula: crammer_singer max(0, m − z_y + max_{k≠y} z_k); weston_watkins Σ_{k≠y} max(0, m − z_y + z_k);
-        one_vs_all Σ_k max(0, m − s_k z_k), s = +1 on the true class and −1 elsewhere; ``squared`` squares each max.
-        torch's multi_margin_loss is weston_watkins / C; scikit-learn's hinge_loss is crammer_singer.
-        With several labels only one_vs_all is defined; its mean is over elements.
+        one_vs_all Σ_k max(0, m − s_k z_k), s = +1 on the true class and −1 elsewhere; ``squared`` squares
+        each max. torch's multi_margin_loss is weston_watkins / C; scikit-learn's hinge_loss is
+        crammer_singer. With several labels only one_vs_all is defined; its mean is over elements.
     Paper: Crammer & Singer 2001, JMLR 2, p. 269; Weston & Watkins 1999, ESANN.
 
     Use it for: decisions rather than probabilities; it stops pushing once the margin is reached.
-    Fails when: probabilities are wanted: scores need calibration. crammer_singer has one non-zero pair a position and
-        learns slowly with many classes.
+    Fails when: probabilities are wanted: scores need calibration. crammer_singer has one non-zero pair a
+        position and learns slowly with many classes.
 
     Example:
         >>> loss = Hinge(variant="crammer_singer")

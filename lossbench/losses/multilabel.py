@@ -68,7 +68,8 @@ class Asymmetric(Weighted):
     """Focal loss with separate exponents for positives and negatives; very easy negatives count nothing.
 
     Formula: ℓ = −t (1 − p)^γ⁺ log p − (1 − t) p_m^γ⁻ log(1 − p_m), p_m = max(p − m, 0).
-    Paper: Ridnik et al. 2020, arXiv 2009.14119, eq. 7 (its code sums over labels; timm's has reduction "sum").
+    Paper: Ridnik et al. 2020, arXiv 2009.14119, eq. 7 (its code sums over labels; timm's has reduction
+        "sum").
 
     Use it for: many labels, few positives each; labels that are missing look like easy negatives.
     Fails when: positives are not rare: negatives then hardly count and everything is predicted.
@@ -196,8 +197,8 @@ class MultilabelMargin(Pointwise):
 class TwoWay(Loss):
     """Softmax-like contrast of the hardest positive and negative, across labels and across samples.
 
-    Formula: softplus(T⁻ log Σ_{neg} e^{z / T⁻} + T⁺ log Σ_{pos} e^{−z / T⁺}), once over the labels of each position
-        and once over the positions of each label; each mean is over those with a positive.
+    Formula: softplus(T⁻ log Σ_{neg} e^{z / T⁻} + T⁺ log Σ_{pos} e^{−z / T⁺}), once over the labels of each
+        position and once over the positions of each label; each mean is over those with a positive.
     Paper: Kobayashi 2023, CVPR, "Two-way Multi-Label Loss", eq. 6 and 9.
 
     Use it for: several labels, scored by ranking (mAP) both ways.
@@ -233,7 +234,10 @@ class TwoWay(Loss):
         return across_labels + across_samples
 
     def contrast(self, logits: Tensor, positives: Tensor, negatives: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """Return the mean contrast over what has a positive along ``dims``; finite where one side is empty."""
+        """Return the mean contrast over what has a positive along ``dims``.
+
+        Finite where one side is empty.
+        """
         lowest = -1e4
         up = (-logits / self.temperature_positive).masked_fill(~positives, lowest).logsumexp(dims)
         down = (logits / self.temperature_negative).masked_fill(~negatives, lowest).logsumexp(dims)

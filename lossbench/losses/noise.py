@@ -13,7 +13,9 @@ from lossbench.losses.registry import register
 
 @register("generalized_cross_entropy")
 class GeneralizedCrossEntropy(TrueClass):
-    """Between cross-entropy (q → 0) and mean absolute error (q = 1): bounded, so that a wrong label has a limit.
+    """Between cross-entropy (q → 0) and mean absolute error (q = 1).
+
+    Bounded, so that a wrong label has a limit.
 
     Formula: ℓ = (1 − p_y^q) / q.
     Paper: Zhang & Sabuncu 2018, arXiv 1805.07836, eq. 6.
@@ -94,12 +96,13 @@ class Bootstrapped(Weighted):
 class BiTempered(Weighted):
     """Logistic loss with a tempered logarithm (bounded) and a tempered softmax (heavy tails).
 
-    Formula: ℓ = Σ_k t_k (log_{t1} t_k − log_{t1} p_k) − (t_k^{2−t1} − p_k^{2−t1}) / (2 − t1), p = tempered softmax at
-        t2, log_t x = (x^{1−t} − 1) / (1 − t). t1 = t2 = 1 is cross-entropy.
+    Formula: ℓ = Σ_k t_k (log_{t1} t_k − log_{t1} p_k) − (t_k^{2−t1} − p_k^{2−t1}) / (2 − t1), p = tempered
+        softmax at t2, log_t x = (x^{1−t} − 1) / (1 − t). t1 = t2 = 1 is cross-entropy.
     Paper: Amid et al. 2019, arXiv 1906.03361, eq. 6.
 
     Use it for: outliers (t1 < 1 bounds the loss) and labels wrong near the border (t2 > 1).
-    Fails when: t1 is near 0: hard positions stop learning. Its probabilities are tempered ones, not a softmax.
+    Fails when: t1 is near 0: hard positions stop learning. Its probabilities are tempered ones, not a
+        softmax.
 
     Example:
         >>> loss = BiTempered(t1=0.5, t2=1.0)

@@ -1,4 +1,4 @@
-"""Overlap losses: Dice and its relatives, functions of soft counts per class rather than of single positions."""
+"""Overlap losses: Dice and its relatives, functions of soft counts per class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -137,13 +137,14 @@ class Smoothed(Region):
 class Dice(Smoothed):
     """One minus the Dice overlap of predicted and true regions.
 
-    Formula: 1 − (2 Σpg + s) / (Σp^k + Σg^k + s) per class, k = ``power``; averaged as ``over``, ``average`` and
-        ``absent`` say. ``preset`` sets all of these to what a library computes (nnunet: the negative score).
+    Formula: 1 − (2 Σpg + s) / (Σp^k + Σg^k + s) per class, k = ``power``; averaged as ``over``, ``average``
+        and ``absent`` say. ``preset`` sets all of these to what a library computes (nnunet: the negative
+        score).
     Paper: Milletari et al. 2016, arXiv 1606.04797, sec. 3 (k = 2).
 
     Use it for: segmentation with a small foreground: every class counts the same, however small.
-    Fails when: s = 0 and a class is absent: its loss is 1 whatever is predicted, without gradient. Alone it gives
-        over-confident probabilities; add cross-entropy.
+    Fails when: s = 0 and a class is absent: its loss is 1 whatever is predicted, without gradient. Alone it
+        gives over-confident probabilities; add cross-entropy.
 
     Example:
         >>> loss = Dice(smooth=1.0)
@@ -180,8 +181,8 @@ class Dice(Smoothed):
 class GeneralizedDice(Counted):
     """Dice of summed counts in which each class weighs the inverse of its squared size.
 
-    Formula: 1 − (2 Σ_c w_c I_c + s) / (Σ_c w_c (P_c + G_c) + s), w_c = 1 / G_c² (square), 1 / G_c (simple) or 1
-        (uniform). An absent class takes the largest weight of the present ones, as in MONAI.
+    Formula: 1 − (2 Σ_c w_c I_c + s) / (Σ_c w_c (P_c + G_c) + s), w_c = 1 / G_c² (square), 1 / G_c (simple) or
+        1 (uniform). An absent class takes the largest weight of the present ones, as in MONAI.
     Paper: Sudre et al. 2017, arXiv 1707.03237, eq. 1.
 
     Use it for: many classes of very different size.
@@ -225,8 +226,8 @@ class GeneralizedDice(Counted):
 class Jaccard(Smoothed):
     """One minus the intersection over union of predicted and true regions.
 
-    Formula: 1 − (I + s) / (U + s); I = (P + G − D) / 2, U = (P + G + D) / 2, D = Σ|p − g|. For yes-or-no labels
-        I = Σpg; for soft labels this form, unlike Σpg, has its minimum at p = g.
+    Formula: 1 − (I + s) / (U + s); I = (P + G − D) / 2, U = (P + G + D) / 2, D = Σ|p − g|. For yes-or-no
+        labels I = Σpg; for soft labels this form, unlike Σpg, has its minimum at p = g.
     Paper: Wang et al. 2023, arXiv 2302.05666, eq. 6.
 
     Use it for: segmentation scored by IoU.
@@ -285,7 +286,7 @@ class Tversky(Smoothed):
 
 @register("focal_tversky")
 class FocalTversky(Tversky):
-    """Tversky loss raised to a power, which turns attention to the classes done worst (γ > 1) or best (γ < 1).
+    """Tversky loss raised to a power: attention to the classes done worst (γ > 1) or best (γ < 1).
 
     Formula: (1 − TI)^γ per class. The paper writes the exponent as 1 / γ; its 4/3 is 0.75 here.
     Paper: Abraham & Khan 2018, arXiv 1810.07842, eq. 4.
@@ -333,7 +334,8 @@ class LogCoshDice(Smoothed):
 class MatthewsCorrelation(Region):
     """One minus Matthews' correlation of each class against the rest.
 
-    Formula: 1 − (TP·TN − FP·FN + ε) / (√((TP+FP)(TP+FN)(TN+FP)(TN+FN)) + ε), counts as shares of the positions.
+    Formula: 1 − (TP·TN − FP·FN + ε) / (√((TP+FP)(TP+FN)(TN+FP)(TN+FN)) + ε), counts as shares of the
+        positions.
     Paper: Abhishek & Hamarneh 2020, arXiv 2010.13454, eq. 7.
 
     Use it for: segmentation where true negatives matter too.

@@ -16,7 +16,7 @@ REGISTRY: Mapping[str, type[Loss]] = MappingProxyType(_LOSSES)
 
 
 def register(name: str) -> Callable[[type[L]], type[L]]:
-    """Enter a loss under ``name`` and complete its docstring with the sections "Shapes:" and "Parameters:"."""
+    """Enter a loss under ``name``; complete its docstring with "Shapes:" and "Parameters:"."""
 
     def enter(cls: type[L]) -> type[L]:
         if name in _LOSSES:

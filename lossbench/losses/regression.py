@@ -18,7 +18,7 @@ class OverClasses(Weighted):
     classes: str = choice(
         default="sum",
         options=("sum", "mean"),
-        doc="whether a position's classes are summed or averaged; no matter with several labels, averaged as elements",
+        doc="whether a position's classes are summed or averaged; several labels are always averaged",
     )
 
     def over_classes(self, batch: Batch, total: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ class OverClasses(Weighted):
 class Brier(OverClasses):
     """Squared error of the probabilities: the article's MSE for classification.
 
-    Formula: ℓ = Σ_k (p_k − t_k)² (Brier, scikit-learn), or its mean over classes (``mse_loss`` of softmax and one-hot).
+    Formula: ℓ = Σ_k (p_k − t_k)² (Brier, scikit-learn), or its mean over classes (``mse_loss`` of softmax and
+        one-hot).
     Paper: Brier 1950, Monthly Weather Review 78, eq. 2.
 
     Use it for: a bounded proper scoring rule: calibrated probabilities, some tolerance of wrong labels.
@@ -78,8 +79,8 @@ class MeanAbsoluteError(OverClasses):
 class SquaredLogits(Weighted):
     """Squared error of the logits themselves, without a softmax.
 
-    Formula: ℓ = (k (z_y − M)² + Σ_{j≠y} z_j²) / C. With several labels k (z − M)² on positives, (z + M)² on negatives,
-        so that 0 stays the border.
+    Formula: ℓ = (k (z_y − M)² + Σ_{j≠y} z_j²) / C. With several labels k (z − M)² on positives, (z + M)² on
+        negatives, so that 0 stays the border.
     Paper: Hui & Belkin 2021, arXiv 2006.07322, eq. 1 (k = 15, M = 30 for many classes).
 
     Use it for: as good as cross-entropy in many tasks, contrary to belief.

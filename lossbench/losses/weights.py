@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 
 def balanced(counts: Sequence[int]) -> tuple[float, ...]:
-    """Return weights in inverse proportion to the counts, summing to C; a class without samples counts as one.
+    """Return weights in inverse proportion to the counts, summing to C.
+
+    A class without samples counts as one.
 
     >>> balanced([30, 10])
     (0.5, 1.5)
@@ -13,7 +15,9 @@ def balanced(counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def class_balanced(counts: Sequence[int], beta: float = 0.999) -> tuple[float, ...]:
-    """Return weights (1 − β) / (1 − β^n), summing to C (1901.05555, eq. 2); β = 0 is 1 each, β → 1 is ``balanced``.
+    """Return weights (1 − β) / (1 − β^n), summing to C (1901.05555, eq. 2).
+
+    Β = 0 is 1 each, β → 1 is ``balanced``.
 
     >>> [round(weight, 3) for weight in class_balanced([30, 10], beta=0.9)]
     [0.81, 1.19]

@@ -92,7 +92,7 @@ def unet(
     channels, height, wide = input_shape
     if height % 2**depth or wide % 2**depth:
         raise UserError(
-            f"'model.depth' is {depth}, for which a U-Net needs images whose sides are divisible by {2**depth}; "
-            f"found {height}×{wide}"
+            f"'model.depth' is {depth}, for which a U-Net needs images whose sides are divisible by "
+            f"{2**depth}; found {height}×{wide}"
         )
     return UNet(channels, outputs, width, depth, convolutions, norm, up)

@@ -42,7 +42,12 @@ def calibrate(validation: Array, validation_labels: Array, test: Array, test_lab
         test: (K, C).
         test_labels: (K,).
 
+    Raises:
+        ValueError: if outputs are not finite, labels are no classes, or a split is empty.
+
     """
+    _check(validation, validation_labels, "validation")
+    _check(test, test_labels, "test")
     temperature = fit_temperature(validation, validation_labels)
     before, after = log_softmax(test, axis=1), log_softmax(test / temperature, axis=1)
     metrics = probability_metrics(before, test_labels)
@@ -134,3 +139,18 @@ def ece_debiased(probabilities: Array, labels: Array, bins: int = BINS) -> float
         gap = (confidence[part].mean() - accuracy) ** 2
         total += len(part) / len(order) * (gap - accuracy * (1 - accuracy) / (len(part) - 1))
     return float(np.sqrt(max(total, 0.0)))
+
+
+def _check(logits: Array, labels: Array, split: str) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+        raise ValueError(
+            f"{split}: calibration needs outputs (M, C) and labels (M,), M ≥ 1; "
+            f"found {logits.shape} and {labels.shape}"
+        )
+    if not np.isfinite(logits).all():
+        raise ValueError(f"{split}: outputs must be finite")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"{split}: labels must be classes 0 to {logits.shape[1] - 1} (take ignored positions out first), "
+            f"found {labels.min()} to {labels.max()}"
+        )

@@ -1,20 +1,35 @@
 """Families of contrasts: Holm's correction, and the floor under which no number of them can reach."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 MOST_SEEDS = 100_000
+LARGEST_SHIFT = 30.0
+"""Noncentrality beyond which the power is 1 to double precision at any level in use."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(np.asarray(p_values), method="holm")[1]]
+    """Holm's step-down adjusted p-values (Holm 1979), in the order given.
+
+    The i-th smallest of m is multiplied by m − i + 1, and none may fall below the one before. (statsmodels
+    has it, but collects garbage on every call: 40 ms; it is the oracle in the tests.)
+
+    Raises:
+        ValueError: if one is no probability.
+
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values must lie in [0, 1], found {list(p_values)}")
+    ordered = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for step, index in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def smallest_p(n: int) -> float:
@@ -24,7 +39,9 @@ def smallest_p(n: int) -> float:
 
 def floor_seeds(contrasts: int, level: float) -> int:
     """Fewest seeds with which Holm's first step can be passed: 2/2^n · contrasts ≤ level."""
-    return math.ceil(math.log2(2 * contrasts / level))
+    _check_family(contrasts, level)
+    n = max(1, math.floor(math.log2(2 * contrasts / level)))
+    return n if smallest_p(n) * contrasts <= level else n + 1
 
 
 def power(effect: float, n: int, level: float) -> float:
@@ -38,8 +55,10 @@ def power(effect: float, n: int, level: float) -> float:
     """
     if n < 2:
         return 0.0
-    critical = stats.t.ppf(1 - level / 2, n - 1)
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
     shift = abs(effect) * math.sqrt(n)
+    if shift > max(LARGEST_SHIFT, 10 * critical):
+        return 1.0  # scipy's noncentral t loses its footing out there
     upper = stats.nct.sf(critical, n - 1, shift)
     lower = stats.nct.cdf(-critical, n - 1, shift)
     return float(upper + np.nan_to_num(lower))
@@ -47,6 +66,8 @@ def power(effect: float, n: int, level: float) -> float:
 
 def seeds_for(effect: float, contrasts: int, level: float, wanted: float) -> int | None:
     """Fewest seeds that detect an effect, at the level Holm's first step leaves, with the power wanted.
+
+    For "how many seeds for this margin?" give ``margin / sd`` as the effect.
 
     Args:
         effect: mean difference over its standard deviation; may be infinite (no spread).
@@ -61,15 +82,29 @@ def seeds_for(effect: float, contrasts: int, level: float, wanted: float) -> int
     floor = floor_seeds(contrasts, level)
     if effect == 0 or math.isnan(effect):
         return None
-    single = level / contrasts
-    if math.isinf(effect) or power(effect, floor, single) >= wanted:
+    if math.isinf(effect):
         return floor
-    low, high = floor, 2 * floor
-    while power(effect, high, single) < wanted:
-        low, high = high, 2 * high
-        if high > MOST_SEEDS:
+    return fewest(lambda n: power(effect, n, level / contrasts) >= wanted, start=floor)
+
+
+def fewest(enough: Callable[[int], bool], start: int) -> int | None:
+    """Smallest n ≥ ``start`` that is enough (once enough, always enough); None above 100 000."""
+    if enough(start):
+        return start
+    low, high = start, 2 * start
+    while not enough(min(high, MOST_SEEDS)):
+        if high >= MOST_SEEDS:
             return None
+        low, high = high, 2 * high
+    high = min(high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle, single) >= wanted else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _check_family(contrasts: int, level: float) -> None:
+    if contrasts < 1:
+        raise ValueError(f"a family needs at least one contrast, found {contrasts}")
+    if not 0 < level < 1:
+        raise ValueError(f"a level must lie between 0 and 1, found {level}")

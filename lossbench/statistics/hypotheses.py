@@ -1,22 +1,41 @@
 """Claims as code: each is supported, refuted or undecided, with its evidence."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from lossbench.statistics.family import floor_seeds, holm
-from lossbench.statistics.paired import mean_interval, sign_flip_p
+from lossbench.statistics.family import holm
+from lossbench.statistics.paired import finite, mean_interval, sign_flip_p
+from lossbench.statistics.verdict import seeds_needed
 
 Array = npt.NDArray[Any]
 
 
+class Outcome(StrEnum):
+    """What the evidence says of a claim."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
 @dataclass(frozen=True)
 class Claim:
-    """That one arm beats another on a metric by more than ``by``."""
+    """That one arm beats another on a metric by more than ``by``.
+
+    Attributes:
+        name: its key in params.yaml.
+        better: the arm claimed to be better.
+        than: the other.
+        metric: on which.
+        by: how much better at least, ≥ 0, in the metric's unit.
+        higher_is_better: of the metric.
+        differences: (n,) scores of ``better`` minus scores of ``than``, seed by seed.
+
+    """
 
     name: str
     better: str
@@ -29,10 +48,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the evidence says of a claim; ``difference`` is signed so that positive speaks for it."""
+    """What the evidence says of a claim.
+
+    ``difference`` and its interval are signed so that positive speaks for the claim (also where lower is
+    better); p is of the hypothesis that the advantage is exactly ``by``.
+    """
 
     name: str
-    answer: str
+    answer: Outcome
     difference: float
     ci_low: float
     ci_high: float
@@ -40,9 +63,10 @@ class Answer:
     p_holm: float
     by: float
     n: int
+    seeds_needed: int | None
 
 
-def answer(claims: Sequence[Claim], level: float) -> list[Answer]:
+def answer(claims: Sequence[Claim], level: float, power: float = 0.8) -> list[Answer]:
     """Answer declared claims; they are one Holm family of their own.
 
     Supported: the advantage exceeds ``by``, by sign-flip test after Holm and by its interval. Refuted: it
@@ -51,38 +75,47 @@ def answer(claims: Sequence[Claim], level: float) -> list[Answer]:
     Args:
         claims: with their differences (better minus than) over seeds.
         level: family-wise.
+        power: wanted of the number of seeds recommended.
+
+    Raises:
+        ValueError: if a claim has no differences, one is no finite number, or ``by`` is negative.
 
     """
-    shifted = [np.where(claim.higher_is_better, 1, -1) * claim.differences - claim.by for claim in claims]
+    shifted = [_shifted(claim) for claim in claims]
     p_values = [sign_flip_p(one) for one in shifted]
+    family = len(claims)
     return [
-        _answer(claim, values, p, p_holm, level)
+        _answer(claim, values, (p, p_holm), family, level, power)
         for claim, values, p, p_holm in zip(claims, shifted, p_values, holm(p_values), strict=True)
     ]
 
 
-def _answer(claim: Claim, shifted: Array, p: float, p_holm: float, level: float) -> Answer:
+def _shifted(claim: Claim) -> Array:
+    """How far each block's advantage exceeds what was claimed."""
+    values = finite(claim.differences, f"differences of claim '{claim.name}'")
+    if len(values) == 0:
+        raise ValueError(f"claim '{claim.name}' has no replicates to be answered with")
+    if not claim.by >= 0:
+        raise ValueError(f"claim '{claim.name}': by must be 0 or more, found {claim.by}")
+    return (values if claim.higher_is_better else -values) - claim.by
+
+
+def _answer(
+    claim: Claim, shifted: Array, p: tuple[float, float], family: int, level: float, power: float
+) -> Answer:
     interval = mean_interval(shifted, level)
-    decided = p_holm <= level and interval.excludes(0)
-    verdict = ("supported" if shifted.mean() > 0 else "refuted") if decided else "undecided"
+    outcome = Outcome.UNDECIDED
+    if p[1] <= level and interval.excludes(0):
+        outcome = Outcome.SUPPORTED if shifted.mean() > 0 else Outcome.REFUTED
     return Answer(
         name=claim.name,
-        answer=verdict,
+        answer=outcome,
         difference=float(shifted.mean()) + claim.by,
         ci_low=interval.low + claim.by,
         ci_high=interval.high + claim.by,
-        p=p,
-        p_holm=p_holm,
+        p=p[0],
+        p_holm=p[1],
         by=claim.by,
         n=len(shifted),
+        seeds_needed=seeds_needed(shifted, family, level, power),
     )
-
-
-def floor_of(claims: Mapping[str, object], level: float) -> int:
-    """Fewest seeds with which a family of this many claims can be answered at all."""
-    return floor_seeds(max(1, len(claims)), level)
-
-
-def finite(value: float) -> float | None:
-    """NaN and infinities have no place in JSON."""
-    return value if math.isfinite(value) else None

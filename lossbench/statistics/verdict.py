@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lossbench.errors import nearest
 from lossbench.statistics.equivalence import tost_p
 from lossbench.statistics.family import floor_seeds, holm, seeds_for, smallest_p
-from lossbench.statistics.paired import Interval, mean_interval, pair_correlation, sign_flip_p
+from lossbench.statistics.paired import Interval, finite, mean_interval, pair_correlation, sign_flip_p
 
 Array = npt.NDArray[Any]
 
@@ -36,12 +37,23 @@ class Rules:
         higher_is_better: of the metric.
         power: wanted of the number of seeds recommended.
 
+    Raises:
+        ValueError: if a number is out of its range.
+
     """
 
     level: float = 0.05
     margin: float = 0.01
     higher_is_better: bool = True
     power: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 0.5:
+            raise ValueError(f"level must lie between 0 and 0.5, found {self.level}")
+        if not (self.margin > 0 and math.isfinite(self.margin)):
+            raise ValueError(f"margin must be a number above 0, found {self.margin}")
+        if not 0 < self.power < 1:
+            raise ValueError(f"power must lie between 0 and 1, found {self.power}")
 
 
 @dataclass(frozen=True)
@@ -91,25 +103,25 @@ def compare(
         diverged: arm → number of diverged replicates.
 
     Raises:
-        ValueError: if the arms have not the same number of seeds, fewer than two, or a NaN.
+        ValueError: if the arms have not the same number of seeds, fewer than two, a score that is no
+            finite number, or the baseline has no scores.
 
     """
-    _check(scores)
+    _check(scores, baseline)
     lost = diverged or {}
     pairs = _pairs(list(scores), baseline)
-    differences = [scores[arm] - scores[other] for arm, other in pairs]
-    adjusted = holm([sign_flip_p(one) for one in differences])
+    p_values = [sign_flip_p(scores[arm] - scores[other]) for arm, other in pairs]
     return [
         _contrast(
             (arm, other),
             metric,
             (scores[arm], scores[other]),
-            p,
+            (p, p_holm),
             len(pairs),
             rules,
             lost.get(arm, 0) + lost.get(other, 0),
         )
-        for (arm, other), p in zip(pairs, adjusted, strict=True)
+        for (arm, other), p, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
     ]
 
 
@@ -123,7 +135,7 @@ def _contrast(
     names: tuple[str, str],
     metric: str,
     scores: tuple[Array, Array],
-    p_holm: float,
+    p: tuple[float, float],
     contrasts: int,
     rules: Rules,
     diverged: int,
@@ -139,13 +151,13 @@ def _contrast(
         median=float(np.median(differences)),
         ci_low=interval.low,
         ci_high=interval.high,
-        p=sign_flip_p(differences),
-        p_holm=p_holm,
+        p=p[0],
+        p_holm=p[1],
         margin=rules.margin,
         p_tie=tost_p(differences, rules.margin),
         n=len(differences),
-        verdict=decide(float(differences.mean()), interval, narrow, p_holm, rules),
-        seeds_needed=seeds_needed(differences, contrasts, rules),
+        verdict=decide(float(differences.mean()), interval, narrow, p[1], rules),
+        seeds_needed=seeds_needed(differences, contrasts, rules.level, rules.power),
         correlation=pair_correlation(*scores),
         diverged=diverged,
         differences=tuple(float(one) for one in differences),
@@ -161,32 +173,34 @@ def decide(difference: float, interval: Interval, narrow: Interval, p_holm: floa
     return Verdict.UNDECIDED
 
 
-def seeds_needed(differences: Array, contrasts: int, rules: Rules) -> int | None:
+def seeds_needed(differences: Array, contrasts: int, level: float, power: float) -> int | None:
     """How many seeds a decision needs.
 
     Below the floor (Holm's first step out of reach) the floor's n; else the n for the wanted power at the
     difference and spread seen; None where the differences are all 0, or no number would do.
+
+    Args:
+        differences: (n,).
+        contrasts: in the family.
+        level: of the family.
+        power: wanted.
+
     """
-    nonzero = differences[differences != 0]
-    if len(nonzero) and smallest_p(len(nonzero)) * contrasts > rules.level:
-        return floor_seeds(contrasts, rules.level) + len(differences) - len(nonzero)
-    spread = float(np.std(differences, ddof=1))
-    effect = (
-        float(differences.mean()) / spread
-        if spread
-        else math.inf * bool(len(nonzero))
-        if len(nonzero)
-        else 0.0
-    )
-    return seeds_for(effect, contrasts, rules.level, rules.power)
+    nonzero = int(np.count_nonzero(differences))
+    if nonzero == 0:
+        return None
+    if smallest_p(nonzero) * contrasts > level:
+        return floor_seeds(contrasts, level) + len(differences) - nonzero
+    spread = float(np.std(differences, ddof=1))  # n ≥ 2: a single difference lies below any floor
+    effect = float(differences.mean()) / spread if spread else math.inf
+    return seeds_for(effect, contrasts, level, power)
 
 
-def _check(scores: Scores) -> None:
-    lengths = {arm: len(values) for arm, values in scores.items()}
+def _check(scores: Scores, baseline: str | None) -> None:
+    if baseline is not None and baseline not in scores:
+        raise ValueError(f"baseline '{baseline}' has no scores; {nearest(baseline, scores)}")
+    lengths = {arm: len(finite(values, f"scores of arm '{arm}'")) for arm, values in scores.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"arms must be trained on the same seeds; found replicates per arm: {lengths}")
     if scores and next(iter(lengths.values())) < 2:
-        raise ValueError("a verdict needs at least 2 seeds")
-    for arm, values in scores.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"arm '{arm}' has a score that is not a finite number")
+        raise ValueError("a verdict needs at least 2 seeds, found 1")

@@ -1,7 +1,7 @@
 """Addresses of the MLflow UI that answer the question at once.
 
-The UI opens an experiment on another page, shows no metric columns, and mixes parents with children of
-earlier params; so the table is addressed with its filter, its order and its columns.
+The UI opens an experiment on another page, shows no metric columns, and mixes parents with children and
+with runs of earlier params; so the table is addressed through a view of its own.
 """
 
 import json
@@ -19,8 +19,7 @@ from lossbench.tracking.ship import CURRENT, KEY, ROLE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FILTER = f"tags.`{CURRENT}` = 'true'"
-PARENTS = f"tags.`{ROLE}` = 'arm' and {FILTER}"
+PARENTS = f"tags.`{ROLE}` = 'arm' and tags.`{CURRENT}` = 'true'"
 VIEW = "mlflow.sharedViewState."
 COLUMNS = ("rank", "difference", "p_holm", "seconds_per_replicate")
 
@@ -56,25 +55,31 @@ def addresses(client: "MlflowClient", params: Params, root: Path, base: str) -> 
             continue
         view = _share_view(client, found.experiment_id, metric)
         page = f"{base}/#/experiments/{found.experiment_id}/runs?" + _query(
-            workflowType="machine_learning",
-            searchFilter=FILTER,
-            orderByKey=f"metrics.`{metric}`",
-            orderByAsc="false",
+            workflowType="machine_learning", viewStateShareKey=view
         )
-        both = _query(runs=json.dumps(arms), experiments=json.dumps([found.experiment_id]))
+        both = _query(  # in this order: the page takes the runs from the first parameter, whatever its name
+            runs=json.dumps(arms),
+            experiments=json.dumps([found.experiment_id]),
+            workflowType="machine_learning",
+        )
         yield Pages(
             name,
-            table=f"{page}&viewStateShareKey={view}",
+            table=page,
             charts=f"{page}&compareRunsMode=CHART",
             compare=f"{base}/#/compare-runs?{both}",
         )
 
 
 def _share_view(client: "MlflowClient", experiment_id: str, metric: str) -> str:
-    """Store the table's columns as a shared view, which the UI's own "share" button writes as such a tag."""
+    """Store filter, order and columns as a shared view, the tag that the UI's own "share" button writes."""
     columns = [f"metrics.`{name}`" for name in (metric, f"{metric}_sd", *COLUMNS)]
-    tags = [f"tags.`{name}`" for name in ("verdict", "loss")]
-    state = json.dumps({"selectedColumns": [*tags, *columns]})
+    view = {
+        "searchFilter": PARENTS,
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": False,
+        "selectedColumns": [f"tags.`{name}`" for name in ("verdict", "score")] + columns,
+    }
+    state = json.dumps(view)
     key = digest(state)
     client.set_experiment_tag(experiment_id, f"{VIEW}{key}", state)
     return key

@@ -91,7 +91,8 @@ class _Builder:
     def parent(self, seeds: Mapping[int, Run]) -> Run:
         """Build the arm's own run: mean curves, seconds, load of the machine."""
         start, end = min(run.start for run in seeds.values()), max(run.end for run in seeds.values())
-        points = list(self._mean_curves(end))
+        # The deciding score first: the Compare page begins with a run's first metric.
+        points = [*self._mean_score(end), *self._mean_curves(end)]
         measured = [self.seconds[seed] for seed in seeds if seed in self.seconds]
         if measured:
             points.append(Point("seconds_per_replicate", fmean(measured), 0, end))
@@ -160,6 +161,12 @@ class _Builder:
 
     def _time(self, seed: int, epoch: int, key: str) -> float:
         return self.told.times[seed, epoch, key] if self.told else self.written
+
+    def _mean_score(self, at: int) -> Iterator[Point]:
+        metric = self.params.experiments[self.outs.experiment].metric
+        found = [of_seed[metric] for of_seed in self.outs.scores.values() if metric in of_seed]
+        if found:
+            yield Point(f"test/{metric}", fmean(found), 0, at)
 
     def _mean_curves(self, at: int) -> Iterator[Point]:
         """Average each curve over the seeds that reached the epoch."""

@@ -1,8 +1,8 @@
 """Logs one model per arm: of the replicate with the median validation score."""
 
 import json
+import shutil
 import tempfile
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,27 +82,27 @@ def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
 
 
 def _save(folder: Path, outs: ArmOuts, seed: int, model: Any) -> None:
+    """Save weights, arm.json and dataset.json beside the code that loads them: nothing is pickled."""
     import mlflow.pyfunc
 
     data = outs.root / "data" / outs.described["dataset"]
     example = np.load(data / "test" / "inputs.npy", mmap_mode="r")[:EXAMPLES].copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it would rather read a signature off type hints
-        mlflow.pyfunc.save_model(
-            folder,
-            mlflow_model=model,
-            python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={
-                "weights": str(outs.folder / f"seed-{seed}.safetensors"),
-                "arm": str(outs.folder / "arm.json"),
-                "dataset": str(data / "dataset.json"),
-            },
-            code_paths=[str(PACKAGE)],
-            signature=_signature(example, data),
-            input_example=example,
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
-            metadata={"classes": json.loads((data / "dataset.json").read_bytes())["classes"], "seed": seed},
-        )
+    parts = folder.with_name("replicate")
+    parts.mkdir()
+    shutil.copyfile(outs.folder / f"seed-{seed}.safetensors", parts / "weights.safetensors")
+    shutil.copyfile(outs.folder / "arm.json", parts / "arm.json")
+    shutil.copyfile(data / "dataset.json", parts / "dataset.json")
+    mlflow.pyfunc.save_model(
+        folder,
+        mlflow_model=model,
+        loader_module="lossbench.tracking.serving",
+        data_path=str(parts),
+        code_paths=[str(PACKAGE)],
+        signature=_signature(example, data),
+        input_example=example,
+        pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+        metadata={"classes": json.loads((data / "dataset.json").read_bytes())["classes"], "seed": seed},
+    )
 
 
 def _signature(example: Any, data: Path) -> "ModelSignature":

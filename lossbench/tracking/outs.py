@@ -45,7 +45,7 @@ class ArmOuts:
         """``history.csv`` as seed → (epoch, split/metric) → value."""
         from pandas import read_csv
 
-        table = read_csv(self.folder / "history.csv", float_precision="round_trip")
+        table = read_csv(self.folder / "history.csv")
         history: History = {int(seed): {} for seed in self.described["seeds"]}
         rows = zip(
             table["seed"], table["epoch"], table["split"], table["metric"], table["value"], strict=True
@@ -62,7 +62,7 @@ class ArmOuts:
         if path.exists():
             from pandas import read_csv
 
-            table = read_csv(path, float_precision="round_trip")
+            table = read_csv(path)
             table = table[table["arm"] == self.arm]
             for seed, metric, value in zip(table["seed"], table["metric"], table["value"], strict=True):
                 scores.setdefault(int(seed), {})[str(metric)] = float(value)

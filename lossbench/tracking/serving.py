@@ -1,7 +1,6 @@
-"""The model MLflow serves, as code: nothing is unpickled, weights come from safetensors.
+"""Loads a logged replicate for MLflow: weights from safetensors, code from this package, no pickle.
 
-MLflow copies this file into the model and runs it on loading ("models from code"); the package
-`lossbench` travels beside it.
+MLflow finds :func:`_load_pyfunc` by its name; the package `lossbench` travels in the model.
 """
 
 import json
@@ -10,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
 from safetensors.torch import load_file
 
 from lossbench.data.dataset import DatasetInfo
@@ -22,28 +19,23 @@ from lossbench.training import predict
 Array = npt.NDArray[Any]
 
 
-class ReplicateModel(PythonModel):  # type: ignore[misc]  # MLflow ships no types
-    """One replicate: stored inputs in, outputs and decisions out."""
+class ReplicateModel:
+    """One replicate: inputs as stored go in, outputs and decisions come out."""
 
-    def load_context(self, context: Any) -> None:
-        """Read what was logged: arm.json, dataset.json and the weights."""
-        files = {name: Path(path) for name, path in context.artifacts.items()}
-        described = json.loads(files["arm"].read_bytes())
-        info = DatasetInfo.read(files["dataset"].parent)
+    def __init__(self, folder: Path) -> None:
+        described = json.loads((folder / "arm.json").read_bytes())
+        info = DatasetInfo.read(folder)
         self._classes = np.asarray(info.classes)
-        self._kind = info.kind
+        self._named = info.kind == "label"
         self._task = task_class(described["task"])(info, described.get("task_options"))
         self._network = Network.model_validate(described["model"])
-        self._state = load_file(files["weights"])
+        self._state = load_file(folder / "weights.safetensors")
 
-    def predict(
-        self, context: Any, model_input: Any, params: dict[str, Any] | None = None
-    ) -> dict[str, Array]:
-        """Predict for inputs as stored in data/<dataset>.
+    def predict(self, model_input: Array, params: dict[str, Any] | None = None) -> dict[str, Array]:
+        """Predict.
 
         Args:
-            context: MLflow's.
-            model_input: (N, *input_shape).
+            model_input: (N, *input_shape), as stored in data/<dataset>.
             params: none are known.
 
         Returns:
@@ -54,7 +46,8 @@ class ReplicateModel(PythonModel):  # type: ignore[misc]  # MLflow ships no type
         outputs = predict(self._task, self._network, self._state, np.asarray(model_input), Compute()).numpy()
         decided = self._task.decide(outputs)
         answer = {"prediction": decided, "outputs": outputs}
-        return {**answer, "class": self._classes[decided]} if self._kind == "label" else answer
+        return {**answer, "class": self._classes[decided]} if self._named else answer
 
 
-set_model(ReplicateModel())
+def _load_pyfunc(data_path: str) -> ReplicateModel:
+    return ReplicateModel(Path(data_path))

@@ -26,6 +26,8 @@ OWNER = "lossbench.owner"
 ATTEMPT = "lossbench.attempt"
 SHIPPED = "lossbench.shipped"
 PARENT = "mlflow.parentRunId"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI open the experiment on its training pages instead of the generative-AI ones."""
 METRICS_PER_CALL = 1000
 OTHERS_PER_CALL = 100
 FINISHED, KILLED = "FINISHED", "KILLED"
@@ -218,7 +220,7 @@ def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifacts, tags={"lossbench": "true"}))
+            return str(client.create_experiment(name, artifacts, tags=KIND))
         except (RefusedError, ServerGoneError):
             found = client.get_experiment_by_name(name)
             if found is None:

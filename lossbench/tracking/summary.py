@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from lossbench.tracking.identity import digest
 from lossbench.tracking.outs import ArmOuts
 
 Row = dict[str, str]
@@ -51,6 +52,11 @@ class Reports:
     def contrasts(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's contrasts."""
         return [row for row in self.verdicts if _is(row, outs)]
+
+    def digest(self, experiment: str) -> str | None:
+        """Hash what the report says of an experiment; None before it has run."""
+        rows = [row for row in (*self.leaderboard, *self.verdicts) if row["experiment"] == experiment]
+        return digest(rows) if rows else None
 
 
 def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:

@@ -1,8 +1,9 @@
 """Brings MLflow up to date with the outs: every arm once, whole, whatever happened before."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SUMMARY = "lossbench.summary"
 DATASET = "lossbench.dataset"
 MODEL = "lossbench.model"
+CHARTS = "lossbench.charts"
 OTHER_TRACKER = 300.0
 """Seconds to wait for another `stages.track` of the same study."""
 SHIPPER = 20.0
@@ -41,13 +43,23 @@ class Tracked:
     missing: tuple[str, ...]
 
 
-def track(params: Params, root: Path, say: Callable[[str], None] = lambda _: None) -> Tracked:
+Charts = Callable[[str], Mapping[str, str]]
+"""Experiment → file name → SVG."""
+
+
+def track(
+    params: Params,
+    root: Path,
+    say: Callable[[str], None] = lambda _: None,
+    charts: Charts = lambda _: {},
+) -> Tracked:
     """Record every trained arm in MLflow.
 
     Args:
         params: of the study.
         root: the study's folder.
         say: hears a line per arm written.
+        charts: draws an experiment's charts; asked only where its report has changed.
 
     Raises:
         ServerGoneError: the tracking server does not answer (any more); call again later.
@@ -60,19 +72,25 @@ def track(params: Params, root: Path, say: Callable[[str], None] = lambda _: Non
         return Tracked((), (), missing)
     client = connect(root)
     with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
-        return _Pass(params, root, client, say).run(trained, missing)
+        return _Pass(params, root, client, say, charts).run(trained, missing)
 
 
 class _Pass:
     """One pass over the arms."""
 
     def __init__(
-        self, params: Params, root: Path, client: "MlflowClient", say: Callable[[str], None]
+        self,
+        params: Params,
+        root: Path,
+        client: "MlflowClient",
+        say: Callable[[str], None],
+        charts: Charts,
     ) -> None:
         self._params = params
         self._root = root
         self._client = client
         self._say = say
+        self._charts = cache(charts)
         self._reports = Reports(root)
 
     def run(self, trained: list[ArmOuts], missing: tuple[str, ...]) -> Tracked:
@@ -95,6 +113,7 @@ class _Pass:
         summary = summarise(outs, self._reports, self._params.experiments[outs.experiment].metric)
         self._summarise(shelf, run_id, summary)
         self._add_extras(shelf, run_id, outs)
+        self._add_charts(shelf, run_id, outs)
         if fresh:
             self._say(f"recorded {outs.arm}: {len(record.seeds)} replicates, {len(record.trials)} trials")
         return run_id, fresh
@@ -138,6 +157,15 @@ class _Pass:
             shelf.tag(run_id, {DATASET: str(outs.described["dataset"])})
         if MODEL not in tags and self._params.tracking.log_models:
             shelf.tag(run_id, {MODEL: log_model(shelf, run_id, self._params, outs)})
+
+    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
+        """Hang the experiment's charts on the run, anew where its report has changed."""
+        reported = self._reports.digest(outs.experiment)
+        if reported is None or self._client.get_run(run_id).data.tags.get(CHARTS) == reported:
+            return
+        for name, svg in self._charts(outs.experiment).items():
+            self._client.log_text(run_id, svg, f"charts/{name}")
+        shelf.tag(run_id, {CHARTS: reported})
 
     def _mark_current(self, shelf: Shelf, kept: set[str]) -> None:
         """Tell the runs of the present outs from those of earlier ones."""

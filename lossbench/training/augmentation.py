@@ -1,7 +1,7 @@
 """Random changes of a batch on its device; masks move with their images.
 
-What is done to each sample is drawn for a whole epoch at once, on the CPU, from the replicate's own generator:
-devices agree, engines agree, and an epoch can be resumed in its middle.
+What is done to each sample is drawn for a whole epoch at once, on the CPU, from the replicate's own
+generator: devices agree, engines agree, and an epoch can be resumed in its middle.
 """
 
 from dataclasses import dataclass, fields

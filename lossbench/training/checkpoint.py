@@ -1,7 +1,8 @@
 """What an interrupted training leaves behind, so that it goes on where it was, to the same bits."""
 
+import hashlib
+import io
 import os
-import pickle
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 SECONDS_BETWEEN = 2.0
 SHARE = 0.01
 """Of training time that checkpoints may take: a slow disk or a big model gets fewer of them."""
+DIGEST = hashlib.sha256().digest_size
 
 
 class Checkpoint:
@@ -36,7 +38,10 @@ class Checkpoint:
         began = time.monotonic()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(f".{os.getpid()}.part")
-        torch.save(content, part)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        written = buffer.getvalue()
+        part.write_bytes(hashlib.sha256(written).digest() + written)
         part.replace(self.file)
         took = time.monotonic() - began
         self._next = time.monotonic() + max(SECONDS_BETWEEN, took / SHARE)
@@ -45,11 +50,12 @@ class Checkpoint:
         """Read it; None where there is none, or where a crash of the machine left half a file."""
         if not self.file.exists():
             return None
-        try:
-            content: dict[str, Any] = torch.load(self.file, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            print(f"warning: {self.file.name} cannot be read ({error}); starting anew", file=sys.stderr)
+        written = self.file.read_bytes()
+        digest, written = written[:DIGEST], written[DIGEST:]
+        if hashlib.sha256(written).digest() != digest:
+            print(f"warning: checkpoint {self.file.name} is torn; starting anew", file=sys.stderr)
             return None
+        content: dict[str, Any] = torch.load(io.BytesIO(written), weights_only=True)
         return content
 
     def remove(self) -> None:

@@ -15,10 +15,10 @@ from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
-from lossbench.training.portions import channels_last
+from lossbench.training.portions import channels_last, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
-from lossbench.training.samples import Plan, all_of, changed
+from lossbench.training.samples import Plan, changed
 from lossbench.training.setting import Member, Setting
 
 EVALUATION_BATCH = 512
@@ -88,11 +88,13 @@ class _Run:
     def _train(self) -> None:
         number = self.progress.epoch + 1
         epoch = self.plan.epoch(number)
-        parts = [self.plan.slice(step) for step in range(self.step, self.plan.per_epoch)]
+        left = [self.plan.slice(step) for step in range(self.step, self.plan.per_epoch)]
         steps = self.recipe.epochs * self.plan.per_epoch
         device = self.setting.compute.device
         self.model.train()
-        for part, batch in zip(parts, self.plan.train.batches([epoch.order[p] for p in parts]), strict=True):
+        for part, batch in zip(
+            left, self.plan.train.batches([epoch.order[one] for one in left]), strict=True
+        ):
             draws = None if epoch.draws is None else epoch.draws.at(part, device)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
             inputs, targets, auxiliary = changed(batch, self.setting, draws, noise)
@@ -121,7 +123,7 @@ class _Run:
         """Outputs (float32) and targets of the validation samples."""
         self.model.eval()
         outputs, targets = [], []
-        for batch in self.plan.validation.batches(all_of(self.plan.validation, EVALUATION_BATCH)):
+        for batch in self.plan.validation.batches(parts(len(self.plan.validation), EVALUATION_BATCH)):
             with precision(self.setting.compute):
                 outputs.append(self.model(batch.inputs).float())
             targets.append(batch.targets)

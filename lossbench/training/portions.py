@@ -103,6 +103,8 @@ class Mapped:
         wanted = index.numpy()
         first = arrays[0]
         out = np.empty((len(wanted), *first.shape[1:]), first.dtype)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"samples {wanted.min()}..{wanted.max()} of {len(self)}")
         start = 0
         for array in arrays:
             here = np.flatnonzero((wanted >= start) & (wanted < start + len(array)))
@@ -123,15 +125,15 @@ class Portion:
 
     def take(self, index: Tensor) -> Batch:
         """Fetch samples by their number within the portion."""
-        return self.source.take(self._rows(index))
+        return self.source.take(self.numbers(index))
 
     def targets(self) -> Tensor:
         """Fetch all encoded targets."""
-        return self.source.targets(self._rows(torch.arange(len(self))))
+        return self.source.targets(self.numbers(torch.arange(len(self))))
 
     def among(self, rows: Tensor) -> "Portion":
         """Keep some samples only."""
-        return replace(self, rows=self._rows(rows))
+        return replace(self, rows=self.numbers(rows))
 
     def batches(self, orders: Sequence[Tensor]) -> Iterator[Batch]:
         """Fetch one batch per order; from disk, the next are read while one is used."""
@@ -151,7 +153,8 @@ class Portion:
                 for waiting in ahead:
                     waiting.cancel()
 
-    def _rows(self, index: Tensor) -> Tensor:
+    def numbers(self, index: Tensor) -> Tensor:
+        """Turn numbers within the portion into numbers within its source."""
         return index if self.rows is None else self.rows[index]
 
 
@@ -181,6 +184,11 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
     targets = task.encode_targets(_tensor([split.targets for split in splits], device))
     auxiliary = None if maps is None else maps(targets.cpu()).to(device)
     return Portion(Resident(task, inputs, ahead, targets, auxiliary))
+
+
+def parts(count: int, size: int) -> list[Tensor]:
+    """Return the numbers 0..count - 1 in batches."""
+    return [torch.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _tensor(arrays: Sequence[npt.NDArray[Any]], device: str) -> Tensor:

@@ -62,4 +62,5 @@ class Progress:
     def restored(cls, content: Mapping[str, Any]) -> "Progress":
         """Go on from a checkpoint."""
         history = [Record(*row) for row in content["history"]]
-        return cls(content["epoch"], history, *content["best"], content["diverged"])
+        best_epoch, best_score, best_state = content["best"]
+        return cls(content["epoch"], history, best_epoch, best_score, best_state, content["diverged"])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lossbench.training.augmentation import Draws, augment, draw
-from lossbench.training.portions import Batch, Portion
+from lossbench.training.portions import Batch
 from lossbench.training.seeds import derive, generator
 from lossbench.training.setting import Setting
 
@@ -90,8 +90,3 @@ def changed(batch: Batch, setting: Setting, draws: Draws | None, noise: Tensor |
     if spatial:
         targets = maps.pop(0)
     return Batch(inputs, targets, maps[0] if maps else None)
-
-
-def all_of(portion: Portion, size: int) -> list[Tensor]:
-    """Return the numbers of all samples, in batches."""
-    return list(torch.arange(len(portion)).split(size))

@@ -16,6 +16,11 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 def generator(seed: int, *purpose: str | int, device: str = "cpu") -> torch.Generator:
     """Make the generator of one purpose."""
+    return generator_of(derive(seed, *purpose), device)
+
+
+def generator_of(derived: int, device: str = "cpu") -> torch.Generator:
+    """Make a generator from a derived seed."""
     made = torch.Generator(device=device)
-    made.manual_seed(derive(seed, *purpose))
+    made.manual_seed(derived)
     return made

@@ -13,7 +13,7 @@ from lossbench.losses import Loss, LossContext, build, check_targets
 from lossbench.models import build as build_model
 from lossbench.params import Compute, Network, Recipe
 from lossbench.tasks.base import Task
-from lossbench.training.portions import Maps, Portion, memory_budget, open_portion
+from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
 
 CHECKED_AT_ONCE = 4096
@@ -73,7 +73,7 @@ class Setting:
             model = build_model(self.network, self.input_shape, self.task.outputs)
         model = model.to(self.compute.device)
         if len(self.input_shape) == 3:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+            model = model.to(memory_format=torch.channels_last)
         return model
 
     def division(self, seed: int) -> tuple[Portion, Portion]:
@@ -121,7 +121,7 @@ def prepare(
         train = open_portion(task, splits[:1], device, maps, int(budget * share))
         validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - share)))
     for portion in (train, validation):
-        for rows in torch.arange(len(portion)).split(CHECKED_AT_ONCE):
+        for rows in parts(len(portion), CHECKED_AT_ONCE):
             check_targets(
                 portion.among(rows).targets(), task.outputs, task.info.ignore_index, task.multilabel
             )

@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import lossbench
@@ -63,32 +65,36 @@ class Store:
             "loss": dict(setting.loss),
             "compute": setting.compute.model_dump(mode="json"),
             "torch": torch.__version__,
-            "processor": torch.backends.cpu.get_cpu_capability(),
+            "processor": _processor(),
             "gpu": torch.cuda.get_device_name() if setting.compute.device == "cuda" else None,
         }
         return cls(home, _hash(what), read=os.environ.get("LOSSBENCH_FRESH") != "1")
 
-    def key(self, member: Member) -> str:
-        """Identity of one replicate."""
-        own = [member.seed, member.learning_rate, member.weight_decay, member.loss and dict(member.loss)]
-        return _hash([self.identity, own])
+    def key(self, member: Member, company: Sequence[Member] = ()) -> str:
+        """Identity of one replicate; ``company`` are the members of its population, for bits depend on it."""
+        return _hash([self.identity, _own(member), *map(_own, company)])
 
-    def checkpoint(self, member: Member) -> Checkpoint:
-        """Where the replicate's unfinished training stands."""
-        made = Checkpoint(self.home / "checkpoints" / f"{self.key(member)}.pt")
+    def checkpoint(self, member: Member, company: Sequence[Member] = ()) -> Checkpoint:
+        """Where the unfinished training of a replicate (or of the population that it begins) stands."""
+        made = Checkpoint(self.home / "checkpoints" / f"{self.key(member, company)}.pt")
         if not self.read:
             made.remove()
         return made
 
-    def get(self, member: Member) -> Replicate | None:
+    def get(self, member: Member, company: Sequence[Member] = ()) -> Replicate | None:
         """Return the finished replicate, if there is one."""
-        folder = self._folder(member)
+        folder = self._folder(member, company)
         if not self.read or not folder.is_dir():
             return None
-        content = json.loads((folder / "replicate.json").read_bytes())
+        try:
+            content = json.loads((folder / "replicate.json").read_bytes())
+            state = load_file(folder / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:  # half a file, after a crash of the machine
+            print(f"warning: {folder} cannot be read ({error}); training it anew", file=sys.stderr)
+            return None
         return Replicate(
             seed=member.seed,
-            state=load_file(folder / "state.safetensors"),
+            state=state,
             history=tuple(Record(*one) for one in content["history"]),
             epoch=content["epoch"],
             diverged=content["diverged"],
@@ -96,9 +102,9 @@ class Store:
             fresh=False,
         )
 
-    def put(self, member: Member, replicate: Replicate) -> None:
+    def put(self, member: Member, replicate: Replicate, company: Sequence[Member] = ()) -> None:
         """Keep a finished replicate; it appears whole or not at all."""
-        folder = self._folder(member)
+        folder = self._folder(member, company)
         part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -112,10 +118,20 @@ class Store:
         (part / "replicate.json").write_text(json.dumps(content), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
-        self.checkpoint(member).remove()
 
-    def _folder(self, member: Member) -> Path:
-        return self.home / "replicates" / self.key(member)
+    def _folder(self, member: Member, company: Sequence[Member]) -> Path:
+        return self.home / "replicates" / self.key(member, company)
+
+
+def _own(member: Member) -> list[Any]:
+    return [member.seed, member.learning_rate, member.weight_decay, member.loss and dict(member.loss)]
+
+
+def _processor() -> str:
+    """Instruction set and model: kernels, and so bits, are chosen by them."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{torch.backends.cpu.get_cpu_capability()} {model}".strip()
 
 
 def _hash(content: Any) -> str:

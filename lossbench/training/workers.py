@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, get_context
@@ -20,6 +21,8 @@ from lossbench.progress import bar
 T = TypeVar("T")
 Emit = Callable[[Any], None]
 PR_SET_PDEATHSIG = 1
+GRACE = 3.0
+"""Seconds that workers have to write their checkpoints when training is ended."""
 
 
 class WorkerError(RuntimeError):
@@ -55,7 +58,7 @@ def _processors() -> int:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Ask the kernel to end this process when its parent ends, so that a killed dvc leaves nothing running."""
+    """Ask the kernel to end this process with its parent, so that a killed dvc leaves nothing running."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended in between
@@ -79,8 +82,16 @@ def run_side_by_side(
 
     """
     with bar(len(jobs), label) as progress:
-        pool = Pool([lambda _, job=job: job() for job in jobs], workers or worker_count(threads), threads)  # type: ignore[misc]  # the default binds the job
-        return pool.run(on_result=lambda *_: progress.update())
+
+        def advance(*_: object) -> None:
+            progress.update()
+
+        pool = Pool([_deaf(job) for job in jobs], workers or worker_count(threads), threads)
+        return pool.run(on_result=advance)
+
+
+def _deaf(job: Callable[[], T]) -> Callable[[Emit], T]:
+    return lambda _: job()
 
 
 class Pool(Generic[T]):
@@ -151,8 +162,9 @@ class Pool(Generic[T]):
     def _end_all(self) -> None:
         for _, process in self.running.values():
             process.terminate()
+        deadline = time.monotonic() + GRACE
         for pipe, (_, process) in self.running.items():
-            process.join(timeout=3)
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -168,7 +180,7 @@ def _work(job: Callable[[Emit], Any], pipe: connection.Connection, threads: int)
     try:
         result = job(lambda event: _send(pipe, "event", event))
         _send(pipe, "result", result)
-    except Exception as error:  # noqa: BLE001  # whatever it was, the parent raises it again
+    except Exception as error:  # whatever it was, the parent raises it again
         error.add_note("in a worker:\n" + traceback.format_exc())
         _send(pipe, "error", _picklable(error))
     finally:
@@ -183,6 +195,6 @@ def _send(pipe: connection.Connection, kind: str, content: Any) -> None:
 def _picklable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
-    except Exception:  # noqa: BLE001  # an exception that cannot travel is told in words
+    except Exception:  # an exception that cannot travel is told in words
         return WorkerError("".join(traceback.format_exception(error)))
     return error

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench.data.dataset import Dataset, DatasetInfo
+from lossbench.data.dataset import Dataset
 from lossbench.data.expectations.suite import Expected, suite
 from lossbench.data.expectations.tables import tables
 from lossbench.errors import GateError, UserError, nearest

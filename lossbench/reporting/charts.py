@@ -1,0 +1,215 @@
+"""Charts as Vega-Lite specs: data inlined, widths that follow the page, colours safe for the colour-blind."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from lossbench.reporting.inputs import Evaluated
+from lossbench.reporting.tables import Finding
+
+PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#b8a900", "#666666"]
+VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "tie": "#0072b2", "undecided": "#8a8a8a"}
+
+alt.data_transformers.disable_max_rows()
+
+Spec = dict[str, Any]
+
+
+def _losses(names: Sequence[str]) -> alt.Color:
+    """One colour and one dash or shape a loss, the same in all charts of an experiment."""
+    scale = alt.Scale(domain=list(names), range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
+    return alt.Color("loss:N", scale=scale, title="loss", legend=alt.Legend(orient="bottom", columns=4))
+
+
+def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
+    """Paired differences: every replicate a dot, the mean with its interval, the margin as a band."""
+    dots, means = [], []
+    for finding in found:
+        contrast = finding.contrast
+        name = f"{one.loss_of(contrast.arm)} − {one.loss_of(contrast.baseline)}"
+        means.append(
+            {
+                "contrast": name, "difference": contrast.difference, "low": contrast.ci_low,
+                "high": contrast.ci_high, "verdict": str(contrast.verdict),
+            }
+        )  # fmt: skip
+        seeds = sorted(one.scores["seed"].unique())
+        dots += [
+            {"contrast": name, "difference": value, "seed": int(seed), "verdict": str(contrast.verdict)}
+            for seed, value in zip(seeds, contrast.differences, strict=True)
+        ]
+    margin = one.experiment.margin
+    colour = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values())),
+        legend=None,
+    )
+    y = alt.Y("contrast:N", title=None, sort=None, axis=alt.Axis(labelLimit=220))
+    band = alt.Chart(pd.DataFrame([{"a": -margin, "b": margin}])).mark_rect(opacity=0.13, color="#0072b2")
+    zero = alt.Chart(pd.DataFrame([{"x": 0}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
+    points = (
+        alt.Chart(pd.DataFrame(dots))
+        .mark_circle(size=34, opacity=0.55)
+        .encode(
+            x=alt.X("difference:Q"),
+            y=y,
+            color=colour,
+            yOffset=alt.value(9),
+            tooltip=["contrast", "seed", "difference"],
+        )
+    )
+    base = alt.Chart(pd.DataFrame(means)).encode(
+        y=y, color=colour, tooltip=["contrast", "verdict", "difference", "low", "high"]
+    )
+    title = f"difference in {one.metric.replace('_', ' ')} (band: margin ± {margin:g})"
+    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x="difference:Q")
+    chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, points, bars, diamonds)
+    return _spec(chart, max(90, 54 * len(found)))
+
+
+def scores(one: Evaluated, board: pd.DataFrame) -> Spec:
+    """Every replicate's primary metric, with the mean and its interval."""
+    names = [one.loss_of(arm) for arm in one.arms]
+    chosen = one.scores[one.scores["metric"] == one.metric]
+    rows = board[(board["experiment"] == one.name) & (board["metric"] == one.metric)]
+    y = alt.Y("loss:N", title=None, sort=names)
+    dots = (
+        alt.Chart(chosen[["loss", "seed", "value"]])
+        .mark_circle(size=34, opacity=0.55)
+        .encode(
+            x=alt.X("value:Q", scale=alt.Scale(zero=False), title=one.metric.replace("_", " ")),
+            y=y, color=_losses(names).legend(None), tooltip=["loss", "seed", "value"],
+        )
+    )  # fmt: skip
+    base = alt.Chart(rows[["loss", "mean", "ci_low", "ci_high"]]).encode(y=y)
+    bars = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
+    ticks = base.mark_tick(thickness=3, size=18).encode(x="mean:Q")
+    return _spec(alt.layer(dots, bars, ticks), max(90, 40 * len(names)))
+
+
+def learning(one: Evaluated, learned: pd.DataFrame) -> Spec:
+    """The monitored validation metric per epoch, mean over seeds with its interval."""
+    names = [one.loss_of(arm) for arm in one.arms]
+    chosen = learned[
+        (learned["experiment"] == one.name)
+        & (learned["split"] == "validation")
+        & (learned["metric"] == one.task.monitor)
+    ]
+    base = alt.Chart(chosen[["loss", "epoch", "mean", "low", "high"]]).encode(
+        x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)), color=_losses(names)
+    )
+    title = f"validation {one.task.monitor.replace('_', ' ')}"
+    line = base.mark_line(point=True).encode(
+        y=alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False)),
+        tooltip=["loss", "epoch", "mean", "low", "high"],
+    )
+    return _spec(alt.layer(base.mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q"), line), 280)
+
+
+def reliability(one: Evaluated) -> Spec:
+    """Accuracy against confidence before and after the link, pooled over seeds."""
+    names = [one.loss_of(arm) for arm in one.arms]
+    table = pooled_reliability(one)
+    base = alt.Chart(table).encode(
+        x=alt.X("confidence:Q", scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1])),
+        color=_losses(names),
+        tooltip=["loss", "when", "confidence", "accuracy", "count"],
+    )
+    ideal = alt.Chart(pd.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]})).mark_line(
+        strokeDash=[4, 3], color="#888"
+    ).encode(x="confidence:Q", y="accuracy:Q")  # fmt: skip
+    drawn = base.mark_line(point=True)
+    sides = [
+        alt.layer(ideal, drawn.transform_filter(alt.datum.when == when)).properties(
+            title=f"{when} calibration", width=260, height=260
+        )
+        for when in ("before", "after")
+    ]
+    return dict(alt.concat(*sides, columns=2).to_dict())
+
+
+def pooled_reliability(one: Evaluated) -> pd.DataFrame:
+    """Reliability rows pooled over the seeds of each loss."""
+    table = one.tables["reliability"].copy()
+    table["loss"] = table["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
+    for name in ("confidence", "accuracy"):
+        table[name] *= table["count"]
+    pooled = (
+        table.groupby(["loss", "when", "bin"], sort=False)[["confidence", "accuracy", "count"]]
+        .sum()
+        .reset_index()
+    )
+    for name in ("confidence", "accuracy"):
+        pooled[name] /= pooled["count"]
+    return pooled.sort_values(["when", "loss", "bin"])
+
+
+def per_class(one: Evaluated) -> Spec:
+    """Heat map of losses × classes, mean over seeds of the task's first per-class metric."""
+    table = class_means(one)
+    metric = table["metric"].iloc[0]
+    base = alt.Chart(table).encode(
+        x=alt.X(
+            "class:N",
+            sort=list(one.task.info.classes),
+            title=None,
+            axis=alt.Axis(labelAngle=-40, labelLimit=90),
+        ),
+        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title=metric.replace("_", " ")
+        ),
+        tooltip=["loss", "class", "value"],
+    )
+    text = base.mark_text(fontSize=11).encode(
+        text=alt.Text("value:Q", format=".2f"),
+        color=alt.condition(alt.datum.value > 0.6, alt.value("black"), alt.value("white")),
+    )
+    return _spec(alt.layer(cells, text), max(110, 34 * len(one.arms)))
+
+
+def class_means(one: Evaluated) -> pd.DataFrame:
+    """Mean over seeds of the task's first per-class metric, per loss and class."""
+    table = one.tables["per_class"]
+    first = table[table["metric"] == table["metric"].iloc[0]].copy()
+    first["loss"] = first["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
+    means: pd.DataFrame = first.groupby(["metric", "loss", "class"], sort=False)["value"].mean().reset_index()
+    return means
+
+
+def confusion(one: Evaluated) -> Spec:
+    """Row-normalised confusion per loss, pooled over seeds."""
+    table = confusion_shares(one)
+    order = list(one.task.info.classes)
+    base = alt.Chart(table).mark_rect().encode(
+        x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=70)),
+        y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=70)),
+        color=alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="share"),
+        tooltip=["loss", "true", "predicted", "share", "count"],
+    )  # fmt: skip
+    panels = [
+        base.transform_filter(alt.datum.loss == one.loss_of(arm)).properties(
+            title=one.loss_of(arm), width=220, height=220
+        )
+        for arm in one.arms
+    ]
+    return dict(alt.concat(*panels, columns=2, data=table).to_dict())
+
+
+def confusion_shares(one: Evaluated) -> pd.DataFrame:
+    """Counts over seeds, and their share of the true class."""
+    table = one.tables["confusion"].copy()
+    table["loss"] = table["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
+    counts = table.groupby(["loss", "true", "predicted"], sort=False)["count"].sum().reset_index()
+    counts["share"] = counts["count"] / counts.groupby(["loss", "true"])["count"].transform("sum")
+    return counts
+
+
+def _spec(chart: Any, height: int) -> Spec:
+    return dict(chart.properties(width="container", height=height).to_dict())

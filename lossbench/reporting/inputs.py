@@ -1,0 +1,124 @@
+"""Everything the report reads, gathered once."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lossbench.data.dataset import Dataset
+from lossbench.params import Experiment, Params
+from lossbench.tasks import task_class
+from lossbench.tasks.base import Task
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One experiment's outs.
+
+    Attributes:
+        name: of the experiment.
+        experiment: its params.
+        arms: arm → arm.json.
+        scores: long table arm, loss, seed, metric, value, diverged.
+        tables: per_class, confusion, reliability, calibration, where the task has them.
+        history: long table arm, seed, epoch, split, metric, value.
+        statistics: arm → (seeds, examples, K) of the primary metric, where it decomposes.
+        gallery: folder with gallery.json and gallery.npz.
+        task: the task, on its dataset.
+
+    """
+
+    name: str
+    experiment: Experiment
+    arms: Mapping[str, Mapping[str, Any]]
+    scores: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
+    history: pd.DataFrame
+    statistics: Mapping[str, Array]
+    gallery: Path
+    task: Task
+
+    @property
+    def metric(self) -> str:
+        """The primary metric."""
+        return self.experiment.metric
+
+    def loss_of(self, arm: str) -> str:
+        """Name of the loss an arm was trained with."""
+        return str(self.arms[arm]["loss"])
+
+    def by_arm(self, metric: str) -> dict[str, Array]:
+        """Arm → scores of one metric, aligned over the seeds."""
+        chosen = self.scores[self.scores["metric"] == metric]
+        wide = chosen.pivot_table(index="seed", columns="arm", values="value", sort=True)
+        return {arm: wide[arm].to_numpy() for arm in self.arms}
+
+    def diverged(self) -> dict[str, int]:
+        """Arm → diverged replicates."""
+        once = self.scores[self.scores["metric"] == self.metric]
+        counts = once.groupby("arm")["diverged"].sum()
+        return {arm: int(counts[arm]) for arm in self.arms}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's outs."""
+
+    params: Params
+    evaluated: Mapping[str, Evaluated]
+    validation: Mapping[str, Mapping[str, Any]]
+    tuning: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Mapping[str, Any]]
+
+
+def read_study(params: Params, root: Path) -> Study:
+    """Read the outs of all experiments under a study's folder."""
+    datasets = sorted({arm.dataset for arm in params.arms.values()})
+    return Study(
+        params=params,
+        evaluated={name: _read_experiment(params, name, root) for name in params.experiments},
+        validation={name: _json(root / f"reports/validation/{name}.json") for name in datasets},
+        tuning={arm: _json(root / f"reports/tuning/{arm}.json") for arm in params.arms},
+        provenance={name: _json(root / f"data/{name}/provenance.json") for name in datasets},
+    )
+
+
+def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
+    experiment = params.experiments[name]
+    folder = root / "reports/evaluation" / name
+    arms = {arm: _json(root / "models" / name / arm / "arm.json") for arm in params.arms_of(name)}
+    history = [
+        pd.read_csv(root / "models" / name / arm / "history.csv").assign(arm=arm, loss=arms[arm]["loss"])
+        for arm in arms
+    ]
+    dataset = Dataset.open(root / "data" / experiment.dataset)
+    kinds = ("per_class", "confusion", "reliability", "calibration")
+    return Evaluated(
+        name=name,
+        experiment=experiment,
+        arms=arms,
+        scores=pd.read_csv(folder / "scores.csv"),
+        tables={kind: _table(folder / f"{kind}.csv") for kind in kinds if (folder / f"{kind}.csv").exists()},
+        history=pd.concat(history, ignore_index=True),
+        statistics={file.stem: np.load(file) for file in sorted(folder.glob("statistics/*.npy"))},
+        gallery=folder,
+        task=task_class(experiment.task.name)(dataset.info, experiment.task.options),
+    )
+
+
+def _table(file: Path) -> pd.DataFrame:
+    # Class names are text, even where they look like numbers (digit "0") or like NaN.
+    text = {"class": str, "true": str, "predicted": str}
+    return pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": [""]})
+
+
+def _json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_bytes())
+    return content

@@ -1,0 +1,54 @@
+"""``reports/report.md``: what goes into a pull-request comment, and the end table of ``make repro``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lossbench.reporting.inputs import Study
+from lossbench.reporting.tables import Finding, records
+from lossbench.statistics import Answer, digits
+
+
+def score(row: Mapping[str, Any]) -> str:
+    """Write a mean with its interval, to the digits that mean something."""
+    half = (row["ci_high"] - row["ci_low"]) / 2
+    mean = digits(row["mean"], half)
+    if row["n"] < 2:
+        return mean
+    return f"{mean} ({digits(row['ci_low'], half)} to {digits(row['ci_high'], half)})"
+
+
+def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answered: Sequence[Answer]) -> str:
+    """Write verdicts, leaderboard and answers as Markdown."""
+    lines = ["# Which loss?", ""]
+    lines += [f"- {one.sentence}" for one in found] or [
+        "No verdict: it takes a baseline and at least two seeds."
+    ]
+    percent = 100 * (1 - study.params.comparison.level)
+    lines += [
+        "",
+        f"| experiment | loss | metric | mean ({percent:.0f} % interval) | replicates |",
+        "|---|---|---|---|---|",
+    ]
+    for one in study.evaluated.values():
+        lines += [
+            f"| {escape(one.name)} | {escape(row['loss'])} | {one.metric} | {score(row)} | {row['n']} |"
+            for row in records(board, one.name, metric=one.metric)
+        ]
+    if answered:
+        lines += ["", "| claim | answer | advantage | p after Holm |", "|---|---|---|---|"]
+        lines += [_answer(one, study) for one in answered]
+    return "\n".join(lines) + "\n"
+
+
+def _answer(one: Answer, study: Study) -> str:
+    half = (one.ci_high - one.ci_low) / 2
+    gain = f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})"
+    claim = study.params.hypotheses[one.name].claim or one.name
+    return f"| {escape(claim)} | **{one.answer}** | {gain} | {one.p_holm:.3f} |"
+
+
+def escape(text: str) -> str:
+    """Keep a name from breaking out of its table cell."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,260 @@
+"""``reports/index.html``: one self-contained page, verdict first, that works offline."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from lossbench.reporting import charts, gallery
+from lossbench.reporting.inputs import Evaluated, Study
+from lossbench.reporting.markdown import score
+from lossbench.reporting.tables import Finding, records
+from lossbench.statistics import Answer, digits
+
+Seconds = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, what it says to those who do not see it, and its numbers."""
+
+    key: str
+    title: str
+    alt: str
+    spec: Mapping[str, Any]
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment's part of the page."""
+
+    one: Evaluated
+    found: Sequence[Finding]
+    rows: Sequence[Mapping[str, Any]]
+    charts: Sequence[Chart]
+    samples: Sequence[gallery.Sample]
+    legend: Sequence[tuple[str, str]]
+    tuning: Sequence[Mapping[str, Any]]
+
+
+def page(
+    study: Study,
+    board: pd.DataFrame,
+    found: Sequence[Finding],
+    answered: Sequence[Answer],
+    learned: pd.DataFrame,
+    seconds: Seconds | None = None,
+) -> str:
+    """Render the page.
+
+    Args:
+        study: all outs.
+        board: the leaderboard.
+        found: verdicts.
+        answered: hypotheses.
+        learned: learning curves.
+        seconds: arm → seed → seconds of training; for the untracked twin only: they differ between runs.
+
+    """
+    sections = [_section(one, study, board, found, learned, seconds) for one in study.evaluated.values()]
+    specs = {chart.key: chart.spec for section in sections for chart in section.charts}
+    environment = Environment(
+        loader=PackageLoader("lossbench.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        sections=sections,
+        found=found,
+        answers=[_answer(one, study) for one in answered],
+        percent=f"{100 * (1 - study.params.comparison.level):g} %",
+        timed=seconds is not None,
+        specs=_script_json(specs),
+        vega=Markup(vega_bundle()),  # noqa: S704  # vl-convert's own bundle, no user's text
+        params=_params_text(study),
+        digits=digits,
+    ) + "\n"  # fmt: skip
+
+
+def _section(
+    one: Evaluated,
+    study: Study,
+    board: pd.DataFrame,
+    found: Sequence[Finding],
+    learned: pd.DataFrame,
+    seconds: Seconds | None,
+) -> Section:
+    own = [finding for finding in found if finding.experiment == one.name]
+    return Section(
+        one=one,
+        found=own,
+        rows=_leaders(one, board, own, seconds),
+        charts=_charts(one, board, own, learned),
+        samples=gallery.samples(one) if (one.gallery / "gallery.json").exists() else [],
+        legend=gallery.legend(one.task.info.classes) if one.task.info.kind == "mask" else [],
+        tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
+    )
+
+
+def _leaders(
+    one: Evaluated, board: pd.DataFrame, found: Sequence[Finding], seconds: Seconds | None
+) -> list[dict[str, Any]]:
+    lost = one.diverged()
+    verdicts = {finding.contrast.arm: str(finding.contrast.verdict) for finding in found}
+    metrics = list(dict.fromkeys(one.scores["metric"]))
+    rows = []
+    for arm in one.by_arm(one.metric):
+        mine = {row["metric"]: row for row in records(board, one.name, arm=arm)}
+        rows.append(
+            {
+                "loss": one.loss_of(arm),
+                "rank": mine[one.metric]["rank"],
+                "scores": {metric: score(mine[metric]) for metric in metrics},
+                "n": mine[one.metric]["n"],
+                "diverged": lost[arm],
+                "verdict": verdicts.get(arm, "baseline" if found else "–"),
+                "seconds": _mean_seconds(arm, seconds),
+                "parameters": one.arms[arm]["loss_parameters"],
+            }
+        )
+    return sorted(rows, key=lambda row: row["rank"])
+
+
+def _mean_seconds(arm: str, seconds: Seconds | None) -> str:
+    values = list((seconds or {}).get(arm, {}).values())
+    return f"{sum(values) / len(values):.1f}" if values else "–"
+
+
+def _charts(
+    one: Evaluated, board: pd.DataFrame, found: Sequence[Finding], learned: pd.DataFrame
+) -> list[Chart]:
+    name = one.name
+    metric = one.metric.replace("_", " ")
+    drawn: list[Chart] = []
+    if found:
+        table = _contrast_table(one, found)
+        alt = f"Forest plot of paired differences in {metric}: " + "; ".join(
+            f"{row['contrast']} {row['difference']:.4f}, {row['verdict']}" for row in table.to_dict("records")
+        )
+        drawn.append(Chart(f"{name}-forest", "Paired differences", alt, charts.forest(one, found), table))
+    rows = board[(board["experiment"] == name) & (board["metric"] == one.metric)]
+    alt = f"Dot plot of {metric} per loss, every replicate a dot; best: {rows.iloc[0]['loss']}"
+    drawn.append(
+        Chart(
+            f"{name}-scores",
+            "Every replicate",
+            alt,
+            charts.scores(one, board),
+            rows.drop(columns=["experiment"]),
+        )
+    )
+    monitor = learned[(learned["experiment"] == name) & (learned["metric"] == one.task.monitor)]
+    alt = f"Learning curves: validation {one.task.monitor.replace('_', ' ')} per epoch and loss, with bands"
+    drawn.append(
+        Chart(
+            f"{name}-learning",
+            "Learning curves",
+            alt,
+            charts.learning(one, learned),
+            monitor.drop(columns=["experiment"]),
+        )
+    )
+    return drawn + _optional_charts(one)
+
+
+def _contrast_table(one: Evaluated, found: Sequence[Finding]) -> pd.DataFrame:
+    rows = []
+    for finding in found:
+        contrast, examples = finding.contrast, finding.examples
+        rows.append(
+            {
+                "contrast": f"{one.loss_of(contrast.arm)} − {one.loss_of(contrast.baseline)}",
+                "difference": contrast.difference,
+                "median": contrast.median,
+                "low": contrast.ci_low,
+                "high": contrast.ci_high,
+                "p after Holm": contrast.p_holm,
+                "p (tie)": contrast.p_tie,
+                "pair correlation": contrast.correlation,
+                "verdict": str(contrast.verdict),
+                "low, new examples too": examples.low if examples else None,
+                "high, new examples too": examples.high if examples else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _optional_charts(one: Evaluated) -> list[Chart]:
+    name, drawn = one.name, []
+    if "per_class" in one.tables:
+        table = charts.class_means(one)
+        alt = f"Heat map of {table['metric'].iloc[0]} per class and loss, mean over seeds"
+        wide = table.pivot_table(index="loss", columns="class", values="value", sort=False).reset_index()
+        drawn.append(Chart(f"{name}-classes", "Per class", alt, charts.per_class(one), wide))
+    if "reliability" in one.tables:
+        alt = "Reliability diagrams: accuracy against confidence per loss, before and after calibration"
+        drawn.append(
+            Chart(
+                f"{name}-reliability",
+                "Reliability",
+                alt,
+                charts.reliability(one),
+                charts.pooled_reliability(one),
+            )
+        )
+    if "confusion" in one.tables:
+        alt = "Confusion matrices per loss: share of each true class predicted as each class"
+        drawn.append(
+            Chart(f"{name}-confusion", "Confusion", alt, charts.confusion(one), charts.confusion_shares(one))
+        )
+    return drawn
+
+
+def _answer(one: Answer, study: Study) -> dict[str, Any]:
+    claim = study.params.hypotheses[one.name]
+    half = (one.ci_high - one.ci_low) / 2
+    return {
+        "claim": claim.claim or one.name,
+        "test": f"{claim.better} > {claim.than} on {claim.on}, {claim.experiment}"
+        + (f", by {claim.by:g}" if claim.by else ""),
+        "answer": one.answer,
+        "gain": f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})",
+        "p": f"{one.p_holm:.3f}",
+    }
+
+
+def _params_text(study: Study) -> str:
+    import io
+
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(json.loads(study.params.model_dump_json()), text)
+    return text.getvalue()
+
+
+def _script_json(content: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True)
+    escaped = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(escaped)  # noqa: S704  # escaped in the line above
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script: no request leaves the page."""
+    import vl_convert
+
+    snippet = "window.vegaEmbed = vegaEmbed;"
+    bundle: str = vl_convert.javascript_bundle(snippet)
+    return bundle.replace("</script", "<\\/script")

@@ -1,0 +1,218 @@
+"""The numbers of the report: leaderboard, curves, verdicts and answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossbench.reporting.inputs import Evaluated, Study
+from lossbench.statistics import (
+    Answer,
+    Claim,
+    Contrast,
+    Interval,
+    Rules,
+    answer,
+    compare,
+    mean_interval,
+    seeds_by_examples,
+    sentence,
+)
+
+VERDICT_COLUMNS = (
+    "experiment", "metric", "arm", "baseline", "difference", "median", "ci_low", "ci_high", "p", "p_holm",
+    "margin", "p_tie", "n", "verdict", "seeds_needed", "correlation", "diverged", "examples_low", "examples_high",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One contrast with its sentence and its seeds × examples interval."""
+
+    experiment: str
+    contrast: Contrast
+    sentence: str
+    examples: Interval | None
+
+
+def leaderboard(study: Study) -> pd.DataFrame:
+    """One row per experiment, arm and metric: mean, sd, t interval over seeds, rank within the metric.
+
+    Metrics of a task rank by its direction; NLL, Brier and ECE by the lowest.
+    """
+    rows = []
+    level = study.params.comparison.level
+    for one in study.evaluated.values():
+        for metric in dict.fromkeys(one.scores["metric"]):
+            scores = one.by_arm(metric)
+            means = {arm: float(np.mean(values)) for arm, values in scores.items()}
+            sign = -1 if higher_is_better(one, metric) else 1
+            order = sorted(means, key=lambda arm: sign * means[arm])  # used at once
+            for arm in order:
+                interval = mean_interval(scores[arm], level)
+                n = len(scores[arm])
+                rows.append(
+                    {
+                        "experiment": one.name,
+                        "arm": arm,
+                        "loss": one.loss_of(arm),
+                        "metric": metric,
+                        "mean": means[arm],
+                        "sd": float(np.std(scores[arm], ddof=1)) if n > 1 else math.nan,
+                        "ci_low": interval.low,
+                        "ci_high": interval.high,
+                        "n": n,
+                        "rank": 1 + sum(sign * other < sign * means[arm] for other in means.values()),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def records(board: pd.DataFrame, experiment: str, **wanted: str) -> list[dict[str, Any]]:
+    """Rows of the leaderboard of one experiment, as dicts, narrowed by further columns."""
+    chosen = board[board["experiment"] == experiment]
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column] == value]
+    return [{str(column): value for column, value in row.items()} for row in chosen.to_dict("records")]
+
+
+def higher_is_better(one: Evaluated, metric: str) -> bool:
+    """Direction of a metric: the task's, or lower for the calibration metrics."""
+    return next((known.higher_is_better for known in one.task.metrics if known.name == metric), False)
+
+
+def curves(study: Study) -> pd.DataFrame:
+    """Learning curves: mean and t interval over seeds per experiment, arm, split, metric and epoch."""
+    level = study.params.comparison.level
+    rows = []
+    for one in study.evaluated.values():
+        keys = ["arm", "loss", "split", "metric", "epoch"]
+        for key, values in one.history.groupby(keys, sort=False)["value"]:
+            interval = mean_interval(values.to_numpy(), level)
+            mean = float(values.mean())
+            bounds = (interval.low, interval.high) if len(values) > 1 else (mean, mean)
+            rows.append(
+                {
+                    "experiment": one.name,
+                    **dict(zip(keys, key, strict=True)),
+                    "mean": mean,
+                    "low": bounds[0],
+                    "high": bounds[1],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def findings(study: Study) -> list[Finding]:
+    """Give the verdicts of all experiments that have a baseline (or compare all pairs) and two seeds."""
+    found: list[Finding] = []
+    for one in study.evaluated.values():
+        found += _findings(one, study)
+    return found
+
+
+def _findings(one: Evaluated, study: Study) -> list[Finding]:
+    comparison = study.params.comparison
+    baseline = study.params.baseline_of(one.name)
+    pairs = comparison.contrasts == "all_pairs"
+    if len(study.params.seeds) < 2 or len(one.arms) < 2 or (baseline is None and not pairs):
+        return []
+    rules = Rules(
+        comparison.level, one.experiment.margin, higher_is_better(one, one.metric), comparison.power
+    )
+    contrasts = compare(
+        one.by_arm(one.metric), None if pairs else baseline, one.metric, rules, one.diverged()
+    )
+    return [_finding(one, contrast, study) for contrast in contrasts]
+
+
+def _finding(one: Evaluated, contrast: Contrast, study: Study) -> Finding:
+    level = study.params.comparison.level
+    trials = int(study.tuning[contrast.arm]["points"])
+    said = sentence(
+        contrast, one.name, one.loss_of(contrast.arm), one.loss_of(contrast.baseline), level, tuned=trials
+    )
+    examples = None
+    if contrast.arm in one.statistics and contrast.baseline in one.statistics:
+        examples = seeds_by_examples(
+            one.statistics[contrast.arm],
+            one.statistics[contrast.baseline],
+            lambda total: one.task.from_statistics(one.metric, total),
+            level,
+        )
+    return Finding(one.name, contrast, said, examples)
+
+
+def verdict_table(found: Sequence[Finding]) -> pd.DataFrame:
+    """``reports/verdicts.csv``."""
+    rows = []
+    for one in found:
+        row = {"experiment": one.experiment, **asdict(one.contrast)}
+        row["examples_low"] = one.examples.low if one.examples else math.nan
+        row["examples_high"] = one.examples.high if one.examples else math.nan
+        rows.append({column: row[column] for column in VERDICT_COLUMNS})
+    return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype({"seeds_needed": "Int64"})
+
+
+def answers(study: Study) -> list[Answer]:
+    """Answer the declared hypotheses; with fewer than two seeds none can be."""
+    if len(study.params.seeds) < 2:
+        return []
+    return answer([_claim(name, study) for name in study.params.hypotheses], study.params.comparison.level)
+
+
+def _claim(name: str, study: Study) -> Claim:
+    claim = study.params.hypotheses[name]
+    one = study.evaluated[claim.experiment]
+    arms = {one.loss_of(arm): arm for arm in one.arms}
+    scores = one.by_arm(claim.on)
+    return Claim(
+        name=name,
+        better=claim.better,
+        than=claim.than,
+        metric=claim.on,
+        by=claim.by,
+        higher_is_better=higher_is_better(one, claim.on),
+        differences=scores[arms[claim.better]] - scores[arms[claim.than]],
+    )
+
+
+def metrics(board: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """``reports/metrics.json`` for `dvc metrics show`: experiment → loss → primary metric with its bounds."""
+    content: dict[str, Any] = {}
+    for one in study.evaluated.values():
+        content[one.name] = {
+            row["loss"]: {
+                one.metric: row["mean"],
+                "ci_low": finite(row["ci_low"]),
+                "ci_high": finite(row["ci_high"]),
+            }
+            for row in records(board, one.name, metric=one.metric)
+        }
+    return content
+
+
+def verdicts_json(found: Sequence[Finding], answered: Sequence[Answer], study: Study) -> dict[str, Any]:
+    """``reports/verdicts.json``: sentences, contrasts and answers, for machines."""
+    return {
+        "verdicts": [
+            {"experiment": one.experiment, "sentence": one.sentence, **plain(asdict(one.contrast))}
+            for one in found
+        ],
+        "hypotheses": [
+            {"claim": study.params.hypotheses[one.name].claim, **plain(asdict(one))} for one in answered
+        ],
+    }
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Make values JSON can hold: NaN and infinities become null."""
+    return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def finite(value: float) -> float | None:
+    """Return None for NaN and infinities."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,60 @@
+"""Writing every report file; none holds anything that differs between two runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossbench.params import Params
+from lossbench.reporting.inputs import read_study
+from lossbench.reporting.markdown import markdown
+from lossbench.reporting.page import page
+from lossbench.reporting.tables import (
+    answers,
+    curves,
+    findings,
+    leaderboard,
+    metrics,
+    verdict_table,
+    verdicts_json,
+)
+
+
+def write_report(params: Params, root: Path, home: Path) -> None:
+    """Write ``reports/`` from the outs of evaluation, validation, tuning and training.
+
+    Args:
+        params: of the study.
+        root: its folder.
+        home: the folder for what is no out; the page's untracked twin, with seconds, goes there.
+
+    """
+    study = read_study(params, root)
+    board, found, answered, learned = leaderboard(study), findings(study), answers(study), curves(study)
+    out = root / "reports"
+    _csv(board, out / "leaderboard.csv")
+    _csv(learned, out / "curves.csv")
+    _csv(verdict_table(found), out / "verdicts.csv")
+    _json(metrics(board, study), out / "metrics.json")
+    _json(verdicts_json(found, answered, study), out / "verdicts.json")
+    (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
+    (out / "index.html").write_text(page(study, board, found, answered, learned), encoding="utf-8")
+    twin = home / "report"
+    twin.mkdir(parents=True, exist_ok=True)
+    timed = page(study, board, found, answered, learned, seconds=read_seconds(params, home))
+    (twin / "index.html").write_text(timed, encoding="utf-8")
+
+
+def read_seconds(params: Params, home: Path) -> dict[str, dict[str, float]]:
+    """Arm → seed → seconds of training, as measured on this machine; empty for arms from the cache."""
+    files = {arm: home / "timings" / f"{arm}.json" for arm in params.arms}
+    return {arm: json.loads(file.read_bytes()) for arm, file in files.items() if file.exists()}
+
+
+def _csv(table: pd.DataFrame, file: Path) -> None:
+    table.to_csv(file, index=False, lineterminator="\n", float_format="%.10g")
+
+
+def _json(content: Any, file: Path) -> None:
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,351 @@
+"""Many replicates at once: their weights stacked, every step one call for all (``torch.func``).
+
+Each member has its own weights, batch-norm buffers, batches, augmentation and dropout masks, from its own
+generators, and may have its own learning rate and weight decay. Members with different losses are
+populations of their own. Bits depend on the population's size, as those of batched kernels do.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lossbench.errors import UserError
+from lossbench.training.augmentation import Draws
+from lossbench.training.checkpoint import Checkpoint
+from lossbench.training.determinism import deterministic
+from lossbench.training.dropout import draw_masks, find_sites, take_masks
+from lossbench.training.interruption import EXIT_CODE, Interruption
+from lossbench.training.loop import on_cpu, precision
+from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
+from lossbench.training.portions import Batch, Portion, parts
+from lossbench.training.progress import Progress, State
+from lossbench.training.replicate import Replicate
+from lossbench.training.samples import Epoch, Plan, changed
+from lossbench.training.setting import Member, Setting
+
+EVALUATION_BATCH = 512
+Emit = Callable[[int, tuple[int, dict[str, float]]], None]
+
+
+def populations(setting: Setting, members: Sequence[Member]) -> list[list[int]]:
+    """Divide members (by number) into populations: one per loss."""
+    spec = [json.dumps(dict(one.loss or setting.loss), sort_keys=True, default=list) for one in members]
+    numbers = sorted(range(len(members)), key=lambda number: (spec[number], number))
+    return [list(same) for _, same in groupby(numbers, key=lambda number: spec[number])]
+
+
+def train_population(
+    setting: Setting,
+    members: Sequence[Member],
+    emit: Emit = lambda *_: None,
+    checkpoint: Checkpoint | None = None,
+    interruption: Interruption | None = None,
+) -> list[Replicate]:
+    """Train members that share a loss.
+
+    Args:
+        setting: the arm.
+        members: seeds, and learning rates or weight decays of their own.
+        emit: told (member's number, (epoch, values)) after each epoch.
+        checkpoint: where an interrupted training left its state, and leaves it again.
+        interruption: looked at between steps; the state is written, then SystemExit raised.
+
+    Raises:
+        UserError: if the loss or the model cannot be vectorised.
+
+    """
+    began = time.perf_counter()
+    with deterministic(setting.compute.device):
+        run = _Population(setting, members, checkpoint, interruption or Interruption())
+        while run.active:
+            run.epoch(emit)
+    seconds = (time.perf_counter() - began) / len(members)
+    return run.replicates(seconds)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbours in the stack that share learning rate and weight decay, hence an optimizer."""
+
+    optimizer: Optimizer
+    rate: float
+
+
+class _Population:
+    """Members on their way; their order within is that of their learning rates."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        members: Sequence[Member],
+        checkpoint: Checkpoint | None,
+        interruption: Interruption,
+    ) -> None:
+        self.setting, self.checkpoint, self.interruption = setting, checkpoint, interruption
+        recipes = [setting.recipe_of(member).optimizer for member in members]
+        self.places = sorted(
+            range(len(members)), key=lambda i: (recipes[i].learning_rate, recipes[i].weight_decay)
+        )
+        self.members = [members[place] for place in self.places]
+        self.recipe, self.device = setting.recipe, setting.compute.device
+        self.loss = setting.loss_of(self.members[0])
+        self.plans = [Plan(setting, member.seed) for member in self.members]
+        models = [setting.model_of(member.seed) for member in self.members]
+        first = self.plans[0].train.take(torch.arange(self.plans[0].batch))
+        self.skeleton = copy.deepcopy(models[0])
+        self.sites = find_sites(self.skeleton, first.inputs)
+        take_masks(self.skeleton, self.sites)
+        self.kept = list(models[0].state_dict())
+        self.buffers = {
+            name: torch.stack([dict(model.named_buffers())[name] for model in models])
+            for name, _ in models[0].named_buffers()
+        }
+        self.names = [name for name, _ in models[0].named_parameters()]
+        self.groups = self._groups(models)
+        self.progress = [Progress() for _ in self.members]
+        self.final: list[State | None] = [None] * len(self.members)
+        self.step = 0
+        self.total = torch.zeros(len(self.members), dtype=torch.float64, device=self.device)
+        self._restore()
+        self._try(first)
+
+    def _groups(self, models: Sequence[nn.Module]) -> list[_Group]:
+        recipes = [self.setting.recipe_of(member).optimizer for member in self.members]
+        groups = []
+        for optimizer, same in groupby(range(len(models)), key=lambda number: recipes[number]):
+            numbers = list(same)
+            stacked = [
+                torch.stack([models[i].get_parameter(name).detach() for i in numbers]).requires_grad_()
+                for name in self.names
+            ]
+            groups.append(_Group(make_optimizer(stacked, optimizer), optimizer.learning_rate))
+        return groups
+
+    @property
+    def active(self) -> bool:
+        """Whether any member still trains."""
+        return any(state is None for state in self.final)
+
+    def epoch(self, emit: Emit) -> None:
+        """Train one epoch, validate, note for each member that still trains."""
+        number = self._number()
+        self._train(number)
+        losses = (self.total / self.plans[0].per_epoch).tolist()
+        scored = self._validate()
+        for i, progress in enumerate(self.progress):
+            if self.final[i] is not None:
+                continue
+            values = {"train/loss": losses[i]}
+            finite = math.isfinite(losses[i])
+            if finite:
+                scores, finite = scored[i]
+                values |= {f"validation/{name}": value for name, value in scores.items()}
+            keep = (lambda i=i: self._state(i)) if self.recipe.checkpoint == "best" else None
+            progress.note(values, self.setting.task.monitor, finite, keep)
+            emit(self.places[i], (number, values))
+            if progress.over(self.recipe):
+                best = progress.best_state
+                self.final[i] = self._state(i) if best is None else best
+        self.step = 0
+        self.total.zero_()
+        self._save_or_stop()
+
+    def _number(self) -> int:
+        return 1 + max(
+            one.epoch for one, state in zip(self.progress, self.final, strict=True) if state is None
+        )
+
+    def _train(self, number: int) -> None:
+        plan = self.plans[0]
+        epochs = [one.epoch(number) for one in self.plans]
+        rows = torch.stack(
+            [one.train.numbers(epoch.order) for one, epoch in zip(self.plans, epochs, strict=True)]
+        )
+        left = [plan.slice(step) for step in range(self.step, plan.per_epoch)]
+        source = Portion(plan.train.source)
+        self.skeleton.train()
+        for part, flat in zip(left, source.batches([rows[:, one].flatten() for one in left]), strict=True):
+            batch = self._changed(flat, epochs, part, number)
+            value = self._losses(batch, self._masks(number))
+            self.total += value.detach()
+            done = (number - 1) * plan.per_epoch + self.step
+            factor = rate_factor(
+                self.recipe.schedule, done, self.recipe.epochs * plan.per_epoch, plan.per_epoch
+            )
+            self._update(value, factor)
+            self.step += 1
+            self._save_or_stop()
+
+    def _changed(self, batch: Batch, epochs: Sequence[Epoch], part: slice, number: int) -> Batch:
+        """Augment all members' samples at once, each as its own generator said; (M, B, ...)."""
+        drawn = [epoch.draws.at(part, self.device) for epoch in epochs if epoch.draws is not None]
+        count = len(batch.inputs) // len(self.members)
+        noises = [plan.noise(number, self.step, count) for plan in self.plans]
+        noise = torch.cat([one for one in noises if one is not None]) if noises[0] is not None else None
+        batch = changed(batch, self.setting, Draws.together(drawn) if drawn else None, noise)
+        return Batch(
+            *(
+                None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # None is auxiliary's
+                for one in batch
+            )
+        )
+
+    def _masks(self, number: int) -> dict[str, Tensor]:
+        drawn = [
+            draw_masks(self.sites, plan.dropout_seed(number, self.step), self.device) for plan in self.plans
+        ]
+        stacked = [torch.stack(list(masks)) for masks in zip(*drawn, strict=True)]
+        return {f"{site.name}.mask": mask for site, mask in zip(self.sites, stacked, strict=True)}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """All members' parameters, (M, ...), in the graph of their groups' stacks."""
+        stacks = [group.optimizer.parameters for group in self.groups]
+        joined = (
+            stacks[0] if len(stacks) == 1 else [torch.cat(list(same)) for same in zip(*stacks, strict=True)]
+        )
+        return dict(zip(self.names, joined, strict=True))
+
+    def _losses(self, batch: Batch, masks: dict[str, Tensor]) -> Tensor:
+        """(M,) losses of each member on its own batch."""
+        parameters = self._parameters()
+
+        def one(weights: State, buffers: State, masks: State, batch: list[Tensor]) -> Tensor:
+            inputs, targets, *maps = batch
+            with precision(self.setting.compute):
+                outputs = functional_call(self.skeleton, {**weights, **buffers, **masks}, (inputs,))
+            extra = {"auxiliary": maps[0]} if maps else {}
+            return self.setting.task.objective(self.loss, outputs.float(), targets, **extra)
+
+        given = [one for one in batch if one is not None]
+        value: Tensor = vmap(one)(parameters, self.buffers, masks, given)
+        if self.recipe.l1:
+            weights = [one.abs().flatten(1).sum(1) for one in parameters.values() if one.ndim > 2]
+            self._penalty = self.recipe.l1 * torch.stack(weights).sum(0)
+        return value
+
+    def _update(self, value: Tensor, factor: float) -> None:
+        total = value + self._penalty if self.recipe.l1 else value
+        for group in self.groups:
+            group.optimizer.zero_grad()
+        total.sum().backward()  # type: ignore[no-untyped-call]  # torch's own
+        for group in self.groups:
+            if self.recipe.gradient_clip is not None:
+                clip_each(group.optimizer.parameters, self.recipe.gradient_clip)
+            group.optimizer.step(group.rate * factor)
+
+    @torch.no_grad()
+    def _validate(self) -> list[tuple[dict[str, float], bool]]:
+        """Each member's scores, and whether its outputs are finite."""
+        self.skeleton.eval()
+        plan, weights = self.plans[0], {**self._parameters(), **self.buffers}
+        shared = self.setting.pool is None
+
+        def one(weights: State, inputs: Tensor) -> Tensor:
+            with precision(self.setting.compute):
+                outputs: Tensor = functional_call(self.skeleton, weights, (inputs,))
+            return outputs.float()
+
+        forward = vmap(one, in_dims=(0, None if shared else 0))
+        outputs, targets = [], []
+        for index in parts(len(plan.validation), EVALUATION_BATCH):
+            if shared:
+                batch = plan.validation.take(index)
+                outputs.append(forward(weights, batch.inputs))
+                targets.append(batch.targets.expand(len(self.members), *batch.targets.shape))
+            else:
+                many = [one.validation.take(index) for one in self.plans]
+                outputs.append(forward(weights, torch.stack([one.inputs for one in many])))
+                targets.append(torch.stack([one.targets for one in many]))
+        out, wanted = torch.cat(outputs, 1), torch.cat(targets, 1)
+        finite = torch.isfinite(out).flatten(1).all(1).tolist()
+        scores = [self.setting.task.validate(out[i], wanted[i]) for i in range(len(self.members))]
+        return list(zip(scores, finite, strict=True))
+
+    def _try(self, batch: Batch) -> None:
+        """Refuse at once what cannot be vectorised, before an epoch is spent on it."""
+        members = len(self.members)
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        wide = Batch(
+            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]
+        )
+        self.skeleton.train()
+        try:
+            self._losses(wide, self._masks(1))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(
+                f"'compute.engine' is 'population', which cannot train this loss with this model "
+                f"({str(error).splitlines()[0]}); allowed: loop"
+            ) from error
+        self.buffers = buffers
+
+    def _state(self, i: int) -> State:
+        """Copy one member's weights and buffers, named and ordered as in its model."""
+        with torch.no_grad():
+            own = {**self._parameters(), **self.buffers}
+            return {name: own[name][i].detach().clone() for name in self.kept}
+
+    def _save_or_stop(self) -> None:
+        due = self.checkpoint is not None and self.checkpoint.due
+        if self.checkpoint is not None and (due or self.interruption.asked):
+            self.checkpoint.save(self._content())
+        if self.interruption.asked:
+            raise SystemExit(EXIT_CODE)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "parameters": [[one.detach() for one in group.optimizer.parameters] for group in self.groups],
+            "optimizers": [group.optimizer.state() for group in self.groups],
+            "buffers": self.buffers,
+            "progress": [one.content() for one in self.progress],
+            "final": self.final,
+            "step": self.step,
+            "total": self.total,
+        }
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        content = None if self.checkpoint is None else self.checkpoint.load()
+        if content is None:
+            return
+        for group, parameters, state in zip(
+            self.groups, content["parameters"], content["optimizers"], strict=True
+        ):
+            for own, saved in zip(group.optimizer.parameters, parameters, strict=True):
+                own.copy_(saved)
+            group.optimizer.restore(state)
+        self.buffers = content["buffers"]
+        self.progress = [Progress.restored(one) for one in content["progress"]]
+        self.final, self.step, self.total = content["final"], content["step"], content["total"]
+
+    def replicates(self, seconds: float) -> list[Replicate]:
+        """Hand over the kept weights, in the order the members were given in."""
+        made: dict[int, Replicate] = {}
+        for place, member, progress, state in zip(
+            self.places, self.members, self.progress, self.final, strict=True
+        ):
+            epoch = progress.epoch if progress.best_state is None else progress.best_epoch
+            history = tuple(progress.history)
+            made[place] = Replicate(
+                member.seed, on_cpu(state or {}), history, epoch, progress.diverged, seconds
+            )
+        return [made[place] for place in range(len(self.members))]
+
+
+def clip_each(parameters: Sequence[Tensor], most: float) -> None:
+    """Scale each member's gradients to a norm of at most ``most``, as ``clip_grad_norm_`` does for one."""
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))

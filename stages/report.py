@@ -1,0 +1,22 @@
+"""Write verdicts, tables and the page."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lossbench.errors import exit_code
+from lossbench.params import load_params
+from stages.common import home
+
+
+def main() -> None:
+    """Read all outs, write reports/."""
+    params = load_params()
+    from lossbench.reporting import write_report
+
+    write_report(params, Path(), home())
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    sys.exit(exit_code(main))

@@ -1,0 +1,147 @@
+"""Run the whole comparison: check, `dvc repro`, the record in MLflow, the result.
+
+`dvc repro` alone does the same work; this adds arms side by side (--jobs), the device as a switch, one
+sentence for bad params, and the summary at the end.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lossbench.errors import GateError, UserError, exit_code
+from lossbench.params import Params, load_params
+
+
+def main(study: Path, jobs: int, device: str | None) -> None:
+    """Run a study.
+
+    Args:
+        study: its folder.
+        jobs: train stages side by side.
+        device: written to ``compute.device`` of params.yaml, where given.
+
+    """
+    if not (study / "params.yaml").is_file():
+        raise UserError(f"{study / 'params.yaml'}: no such file; a study is a folder with a params.yaml")
+    os.chdir(study)
+    if device is not None:
+        set_device(device)
+    params = load_params()
+    from lossbench.checking import check
+
+    check(params)
+    if jobs > 1:
+        side_by_side(params, jobs)
+    dvc("repro")
+    run([sys.executable, "-m", "stages.track", "--lenient"])
+    run([sys.executable, "-m", "stages.summary"])
+
+
+def set_device(device: str) -> None:
+    """Write ``compute.device``, keeping comments and order."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    file = Path("params.yaml")
+    content = yaml.load(file.read_text(encoding="utf-8"))
+    if content["compute"]["device"] == device:
+        return
+    content["compute"]["device"] = device
+    with file.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
+def side_by_side(params: Params, jobs: int) -> None:
+    """Tune and train arms in parallel: everything upstream first, then `dvc --wait-for-lock repro -s` each.
+
+    Processors are divided between the jobs; on GPUs each job gets one (``CUDA_VISIBLE_DEVICES``).
+    """
+    dvc("repro", *(f"validate@{name}" for name in params.datasets))
+    slots = _slots(params, jobs)
+    with ThreadPoolExecutor(len(slots)) as pool:
+        for stage in ("tune", "train"):
+            free = list(slots)
+
+            def one(arm: str, stage: str = stage, free: list[dict[str, str]] = free) -> int:
+                slot = free.pop()
+                try:
+                    return _call(["dvc", "--wait-for-lock", "repro", "-s", f"{stage}@{arm}"], slot)
+                finally:
+                    free.append(slot)
+
+            failed = [arm for arm, code in zip(params.arms, pool.map(one, params.arms), strict=True) if code]
+            if failed:
+                raise GateError(f"stage {stage} failed for {', '.join(failed)}; its output stands above")
+
+
+def _slots(params: Params, jobs: int) -> list[dict[str, str]]:
+    if params.compute.device == "cuda":
+        import torch
+
+        gpus = torch.cuda.device_count()
+        return [{"CUDA_VISIBLE_DEVICES": str(slot % gpus)} for slot in range(jobs)]
+    share = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return [{"LOSSBENCH_WORKERS": str(share)} for _ in range(jobs)]
+
+
+def dvc(*arguments: str) -> None:
+    """Run a dvc command.
+
+    Raises:
+        GateError: if it fails; its own output says why.
+
+    """
+    if _call(["dvc", *arguments], {}):
+        raise GateError(f"`dvc {' '.join(arguments)}` failed; its output stands above")
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a step after dvc.
+
+    Raises:
+        GateError: if it fails.
+
+    """
+    if _call(command, {}):
+        raise GateError(f"`{' '.join(command[1:])}` failed; its output stands above")
+
+
+def _call(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command in a process group of its own; if we are ended, so is the group (dvc leaves its stages)."""
+    process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def _terminated(number: int, frame: object) -> None:
+    del frame
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
+    parser.add_argument("--jobs", type=int, default=1, help="train stages side by side")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(exit_code(lambda: main(chosen.study, chosen.jobs, chosen.device)))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,125 @@
+"""The addresses that `make ui` prints, in a real browser (Debian's chromium, headless)."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lossbench.tracking.addresses import addresses
+from lossbench.tracking.server import connect
+from lossbench.tracking.track import track
+from lossbench.tracking.viewer import mlflow_server
+from tests.test_tracking_ship import empty_store, role, runs_of
+from tests.tracking_study import train, write_report, write_study
+
+__all__ = ["empty_store"]
+CHROMIUM = "/usr/bin/chromium"
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+LOSSES = ("cross_entropy", "dice", "focal", "hinge")
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, empty_store):
+    root = tmp_path_factory.mktemp("study")
+    params = write_study(root, losses=LOSSES, seeds=3)
+    for arm in params.arms:
+        train(root, params, arm)
+    write_report(root, params)
+    shutil.copy(empty_store, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        track(params, root)
+        with mlflow_server(f"sqlite:///{root / 'mlflow.db'}", root / "server.log", port=0) as base:
+            (pages,) = addresses(connect(root), params, root, base)
+            yield root, base, pages
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, recorded):
+    """A page that must ask nothing of anyone but the server."""
+    _, base, _ = recorded
+    tab = browser.new_page(viewport={"width": 1800, "height": 1000})
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    yield tab
+    tab.close()
+    assert [url for url in asked if not url.startswith((base, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """Keep a screenshot, in LOSSBENCH_SCREENSHOTS where it is set."""
+    folder = Path(os.environ.get("LOSSBENCH_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def save(tab, name):
+        tab.screenshot(path=folder / f"mlflow-{name}.png")
+        assert (folder / f"mlflow-{name}.png").stat().st_size > 10_000
+
+    return save
+
+
+def test_the_table_shows_the_current_arms_sorted_by_the_test_metric(page, recorded, keep):
+    _, _, pages = recorded
+    page.goto(pages.table)
+    page.get_by_text("4 matching runs").wait_for()
+    page.get_by_role("link", name="toy-hinge").wait_for()
+    tops = [page.get_by_role("link", name=f"toy-{loss}").bounding_box()["y"] for loss in LOSSES]
+    assert tops == sorted(tops)  # the scores fall in the order of LOSSES
+    for column in ("rank", "difference", "p_holm"):
+        assert page.get_by_text(column, exact=True).first.is_visible()
+    keep(page, "table")
+
+
+def test_the_chart_mode_draws_the_test_metric(page, recorded, keep):
+    _, _, pages = recorded
+    page.goto(pages.charts)
+    page.get_by_text("test/accuracy", exact=True).first.wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    keep(page, "charts")
+
+
+def test_compare_shows_the_four_parents_side_by_side(page, recorded, keep):
+    _, _, pages = recorded
+    page.goto(pages.compare)
+    page.get_by_text("Comparing 4 Runs from 1 Experiment").wait_for()
+    page.get_by_text("Parallel Coordinates Plot").wait_for()
+    page.locator(".js-plotly-plot .parcoords").first.wait_for(state="attached")
+    assert page.locator(".js-plotly-plot").get_by_text("test/accuracy").first.is_visible()
+    for loss in LOSSES:
+        assert page.get_by_text(f"toy-{loss}", exact=True).first.is_visible()
+    keep(page, "compare")
+
+
+def test_a_child_shows_its_curve(page, recorded, keep):
+    root, base, _ = recorded
+    child = role(runs_of(root), "replicate")[0]
+    page.goto(f"{base}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/model-metrics")
+    page.get_by_text("train (1)").wait_for()
+    page.get_by_text("train (1)").scroll_into_view_if_needed()
+    page.locator(".js-plotly-plot .scatterlayer .point").nth(2).wait_for(state="attached")
+    keep(page, "child")
+
+
+def test_a_parent_reads_as_a_sentence(page, recorded, keep):
+    root, base, _ = recorded
+    parent = next(run for run in role(runs_of(root), "arm") if run.data.tags["loss"] == "focal")
+    page.goto(f"{base}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}")
+    page.get_by_text("toy-focal seed 2").first.wait_for()
+    page.get_by_text("Test accuracy:").first.wait_for()
+    keep(page, "parent")

@@ -1,0 +1,195 @@
+"""Training killed at any moment goes on where it was, to the same bits; finished replicates are kept."""
+
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training_cases import digest, labels_dataset, setting
+
+from lossbench.training import Member, Setting, Store, checkpoint, fit
+from lossbench.training.interruption import EXIT_CODE, Interruption
+from lossbench.training.loop import train_replicate
+
+MEMBERS = [Member(0), Member(1)]
+NETWORK = {"name": "simple_cnn", "width": 8, "layers": 2, "hidden": 16, "dropout": 0.3}
+AUGMENTATION = {"shift": 1, "flip": True, "noise": 0.1, "cutout": 2}
+KILLS = 10
+
+
+def make(data, **recipe) -> Setting:
+    recipe = {"epochs": 12, "checkpoint": "best", "augmentation": AUGMENTATION, **recipe}
+    return setting(data, NETWORK, **recipe)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return labels_dataset(tmp_path_factory.mktemp("labels"), train=256)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """A checkpoint after every step."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+
+
+def workers_of(pid: int) -> list[int]:
+    """Ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("engine", ["loop", "population"])
+def test_killed_at_random_moments_the_replicates_are_the_undisturbed_ones(data, tmp_path, eager, engine):
+    made = setting(
+        data, NETWORK, epochs=12, checkpoint="best", augmentation=AUGMENTATION, compute={"engine": engine}
+    )
+    undisturbed = [digest(one) for one in fit(made, MEMBERS)]
+    store = Store.of(tmp_path, made, data.folder)
+    chance = random.Random(1)
+    killed = resumed = 0
+    while killed < KILLS:
+        child = multiprocessing.get_context("fork").Process(target=lambda: fit(made, MEMBERS, store=store))
+        child.start()
+        child.join(0.05 + chance.random() * 0.4)
+        if child.exitcode is not None:  # it was faster: another round
+            assert child.exitcode == 0
+            assert [digest(one) for one in fit(made, MEMBERS, store=store)] == undisturbed
+            shutil.rmtree(tmp_path / "replicates")
+            continue
+        workers = workers_of(child.pid)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        killed += 1
+        deadline = time.monotonic() + 2
+        while not all(map(gone, workers)):
+            assert time.monotonic() < deadline, "a worker outlived its parent"
+            time.sleep(0.01)
+        resumed += any((tmp_path / "checkpoints").glob("*.pt"))
+    assert resumed >= 3
+    assert [digest(one) for one in fit(made, MEMBERS, store=store)] == undisturbed
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("asked_at", [1, 5, 16, 17, 40])
+def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(data, tmp_path, asked_at):
+    made = make(data, epochs=4)
+    undisturbed = digest(train_replicate(made, MEMBERS[0]))
+    store = Store.of(tmp_path, made, data.folder)
+    interruption = CountDown(asked_at)
+    with pytest.raises(SystemExit) as ended:
+        train_replicate(made, MEMBERS[0], checkpoint=store.checkpoint(MEMBERS[0]), interruption=interruption)
+    assert ended.value.code == EXIT_CODE == 143
+    seen: list[int] = []
+    after = train_replicate(
+        made, MEMBERS[0], lambda event: seen.append(event[0]), store.checkpoint(MEMBERS[0])
+    )
+    assert digest(after) == undisturbed
+    assert len(seen) < 4 or asked_at <= 17, "finished epochs were trained again"
+
+
+class CountDown(Interruption):
+    """Asks for an end the n-th time that anyone looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def asked(self) -> bool:
+        self.looks -= 1
+        return self.looks <= 0
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from training_cases import setting
+from lossbench.data.dataset import Dataset
+from lossbench.training import Member, Store, fit
+made = setting(Dataset.open(Path({data!r})), epochs=100_000, compute={{"engine": {engine!r}}})
+store = Store.of(Path({home!r}), made, Path({data!r}))
+print("ready", flush=True)
+try:
+    fit(made, [Member(0), Member(1)], store=store, workers=2)
+finally:
+    print("left in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize("engine", ["loop", "population"])
+def test_sigterm_ends_training_soon_with_its_checkpoint_written(data, tmp_path, engine):
+    script = SCRIPT.format(
+        tests=str(Path(__file__).parent), data=str(data.folder), home=str(tmp_path), engine=engine
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout.readline() == "ready\n"
+    time.sleep(1.0)
+    workers = workers_of(child.pid)
+    assert len(workers) == (2 if engine == "loop" else 0)
+    began = time.monotonic()
+    child.terminate()
+    output, _ = child.communicate(timeout=5)
+    assert time.monotonic() - began < 5
+    assert child.returncode == 143
+    assert output == "left in order\n"
+    assert all(map(gone, workers))
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == (2 if engine == "loop" else 1)
+    assert not list((tmp_path / "checkpoints").glob("*.part"))
+
+
+def test_a_torn_checkpoint_is_said_so_and_training_starts_anew(data, tmp_path, capsys):
+    made = make(data, epochs=1)
+    store = Store.of(tmp_path, made, data.folder)
+    file = store.checkpoint(MEMBERS[0]).file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a file")
+    found = train_replicate(made, MEMBERS[0], checkpoint=store.checkpoint(MEMBERS[0]))
+    assert digest(found) == digest(train_replicate(made, MEMBERS[0]))
+    assert "torn" in capsys.readouterr().err
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    made = checkpoint.Checkpoint(tmp_path / "a.pt")
+    made.save({"model": Evil(tmp_path / "ran")})
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global"):
+        made.load()
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+def test_checkpoints_take_at_most_their_share_of_the_time(tmp_path, monkeypatch):
+    made = checkpoint.Checkpoint(tmp_path / "a.pt")
+    assert not made.due
+    now = time.monotonic()
+    times = iter([now, now + 1.0, now + 1.0, now + 99.0, now + 102.0])
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(times))
+    made.save({"step": 1})
+    assert [made.due, made.due] == [False, True]
