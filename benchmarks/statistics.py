@@ -29,7 +29,7 @@ from lossbench.statistics import (
     sign_flip_p,
     tie_power,
 )
-from lossbench.statistics.verdict import decide
+from lossbench.statistics.verdict import FEWEST_FOR_TIE, decide
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -213,7 +213,7 @@ def wrong_ties(rng: np.random.Generator) -> Iterator[Row]:
 
 def _tied(differences: Array, margin: float) -> Array:
     low, high = intervals(differences, 2 * LEVEL)
-    return (low > -margin) & (high < margin)
+    return (low > -margin) & (high < margin) & (differences.shape[-1] >= FEWEST_FOR_TIE)
 
 
 def population(rng: np.random.Generator) -> Iterator[Row]:
@@ -361,9 +361,7 @@ def main() -> None:
             show(row)
             rows.append(row)
     else:
-        print(
-            f"A/A over real replicates: not measured, no {options.pool.name} (benchmarks/aa_pool.py writes it)"
-        )
+        print(f"A/A, real replicates: not measured, no {options.pool.name} (benchmarks/aa_pool.py writes it)")
     reached = goals(rows)
     for goal in reached:
         word = {True: "met", False: "UNMET", None: "not measured"}[goal["met"]]

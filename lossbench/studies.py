@@ -7,7 +7,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from lossbench.data.sources.folders import SIDES, images_below, read_image
+from lossbench.data.images import read_header
+from lossbench.data.sources.listing import SIDES, images_below
 from lossbench.errors import UserError
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -105,7 +106,7 @@ def common_size(folder: Path, masks: bool) -> tuple[int, int, int]:
     files = images_below(folder)
     if not files:
         raise UserError(f"{folder}: no images; expected a folder per class, or images/ and masks/")
-    first = read_image(files[0], None)
+    first = read_header(files[0])
     shrink = min(1.0, 128 / max(first.height, first.width))
     step = 8 if masks else 1
     height, width = (max(step, round(side * shrink / step) * step) for side in (first.height, first.width))

@@ -114,7 +114,7 @@ def run(command: Sequence[str]) -> None:
 
 
 def _call(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run a command in a process group of its own; if we are ended, so is the group (dvc leaves its stages)."""
+    """Run a command in its own process group, ended with us: dvc leaves its stages running."""
     process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)
     try:
         return process.wait()

@@ -254,22 +254,16 @@ def test_trials_of_the_search_are_children_too(study):
     folder = study / "reports" / "tuning"
     folder.mkdir()
     trials = [
-        {
-            "trial": n,
-            "learning_rate": 10.0**-n,
-            "weight_decay": 0.0,
-            "seeds": [1000],
-            "mean": 0.1 * n,
-            "loss_parameters": {"gamma": n},
-        }
+        {"learning_rate": 10.0**-n, "loss": {"gamma": n}, "scores": [0.1 * n], "mean": 0.1 * n}
         for n in range(3)
     ]
     content = {
         "arm": "toy-focal",
-        "trials": trials,
-        "best": {"trial": 2},
-        "edge": ["learning_rate"],
         "points": 3,
+        "seeds": [1000],
+        "trials": trials,
+        "best": {"learning_rate": 0.01, "loss": {"gamma": 2}},
+        "edge": ["learning_rate"],
     }
     (folder / "toy-focal.json").write_text(json.dumps(content))
     track(load_params(study / "params.yaml"), study)

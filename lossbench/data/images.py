@@ -1,4 +1,4 @@
-"""Reading a user's images: any common format, whatever its depth or orientation, one sentence where it fails."""
+"""Reading a user's images: any common format, depth and orientation; one sentence where it fails."""
 
 import struct
 import warnings
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lossbench.data.samples import Array
 from lossbench.errors import UserError
@@ -62,7 +62,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
                 yield image
     except UserError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UserError(
             f"{file}: not an image Lossbench can read; allowed: {', '.join(FORMATS)}; move it elsewhere"
         ) from None
@@ -75,13 +75,14 @@ def _check(image: Image.Image, file: Path) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise UserError(
-            f"{file}: {image.width}×{image.height} pixels; at most {MAX_PIXELS} are read (decompression bomb?)"
+            f"{file}: {image.width}×{image.height} pixels; at most {MAX_PIXELS} are read "
+            "(a larger one is taken for a decompression bomb)"
         )
     if image.mode == "F":
         raise UserError(f"{file}: floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    if sum(1 for _ in zip(range(2), ImageSequence.Iterator(image), strict=False)) > 1:
-        raise UserError(f"{file}: holds several pictures; expected one per file")
-    image.seek(0)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a phone's JPEG with a preview behind the picture
+        raise UserError(f"{file}: holds {frames} pictures; expected one per file")
 
 
 def read_header(file: Path) -> Header:
@@ -113,10 +114,10 @@ def read_image(file: Path, channels: int, size: Size | None, resize: Resize) -> 
 
     """
     with _opened(file) as image:
-        image = _eight_bits(ImageOps.exif_transpose(image), file)
-        mode = "L" if channels == 1 else "RGB"
-        image = image.convert("RGB").convert(mode) if image.mode == "P" else image.convert(mode)
-        pixels = np.asarray(resized(image, size, resize, Image.Resampling.BILINEAR, 0))
+        upright = _eight_bits(ImageOps.exif_transpose(image), file)
+        coloured = upright.convert("RGB") if upright.mode == "P" else upright
+        wanted = coloured.convert("L" if channels == 1 else "RGB")
+        pixels = np.asarray(resized(wanted, size, resize, Image.Resampling.BILINEAR, 0))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -143,18 +144,13 @@ def read_mask(file: Path, size: Size | None, resize: Resize, fill: int) -> Array
 
     """
     with _opened(file) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "1":
-            image = image.convert("L").point(lambda value: min(value, 1))
-        if image.mode not in ("L", "P") and not image.mode.startswith("I"):
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
             raise UserError(
                 f"{file}: a mask of mode {image.mode}; expected one value per pixel (grey or palette)"
             )
-        if image.mode == "P":  # the indices are the classes; the colours are only for the eye
-            image = Image.fromarray(np.asarray(image))
-        elif image.mode != "L":
-            image = Image.fromarray(np.asarray(image).astype(np.int32))
-        return np.asarray(resized(image, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
+        # A palette's indices are the classes; its colours are only for the eye.
+        values = Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.int32))
+        return np.asarray(resized(values, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
 
 
 def resized(

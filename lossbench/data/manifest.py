@@ -57,13 +57,12 @@ def _labels(targets: Array, fetched: Fetched) -> Any:
 
 
 def _mask_columns(targets: Array, fetched: Fetched) -> dict[str, Any]:
-    stray = (targets >= len(fetched.classes)) & (
-        targets != (-1 if fetched.ignore_index is None else fetched.ignore_index)
-    )
+    known = targets != (-1 if fetched.ignore_index is None else fetched.ignore_index)
+    stray = (targets >= len(fetched.classes)) & known
     return {
         "mask_width": targets.shape[2],
         "mask_height": targets.shape[1],
         "mask_values": [",".join(map(str, np.unique(mask))) for mask in targets],
         "stray": stray.reshape(len(targets), -1).sum(axis=1),
-        "foreground": (targets != 0).reshape(len(targets), -1).mean(axis=1),
+        "foreground": ((targets != 0) & known).reshape(len(targets), -1).mean(axis=1),
     }

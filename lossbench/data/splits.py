@@ -1,5 +1,6 @@
 """Splits by content: a sample's side follows from its bytes alone, so it never changes when data grow."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,8 +18,6 @@ def position(content: str, salt: str) -> float:
         salt: shifts all samples at once; another salt is another division.
 
     """
-    import hashlib
-
     digest = hashlib.sha256(f"{salt}:{content}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

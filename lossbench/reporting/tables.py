@@ -23,8 +23,9 @@ from lossbench.statistics import (
 )
 
 VERDICT_COLUMNS = (
-    "experiment", "metric", "arm", "baseline", "difference", "median", "ci_low", "ci_high", "p", "p_holm",
-    "margin", "p_tie", "n", "verdict", "seeds_needed", "correlation", "diverged", "examples_low", "examples_high",
+    "experiment", "metric", "arm", "baseline", "difference", "median", "ci_low", "ci_high", "p",
+    "p_holm", "margin", "p_tie", "n", "verdict", "seeds_needed", "correlation", "diverged", "examples_low",
+    "examples_high",
 )  # fmt: skip
 
 

@@ -65,13 +65,16 @@ def calibrate(validation: Array, validation_labels: Array, test: Array, test_lab
 
 
 def fit_temperature(logits: Array, labels: Array) -> float:
-    """Temperature T > 0 that minimises the NLL of softmax(logits / T)."""
+    """Temperature T > 0 that minimises the NLL of softmax(logits / T), within e^±5.
+
+    It is the range's end where that is as good as anything inside: separable data have no finite optimum.
+    """
 
     def loss(log_temperature: float) -> float:
         return nll(log_softmax(logits / np.exp(log_temperature), axis=1), labels)
 
     found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    return float(np.exp(min((*LOG_TEMPERATURES, float(found.x)), key=loss)))
 
 
 def probability_metrics(log_probabilities: Array, labels: Array) -> dict[str, float]:

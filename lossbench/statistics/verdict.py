@@ -16,6 +16,8 @@ from lossbench.statistics.family import floor_seeds, holm, seeds_for, smallest_p
 from lossbench.statistics.paired import Interval, finite, mean_interval, pair_correlation, sign_flip_p
 
 Array = npt.NDArray[Any]
+FEWEST_FOR_TIE = 3
+"""Scores come in steps (one test sample): two differences are too often equal to show a tie by it."""
 
 
 class Verdict(StrEnum):
@@ -93,7 +95,7 @@ def compare(
     """Give a verdict on every contrast of one experiment's primary metric.
 
     Better and worse need p after Holm ≤ level and an interval that excludes 0; a tie, which wins over
-    both, needs the 90 % interval (at level 5 %) inside ± margin; else undecided.
+    both, needs the 90 % interval (at level 5 %) inside ± margin, and three seeds; else undecided.
 
     Args:
         scores: arm → scores, aligned over seeds; all finite (a diverged replicate has its test score).
@@ -142,7 +144,8 @@ def _contrast(
 ) -> Contrast:
     differences = np.asarray(scores[0] - scores[1], dtype=np.float64)
     interval = mean_interval(differences, rules.level)
-    narrow = mean_interval(differences, 2 * rules.level)
+    few = len(differences) < FEWEST_FOR_TIE
+    narrow = Interval(math.nan, math.nan) if few else mean_interval(differences, 2 * rules.level)
     return Contrast(
         arm=names[0],
         baseline=names[1],
@@ -187,7 +190,7 @@ def seeds_needed(differences: Array, contrasts: int, level: float, power: float)
 
     """
     nonzero = int(np.count_nonzero(differences))
-    if nonzero == 0:
+    if nonzero == 0 and len(differences) >= FEWEST_FOR_TIE:
         return None
     if smallest_p(nonzero) * contrasts > level:
         return floor_seeds(contrasts, level) + len(differences) - nonzero

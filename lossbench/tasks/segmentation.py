@@ -137,7 +137,7 @@ def _boundary_f1_per_image(
 
 def _contours(labels: Array, classes: int, valid: Tensor) -> Tensor:
     """(N, C, H, W) bool: positions of a class with a 4-neighbour of another class (or the image's edge)."""
-    index = torch.from_numpy(np.ascontiguousarray(labels)).long()
+    index = torch.from_numpy(labels.astype(np.int64))
     mask = (index.unsqueeze(1) == torch.arange(classes).view(1, -1, 1, 1)) & valid.unsqueeze(1)
     padded = F.pad(mask, (1, 1, 1, 1))
     inside = padded[..., :-2, 1:-1] & padded[..., 2:, 1:-1] & padded[..., 1:-1, :-2] & padded[..., 1:-1, 2:]

@@ -16,6 +16,9 @@ from lossbench.tracking.records import PARAM_LENGTH, SETTINGS, ArmRecord, Point,
 from lossbench.tracking.revision import revision
 from lossbench.tracking.told import Told, find_told
 
+TRIAL_RESULTS = ("scores", "mean", "diverged")
+"""Keys of a trial that say what came out; the others are the point searched."""
+
 
 def arm_record(params: Params, outs: ArmOuts) -> ArmRecord:
     """Build an arm's record.
@@ -69,22 +72,24 @@ class _Builder:
 
     def trials(self) -> Iterator[Run]:
         """Build a child per trial of the search."""
-        best = self.outs.tuning.get("best", {}).get("trial")
-        for trial in self.outs.tuning.get("trials", ()):
-            number, at = int(trial["trial"]), _ms(self.written)
-            values = {key: trial.get(key) for key in ("mean", "learning_rate", "weight_decay")}
-            settings = {key: trial.get(key) for key in ("learning_rate", "weight_decay", "seeds")}
-            own = {"stage": "tune", "trial": str(number), "best": str(number == best).lower()}
+        best = self.outs.tuning.get("best", {})
+        seeds = self.outs.tuning.get("seeds", [])
+        at = _ms(self.written)
+        for number, trial in enumerate(self.outs.tuning.get("trials", ())):
+            point = {key: value for key, value in trial.items() if key not in TRIAL_RESULTS}
+            chosen = bool(best) and all(point.get(key) == value for key, value in best.items())
+            own = {"stage": "tune", "trial": str(number), "best": str(chosen).lower()}
+            values = {"mean": trial.get("mean"), **point}
             yield Run(
                 name=f"{self.outs.arm} trial {number}",
                 start=at,
                 end=at,
-                params=flatten({**settings, "loss": trial.get("loss_parameters") or {}}),
+                params=flatten({**point, "tuning_seeds": seeds}),
                 tags={**self.tags, **own},
                 points=tuple(
-                    Point(f"tuning/{key}", float(value), number, at)
+                    Point(f"tuning/{key}", float(value), 0, at)
                     for key, value in values.items()
-                    if value is not None
+                    if isinstance(value, int | float)
                 ),
             )
 

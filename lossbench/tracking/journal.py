@@ -24,9 +24,9 @@ from lossbench.tracking.shipper import spawn_shipper
 if TYPE_CHECKING:
     from lossbench.training.replicate import Replicate
 
-LIVE_AFTER = 60.0
+LIVE_AFTER = 120.0
 """Seconds of training after which a shipper shows it in MLflow live: its start (about 2 core-seconds)
-then costs at most 1–2 %, and short arms, which `stages.track` records at the end, pay nothing."""
+then costs at most 1 % of two cores, and short arms, which `stages.track` records at the end, pay nothing."""
 
 
 class JournalObserver:

@@ -5,12 +5,14 @@ report has run, the means of the scores stand alone.
 """
 
 import csv
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from lossbench.tracking.identity import digest
 from lossbench.tracking.outs import ArmOuts
@@ -44,6 +46,8 @@ class Reports:
     def __init__(self, root: Path) -> None:
         self.leaderboard = _rows(root / "reports" / "leaderboard.csv")
         self.verdicts = _rows(root / "reports" / "verdicts.csv")
+        path = root / "reports" / "verdicts.json"
+        self._said = json.loads(path.read_bytes())["verdicts"] if path.exists() else []
 
     def ranks(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's rows of the leaderboard."""
@@ -52,6 +56,10 @@ class Reports:
     def contrasts(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's contrasts."""
         return [row for row in self.verdicts if _is(row, outs)]
+
+    def sentences(self, outs: ArmOuts) -> list[str]:
+        """Find what the report says of the arm in words."""
+        return [str(said["sentence"]) for said in self._said if _is(said, outs)]
 
     def digest(self, experiment: str) -> str | None:
         """Hash what the report says of an experiment; None before it has run."""
@@ -87,7 +95,7 @@ def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
         tags["baseline"] = contrasts[0]["baseline"]
     elif reports.ranks(outs):
         tags["verdict"] = "baseline"
-    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts)
+    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts, reports.sentences(outs))
     return Summary(metrics, {key: value for key, value in tags.items() if value})
 
 
@@ -103,12 +111,19 @@ def _means(outs: ArmOuts) -> Iterator[tuple[str, float]]:
             yield f"test/{name}_sd", stdev(found)
 
 
-def _description(outs: ArmOuts, metric: str, tags: Mapping[str, str], contrasts: list[Row]) -> str:
+def _description(
+    outs: ArmOuts,
+    metric: str,
+    tags: Mapping[str, str],
+    contrasts: Sequence[Row],
+    sentences: Sequence[str],
+) -> str:
     """Write the arm's Markdown description."""
     described = outs.described
-    lines = [f"**{described['loss']}** on **{outs.experiment}**, {len(described['seeds'])} replicates."]
+    loss, count = _plain(str(described["loss"])), len(described["seeds"])
+    lines = [f"**{loss}** on **{_plain(outs.experiment)}**, {count} replicates."]
     if "score" in tags:
-        lines.append(f"Test {metric}: **{tags['score']}**, rank {tags['rank']}.")
+        lines.append(f"Test {_plain(metric)}: **{tags['score']}**, rank {tags['rank']}.")
     if contrasts:
         lines += [
             "",
@@ -116,7 +131,7 @@ def _description(outs: ArmOuts, metric: str, tags: Mapping[str, str], contrasts:
             "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {row['baseline']} | {_short(row, 'difference')} | {_short(row, 'ci_low')} to "
+            f"| {_plain(row['baseline'])} | {_short(row, 'difference')} | {_short(row, 'ci_low')} to "
             f"{_short(row, 'ci_high')} | {_short(row, 'p_holm')} | **{row['verdict']}** |"
             for row in contrasts
         ]
@@ -157,8 +172,13 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
-def _is(row: Row, outs: ArmOuts) -> bool:
-    return row["experiment"] == outs.experiment and row["arm"] == outs.arm
+def _plain(text: str) -> str:
+    """Keep a user's name from being read as Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+
+
+def _is(row: Mapping[str, Any], outs: ArmOuts) -> bool:
+    return (row["experiment"], row["arm"]) == (outs.experiment, outs.arm)
 
 
 def _rows(path: Path) -> list[Row]:

@@ -4,6 +4,7 @@ What is done to each sample is drawn for a whole epoch at once, on the CPU, from
 generator: devices agree, engines agree, and an epoch can be resumed in its middle.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -31,12 +32,17 @@ class Draws:
     cutout: Tensor | None = None
     chosen: Tensor | None = None
 
-    def at(self, index: slice, device: str) -> "Draws":
-        """Take some samples' draws to the device."""
+    def at(self, index: slice) -> "Draws":
+        """Take some samples' draws."""
+        return self._each(lambda values: values[index])
+
+    def to(self, device: str) -> "Draws":
+        """Move them to the device."""
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         parts = {one.name: getattr(self, one.name) for one in fields(self)}
-        return Draws(
-            **{name: None if all_ is None else all_[index].to(device) for name, all_ in parts.items()}
-        )
+        return Draws(**{name: None if values is None else change(values) for name, values in parts.items()})
 
     @staticmethod
     def together(parts: "list[Draws]") -> "Draws":

@@ -157,8 +157,8 @@ def _train(setting: Setting, member: Member, store: Store | None, emit: Callable
     checkpoint = store.checkpoint(member) if store is not None else None
     with noticing_sigterm() as interruption:
         replicate = train_replicate(setting, member, emit, checkpoint, interruption)
-    if store is not None:
-        store.put(member, replicate)
-    if checkpoint is not None:
-        checkpoint.remove()
+        if store is not None:
+            store.put(member, replicate)
+        if checkpoint is not None:
+            checkpoint.remove()
     return replicate

@@ -95,7 +95,7 @@ class _Run:
         for part, batch in zip(
             left, self.plan.train.batches([epoch.order[one] for one in left]), strict=True
         ):
-            draws = None if epoch.draws is None else epoch.draws.at(part, device)
+            draws = None if epoch.draws is None else epoch.draws.at(part)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
             inputs, targets, auxiliary = changed(batch, self.setting, draws, noise)
             seed_all(self.plan.dropout_seed(number, self.step), device)

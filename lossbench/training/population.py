@@ -187,7 +187,7 @@ class _Population:
 
     def _changed(self, batch: Batch, epochs: Sequence[Epoch], part: slice, number: int) -> Batch:
         """Augment all members' samples at once, each as its own generator said; (M, B, ...)."""
-        drawn = [epoch.draws.at(part, self.device) for epoch in epochs if epoch.draws is not None]
+        drawn = [epoch.draws.at(part) for epoch in epochs if epoch.draws is not None]
         count = len(batch.inputs) // len(self.members)
         noises = [plan.noise(number, self.step, count) for plan in self.plans]
         noise = torch.cat([one for one in noises if one is not None]) if noises[0] is not None else None

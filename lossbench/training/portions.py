@@ -138,7 +138,10 @@ class Portion:
     def batches(self, orders: Sequence[Tensor]) -> Iterator[Batch]:
         """Fetch one batch per order; from disk, the next are read while one is used."""
         if isinstance(self.source, Resident):
-            yield from map(self.take, orders)
+            # One transfer of all the numbers, not one for every step.
+            index = self.numbers(torch.cat(list(orders))).to(self.source.labels.device) if orders else None
+            sizes = [len(order) for order in orders]
+            yield from map(self.source.take, () if index is None else torch.split(index, sizes))
             return
         with ThreadPoolExecutor(1, "read") as reader:
             ahead: list[Future[Batch]] = []

@@ -17,7 +17,7 @@ class Epoch:
 
     Attributes:
         order: (n,) numbers of training samples.
-        draws: what is done to each; None without augmentation.
+        draws: what is done to each, on the device; None without augmentation.
 
     """
 
@@ -60,7 +60,8 @@ class Plan:
         height, width = self.setting.input_shape[1:]
         random = generator(self.seed, "augmentation", number)
         how = self.setting.recipe.augmentation
-        return Epoch(order, draw(how, len(order), (height, width), random, chosen))
+        draws = draw(how, len(order), (height, width), random, chosen)
+        return Epoch(order, draws.to(self.setting.compute.device))
 
     def noise(self, number: int, step: int, count: int) -> Tensor | None:
         """Draw a batch's noise on the device; None where none is asked for."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossbench.data.dataset import Dataset
+from lossbench.data.dataset import Dataset, Split
 from lossbench.errors import UserError
 from lossbench.losses import Loss, LossContext, build, check_targets
 from lossbench.models import build as build_model
@@ -108,7 +108,7 @@ def prepare(
     """
     # Before anything runs: the parent's thread pool must stay unused, or forked workers would hang.
     torch.set_num_threads(1)
-    splits = [data.split("train"), data.split("validation")]
+    splits = [_samples(data, "train"), _samples(data, "validation")]
     maps = _maps(loss, task)
     budget, device = memory_budget(compute.device), compute.device
     pool = None
@@ -132,6 +132,13 @@ def prepare(
         counts = torch.tensor(task.info.counts, dtype=torch.float64)
         rare = counts < counts.mean()
     return Setting(task, network, recipe, loss, compute, shape, train, validation, pool, rare)
+
+
+def _samples(data: Dataset, name: str) -> Split:
+    split = data.split(name)
+    if not len(split):
+        raise UserError(f"{data.folder}: split '{name}' is empty; training needs at least one sample in it")
+    return split
 
 
 def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:

@@ -105,8 +105,9 @@ class Store:
     def put(self, member: Member, replicate: Replicate, company: Sequence[Member] = ()) -> None:
         """Keep a finished replicate; it appears whole or not at all."""
         folder = self._folder(member, company)
+        for left in folder.parent.glob(f"{folder.name}.*.part"):  # by a killed writer
+            shutil.rmtree(left, ignore_errors=True)
         part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(replicate.state, part / "state.safetensors")
         content: Mapping[str, Any] = {

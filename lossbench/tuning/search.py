@@ -122,8 +122,13 @@ def search(
         "seeds": list(tuning.seeds),
         "monitor": monitor,
         "trials": [
-            {**trial.point, "scores": [_finite(s) for s in trial.scores], "mean": _finite(trial.mean)}
-            for trial in trials
+            {
+                "trial": number,
+                **trial.point,
+                "scores": [_finite(score) for score in trial.scores],
+                "mean": _finite(trial.mean),
+            }
+            for number, trial in enumerate(trials)
         ],
         "best": dict(best.point) if best else {},
         "edge": edges(tuning, best.point) if best else [],

@@ -6,6 +6,8 @@ import pandas as pd
 from lossbench.data.dataset import DatasetInfo
 
 HELD_OUT = ("validation", "test", "reference")
+ENOUGH = 30
+"""Samples below which a split's shares say nothing about drift."""
 
 
 def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
@@ -13,9 +15,11 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
 
     Returns:
         samples: the manifest, with splits_of_content (in how many splits the same content stands).
-        classes: per class, its training targets (samples, positions, boxes or positives).
+        classes: per class, its training targets (samples, positions, boxes or positives) and, where samples
+            have one label each, its samples in validation and test.
         drift: per held-out split, label_drift (total variation distance of label shares from the training
-            split's, 0 to 1) and intensity_drift (gap of mean intensity in training standard deviations).
+            split's, 0 to 1), intensity_drift and foreground_drift (gaps of mean intensity and of mean
+            foreground, in training standard deviations). Splits of fewer than 30 samples are left out.
 
     """
     samples = manifest.copy()
@@ -26,22 +30,25 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
 def class_table(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
     """Training targets per class, from the manifest where it has labels, else from the dataset's counts."""
     if info.kind == "label":
-        counts = manifest.loc[manifest["split"] == "train", "label"].value_counts()
-        found = [int(counts.get(name, 0)) for name in info.classes]
+        counts = manifest.groupby("split")["label"].value_counts()
+        columns = {
+            split: [int(counts.get((split, name), 0)) for name in info.classes]
+            for split in ("train", "validation", "test")
+        }
     else:
-        found = list(info.counts)
-    return pd.DataFrame({"id": list(info.classes), "train": found})
+        columns = {"train": list(info.counts)}
+    return pd.DataFrame({"id": list(info.classes), **columns})
 
 
 def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """Distance of each held-out split from the training split."""
     train = manifest[manifest["split"] == "train"]
     shares = train["label"].value_counts(normalize=True)
-    center, spread = train["mean"].mean(), max(float(train["mean"].std()), 1e-9)
+    masks = "foreground" in manifest
     rows = []
     for split in HELD_OUT:
         part = manifest[manifest["split"] == split]
-        if part.empty:
+        if len(part) < ENOUGH:
             continue
         other = part["label"].value_counts(normalize=True)
         labels = shares.index.union(other.index)
@@ -50,7 +57,13 @@ def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
             {
                 "id": split,
                 "label_drift": float(np.abs(gap).sum() / 2),
-                "intensity_drift": float(abs(part["mean"].mean() - center) / spread),
+                "intensity_drift": _gap(train["mean"], part["mean"]),
+                "foreground_drift": _gap(train["foreground"], part["foreground"]) if masks else 0.0,
             }
         )
-    return pd.DataFrame(rows, columns=["id", "label_drift", "intensity_drift"])
+    return pd.DataFrame(rows, columns=["id", "label_drift", "intensity_drift", "foreground_drift"])
+
+
+def _gap(train: "pd.Series[float]", other: "pd.Series[float]") -> float:
+    """Distance of two means in standard deviations of the first."""
+    return float(abs(other.mean() - train.mean()) / max(float(train.std()), 1e-9))

@@ -8,6 +8,7 @@ from lossbench.errors import UserError, nearest
 from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
 
+__all__ = ["SOURCES", "Options", "Source", "check", "register", "source"]
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 

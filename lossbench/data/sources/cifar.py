@@ -19,7 +19,7 @@ from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Options, Source, register
 from lossbench.data.sources.obtaining import (
     Published,
-    Unavailable,
+    UnavailableError,
     checksum,
     download,
     downloads,
@@ -49,7 +49,7 @@ FOLDERS = ("cifar10", "cifar-10", "CIFAR10")
 PROVENANCE: dict[str, Any] = {
     "name": "CIFAR-10",
     "origin": "A. Krizhevsky, V. Nair, G. Hinton",
-    "licence": "no licence stated; cite Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+    "licence": "none stated; cite Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
 }
 
 Reader = Callable[[str], bytes]
@@ -102,7 +102,7 @@ class Cifar10(Source[CifarOptions]):
 
 
 def _closed() -> Path:
-    raise Unavailable("it holds no CIFAR-10 batches")
+    raise UnavailableError("it holds no CIFAR-10 batches")
 
 
 def batch(name: str, content: bytes) -> tuple[Array, Array]:
@@ -163,10 +163,10 @@ class _ArraysOnly(pickle.Unpickler):
     """Unpickles NumPy arrays and built-in containers, and refuses whatever could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]  # NumPy's own unpickler
+        from numpy._core.multiarray import _reconstruct
 
         allowed = {"_reconstruct": _reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
-        if module.split(".")[0] != "numpy" or name not in allowed:
+        if module.split(".", maxsplit=1)[0] != "numpy" or name not in allowed:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return allowed[name]
 
@@ -182,7 +182,15 @@ def unpickled(content: bytes, name: str) -> bytes:
         found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
         labels = np.array(found[b"labels"], np.uint8)[:, None]
         return np.hstack([labels, found[b"data"]]).astype(np.uint8).tobytes()
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ) as error:
         raise UserError(f"CIFAR-10 {name}: not a Python batch as published: {error}") from None
 
 

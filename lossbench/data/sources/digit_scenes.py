@@ -123,7 +123,7 @@ def _targets(kind: str, masks: Array, ink: Array, labels: Array, top: Array, lef
 
 def _boxes(strokes: Array, labels: Array, top: Array, left: Array) -> Array:
     """(N, k, 5) float32: x0, y0, x1, y1 of each digit's strokes in pixels, and its class."""
-    columns, rows = strokes.any(axis=-2), strokes.any(axis=-1)
+    columns, rows = np.any(strokes, axis=-2), np.any(strokes, axis=-1)
     x0, y0 = left + columns.argmax(-1), top + rows.argmax(-1)
     x1 = left + DIGIT - columns[..., ::-1].argmax(-1)
     y1 = top + DIGIT - rows[..., ::-1].argmax(-1)

@@ -1,347 +1,277 @@
-"""The user's own folders: images by class, or images beside masks."""
+"""The user's own images: a folder per class, or images with masks."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from lossbench.data.images import Size, read_mask
 from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
-from lossbench.errors import UserError
-from lossbench.options import Options
+from lossbench.data.sources.reading import (
+    ImageOptions,
+    agreed_channels,
+    agreed_size,
+    headers_of,
+    original,
+    read_images,
+    relative_names,
+    side_by_side,
+)
+from lossbench.errors import UserError, nearest
 from lossbench.params import Dataset
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-SIDES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-LARGEST = 100_000_000
-"""Pixels beyond which an image is taken for a decompression bomb."""
-
-Side = Annotated[int, Field(ge=1, le=16_384)]
-
-
-class ImageOptions(Options):
-    """How images are brought to one shape. ``size`` is (height, width)."""
-
-    size: tuple[Side, Side] | None = None
-    resize: Literal["stretch", "pad", "crop"] = "stretch"
-    channels: Literal[1, 3] | None = None
-
-
-class MaskOptions(ImageOptions):
-    """Classes of the mask values, and the value that stands for "unknown"."""
-
-    classes: tuple[str, ...] | None = None
-    ignore_index: int | None = None
-
-
-@dataclass(frozen=True)
-class Read:
-    """One image as read, (H, W) or (H, W, 3) uint8, and its original size."""
-
-    pixels: Array
-    width: int
-    height: int
-    channels: int
-
-
-def read_image(file: Path, channels: int | None) -> Read:
-    """Read an image safely: upright, 8 bits, one or three channels.
-
-    Raises:
-        UserError: naming the file, if it is no image, damaged, or far too large.
-
-    """
-    from PIL import Image, ImageOps
-
-    Image.MAX_IMAGE_PIXELS = None  # checked below, from the header, before a pixel is decoded
-    try:
-        with Image.open(file) as opened:
-            if opened.width * opened.height > LARGEST:
-                raise UserError(
-                    f"{file}: {opened.width}×{opened.height} pixels; at most {LARGEST:,} are allowed"
-                )
-            image: Any = ImageOps.exif_transpose(opened)
-            grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-            wanted = channels or (1 if grey else 3)
-            pixels = (
-                _eight_bits(image)
-                if image.mode in ("I", "I;16", "F")
-                else np.asarray(image.convert("L" if wanted == 1 else "RGB"))
-            )
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{file}: not a readable image ({' '.join(str(error).split()) or type(error).__name__})"
-        ) from None
-    if wanted == 3 and pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return Read(pixels, pixels.shape[1], pixels.shape[0], wanted)
-
-
-def _eight_bits(image: Any) -> Array:
-    """Scale 16-bit (or float) grey values to 0..255 by their type's range (floats: 0..1)."""
-    values = np.asarray(image).astype(np.float64)
-    scale = 255.0 if image.mode == "F" else 255.0 / 65535.0
-    return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-
-
-def fit_size(pixels: Array, size: tuple[int, int], how: str, nearest: bool = False) -> Array:
-    """Bring an image (H, W[, 3]) to ``size``: stretched, padded to keep its shape, or cropped around the centre."""
-    from PIL import Image, ImageOps
-
-    height, width = size
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image = Image.fromarray(pixels)
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    if how == "pad":
-        return np.asarray(ImageOps.pad(image, (width, height), method))
-    if how == "crop":
-        return np.asarray(ImageOps.fit(image, (width, height), method))
-    return np.asarray(image.resize((width, height), method))
-
-
-def natural(path: Path) -> list[Any]:
-    """Sort key that puts 2 before 10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part.lower())
-        for part in re.split(r"(\d+)", path.as_posix())
-    ]
-
-
-def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, in natural order; other files are refused, hidden ones passed over.
-
-    Raises:
-        UserError: naming a file that is no image.
-
-    """
-    found = []
-    for file in sorted((one for one in folder.rglob("*") if one.is_file()), key=natural):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if hidden or file.name in ("Thumbs.db", "desktop.ini"):
-            continue
-        if file.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{file}: not an image; allowed: {', '.join(sorted(SUFFIXES))}")
-        found.append(file)
-    return found
-
-
-def sides(root: Path) -> dict[str, Path]:
-    """Publisher's division: split → folder, where ``root`` has train/ and the like; empty where it has not."""
-    found = {
-        SIDES[one.name.lower()]: one
-        for one in sorted(root.iterdir())
-        if one.is_dir() and one.name.lower() in SIDES
-    }
-    return found if "train" in found else {}
-
-
-def existing(path: str, key: str) -> Path:
-    """Return the dataset's folder.
-
-    Raises:
-        UserError: naming the key and the folder that is not there.
-
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"'{key}.path': no such folder: {folder}")
-    return folder
-
-
-def stacked(
-    read: Sequence[Read], files: Sequence[Path], options: ImageOptions, key: str
-) -> tuple[Array, dict[str, list[int]]]:
-    """Bring images to one shape and stack them as (N, C, H, W) uint8; original sizes become manifest columns.
-
-    Raises:
-        UserError: if sizes or channels differ and params do not say what to do about it.
-
-    """
-    first = read[0]
-    for one, file in zip(read, files, strict=True):
-        if options.size is None and (one.height, one.width) != (first.height, first.width):
-            raise UserError(
-                f"{file}: {one.height}×{one.width}, but {files[0].name} is {first.height}×{first.width}; "
-                f"set '{key}.size' to [height, width], and '{key}.resize' to stretch, pad or crop"
-            )
-        if one.channels != first.channels:
-            raise UserError(
-                f"{file}: {one.channels} channel(s), but {files[0].name} has {first.channels}; set '{key}.channels' to 1 or 3"
-            )
-    size = options.size or (first.height, first.width)
-    pixels = np.stack([fit_size(one.pixels, size, options.resize) for one in read])
-    columns = {name: [getattr(one, name) for one in read] for name in ("width", "height", "channels")}
-    return (pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, -1, 1)), columns
+PROVENANCE = {"name": "the user's own folder", "licence": "the user's own"}
+Value = Annotated[int, Field(ge=0, le=65535)]
 
 
 @register
 class ImageFolder(Source[ImageOptions]):
-    """One folder per class, or train/, val/, test/ with one folder per class each."""
+    """``path/<class>/*.png``, or ``path/{train,val,test}/<class>/*.png``."""
 
     name = "image_folder"
     options = ImageOptions
 
+    def check(self, dataset: Dataset, key: str) -> ImageOptions:
+        """Check the options, and that the folder is there."""
+        options = super().check(dataset, key)
+        listing.existing_folder(dataset.path, key)
+        return options
+
     def load(self, dataset: Dataset, options: ImageOptions, key: str) -> Fetched:
-        """Read the folder named by ``path``."""
-        root = existing(dataset.path, key)
-        groups = sides(root) or {POOL: root}
-        classes = class_names(groups.get("train", root))
-        samples = {split: _labelled(folder, root, classes, options, key) for split, folder in groups.items()}
-        shapes = {one.inputs.shape[1:] for one in samples.values()}
-        if len(shapes) > 1:
-            raise UserError(f"'{key}': splits differ in image shape: {sorted(shapes)}; set '{key}.size'")
-        return Fetched("label", classes, samples, {"name": root.name})
+        """Read the images; classes are the folders' names, in natural order (2 before 10)."""
+        root = listing.existing_folder(dataset.path, key)
+        groups = {split: _classes(folder) for split, folder in _divided(root).items()}
+        main = groups.get("train", groups.get(POOL, {}))
+        classes = tuple(main)
+        if len(classes) < 2:
+            raise UserError(f"{root}: {len(classes)} class folders found; expected two or more")
+        for found in groups.values():
+            for name, some in found.items():
+                if name not in main:
+                    raise UserError(
+                        f"{some[0].parent}: no training images of this class; {nearest(name, main)}"
+                    )
+        paths = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
+        images = _Images.agree(paths, options, root, key)
+        samples = {split: images.samples(split, _labels(found, classes)) for split, found in groups.items()}
+        return Fetched("label", classes, samples, PROVENANCE)
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, in natural order.
+def _labels(files: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> Array:
+    numbers = [classes.index(name) for name in files]
+    return np.repeat(np.array(numbers, np.int64), [len(some) for some in files.values()])
 
-    Raises:
-        UserError: if there are fewer than two, or one is empty.
 
+def _divided(root: Path) -> Mapping[str, Path]:
+    return listing.split_folders(root) or {POOL: root}
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Class name → its files."""
+    found = {}
+    for one in listing.entries(folder):
+        if not one.is_dir():
+            raise UserError(f"{one}: a file beside the class folders; images must lie in a folder per class")
+        found[one.name] = listing.files_in(one, f"class '{one.name}'")
+    if not found:
+        raise UserError(f"{folder}: no class folders in it; expected a folder of images per class")
+    return found
+
+
+@dataclass(frozen=True)
+class _Images:
+    """All images of a dataset, of one shape, and what they were like on disk."""
+
+    root: Path
+    files: Mapping[str, Sequence[Path]]
+    arrays: Mapping[str, Array]
+    columns: Mapping[str, Mapping[str, list[int]]]
+    size: Size
+
+    @classmethod
+    def agree(
+        cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
+    ) -> "_Images":
+        headers = {split: headers_of(some, split) for split, some in files.items()}
+        every = [one for some in files.values() for one in some]
+        facts = [one for some in headers.values() for one in some]
+        size = agreed_size(every, facts, options, key)
+        channels = agreed_channels(every, facts, options, key)
+        arrays = {
+            split: read_images(some, channels, size, options.resize, split) for split, some in files.items()
+        }
+        return cls(root, files, arrays, {split: original(some) for split, some in headers.items()}, size)
+
+    def samples(
+        self, split: str, targets: Array, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Samples:
+        names = relative_names(self.files[split], self.root)
+        return Samples(self.arrays[split], targets, names, {**self.columns[split], **(columns or {})})
+
+
+class MaskOptions(ImageOptions):
+    """How masks are read: which value stands for which class.
+
+    ``values[c]`` is the grey value or palette index of class c (by default c itself). Without ``classes``
+    the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two.
     """
-    found = sorted(
-        (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")), key=natural
-    )
-    if len(found) < 2:
-        raise UserError(f"{folder}: expected a folder per class, at least two; found {len(found)}")
-    for one in found:
-        if not images_below(one):
-            raise UserError(f"{one}: class '{one.name}' has no images")
-    return tuple(one.name for one in found)
 
+    classes: tuple[str, ...] | None = Field(None, min_length=2, max_length=255)
+    values: tuple[Value, ...] | None = None
+    ignore_index: Value | None = None
 
-def _labelled(folder: Path, root: Path, classes: tuple[str, ...], options: ImageOptions, key: str) -> Samples:
-    present = [one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
-    for name in sorted(present):
-        if name not in classes:
-            raise UserError(
-                f"{folder / name}: class '{name}' does not stand in the training split; allowed: {', '.join(classes)}"
-            )
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for file in images_below(folder / name)
-    ]
-    if not files:
-        raise UserError(f"{folder}: no images")
-    paths = [file for file, _ in files]
-    inputs, columns = stacked([read_image(file, options.channels) for file in paths], paths, options, key)
-    names = [file.relative_to(root).as_posix() for file in paths]
-    return Samples(inputs, np.array([label for _, label in files], dtype=np.int64), names, columns)
+    @model_validator(mode="after")
+    def _fits(self) -> "MaskOptions":
+        if self.values is not None:
+            if self.classes is None:
+                raise ValueError("values needs classes: the names, in the same order")
+            if len(self.values) != len(self.classes):
+                raise ValueError(f"values has {len(self.values)} entries, classes {len(self.classes)}")
+            if len(set(self.values)) != len(self.values):
+                raise ValueError(f"values holds a value twice: {list(self.values)}")
+        known = self.values or range(len(self.classes or ()))
+        if self.ignore_index is not None and self.ignore_index in known:
+            raise ValueError(f"ignore_index is {self.ignore_index}, which is also a class")
+        return self
 
 
 @register
 class SegmentationFolder(Source[MaskOptions]):
-    """``{train,val,test}/{images,masks}``, or just ``images`` and ``masks``; a mask bears its image's name."""
+    """``path/{train,val,test}/{images,masks}/ID.png``, or ``path/{images,masks}`` without a division."""
 
     name = "segmentation_folder"
     options = MaskOptions
 
+    def check(self, dataset: Dataset, key: str) -> MaskOptions:
+        """Check the options, and that the folder is there."""
+        options = super().check(dataset, key)
+        listing.existing_folder(dataset.path, key)
+        return options
+
     def load(self, dataset: Dataset, options: MaskOptions, key: str) -> Fetched:
-        """Read the folder named by ``path``."""
-        root = existing(dataset.path, key)
-        groups = sides(root) or {POOL: root}
-        read = {split: _masked(folder, root, options, key) for split, folder in groups.items()}
-        classes = options.classes or _numbered(read, options.ignore_index)
-        for samples in read.values():
-            _refuse_unknown(samples, len(classes), options.ignore_index, key)
-        return Fetched("mask", classes, read, {"name": root.name}, options.ignore_index)
-
-
-def _masked(folder: Path, root: Path, options: MaskOptions, key: str) -> Samples:
-    for part in ("images", "masks"):
-        if not (folder / part).is_dir():
-            raise UserError(
-                f"{folder}: no folder '{part}'; expected images/ and masks/ with equal file names"
-            )
-    masks = {
-        file.relative_to(folder / "masks").with_suffix(""): file for file in images_below(folder / "masks")
-    }
-    files = images_below(folder / "images")
-    if not files:
-        raise UserError(f"{folder / 'images'}: no images")
-    pairs = []
-    for file in files:
-        stem = file.relative_to(folder / "images").with_suffix("")
-        if stem not in masks:
-            raise UserError(f"{file}: no mask of that name in {folder / 'masks'}")
-        pairs.append((file, masks.pop(stem)))
-    if masks:
-        raise UserError(f"{next(iter(masks.values()))}: no image of that name in {folder / 'images'}")
-    read = [read_image(file, options.channels) for file in files]
-    raw = [read_mask(mask) for _, mask in pairs]
-    for (file, mask), image, values in zip(pairs, read, raw, strict=True):
-        if values.shape != (image.height, image.width):
-            raise UserError(
-                f"{mask}: {values.shape[0]}×{values.shape[1]}, but its image {file.name} is {image.height}×{image.width}"
-            )
-    inputs, columns = stacked(read, files, options, key)
-    size = (inputs.shape[2], inputs.shape[3])
-    targets = np.stack([fit_size(values, size, options.resize, nearest=True) for values in raw])
-    names = [file.relative_to(root).as_posix() for file in files]
-    return Samples(inputs, targets, names, columns)
-
-
-def read_mask(file: Path) -> Array:
-    """Read a mask as (H, W) uint8 class numbers: grey values, or a palette image's indices.
-
-    Raises:
-        UserError: naming the file, if it is no image or has colour channels.
-
-    """
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > LARGEST:
-                raise UserError(
-                    f"{file}: {image.width}×{image.height} pixels; at most {LARGEST:,} are allowed"
-                )
-            if image.mode not in ("1", "L", "P", "I", "I;16"):
-                raise UserError(f"{file}: a mask needs one channel of class numbers, found mode {image.mode}")
-            values = np.asarray(image)
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(
-            f"{file}: not a readable image ({' '.join(str(error).split()) or type(error).__name__})"
-        ) from None
-    if values.max(initial=0) > 255:
-        raise UserError(f"{file}: mask value {int(values.max())}; allowed: 0 to 255")
-    return values.astype(np.uint8)
-
-
-def _numbered(read: dict[str, Samples], ignore_index: int | None) -> tuple[str, ...]:
-    values = np.unique(np.concatenate([np.unique(samples.targets) for samples in read.values()]))
-    largest = max(int(value) for value in values if value != ignore_index)
-    return ("background", *(f"class {value}" for value in range(1, max(largest, 1) + 1)))
-
-
-def _refuse_unknown(samples: Samples, classes: int, ignore_index: int | None, key: str) -> None:
-    wrong = samples.targets >= classes
-    if ignore_index is not None:
-        wrong &= samples.targets != ignore_index
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.reshape(len(samples), -1).any(axis=1))[0])
-        value = int(samples.targets[row][wrong[row]].min())
-        raise UserError(
-            f"{samples.names[row]}: its mask holds the value {value}; allowed: 0 to {classes - 1}"
-            + (f" and {ignore_index} (unknown)" if ignore_index is not None else "")
-            + f"; name the classes under '{key}.classes' or set '{key}.ignore_index'"
+        """Read images and masks, paired by name."""
+        root = listing.existing_folder(dataset.path, key)
+        pairs = {split: _pairs(folder) for split, folder in _divided(root).items()}
+        images = _Images.agree({split: list(some) for split, some in pairs.items()}, options, root, key)
+        raw, columns = {}, {}
+        for split, some in pairs.items():
+            raw[split], columns[split] = _read_masks(some, images.size, options, split)
+        every = [mask for some in pairs.values() for mask in some.values()]
+        classes, values = _agreed_classes(options, raw, key)
+        numbers = _numbers(values, options.ignore_index)
+        _refuse_unknown(np.concatenate(list(raw.values())), numbers, every, values, key)
+        ignore = None if options.ignore_index is None else int(numbers[options.ignore_index])
+        return Fetched(
+            "mask",
+            classes,
+            {
+                split: images.samples(split, numbers[raw[split]].astype(np.uint8), columns[split])
+                for split in raw
+            },
+            PROVENANCE,
+            ignore,
         )
+
+
+IGNORED = 255
+"""What unknown positions hold on disk."""
+UNKNOWN = 256
+"""Marks grey values that are no class."""
+
+
+def _pairs(folder: Path) -> dict[Path, Path]:
+    """Image → mask, paired by name without its ending."""
+    found = {}
+    for name in ("images", "masks"):
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder / name}: no such folder; expected images/ and masks/ in {folder}")
+        found[name] = listing.by_stem(listing.files_in(folder / name, f"'{name}'"))
+    for stem, image in found["images"].items():
+        if stem not in found["masks"]:
+            raise UserError(f"{image}: no mask of this name in {folder / 'masks'}")
+    for stem, mask in found["masks"].items():
+        if stem not in found["images"]:
+            raise UserError(f"{mask}: no image of this name in {folder / 'images'}")
+    return {image: found["masks"][stem] for stem, image in found["images"].items()}
+
+
+def _read_masks(
+    pairs: Mapping[Path, Path], size: Size, options: MaskOptions, split: str
+) -> tuple[Array, dict[str, list[int]]]:
+    """Read masks as they are, resized like their images; their own sizes go to the manifest."""
+    masks = list(pairs.values())
+    headers = headers_of(masks, f"{split} masks")
+    if options.size is None:
+        for mask, header in zip(masks, headers, strict=True):
+            if (header.height, header.width) != size:
+                raise UserError(
+                    f"{mask}: {header.width}×{header.height} pixels, but its image has {size[1]}×{size[0]}"
+                )
+    fill = 0 if options.values is None else options.values[0]
+    fill = fill if options.ignore_index is None else options.ignore_index
+    found = np.empty((len(masks), *size), np.uint16)
+    read = side_by_side(lambda file: _in_range(file, size, options, fill), masks, f"{split} masks: reading")
+    for index, one in enumerate(read):
+        found[index] = one
+    columns = {"mask_width": [one.width for one in headers], "mask_height": [one.height for one in headers]}
+    return found, columns
+
+
+def _in_range(file: Path, size: Size, options: MaskOptions, fill: int) -> Array:
+    mask = read_mask(file, size, options.resize, fill)
+    if mask.min() < 0 or mask.max() > 65535:
+        raise UserError(f"{file}: mask values from {mask.min()} to {mask.max()}; allowed: 0 to 65535")
+    return mask
+
+
+def _agreed_classes(
+    options: MaskOptions, masks: Mapping[str, Array], key: str
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return class names and the mask value of each; inferred where params do not say."""
+    if options.classes is not None:
+        return options.classes, options.values or tuple(range(len(options.classes)))
+    present = set().union(*(np.flatnonzero(np.bincount(one.ravel())).tolist() for one in masks.values()))
+    present -= {options.ignore_index}
+    if present == {0, 255}:
+        return ("background", "foreground"), (0, 255)
+    if present == {0, 1}:
+        return ("background", "foreground"), (0, 1)
+    if len(present) >= 2 and present == set(range(len(present))):
+        names = ("background", *(f"class_{value}" for value in range(1, len(present))))
+        return names, tuple(range(len(present)))
+    raise UserError(
+        f"the masks hold the values {_some(sorted(present))}, which do not say what the classes are; say "
+        f"'{key}.classes: [names]', '{key}.values: [the value of each]' and, for unknown positions, "
+        f"'{key}.ignore_index'"
+    )
+
+
+def _numbers(values: Sequence[int], ignore: int | None) -> Array:
+    """Mask value → class number; UNKNOWN where there is none."""
+    table = np.full(65536, UNKNOWN, np.uint16)
+    table[list(values)] = np.arange(len(values))
+    if ignore is not None:
+        table[ignore] = IGNORED
+    return table
+
+
+def _refuse_unknown(
+    masks: Array, numbers: Array, files: Sequence[Path], values: Sequence[int], key: str
+) -> None:
+    for mask, file in zip(masks, files, strict=True):
+        stray = np.unique(mask[numbers[mask] == UNKNOWN])
+        if len(stray):
+            raise UserError(
+                f"{file}: a mask with unknown values {_some(stray.tolist())}; allowed by '{key}': "
+                f"{_some(list(values))}"
+            )
+
+
+def _some(values: Sequence[int], most: int = 10) -> str:
+    more = f", … ({len(values)} in all)" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more

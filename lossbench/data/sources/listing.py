@@ -1,0 +1,116 @@
+"""Listing a user's folder: every file is accounted for, none is passed over in silence."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lossbench.errors import UserError
+
+IGNORED = ("Thumbs.db", "desktop.ini", "__MACOSX")
+"""What file managers leave behind; so are names that begin with a dot."""
+SIDES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def existing_folder(path: str, key: str) -> Path:
+    """Return the user's folder.
+
+    Raises:
+        UserError: naming the key, if it is missing or no folder.
+
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        raise UserError(f"'{key}.path' is '{path}': no such folder")
+    if not folder.is_dir():
+        raise UserError(f"'{key}.path' is '{path}', a file; expected a folder")
+    return folder
+
+
+def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by name that puts 2 before 10."""
+    parts = re.split(r"([0-9]+)", path.name)
+    key = [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts if part]
+    return key, path.name
+
+
+def entries(folder: Path) -> list[Path]:
+    """List what a folder holds, in natural order, without what file managers leave behind."""
+    try:
+        found = sorted(folder.iterdir(), key=natural)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    return [one for one in found if not one.name.startswith(".") and one.name not in IGNORED]
+
+
+def files_in(folder: Path, what: str) -> list[Path]:
+    """List a folder's files.
+
+    Raises:
+        UserError: if it is empty, or holds a folder.
+
+    """
+    found = entries(folder)
+    for one in found:
+        if one.is_dir():
+            raise UserError(f"{one}: a folder inside {what}; its images must lie directly in {folder}")
+    if not found:
+        raise UserError(f"{folder}: {what} is empty; add images or remove the folder")
+    return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """List the files of a folder of images, or of its folders per class."""
+    below = [entries(one) if one.is_dir() else [one] for one in entries(folder)]
+    return [file for some in below for file in some if file.is_file()]
+
+
+def split_folders(folder: Path) -> Mapping[str, Path] | None:
+    """Find train/val/test folders, if the user's folder is divided so.
+
+    Returns:
+        split → folder, or None where no sub-folder is named like a split.
+
+    Raises:
+        UserError: for a folder beside them that is no split, a split twice, or none to train on.
+
+    """
+    below = [one for one in entries(folder) if one.is_dir()]
+    if not any(one.name.lower() in SIDES for one in below):
+        return None
+    found: dict[str, Path] = {}
+    for one in below:
+        split = SIDES.get(one.name.lower())
+        if split is None:
+            raise UserError(f"{one}: beside a train folder only {_allowed()} may stand")
+        if split in found:
+            raise UserError(f"{one} and {found[split]} are both the {split} split; keep one")
+        found[split] = one
+    if "train" not in found:
+        raise UserError(f"{folder}: no train folder beside {', '.join(one.name for one in below)}")
+    return found
+
+
+def _allowed() -> str:
+    return ", ".join(f"'{name}'" for name in SIDES)
+
+
+def by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Index files by their name without its ending.
+
+    Raises:
+        UserError: if two share it.
+
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        twin = found.setdefault(file.stem, file)
+        if twin != file:
+            raise UserError(f"{file} and {twin.name} differ in their ending only; keep one")
+    return found

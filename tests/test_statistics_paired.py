@@ -1,0 +1,134 @@
+"""Intervals and sign flips: scipy as oracle, and laws that hold for any differences."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lossbench.statistics import mean_interval, pair_correlation, sign_flip_p
+from lossbench.statistics.paired import EXACT_UP_TO
+
+scores = st.lists(st.integers(-500, 500).map(lambda k: k / 1000), min_size=2, max_size=10).map(np.array)
+"""Like accuracies: with ties and zeros."""
+
+
+def flip_by_scipy(differences, resamples=np.inf):
+    test = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=resamples, alternative="two-sided"
+    )
+    return test.pvalue
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.1, 0.32])
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_the_interval_is_scipys_paired_t_interval(n, level):
+    rng = np.random.default_rng(n)
+    arm, baseline = rng.normal(0.9, 0.01, (2, n))
+    expected = stats.ttest_rel(arm, baseline).confidence_interval(1 - level)
+    found = mean_interval(arm - baseline, level)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 8, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_sign_flip_p_is_scipys_exact_permutation_p(n, seed):
+    differences = np.random.default_rng(seed).normal(0.4, 1, n)
+    assert sign_flip_p(differences) == pytest.approx(flip_by_scipy(differences), rel=1e-12)
+
+
+@given(scores)
+def test_sign_flip_p_counts_sign_vectors_one_by_one(differences):
+    nonzero = np.round(1000 * differences[differences != 0]).astype(int)  # in whole numbers: no rounding
+    observed = abs(nonzero.sum())
+    flips = [abs(np.dot(signs, nonzero)) for signs in itertools.product([1, -1], repeat=len(nonzero))]
+    expected = np.mean([flip >= observed for flip in flips]) if len(nonzero) else 1.0
+    assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sign_flip_p_is_exact_at_twenty_differences():
+    differences = np.random.default_rng(1).normal(0.5, 1, EXACT_UP_TO)
+    signs = np.array(list(itertools.product([1, -1], repeat=EXACT_UP_TO // 2)))
+    left, right = signs @ differences[:10], signs @ differences[10:]
+    expected = np.mean(np.abs(left[:, None] + right[None, :]) >= differences.sum() - 1e-9)
+    assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-12)
+
+
+def test_beyond_twenty_differences_monte_carlo_comes_close_and_repeats_itself():
+    differences = np.random.default_rng(5).normal(0.3, 1, 24)
+    p = sign_flip_p(differences)
+    normal = 2 * stats.norm.sf(abs(differences.sum()) / math.sqrt((differences**2).sum()))
+    assert p == pytest.approx(normal, rel=0.1)
+    assert p == sign_flip_p(differences)
+    assert p != sign_flip_p(differences, seed=1)
+
+
+def test_monte_carlo_never_gives_zero():
+    assert 0 < sign_flip_p(np.full(40, 0.1)) < 1e-4
+
+
+@given(scores)
+def test_p_is_a_probability_and_no_smaller_than_the_floor(differences):
+    p = sign_flip_p(differences)
+    assert min(1.0, 2 / 2.0 ** np.count_nonzero(differences)) - 1e-15 <= p <= 1
+
+
+@given(scores, st.randoms(use_true_random=False), st.floats(1e-6, 1e6))
+def test_p_does_not_depend_on_order_sign_or_unit(differences, random, unit):
+    shuffled = differences.copy()
+    random.shuffle(shuffled)
+    p = sign_flip_p(differences)
+    assert sign_flip_p(shuffled) == p
+    assert sign_flip_p(-differences) == p
+    assert sign_flip_p(unit * differences) == p
+
+
+@given(scores, st.integers(1, 5))
+def test_blocks_without_a_difference_change_no_p(differences, zeros):
+    assert sign_flip_p(np.concatenate([differences, np.zeros(zeros)])) == sign_flip_p(differences)
+
+
+@given(scores, st.floats(0.01, 0.4))
+def test_the_interval_moves_and_scales_with_the_scores(differences, level):
+    plain = mean_interval(differences, level)
+    moved = mean_interval(3 * differences + 2, level)
+    assert (moved.low, moved.high) == pytest.approx((3 * plain.low + 2, 3 * plain.high + 2), abs=1e-9)
+    mirrored = mean_interval(-differences, level)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-plain.high, -plain.low), abs=1e-12)
+
+
+@given(scores)
+def test_a_higher_confidence_widens_the_interval(differences):
+    wide, narrow = mean_interval(differences, 0.01), mean_interval(differences, 0.1)
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+
+
+def test_one_replicate_has_no_interval():
+    found = mean_interval(np.array([0.9]), 0.05)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.excludes(0)
+    assert not found.inside(-1, 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused_not_dropped(bad):
+    with pytest.raises(ValueError, match=r"must be finite, found .* at position 1"):
+        sign_flip_p(np.array([0.1, bad, 0.3]))
+
+
+def test_scores_of_the_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match="one value per seed"):
+        sign_flip_p(np.ones((2, 3)))
+
+
+def test_pair_correlation_is_pearsons():
+    first, second = np.random.default_rng(0).normal(size=(2, 9))
+    assert pair_correlation(first, second) == pytest.approx(stats.pearsonr(first, second).statistic)
+
+
+def test_an_arm_that_never_varies_has_no_correlation():
+    assert math.isnan(pair_correlation(np.ones(5), np.arange(5.0)))
