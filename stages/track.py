@@ -20,11 +20,16 @@ def main(lenient: bool = False) -> None:
 
     """
     params = load_params()
+    from lossbench.tracking.locks import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
 
     root = Path.cwd()
     try:
         _track(params, root)
+    except LockedError:
+        raise GateError("another `stages.track` of this study is at work; nothing to do here") from None
+    except OSError as error:
+        raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
     except (ServerGoneError, RefusedError) as error:
         sentence = (
             f"MLflow at {shown(tracking_uri(root))}: {error}; nothing is lost, `make track` will complete "

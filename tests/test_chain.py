@@ -35,7 +35,7 @@ def file_of(module: str) -> Path | None:
     """File of a module of this project."""
     path = ROOT / Path(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if module.split(".")[0] in ("lossbench", "stages") and candidate.is_file():
+        if module.startswith(("lossbench", "stages")) and candidate.is_file():
             return candidate
     return None
 

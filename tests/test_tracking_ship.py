@@ -5,9 +5,11 @@ import math
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,8 @@ def empty_store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         connect(root)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the copies would lack what is in -wal
     return root / "mlflow.db"
 
 
@@ -300,7 +304,9 @@ def test_nothing_of_the_environment_reaches_the_record(study, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-secret")
     monkeypatch.setenv("LOSSBENCH_TOKEN", "hunter2-secret")
     track(load_params(study / "params.yaml"), study)
-    assert b"hunter2-secret" not in (study / "mlflow.db").read_bytes()
+    store = b"".join(path.read_bytes() for path in study.glob("mlflow.db*"))
+    assert b"toy-focal" in store
+    assert b"hunter2-secret" not in store
     journal = b"".join(path.read_bytes() for path in study.glob(".lossbench/**/*") if path.is_file())
     assert b"hunter2-secret" not in journal
 
@@ -390,6 +396,7 @@ def _first_use(root):
     return connect(Path(root)).search_experiments()[0].name
 
 
+@pytest.mark.slow
 def test_many_processes_may_use_a_fresh_store_at_once(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         assert pool.map(_first_use, [str(tmp_path)] * 4) == ["Default"] * 4
@@ -406,6 +413,48 @@ def test_settings_become_dotted_params():
         "model.width": "16",
         "recipe.optimizer.betas": "(0.9, 0.99)",
     }
+
+
+def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_report(study):
+    params = load_params(study / "params.yaml")
+    drawn = []
+
+    def charts(experiment):
+        drawn.append(experiment)
+        return {"scores.svg": f"<svg>{len(drawn)}</svg>"}
+
+    track(params, study, charts=charts)
+    assert drawn == []  # no report yet
+    for verdict, count in (("worse", 1), ("worse", 1), ("tie", 2)):
+        write_report(study, params, verdict=verdict)
+        track(params, study, charts=charts)
+        assert drawn == ["toy"] * count
+    for parent in role(runs_of(study), "arm"):
+        path = connect(study).download_artifacts(parent.info.run_id, "charts/scores.svg")
+        assert Path(path).read_text() == "<svg>2</svg>"
+
+
+def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
+    from lossbench.tracking import sampler
+
+    monkeypatch.setattr(sampler, "FIRST", 0.0)
+    params = load_params(study / "params.yaml")
+    train(study, params, "toy-focal")
+    track(params, study)
+    parent = next(run for run in role(runs_of(study), "arm") if run.data.tags["loss"] == "focal")
+    assert 0 <= parent.data.metrics["system/cpu_utilization_percentage"] <= 100
+    assert parent.data.metrics["system/system_memory_usage_megabytes"] > 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(study):
+    (study / ".lossbench" / "track.lock").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "stages.track"]
+    done = subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("refused: ")
+    assert "track.lock" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_whole_copy_says_so(study):

@@ -41,7 +41,8 @@ def simple_cnn(
     parts: list[nn.Module] = []
     for layer in range(layers):
         out = width * 2**layer
-        parts += [nn.Conv2d(channels, out, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
+        # ReLU and maximum commute: after the pooling it is the same function for a quarter of the work.
+        parts += [nn.Conv2d(channels, out, 3, padding=padding), nn.MaxPool2d(2), nn.ReLU()]
         channels, height, wide = out, (height - 2 + 2 * padding) // 2, (wide - 2 + 2 * padding) // 2
     if min(height, wide) < 1:
         raise UserError(

@@ -57,7 +57,7 @@ class Evaluated:
     def by_arm(self, metric: str) -> dict[str, Array]:
         """Arm → scores of one metric, aligned over the seeds."""
         chosen = self.scores[self.scores["metric"] == metric]
-        wide = chosen.pivot_table(index="seed", columns="arm", values="value", sort=True)
+        wide = chosen.pivot_table(index="seed", columns="arm", values="value", sort=True, dropna=False)
         return {arm: wide[arm].to_numpy() for arm in self.arms}
 
     def diverged(self) -> dict[str, int]:

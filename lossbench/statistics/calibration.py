@@ -69,9 +69,12 @@ def fit_temperature(logits: Array, labels: Array) -> float:
 
     It is the range's end where that is as good as anything inside: separable data have no finite optimum.
     """
+    below_top = logits - logits.max(axis=1, keepdims=True)
+    of_label = below_top[np.arange(len(labels)), labels].mean()
 
     def loss(log_temperature: float) -> float:
-        return nll(log_softmax(logits / np.exp(log_temperature), axis=1), labels)
+        inverse = np.exp(-log_temperature)
+        return float(np.log(np.exp(below_top * inverse).sum(axis=1)).mean() - of_label * inverse)
 
     found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
     return float(np.exp(min((*LOG_TEMPERATURES, float(found.x)), key=loss)))

@@ -10,23 +10,25 @@ import psutil
 
 EVERY = 10.0
 """Seconds between samples."""
+FIRST = 0.5
+"""Seconds before the first one, so that a short arm has one too."""
 MEGABYTE = 1e6
 
 
 class Sampler:
-    """Gives a sample where the last one is older than ``every`` seconds; means are since the last one."""
+    """Gives a sample every ``every`` seconds at most; processor load is the mean since the last one."""
 
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
-        self._last = time.monotonic()
+        self._next = time.monotonic() + min(FIRST, every)
         psutil.cpu_percent()  # its first value is meaningless
 
     def due(self) -> dict[str, float] | None:
         """Take a sample if it is time for one."""
         now = time.monotonic()
-        if now - self._last < self._every:
+        if now < self._next:
             return None
-        self._last = now
+        self._next = now + self._every
         return {**_machine(), **_gpu()}
 
 

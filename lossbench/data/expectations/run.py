@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,18 +76,27 @@ def run_suite(
     frames: Mapping[str, pd.DataFrame], wanted: Sequence[Expected], name: str, docs: Path
 ) -> list[dict[str, Any]]:
     """Run the expectations table by table; results come in the order wanted."""
-    gx = _great_expectations()
-    context = _context(gx, docs)
+    gx = great_expectations()
+    context = fresh_context(gx, docs)
+    results = run_tables(gx, context, frames, wanted, name)
+    context.build_data_docs()
+    return results
+
+
+def run_tables(
+    gx: Any, context: Any, frames: Mapping[str, pd.DataFrame], wanted: Sequence[Expected], name: str
+) -> list[dict[str, Any]]:
+    """Run the expectations in a given context."""
     found: dict[str, dict[str, Any]] = {}
     for table, frame in frames.items():
         chosen = [one for one in wanted if one.table == table]
         if chosen:
             found |= _run_table(gx, context, f"{name}_{table}", frame, chosen)
-    context.build_data_docs()
     return [found[one.name] for one in wanted]
 
 
-def _great_expectations() -> Any:
+def great_expectations() -> Any:
+    """Import Great Expectations, quiet: it costs seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     warnings.filterwarnings("ignore", module="great_expectations")
     import great_expectations as gx
@@ -95,9 +105,8 @@ def _great_expectations() -> Any:
     return gx
 
 
-def _context(gx: Any, docs: Path) -> Any:
-    import shutil
-
+def fresh_context(gx: Any, docs: Path) -> Any:
+    """Make a file context of its own in ``docs``, so that datasets validated side by side do not meet."""
     # Data Docs show the latest run; a context left behind by a killed run may be half-written.
     shutil.rmtree(docs, ignore_errors=True)
     docs.mkdir(parents=True)
@@ -158,15 +167,23 @@ def _result(expected: Expected, result: Any) -> dict[str, Any]:
         "observed": "nothing: it was not evaluated",
         "examples": [],
     }
-    if result is None or result.exception_info.get("raised_exception"):
-        if result is not None:
-            entry["observed"] = f"an error: {result.exception_info.get('exception_message')}"
+    if result is None:
         return entry
+    if error := _exception(result.exception_info):
+        return entry | {"observed": f"an error: {error}"}
     detail = dict(result.result)
     entry |= {"evaluated": 1, "success": bool(result.success), "observed": _observed(detail)}
     index = detail.get("partial_unexpected_index_list") or []
     entry["examples"] = [row["id"] for row in index if "id" in row][:EXAMPLES]
     return entry
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Find the message of what an expectation raised: at the top, or below the metric that raised it."""
+    for one in (info, *(value for value in info.values() if isinstance(value, Mapping))):
+        if one.get("raised_exception"):
+            return " ".join(str(one.get("exception_message")).split())
+    return None
 
 
 def _observed(detail: Mapping[str, Any]) -> str:

@@ -1,13 +1,15 @@
 """The tables that expectations speak of: samples, classes, drift."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lossbench.data.dataset import DatasetInfo
 
 HELD_OUT = ("validation", "test", "reference")
-ENOUGH = 30
-"""Samples below which a split's shares say nothing about drift."""
+CHANCE = 2.0
+"""Standard errors of a difference that are put down to chance: small splits always differ a little."""
 
 
 def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
@@ -17,9 +19,9 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
         samples: the manifest, with splits_of_content (in how many splits the same content stands).
         classes: per class, its training targets (samples, positions, boxes or positives) and, where samples
             have one label each, its samples in validation and test.
-        drift: per held-out split, label_drift (total variation distance of label shares from the training
-            split's, 0 to 1), intensity_drift and foreground_drift (gaps of mean intensity and of mean
-            foreground, in training standard deviations). Splits of fewer than 30 samples are left out.
+        drift: per held-out split, how far it lies from the training split beyond what chance explains
+            (two standard errors): label_drift (total variation distance of label shares, 0 to 1),
+            intensity_drift and foreground_drift (of means, in training standard deviations).
 
     """
     samples = manifest.copy()
@@ -43,20 +45,16 @@ def class_table(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
 def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """Distance of each held-out split from the training split."""
     train = manifest[manifest["split"] == "train"]
-    shares = train["label"].value_counts(normalize=True)
     masks = "foreground" in manifest
     rows = []
     for split in HELD_OUT:
         part = manifest[manifest["split"] == split]
-        if len(part) < ENOUGH:
+        if part.empty:
             continue
-        other = part["label"].value_counts(normalize=True)
-        labels = shares.index.union(other.index)
-        gap = shares.reindex(labels, fill_value=0) - other.reindex(labels, fill_value=0)
         rows.append(
             {
                 "id": split,
-                "label_drift": float(np.abs(gap).sum() / 2),
+                "label_drift": _share_gap(train["label"], part["label"]),
                 "intensity_drift": _gap(train["mean"], part["mean"]),
                 "foreground_drift": _gap(train["foreground"], part["foreground"]) if masks else 0.0,
             }
@@ -64,6 +62,22 @@ def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "label_drift", "intensity_drift", "foreground_drift"])
 
 
+def _share_gap(train: "pd.Series[Any]", other: "pd.Series[Any]") -> float:
+    """Total variation distance of label shares, beyond chance."""
+    expected, found = train.value_counts(normalize=True), other.value_counts(normalize=True)
+    labels = expected.index.union(found.index)
+    p, q = expected.reindex(labels, fill_value=0), found.reindex(labels, fill_value=0)
+    pooled = (p * len(train) + q * len(other)) / (len(train) + len(other))
+    chance = CHANCE * np.sqrt(pooled * (1 - pooled)) * _scatter(len(train), len(other))
+    return float(np.maximum(np.abs(p - q) - chance, 0).sum() / 2)
+
+
 def _gap(train: "pd.Series[float]", other: "pd.Series[float]") -> float:
-    """Distance of two means in standard deviations of the first."""
-    return float(abs(other.mean() - train.mean()) / max(float(train.std()), 1e-9))
+    """Distance of two means in standard deviations of the first, beyond chance."""
+    gap = abs(other.mean() - train.mean()) / max(float(train.std()), 1e-9)
+    return max(0.0, float(gap) - CHANCE * _scatter(len(train), len(other)))
+
+
+def _scatter(first: int, second: int) -> float:
+    """Standard error of a difference of two means of values with unit variance."""
+    return float((1 / first + 1 / second) ** 0.5)

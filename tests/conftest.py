@@ -1,0 +1,116 @@
+"""Fixtures shared by all tests: a small study, trained for real."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+
+# Forked workers need a parent whose thread pool was never used; two test processes share two cores.
+torch.set_num_threads(1)
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def tiny_params() -> dict[str, Any]:
+    """Params of a study that trains in seconds: two losses on both default tasks, three seeds."""
+    recipe = {"epochs": 2, "batch_size": 32, "optimizer": {"name": "adam", "learning_rate": 0.005}}
+    losses = {"cross_entropy": {"name": "cross_entropy"}, "focal": {"name": "focal", "gamma": 2.0}}
+    return {
+        "root": ".",
+        "datasets": {
+            "digits": {"source": "digits", "path": "requirements.lock", "subset": 256},
+            "scenes": {
+                "source": "digit_scenes", "path": "requirements.lock", "train": 48, "validation": 16, "test": 24,
+                "reference": 8,
+            },
+        },
+        "experiments": {
+            "digits": {
+                "task": "classification", "dataset": "digits", "recipe": recipe, "metric": "accuracy", "margin": 0.01,
+                "model": {"name": "simple_cnn", "width": 4, "layers": 2, "hidden": 0},
+            },
+            "scenes": {
+                "task": "segmentation", "dataset": "scenes", "recipe": recipe, "metric": "mean_iou", "margin": 0.02,
+                "model": {"name": "unet", "width": 4, "depth": 1},
+            },
+        },
+        "losses": losses,
+        "arms": {
+            f"{experiment}-{loss}": {"experiment": experiment, "dataset": experiment, "loss": loss}
+            for experiment in ("digits", "scenes")
+            for loss in losses
+        },
+        "seeds": [0, 1, 2],
+        "comparison": {"baseline": "cross_entropy"},
+        "hypotheses": {
+            "focal_wins": {
+                "claim": "Focal wins.", "experiment": "digits", "better": "focal", "than": "cross_entropy",
+                "on": "accuracy",
+            }
+        },
+    }  # fmt: skip
+
+
+def write_params(folder: Path, content: dict[str, Any]) -> None:
+    """Write a params.yaml."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
+def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m stages.<...>` in a study's folder."""
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC."""
+    from lossbench.data.dataset import Dataset
+    from lossbench.data.fetching import fetch
+    from lossbench.evaluation import evaluate
+    from lossbench.params import load_params
+    from lossbench.tasks import task_class
+    from lossbench.training import Member, fit, prepare
+    from lossbench.training.arm import describe, write_arm
+
+    root = tmp_path_factory.mktemp("study")
+    write_params(root, tiny_params())
+    params = load_params(root / "params.yaml")
+    for name, dataset in params.datasets.items():
+        fetch(dataset, name, root / "data" / name)
+        (root / "reports/validation").mkdir(parents=True, exist_ok=True)
+        empty = f'{{"dataset": "{name}", "success": true, "evaluated": 1, "expectations": []}}'
+        (root / f"reports/validation/{name}.json").write_text(empty)
+    (root / "reports/tuning").mkdir()
+    for name, arm in params.arms.items():
+        tuned = f'{{"arm": "{name}", "points": 0, "seeds": [], "trials": [], "best": {{}}, "edge": []}}'
+        (root / f"reports/tuning/{name}.json").write_text(tuned)
+        experiment = params.experiments[arm.experiment]
+        data = Dataset.open(root / "data" / arm.dataset)
+        task = task_class(experiment.task.name)(data.info)
+        loss = params.losses[arm.loss]
+        setting = prepare(task, data, experiment.model, experiment.recipe, loss, params.compute)
+        members = [Member(seed) for seed in params.seeds]
+        names = {"arm": name, "experiment": arm.experiment, "dataset": arm.dataset, "loss": arm.loss}
+        replicates = fit(setting, members, label=name)
+        write_arm(root / "models" / arm.experiment / name, describe(setting, names, members), replicates)
+    for name, experiment in params.experiments.items():
+        out = root / "reports/evaluation" / name
+        evaluate(params, name, root / "models" / name, root / "data" / experiment.dataset, out)
+    return root

@@ -1,0 +1,170 @@
+"""The report: what its tables say, that it repeats to the byte, and that nothing breaks out of it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_params, write_params
+
+from lossbench.params import load_params
+from lossbench.reporting import write_report
+from lossbench.reporting.gallery import image_address, mask_address
+from lossbench.reporting.page import _script_json
+
+FILES = (
+    "leaderboard.csv",
+    "curves.csv",
+    "verdicts.csv",
+    "metrics.json",
+    "verdicts.json",
+    "report.md",
+    "index.html",
+)
+
+
+@pytest.fixture
+def study(trained_study: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny trained study."""
+    shutil.copytree(trained_study, tmp_path / "study")
+    return tmp_path / "study"
+
+
+def report(study: Path) -> Path:
+    write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
+    return study / "reports"
+
+
+def test_the_leaderboard_holds_every_arm_with_mean_sd_interval_and_rank(study: Path) -> None:
+    board = pd.read_csv(report(study) / "leaderboard.csv")
+    assert list(board.columns) == [
+        "experiment",
+        "arm",
+        "loss",
+        "metric",
+        "mean",
+        "sd",
+        "ci_low",
+        "ci_high",
+        "n",
+        "rank",
+    ]
+    scores = pd.read_csv(study / "reports/evaluation/digits/scores.csv")
+    for _, row in board[board["experiment"] == "digits"].iterrows():
+        mine = scores[(scores["arm"] == row["arm"]) & (scores["metric"] == row["metric"])]["value"]
+        assert row["mean"] == pytest.approx(mine.mean())
+        assert row["sd"] == pytest.approx(mine.std(ddof=1))
+        assert row["n"] == 3
+    accuracy = board[(board["experiment"] == "digits") & (board["metric"] == "accuracy")]
+    assert accuracy.sort_values("rank")["mean"].is_monotonic_decreasing
+    nll = board[(board["experiment"] == "digits") & (board["metric"] == "nll")]
+    assert nll.sort_values("rank")["mean"].is_monotonic_increasing
+
+
+def test_three_seeds_can_decide_no_contrast_and_the_report_says_how_many_would(study: Path) -> None:
+    verdicts = pd.read_csv(report(study) / "verdicts.csv")
+    assert len(verdicts) == 2
+    assert set(verdicts["verdict"]) <= {"undecided", "tie"}
+    assert {"p_holm", "p_tie", "seeds_needed", "correlation", "diverged"} <= set(verdicts.columns)
+
+
+def test_every_report_file_repeats_to_the_byte(study: Path) -> None:
+    first = {name: (report(study) / name).read_bytes() for name in FILES}
+    second = {name: (report(study) / name).read_bytes() for name in FILES}
+    assert first == second
+
+
+def test_the_page_asks_the_network_for_nothing(study: Path) -> None:
+    html = (report(study) / "index.html").read_text()
+    own = html.split("<script>")[0] + html.rsplit("<script>", 1)[1]
+    assert "http://" not in own.replace("http://www.w3.org", "")
+    assert 'src="http' not in html
+
+
+def test_a_class_named_like_markup_is_shown_and_not_run(study: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    for name in ("digits", "scenes"):
+        for file in (
+            study / "data" / name / "dataset.json",
+            *(study / "reports/evaluation" / name).glob("*.csv"),
+        ):
+            file.write_text(file.read_text().replace('"3"', f'"{evil}"').replace(",3,", f",{evil},"))
+        gallery = study / "reports/evaluation" / name / "gallery.json"
+        gallery.write_text(gallery.read_text().replace('"3"', f'"{evil}"'))
+    html = (report(study) / "index.html").read_text()
+    assert evil not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_json_cannot_end_its_script_element() -> None:
+    text = str(_script_json({"name": "</script><img src=x onerror=alert(1)>"}))
+    assert "<" not in text
+    assert json.loads(text)["name"].startswith("</script>")
+
+
+def test_an_experiment_without_the_baseline_gets_a_leaderboard_and_no_verdict(study: Path) -> None:
+    content = tiny_params()
+    content["losses"]["other"] = {"name": "hinge"}
+    content["comparison"]["baseline"] = "other"
+    write_params(study, content)
+    assert len(pd.read_csv(report(study) / "verdicts.csv")) == 0
+    assert "No verdict" in (study / "reports/index.html").read_text()
+
+
+def test_the_tracked_page_holds_no_seconds_and_the_twin_does(study: Path) -> None:
+    timings = study / ".lossbench/timings"
+    timings.mkdir(parents=True)
+    for arm in tiny_params()["arms"]:
+        (timings / f"{arm}.json").write_text(json.dumps({"0": 1.5, "1": 2.5}))
+    assert "seconds a replicate" not in (report(study) / "index.html").read_text()
+    assert "seconds a replicate" in (study / ".lossbench/report/index.html").read_text()
+
+
+def test_each_chart_has_words_and_a_table_for_those_who_do_not_see_it(study: Path) -> None:
+    html = (report(study) / "index.html").read_text()
+    charts = html.count('<div class="chart"')
+    assert charts >= 10
+    assert html.count('role="img" aria-label="') == charts
+    assert html.count("<details><summary>The numbers behind") == charts
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_pngs(channels: int) -> None:
+    image = np.zeros((channels, 8, 8), dtype=np.uint8)
+    assert image_address(image).startswith("data:image/png;base64,")
+    assert mask_address(np.full((8, 8), 30)).startswith("data:image/png;base64,")
+
+
+BROWSER = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_the_page_draws_all_charts_without_errors_or_requests(
+    width: int, scheme: str, study: Path, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    page_file = report(study) / "index.html"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=BROWSER)
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(page_file.as_uri())
+        charts = page.locator(".chart").count()
+        page.wait_for_function(f"document.querySelectorAll('.chart svg').length >= {charts}")
+        page.screenshot(path=tmp_path / f"report-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -1,0 +1,192 @@
+"""The invariant the product rests on, with DVC and real training of a tiny study."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import ROOT, tiny_params, write_params
+from ruamel.yaml import YAML
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+BIN = Path(sys.executable).parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a shell in which the virtual environment is active; the copy's own code is imported."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DO_NOT_TRACK": "true", **more}
+
+
+def dvc(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / "dvc"), *arguments],
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def repro(folder: Path, *arguments: str, **more: str) -> list[str]:
+    """Run dvc repro; return the stages that ran."""
+    run = dvc(folder, "repro", *arguments, **more)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def checkout(folder: Path) -> Path:
+    """A checkout of the code with the tiny params, as a DVC repository."""
+    for name in ("lossbench", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    write_params(folder, tiny_params())
+    assert dvc(folder, "init", "--no-scm", "-q").returncode == 0
+    assert dvc(folder, "config", "core.analytics", "false").returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study after its first dvc repro."""
+    folder = checkout(tmp_path_factory.mktemp("done"))
+    repro(folder)
+    return folder
+
+
+@pytest.fixture
+def study(done: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study, its own to change."""
+    shutil.copytree(done, tmp_path / "study", symlinks=True)
+    return tmp_path / "study"
+
+
+def edit(folder: Path, *path: str, value: Any) -> None:
+    yaml = YAML(typ="safe")
+    content = yaml.load((folder / "params.yaml").read_text())
+    block = content
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = value
+    write_params(folder, content)
+
+
+def replicates(folder: Path) -> int:
+    return len(list((folder / ".lossbench/replicates").iterdir()))
+
+
+def test_a_forced_fresh_repro_leaves_the_lock_unchanged(study: Path) -> None:
+    before = (study / "dvc.lock").read_bytes()
+    repro(study, "--force", LOSSBENCH_FRESH="1")
+    assert (study / "dvc.lock").read_bytes() == before
+
+
+def test_the_number_of_workers_changes_nothing(study: Path) -> None:
+    before = (study / "dvc.lock").read_bytes()
+    repro(study, "--force", LOSSBENCH_FRESH="1", LOSSBENCH_WORKERS="1", OMP_NUM_THREADS="2")
+    assert (study / "dvc.lock").read_bytes() == before
+
+
+def test_with_nothing_changed_nothing_runs(study: Path) -> None:
+    assert repro(study) == []
+
+
+def test_a_changed_loss_reruns_its_arms_and_what_follows_them_and_no_more(study: Path) -> None:
+    edit(study, "losses", "focal", "gamma", value=1.5)
+    assert sorted(repro(study)) == sorted(
+        ["check", "tune@digits-focal", "train@digits-focal", "tune@scenes-focal", "train@scenes-focal",
+         "evaluate@digits", "evaluate@scenes", "report"]
+    )  # fmt: skip
+
+
+def test_another_seed_trains_one_replicate_an_arm(study: Path) -> None:
+    before = replicates(study)
+    edit(study, "seeds", value=[0, 1, 2, 3])
+    ran = repro(study)
+    assert not any(stage.startswith(("fetch", "validate", "tune")) for stage in ran)
+    assert replicates(study) == before + 4
+
+
+def test_an_edit_of_the_losses_reruns_training_and_one_in_the_docs_nothing(study: Path) -> None:
+    (study / "docs").mkdir()
+    (study / "docs/page.md").write_text("words")
+    assert repro(study) == []
+    with (study / "lossbench/losses/margin.py").open("a") as file:
+        file.write("# an edit\n")
+    ran = repro(study)
+    assert "train@digits-focal" in ran
+    assert not any(stage.startswith(("fetch", "validate")) for stage in ran)
+
+
+def test_a_bad_param_stops_the_chain_before_anything_else(study: Path) -> None:
+    edit(study, "losses", "focal", "gamma", value=-1)
+    run = dvc(study, "repro")
+    assert run.returncode != 0
+    assert "error: params.yaml: losses.focal.gamma" in run.stderr + run.stdout
+    assert "Running stage 'train" not in run.stdout
+
+
+def test_metrics_and_plots_are_dvcs(study: Path) -> None:
+    shown = dvc(study, "metrics", "show")
+    assert shown.returncode == 0, shown.stderr
+    assert "accuracy" in shown.stdout
+    plots = dvc(study, "plots", "show", "--out", "plots")
+    assert plots.returncode == 0, plots.stderr
+
+
+def test_arms_side_by_side_give_the_same_lock(done: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-m", "stages.repro", "--jobs", "2"],
+        cwd=folder, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    yaml = YAML(typ="safe")
+    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return [found for found in psutil.Process(process.pid).children(recursive=True) if found.is_running()]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.parametrize("who", ["dvc", "stage", "group"])
+def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
+    who: str, done: Path, tmp_path: Path
+) -> None:
+    folder = checkout(tmp_path)
+    draw = random.Random(who)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [str(BIN / "dvc"), "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, process_group=0,
+        )  # fmt: skip
+        time.sleep(draw.uniform(2, 12))
+        children = family(process)
+        if who == "group":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif who == "dvc":
+            process.kill()
+        else:
+            for child in children:
+                child.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive, f"left running: {[child.cmdline() for child in alive]}"
+        lock = folder / ".dvc/tmp/rwlock"
+        if lock.exists() and not lock.read_text().strip():
+            lock.unlink()  # what `make doctor` will do
+    repro(folder)
+    yaml = YAML(typ="safe")
+    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
