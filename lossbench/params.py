@@ -260,8 +260,8 @@ class Params(Model):
     losses: dict[Name, dict[str, Any]]
     arms: dict[Name, Arm]
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    compute: Compute = Compute()
-    tuning: Tuning = Tuning()
+    compute: Compute  # required: DVC knows no optional dependency on a key
+    tuning: Tuning
     comparison: Comparison
     hypotheses: dict[Name, Hypothesis] = {}
     tracking: Tracking = Tracking()

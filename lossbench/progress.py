@@ -6,12 +6,16 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int, label: str) -> "tqdm[Any]":
-    """Make a bar; on a terminal it moves, in a log file it writes a line every 10 seconds at most."""
+def bar(total: int, label: str, delay: float = 0) -> "tqdm[Any]":
+    """Make a bar; on a terminal it moves, in a log file it writes a line every 10 seconds at most.
+
+    What ends within ``delay`` seconds shows none.
+    """
     moving = sys.stderr.isatty()
     return tqdm(
         total=total,
         desc=label,
+        delay=delay,
         mininterval=0.2 if moving else 10,
         ascii=not moving,
         ncols=None if moving else 90,

@@ -47,6 +47,8 @@ def tiny_params() -> dict[str, Any]:
             for loss in losses
         },
         "seeds": [0, 1, 2],
+        "compute": {"device": "cpu"},
+        "tuning": {"trials": 0},
         "comparison": {"baseline": "cross_entropy"},
         "hypotheses": {
             "focal_wins": {

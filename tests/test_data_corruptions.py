@@ -68,5 +68,7 @@ def test_corruption_is_on_record_and_touches_the_training_split_alone(tmp_path: 
 
 def test_masks_cannot_be_given_label_noise(tmp_path: Path) -> None:
     scenes = dataset("digit_scenes", train=4, corruption={"label_noise": 0.1})
-    with pytest.raises(UserError, match="datasets.mine.corruption: label noise and imbalance need one label"):
+    with pytest.raises(
+        UserError, match=r"datasets\.mine\.corruption: label noise and imbalance need one label"
+    ):
         fetch(scenes, "mine", tmp_path / "mine")

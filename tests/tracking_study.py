@@ -42,6 +42,8 @@ def write_study(root: Path, losses: tuple[str, ...] = ("cross_entropy", "focal")
         "losses": {loss: {"name": loss} for loss in losses},
         "arms": arms,
         "seeds": list(range(seeds)),
+        "compute": {"device": "cpu"},
+        "tuning": {"trials": 0},
         "comparison": {"baseline": losses[0]},
         "tracking": {"log_models": False},
     }

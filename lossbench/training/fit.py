@@ -64,6 +64,7 @@ def fit(
         if found is not None:
             done[index] = found
     epochs = setting.recipe.epochs
+    seen = [0] * len(members)
     with bar(len(members) * epochs, label) as progress:
         progress.update(len(done) * epochs)
         for index, replicate in done.items():
@@ -75,11 +76,13 @@ def fit(
                 watch.started(members[index].seed, epochs)
                 return
             watch.epoch(members[index].seed, *event)
+            seen[index] += 1
             progress.update()
 
         def on_result(index: int, replicate: Replicate) -> None:
             done[index] = replicate
             watch.finished(replicate)
+            progress.update(epochs - seen[index])  # resumed, or stopped early
 
         waiting = [index for index in range(len(members)) if index not in done]
         if setting.compute.engine == "population":

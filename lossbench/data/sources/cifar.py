@@ -190,6 +190,8 @@ def unpickled(content: bytes, name: str) -> bytes:
         ValueError,
         AttributeError,
         IndexError,
+        OverflowError,
+        MemoryError,
     ) as error:
         raise UserError(f"CIFAR-10 {name}: not a Python batch as published: {error}") from None
 

@@ -84,7 +84,7 @@ def read_images(files: Sequence[Path], channels: int, size: Size, resize: Resize
 def side_by_side(function: Callable[[Path], T], files: Iterable[Path], label: str) -> Iterator[T]:
     """Map a function over files on a few threads, in order, with a progress bar."""
     files = list(files)
-    with ThreadPoolExecutor(THREADS) as pool, bar(len(files), label) as progress:
+    with ThreadPoolExecutor(THREADS) as pool, bar(len(files), label, delay=1) as progress:
         try:
             for result in pool.map(function, files):
                 progress.update()
