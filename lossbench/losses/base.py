@@ -108,7 +108,12 @@ class Loss(Declared):
         if not (self.checked or inside_transform(logits, target)):
             check_input(logits, target, self.ignore_index)
             self.checked = True
-        return self.value(Batch(logits, target, self.ignore_index, auxiliary))
+        return self.value(Batch(logits, target, self.ignore_index, auxiliary, self.summarised))
+
+    @property
+    def summarised(self) -> bool:
+        """Whether a single-label value reads the softmax through ``true_log_probs`` and ``overlap`` alone."""
+        return False
 
     def value(self, batch: Batch) -> Tensor:
         """Return the loss of a cleaned batch."""

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lossbench.losses import fused, functional
+from lossbench.losses.functional import Overlap
+from lossbench.losses.inputs import inside_transform
+
 
 class Batch:
     """One call's logits ``(N, C, *spatial)`` and target, flattened to ``(N, C, L)`` and ``(N, L)``.
@@ -21,6 +25,7 @@ class Batch:
         index: ``(N, L)`` int64, the class of each position (single-label only).
         labels: ``(N, C, L)`` as given, or bool for whole-number labels (multi-label only).
         valid: bool, ``(N, L)`` or, with several labels, ``(N, C, L)``; None where nothing can be ignored.
+        plain: whether hand-written backward passes are ruled out: compiled, under torch.func, captured.
     """
 
     def __init__(
@@ -29,11 +34,15 @@ class Batch:
         target: Tensor,
         ignore_index: int | None = None,
         auxiliary: Tensor | None = None,
+        summarised: bool = False,
     ) -> None:
         self.multilabel = target.ndim == logits.ndim
         self.spatial = tuple(logits.shape[2:])
         self.samples, self.classes = logits.shape[0], logits.shape[1]
         self.auxiliary = None if auxiliary is None else _flat(auxiliary).to(logits.device)
+        self.plain = inside_transform(logits, target)
+        self._summarised = summarised and not self.multilabel and not self.plain
+        self._summary: fused.Summary | None = None
         self._shared = False
         self._log_probs: Tensor | None = None
         self._probs: Tensor | None = None
@@ -119,9 +128,29 @@ class Batch:
     @property
     def true_log_probs(self) -> Tensor:
         """Log p of the true class ``(N, L)`` (single-label only)."""
+        if self._summarised:
+            return self._summarise(counts=self._shared).true_log_probs
         if self._true_log_probs is None:
             self._true_log_probs = self.pick(self.log_probs)
         return self._true_log_probs
+
+    def overlap(self, power: int = 1) -> Overlap:
+        """Return the soft counts of each image and class, (N, C)."""
+        if self.multilabel:
+            return functional.overlap_of_labels(self.probs, self.labels, self.valid, power)
+        if not self._summarised:
+            return functional.overlap_of_index(self.probs, self.index, self.valid, power)
+        found = self._summarise(counts=True)
+        if found.both is None or found.predicted is None:
+            raise AssertionError("counts were asked for")
+        true, positions = functional.true_counts(self.index, self.valid, found.both)
+        return Overlap(found.both, found.predicted, true, positions)
+
+    def _summarise(self, counts: bool) -> fused.Summary:
+        """Return the summary of the softmax, computed once for all parts of a sum."""
+        if self._summary is None or (counts and self._summary.both is None):
+            self._summary = fused.summary(self.logits, self.index, self.valid, counts)
+        return self._summary
 
     def pick(self, values: Tensor) -> Tensor:
         """Take from ``values`` (N, C, L) the entry of each position's class: (N, L)."""

@@ -58,6 +58,11 @@ class Sum(Loss):
         """Return the weighted sum; ``auxiliary`` goes to the parts that need it."""
         return super().forward(logits, target, auxiliary)
 
+    @property
+    def summarised(self) -> bool:
+        """A sum reads what its parts read."""
+        return all(part.summarised for part in self._losses().values())
+
     def value(self, batch: Batch) -> Tensor:
         """Sum the parts' values of the same batch."""
         batch.share()

@@ -28,6 +28,11 @@ class SmoothedCrossEntropy(Weighted):
         doc="ε: the target is 1 − ε on the true class plus ε / C on every class",
     )
 
+    @property
+    def summarised(self) -> bool:
+        """The true class is all that is read, unless the target is smoothed."""
+        return self.label_smoothing == 0 and type(self).adjusted is SmoothedCrossEntropy.adjusted
+
     def adjusted(self, batch: Batch) -> Tensor:
         """Return the log-probabilities (N, C, L) that the cross-entropy is taken of."""
         return batch.log_probs
@@ -38,6 +43,9 @@ class SmoothedCrossEntropy(Weighted):
         The weights are inside, as label smoothing spreads them too.
         """
         weights = self.optional_classwise("_class_weights", batch)
+        if self.summarised:
+            true = -batch.true_log_probs
+            return true if weights is None else true * weights[batch.index]
         return functional.smoothed_cross_entropy(
             self.adjusted(batch), batch.index, self.label_smoothing, weights
         )
@@ -84,6 +92,11 @@ class TrueClass(Weighted):
 
     family = "distribution"
     multi = True
+
+    @property
+    def summarised(self) -> bool:
+        """The true class is all that is read."""
+        return True
 
     def of(self, log_p: Tensor) -> Tensor:
         """Return the loss as a function of log p."""

