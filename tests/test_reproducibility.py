@@ -43,12 +43,12 @@ def repro(folder: Path, *arguments: str, **more: str) -> list[str]:
     return [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
 
 
-def checkout(folder: Path) -> Path:
-    """A checkout of the code with the tiny params, as a DVC repository."""
+def checkout(folder: Path, source: Path = ROOT) -> Path:
+    """A checkout of the code in ``source`` with the tiny params, as a DVC repository."""
     for name in ("lossbench", "stages"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
-        shutil.copy(ROOT / name, folder / name)
+        shutil.copy(source / name, folder / name)
     write_params(folder, tiny_params())
     assert dvc(folder, "init", "--no-scm", "-q").returncode == 0
     assert dvc(folder, "config", "core.analytics", "false").returncode == 0
@@ -143,8 +143,9 @@ def test_metrics_and_plots_are_dvcs(study: Path) -> None:
     assert plots.returncode == 0, plots.stderr
 
 
-def test_arms_side_by_side_give_the_same_lock(done: Path, tmp_path: Path) -> None:
-    folder = checkout(tmp_path)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_arms_side_by_side_give_the_same_lock(number: int, done: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path, done)
     run = subprocess.run(
         [sys.executable, "-m", "stages.repro", "--jobs", "2"],
         cwd=folder, env=environment(), capture_output=True, text=True, check=False,
@@ -165,7 +166,7 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
     who: str, done: Path, tmp_path: Path
 ) -> None:
-    folder = checkout(tmp_path)
+    folder = checkout(tmp_path, done)
     draw = random.Random(who)
     for _ in range(4):
         process = subprocess.Popen(
