@@ -41,7 +41,7 @@ test: dev ## run the tests (the long ones are in test-slow)
 	python -m pytest -m "not slow and not browser"
 test-slow: dev ## run the long tests and those that need chromium
 	python -m pytest -m "slow or browser" --timeout 900
-lint: dev ## ruff, mypy, the package audit
+lint: dev ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy

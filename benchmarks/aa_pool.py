@@ -2,8 +2,8 @@
 
     python -m benchmarks.aa_pool --replicates 48
 
-writes benchmarks/results/aa_pool.csv (experiment, metric, seed, value): the test accuracy of the default `digits`
-experiment trained with its baseline on seeds that no study uses.
+writes benchmarks/results/aa_pool.csv (experiment, metric, seed, value): the test accuracy of the default
+`digits` experiment trained with its baseline on seeds that no study uses.
 """
 
 import argparse
@@ -42,9 +42,8 @@ def main(experiment: str, replicates: int) -> None:
     table = pd.DataFrame(rows)
     out = ROOT / "benchmarks/results/aa_pool.csv"
     table.to_csv(out, index=False, lineterminator="\n")
-    print(
-        f"{out.relative_to(ROOT)}: {len(table)} replicates, mean {table['value'].mean():.4f}, sd {table['value'].std():.4f}"
-    )
+    mean, sd = table["value"].mean(), table["value"].std()
+    print(f"{out.relative_to(ROOT)}: {len(table)} replicates, mean {mean:.4f}, sd {sd:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""A user's folder becomes a study in one command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import stage
+from PIL import Image
+
+from lossbench.checking import check
+from lossbench.errors import UserError
+from lossbench.params import load_params
+from lossbench.studies import new_study
+
+
+def draw(file: Path, seed: int, side: int = 24, mask: bool = False) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 2, (side, side)) if mask else rng.integers(0, 256, (side, side, 3))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.uint8)).save(file)
+
+
+@pytest.fixture
+def by_class(tmp_path: Path) -> Path:
+    """A folder per class."""
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(40):
+            draw(tmp_path / "pets" / name / f"{number}.png", 100 * label + number)
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def with_masks(tmp_path: Path) -> Path:
+    """Images beside masks."""
+    for number in range(40):
+        draw(tmp_path / "cells/images" / f"{number}.png", number)
+        draw(tmp_path / "cells/masks" / f"{number}.png", number, mask=True)
+    return tmp_path / "cells"
+
+
+@pytest.mark.parametrize("kind", ["by_class", "with_masks"])
+def test_a_folder_becomes_a_study_that_checks_and_fetches(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_study("mine", request.getfixturevalue(kind), tmp_path)
+    assert (folder / "dvc.yaml").is_symlink()
+    monkeypatch.chdir(folder)
+    check(load_params())
+    run = stage(folder, "fetch", "mine")
+    assert run.returncode == 0, run.stderr
+    assert (folder / "data/mine/train/inputs.npy").exists()
+
+
+def test_the_command_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "lossbench", "new-study", "mine", str(tmp_path / "nowhere")],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "nowhere': no such folder" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a/b"])
+def test_a_name_that_is_no_name_is_refused(name: str, by_class: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="NAME"):
+        new_study(name, by_class, tmp_path)
+
+
+def test_a_taken_name_is_refused(by_class: Path, tmp_path: Path) -> None:
+    new_study("mine", by_class, tmp_path)
+    with pytest.raises(UserError, match="exists already"):
+        new_study("mine", by_class, tmp_path)
+
+
+def test_repro_of_a_folder_without_params_exits_2(tmp_path: Path) -> None:
+    run = stage(tmp_path, "repro", "--study", str(tmp_path))
+    assert run.returncode == 2
+    assert "params.yaml: no such file" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["check", "fetch", "validate", "tune", "train", "evaluate", "report", "repro", "track"]
+)
+def test_every_entry_point_explains_itself_without_loading_torch(module: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['x', '--help']\ntry:\n import runpy; runpy.run_module('stages.{module}', run_name='__main__')\nexcept SystemExit as e:\n assert not e.code\nassert not set(sys.modules) & {{'torch', 'mlflow', 'great_expectations', 'pandas'}}"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "usage" in run.stdout
