@@ -7,8 +7,6 @@ loss per experiment, written by benchmarks/aa_pool.py) the A/A runs over real re
 
 import argparse
 import json
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy
 from scipy import stats
 
+from benchmarks.common import commit, machine
 from lossbench.statistics import (
     Interval,
     Rules,
@@ -323,19 +321,6 @@ def goals(rows: list[Row]) -> list[Row]:
     ]
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"{cpu}; Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
-
-
-def commit() -> str:
-    """Commit of the code that ran; `+` where files differed from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
 def show(row: Row) -> None:
     extra = "  ".join(
         f"{key} {row[key]:.3g}" for key in ("effect_sd", "expected", "corrected", "pool") if key in row
@@ -366,7 +351,7 @@ def main() -> None:
     for goal in reached:
         word = {True: "met", False: "UNMET", None: "not measured"}[goal["met"]]
         print(f"{word:12} {goal['name']}: {goal['goal']}, measured {goal['measured']}")
-    result = {"machine": machine(), "commit": commit(), "rows": rows, "goals": reached}
+    result = {"machine": machine("numpy", "scipy"), "commit": commit(), "rows": rows, "goals": reached}
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

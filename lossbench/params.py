@@ -287,9 +287,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
     """
     path = Path(path)
-    params = parse_params(read_yaml(path), path.name)
-    _check_references(params, path.name)
-    return params
+    return parse_params(read_yaml(path), path.name)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -308,14 +306,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_params(content: Mapping[str, Any], file: str = "params.yaml") -> Params:
-    """Check the shape of the content; the first fault is reported as one sentence."""
+    """Check the shape of the content, then what its names refer to; the first fault is one sentence."""
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        raise UserError(_sentence(error, content, file)) from None
+        raise UserError(_sentence(error, file)) from None
+    _check_references(params, file)
+    return params
 
 
-def _sentence(error: ValidationError, content: Mapping[str, Any], file: str) -> str:
+def _sentence(error: ValidationError, file: str) -> str:
     first = error.errors(include_url=False)[0]
     where = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join(where) or "(top level)"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossbench.losses import fused, functional
+from lossbench.losses import functional, fused
 from lossbench.losses.functional import Overlap
 from lossbench.losses.inputs import inside_transform
 
@@ -129,7 +129,8 @@ class Batch:
     def true_log_probs(self) -> Tensor:
         """Log p of the true class ``(N, L)`` (single-label only)."""
         if self._summarised:
-            return self._summarise(counts=self._shared).true_log_probs
+            true = self._summarise(counts=self._shared, logs=True).true_log_probs
+            return _asked(true)
         if self._true_log_probs is None:
             self._true_log_probs = self.pick(self.log_probs)
         return self._true_log_probs
@@ -140,17 +141,17 @@ class Batch:
             return functional.overlap_of_labels(self.probs, self.labels, self.valid, power)
         if not self._summarised:
             return functional.overlap_of_index(self.probs, self.index, self.valid, power)
-        found = self._summarise(counts=True)
-        if found.both is None or found.predicted is None:
-            raise AssertionError("counts were asked for")
-        true, positions = functional.true_counts(self.index, self.valid, found.both)
-        return Overlap(found.both, found.predicted, true, positions)
+        found = self._summarise(counts=True, logs=self._shared)
+        both, predicted = _asked(found.both), _asked(found.predicted)
+        true, positions = functional.true_counts(self.index, self.valid, both)
+        return Overlap(both, predicted, true, positions)
 
-    def _summarise(self, counts: bool) -> fused.Summary:
+    def _summarise(self, counts: bool, logs: bool) -> fused.Summary:
         """Return the summary of the softmax, computed once for all parts of a sum."""
-        if self._summary is None or (counts and self._summary.both is None):
-            self._summary = fused.summary(self.logits, self.index, self.valid, counts)
-        return self._summary
+        found = self._summary
+        if found is None or (counts and found.both is None) or (logs and found.true_log_probs is None):
+            self._summary = found = fused.summary(self.logits, self.index, self.valid, counts, logs)
+        return found
 
     def pick(self, values: Tensor) -> Tensor:
         """Take from ``values`` (N, C, L) the entry of each position's class: (N, L)."""
@@ -171,3 +172,9 @@ class Batch:
 def _flat(values: Tensor) -> Tensor:
     """(N, C, *spatial) → (N, C, L); (N, C) → (N, C, 1)."""
     return values.unsqueeze(2) if values.ndim == 2 else values.flatten(2)
+
+
+def _asked(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise AssertionError("the summary holds what was asked for")
+    return value

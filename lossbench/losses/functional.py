@@ -134,9 +134,7 @@ def overlap_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, power: 
         true_probs = true_probs.masked_fill(~valid, 0.0)
         probs = probs.masked_fill(~valid.unsqueeze(1), 0.0)
     both = class_sums(true_probs, index, probs.shape[1])
-    return Overlap(
-        both, (probs if power == 1 else probs * probs).sum(2), *true_counts(index, valid, both)
-    )
+    return Overlap(both, (probs if power == 1 else probs * probs).sum(2), *true_counts(index, valid, both))
 
 
 def true_counts(index: Tensor, valid: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ more. The plain twins say the same in operations that autograd knows; they serve
 torch.func and CUDA graph capture, and the tests hold each function against its twin.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +18,13 @@ class Summary(NamedTuple):
     """What a softmax says of the true classes.
 
     Attributes:
-        true_log_probs: log p of the true class, (N, L).
+        true_log_probs: log p of the true class, (N, L); None where not asked for.
         both: Σ p over the valid positions of each class, (N, C); None where not asked for.
         predicted: Σ p over all valid positions, (N, C); None where not asked for.
         probs: p, (N, C, L).
     """
 
-    true_log_probs: Tensor
+    true_log_probs: Tensor | None
     both: Tensor | None
     predicted: Tensor | None
     probs: Tensor
@@ -39,7 +40,7 @@ def plain_summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: b
     return Summary(true, both, _masked(probs, None if valid is None else valid.unsqueeze(1)).sum(2), probs)
 
 
-def summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool) -> Summary:
+def summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool, logs: bool = True) -> Summary:
     """Return what a softmax over dim 1 says of the true classes.
 
     Args:
@@ -47,8 +48,9 @@ def summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool) -
         index: (N, L) int64, the true classes.
         valid: (N, L) bool, the positions that ``both`` and ``predicted`` count; None for all.
         counts: whether ``both`` and ``predicted`` are wanted.
+        logs: whether ``true_log_probs`` is wanted; without it no logarithm is taken.
     """
-    return Summary(*_Summary.apply(logits, index, valid, counts))
+    return Summary(*_Summary.apply(logits, index, valid, counts, logs))
 
 
 class _Summary(torch.autograd.Function):
@@ -56,28 +58,32 @@ class _Summary(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        probs = logits.log_softmax(1)
-        true = _pick(probs, index)
-        probs.exp_()
+        ctx: Any, logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool, logs: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
+        if logs:
+            probs = logits.log_softmax(1)
+            true = _pick(probs, index)
+            probs.exp_()
+        else:
+            probs, true = logits.softmax(1), None
         # As an output of this function the probabilities keep their graph, for second derivatives.
         ctx.save_for_backward(probs, index, valid)
         ctx.set_materialize_grads(False)
         if not counts:
             return true, None, None, probs
-        both = functional.class_sums(_masked(true.exp(), valid), index, probs.shape[1])
+        at_true = _pick(probs, index) if true is None else true.exp()
+        both = functional.class_sums(_masked(at_true, valid), index, probs.shape[1])
         total = _masked(probs, None if valid is None else valid.unsqueeze(1)).sum(2)
         return true, both, total, probs
 
     @staticmethod
-    def backward(  # type: ignore[override]  # one gradient an output
+    def backward(
         ctx: Any,
         of_true: Tensor | None,
         of_both: Tensor | None,
         of_predicted: Tensor | None,
         of_probs: Tensor | None,
-    ) -> tuple[Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, None, None, None, None]:
         probs, index, valid = ctx.saved_tensors
         each = None  # p·a without the part that only the true class has, (N, C, L)
         if of_predicted is not None:
@@ -89,13 +95,14 @@ class _Summary(torch.autograd.Function):
         if of_both is not None:
             at_both = _masked(of_both.gather(1, index), valid) * _pick(probs, index)
             at_true = at_both if at_true is None else at_true + at_both
-        if each is None and at_true is None:
-            return None, None, None, None
         if each is None:
-            return _at(probs * -at_true.unsqueeze(1), index, at_true), None, None, None
+            if at_true is None:
+                return None, None, None, None, None
+            return _at(probs * -at_true.unsqueeze(1), index, at_true), None, None, None, None
         shared = each.sum(1) if at_true is None else each.sum(1).add_(at_true)
         each = each.addcmul_(probs, shared.unsqueeze(1), value=-1)
-        return each if at_true is None else _at(each, index, at_true), None, None, None
+        grad = each if at_true is None else _at(each, index, at_true)
+        return grad, None, None, None, None
 
 
 def lovasz(
@@ -138,7 +145,7 @@ class _Lovasz(torch.autograd.Function):
             counted = valid if valid is None or valid.ndim == 2 else valid[:, k]
             errors = torch.where(true, 1 - scores[:, k], scores[:, k] + 1 if hinge else scores[:, k])
             errors = errors.relu_() if hinge else errors
-            rows = range(samples) if by_image else [slice(None)]
+            rows: Sequence[int | slice] = range(samples) if by_image else [slice(None)]
             for n, row in enumerate(rows):
                 e, g = errors[row].reshape(-1), true[row].reshape(-1)
                 at, w = ranked(e, g, None if counted is None else counted[row].reshape(-1), absent)
@@ -154,7 +161,7 @@ class _Lovasz(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # type: ignore[override]  # one gradient an output
+    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         places, slopes, sizes = ctx.saved_tensors
         each = of_values.t().reshape(-1).repeat_interleave(sizes, output_size=places.numel())
         flat = of_values.new_zeros(ctx.shape.numel())

@@ -40,7 +40,11 @@ class Counted(Loss):
     @property
     def summarised(self) -> bool:
         """Plain counts are all that is read."""
-        return self.exponent() == 1 and type(self).counts in (Counted.counts, Jaccard.counts)
+        return (
+            self.exponent() == 1
+            and type(self).value is Counted.value
+            and type(self).counts in (Counted.counts, Jaccard.counts)
+        )
 
     def value(self, batch: Batch) -> Tensor:
         """Average the loss of each (image and) class."""

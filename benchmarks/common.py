@@ -1,0 +1,32 @@
+"""What every measurement states beside its numbers: the machine, the code, and where the JSON lies."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(*packages: str) -> str:
+    """CPU, Python and the versions of ``packages``."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return f"{cpu}; Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
+
+
+def commit() -> str:
+    """Commit of the code that ran; `+` where files differed from it."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write results/<name>.json and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    out = RESULTS / f"{name}.json"
+    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return out

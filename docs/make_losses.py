@@ -1,0 +1,129 @@
+"""Write docs/losses.md and its plots from the registry: `python docs/make_losses.py`.
+
+Every word on the page comes from a loss's docstring; a test keeps the page current.
+"""
+
+import inspect
+import warnings
+from pathlib import Path
+
+import torch
+
+from lossbench.losses import REGISTRY, Loss
+
+HERE = Path(__file__).parent
+WIDTH, HEIGHT, EDGE = 240, 120, 22
+MARGINS = torch.linspace(-6.0, 6.0, 121, dtype=torch.float64)
+INTRO = """# Losses
+
+This page is generated from the docstrings by `docs/make_losses.py`; change those.
+
+Each plot shows value (solid) and gradient (dashed) against the margin: the logit of the true class less that
+of the other one, for two classes (for losses of several labels: the logit of a label that is set, beside one
+that is not at the opposite logit). Losses with a spatial extent are given a 4 × 4 map, half of each class.
+"""
+
+
+def example(loss: type[Loss], margin: torch.Tensor) -> torch.Tensor:
+    """Return the loss at one margin."""
+    made = loss(class_counts=[3, 1]) if "class_counts" in loss.declared else loss()
+    made.checked = True  # what looks like probabilities here is a margin
+    target = torch.zeros(1, 4, 4, dtype=torch.int64)
+    target[..., 2:] = 1
+    labels = torch.stack([target == 0, target == 1], 1)
+    logits = torch.where(labels, margin / 2, -margin / 2)
+    chosen = target if loss.single else labels
+    maps = loss.prepare(chosen, 2) if loss.auxiliary else None
+    value: torch.Tensor = made(logits, chosen, maps)
+    return value
+
+
+def curves(loss: type[Loss]) -> tuple[list[float], list[float]]:
+    """Return value and gradient at each margin."""
+    values, slopes = [], []
+    for point in MARGINS:
+        margin = point.clone().requires_grad_()
+        value = example(loss, margin)
+        (slope,) = torch.autograd.grad(value, margin)
+        values.append(float(value.detach()))
+        slopes.append(float(slope))
+    return values, slopes
+
+
+def plot(name: str, values: list[float], slopes: list[float]) -> str:
+    """Return an SVG of value and gradient, both on one scale."""
+    low, high = min(0.0, *values, *slopes), max(0.0, *values, *slopes)
+    span = (high - low) or 1.0
+
+    def place(index: int, value: float) -> str:
+        x = EDGE + (WIDTH - 2 * EDGE) * index / (len(values) - 1)
+        return f"{x:.1f},{HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * (value - low) / span:.1f}"
+
+    def line(points: list[float], style: str) -> str:
+        joined = " ".join(place(i, v) for i, v in enumerate(points))
+        return f'<polyline points="{joined}" fill="none" stroke-width="1.5" {style}/>'
+
+    left, right = place(0, 0.0).split(","), place(len(values) - 1, 0.0).split(",")
+    text = 'font-family="sans-serif" font-size="9" fill="#555"'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+            f'height="{HEIGHT}" role="img" aria-label="{name}: value and gradient against the margin">',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+            f'<path d="M{left[0]} {left[1]}H{right[0]}" stroke="#bbb"/>',
+            line(values, 'stroke="#1f77b4"'),
+            line(slopes, 'stroke="#d62728" stroke-dasharray="4 3"'),
+            f'<text x="{EDGE}" y="{HEIGHT - 6}" {text}>margin −6</text>',
+            f'<text x="{WIDTH - EDGE}" y="{HEIGHT - 6}" text-anchor="end" {text}>6</text>',
+            f'<text x="{EDGE}" y="12" {text}>{high:.3g}</text>',
+            f'<text x="{EDGE}" y="{HEIGHT - 15}" {text}>{low:.3g}</text>',
+            "</svg>\n",
+        ]
+    )
+
+
+def first_line(loss: type[Loss]) -> str:
+    """Return the docstring's first line."""
+    return inspect.getdoc(loss).split("\n")[0]  # type: ignore[union-attr]  # registered losses have one
+
+
+def page() -> str:
+    """Return docs/losses.md."""
+    families = dict.fromkeys(loss.family for loss in REGISTRY.values())
+    ordered = [(n, c) for family in families for n, c in REGISTRY.items() if c.family == family]
+    table = ["| name | class | family | targets | what it is |", "|---|---|---|---|---|"]
+    parts = []
+    for name, loss in ordered:
+        kinds = [kind for kind, takes in (("class", loss.single), ("labels", loss.multi)) if takes]
+        facts = [
+            f"[`{name}`](#{name})",
+            f"`{loss.__name__}`",
+            loss.family,
+            ", ".join(kinds),
+            first_line(loss),
+        ]
+        table.append(f"| {' | '.join(facts)} |")
+        head = f"## {name}\n\n`lossbench.losses.{loss.__name__}`; averages: {loss.reduces}.\n\n"
+        picture = f"![{name}: value and gradient against the margin](losses/{name}.svg)\n\n"
+        parts.append(f"{head}{picture}```text\n{inspect.getdoc(loss)}\n```\n")
+    return "\n".join([INTRO, *table, "", *parts])
+
+
+def pages() -> dict[str, str]:
+    """Return the content of every generated file by its path under docs/."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots = {f"losses/{name}.svg": plot(name, *curves(loss)) for name, loss in REGISTRY.items()}
+    return {"losses.md": page(), **plots}
+
+
+def main() -> None:
+    """Write all files."""
+    for path, text in pages().items():
+        out = HERE / path
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

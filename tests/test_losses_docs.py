@@ -1,0 +1,31 @@
+"""docs/losses.md says what the code says."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_the_page_of_losses_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("make_losses", DOCS / "make_losses.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    wanted = module.pages()
+    on_disk = {f"losses/{path.name}" for path in (DOCS / "losses").iterdir()} | {"losses.md"}
+    assert on_disk == set(wanted), "run `python docs/make_losses.py`"
+    for name, text in wanted.items():
+        found = (DOCS / name).read_text(encoding="utf-8")
+        if name.endswith(".md"):
+            assert found == text, "run `python docs/make_losses.py`"
+        else:  # another processor may round the last digit of a coordinate the other way
+            assert NUMBER.sub("", found) == NUMBER.sub("", text), f"{name}: run `python docs/make_losses.py`"
+            numbers = [[float(number) for number in NUMBER.findall(one)] for one in (found, text)]
+            assert numbers[0] == pytest.approx(numbers[1], abs=0.2), (
+                f"{name}: run `python docs/make_losses.py`"
+            )

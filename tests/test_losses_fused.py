@@ -1,0 +1,96 @@
+"""The hand-written backward passes are those of their plain twins."""
+
+import pytest
+import torch
+
+from lossbench.losses import Lovasz, LovaszHinge, functional, fused
+from lossbench.losses.batch import Batch
+
+torch.set_num_threads(1)
+masks = pytest.mark.parametrize("masked", [False, True], ids=["all", "some-ignored"])
+
+
+def case(
+    masked: bool, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, generator=generator, dtype=dtype).requires_grad_()
+    index = torch.randint(3, (2, 6), generator=generator)  # class 3 is absent
+    return logits, index, torch.rand(2, 6, generator=generator) < 0.7 if masked else None
+
+
+def mixture(found: fused.Summary) -> torch.Tensor:
+    """A scalar in which every output has a part of its own."""
+    assert found.true_log_probs is not None
+    total = (found.true_log_probs.exp() * torch.arange(6.0)).sum() + (found.probs**3).sum()
+    if found.both is None or found.predicted is None:
+        return total
+    return total + (found.both**2 * torch.arange(4.0)).sum() - (found.both / (found.predicted + 1)).sum()
+
+
+@masks
+@pytest.mark.parametrize("counts", [False, True])
+def test_summary_is_its_twin(masked: bool, counts: bool) -> None:
+    logits, index, valid = case(masked)
+    found = fused.summary(logits, index, valid, counts)
+    expected = fused.plain_summary(logits, index, valid, counts)
+    torch.testing.assert_close(tuple(found), tuple(expected))
+    grads = [torch.autograd.grad(mixture(one), logits)[0] for one in (found, expected)]
+    torch.testing.assert_close(*grads)
+
+
+@masks
+def test_counts_alone_need_no_logarithm(masked: bool) -> None:
+    logits, index, valid = case(masked)
+    found, full = (fused.summary(logits, index, valid, counts=True, logs=logs) for logs in (False, True))
+    assert found.true_log_probs is None
+    torch.testing.assert_close(found[1:], full[1:])
+    grads = [torch.autograd.grad((one.both / (one.predicted + 1)).sum(), logits)[0] for one in (found, full)]
+    torch.testing.assert_close(*grads)
+
+
+@masks
+def test_summary_has_the_first_and_second_derivatives_of_its_values(masked: bool) -> None:
+    logits, index, valid = case(masked)
+
+    def outputs(z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = fused.summary(z, index, valid, counts=True)
+        assert found.both is not None
+        assert found.predicted is not None
+        assert found.true_log_probs is not None
+        return found.true_log_probs, found.both, found.predicted
+
+    assert torch.autograd.gradcheck(outputs, logits)
+    assert torch.autograd.gradgradcheck(outputs, logits)
+
+
+@masks
+@pytest.mark.parametrize("kind", [Lovasz, LovaszHinge])
+@pytest.mark.parametrize("over", ["batch", "image"])
+@pytest.mark.parametrize("absent", ["skip", "include"])
+@pytest.mark.parametrize("labels", [False, True], ids=["index", "labels"])
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_lovasz_is_its_twin(
+    kind: type[Lovasz], masked: bool, over: str, absent: str, labels: bool, ties: bool
+) -> None:
+    logits, index, _ = case(masked)
+    logits = (logits.detach().round() if ties else logits.detach()).requires_grad_()
+    target = torch.nn.functional.one_hot(index, 4).movedim(-1, 1) if labels else index
+    if masked:
+        drop = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+        drop[0] = True  # an image without a valid position
+        target = target.masked_fill(drop, 255)
+    loss = kind(over=over, absent=absent, ignore_index=255)
+    batch = Batch(logits, target, 255)
+    found, expected = loss.value(batch), loss.plain_value(Batch(logits, target, 255))
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(one, logits)[0] for one in (found, expected)]
+    torch.testing.assert_close(*grads)
+
+
+def test_only_positions_with_a_weight_are_ranked() -> None:
+    errors, truth = torch.tensor([0.9, 0.1, 0.4, 0.3, 0.2]), torch.tensor([True, False, False, True, False])
+    at, weights = fused.ranked(errors, truth, None, absent=False)
+    assert at.tolist() == [0, 2, 3]
+    whole = functional.lovasz_weights(errors, truth, None)
+    torch.testing.assert_close(torch.zeros(5).scatter(0, at, weights), whole)
