@@ -38,7 +38,7 @@ repro: setup ## run the comparison (JOBS=n arms side by side, DEVICE=cuda, STUDY
 
 .PHONY: test test-slow lint format types
 test: dev ## run the tests (the long ones are in test-slow)
-	python -m pytest -m "not slow and not browser"
+	python -m pytest -m "not slow and not browser" --numprocesses 2
 test-slow: dev ## run the long tests and those that need chromium
 	python -m pytest -m "slow or browser" --timeout 900
 lint: dev ## ruff and mypy

@@ -39,7 +39,10 @@ class JournalObserver:
         self.arm = str(described["arm"])
         self._home = home
         owner = Owner.me()
-        attempt = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{digest(str(owner), time.time_ns())[:12]}"
+        born = time.time_ns()
+        # Names sort by time, to the nanosecond: the newest journal is the last, also within one second.
+        stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(born // 10**9))}.{born % 10**9:09d}"
+        attempt = f"{stamp}-{digest(str(owner), born)[:12]}"
         self._events: EventFile | None = None
         self._seen: dict[int, set[tuple[int, str]]] = {}
         self._seconds: dict[int, float] = {}
