@@ -29,12 +29,14 @@ def main(study: Path, jobs: int, device: str | None) -> None:
     if not (study / "params.yaml").is_file():
         raise UserError(f"{study / 'params.yaml'}: no such file; a study is a folder with a params.yaml")
     os.chdir(study)
-    if device is not None:
-        set_device(device)
     params = load_params()
     from lossbench.checking import check
 
+    if device is not None:  # refused before params.yaml is touched
+        params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     check(params)
+    if device is not None:
+        set_device(device)
     if jobs > 1:
         side_by_side(params, jobs)
     dvc("repro")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import stage
+from conftest import stage, tiny_params, write_params
 from PIL import Image
 
 from lossbench.checking import check
@@ -79,6 +79,15 @@ def test_repro_of_a_folder_without_params_exits_2(tmp_path: Path) -> None:
     run = stage(tmp_path, "repro", "--study", str(tmp_path))
     assert run.returncode == 2
     assert "params.yaml: no such file" in run.stderr
+
+
+def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    before = (tmp_path / "params.yaml").read_bytes()
+    run = stage(tmp_path, "repro", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert run.returncode == 2
+    assert "compute.device" in run.stderr
+    assert (tmp_path / "params.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(
