@@ -163,12 +163,18 @@ def _write(shelf: Shelf, record: ArmRecord) -> str:
 
 
 def _delete_leftovers(shelf: Shelf, record: ArmRecord, kept: str) -> None:
-    """Delete what killed attempts at the same arm, with the same settings, left: the whole copy holds it."""
+    """Delete what killed attempts at the same arm, with the same settings, left: the whole copy holds it.
+
+    So does it hold this attempt's own copies, of which a server killed while it answers may leave two: the
+    attempt is over, whether or not the process that made it lives on.
+    """
     settings = record.parent.tags[SETTINGS]
     for run in shelf.search(role="arm"):
         tags = run.data.tags
+        own = record.attempt is not None and tags.get(ATTEMPT) == record.attempt
         same = tags.get("arm") == record.arm and tags.get(SETTINGS) == settings
-        if same and run.info.run_id != kept and COMPLETE not in tags and dead_owner(run):
+        over = own or (same and dead_owner(run))
+        if over and run.info.run_id != kept and COMPLETE not in tags:
             shelf.delete_family(run.info.run_id)
 
 
