@@ -20,7 +20,12 @@ Spec = dict[str, Any]
 def _losses(names: Sequence[str]) -> alt.Color:
     """One colour and one dash or shape a loss, the same in all charts of an experiment."""
     scale = alt.Scale(domain=list(names), range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
-    return alt.Color("loss:N", scale=scale, title="loss", legend=alt.Legend(orient="bottom", columns=4))
+    return alt.Color("loss:N", scale=scale, title="loss", legend=_legend(columns=4))
+
+
+def _legend(**options: Any) -> alt.Legend:
+    """Below the chart, where a phone has room; opaque, whatever the marks are."""
+    return alt.Legend(orient="bottom", symbolOpacity=1, **options)
 
 
 def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
@@ -63,7 +68,7 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     base = alt.Chart(pd.DataFrame(means)).encode(
         y=y, color=colour, tooltip=["contrast", "verdict", "difference", "low", "high"]
     )
-    title = f"difference in {one.metric.replace('_', ' ')} (band: margin ± {margin:g})"
+    title = [f"difference in {one.metric.replace('_', ' ')}", f"(band: margin ± {margin:g})"]
     bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x="difference:Q")
     chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, points, bars, diamonds)
@@ -163,11 +168,17 @@ def per_class(one: Evaluated) -> Spec:
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
-            "value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title=metric.replace("_", " ")
+            "value:Q",
+            scale=alt.Scale(scheme="viridis", domain=[0, 1]),
+            title=metric.replace("_", " "),
+            legend=_legend(),
         ),
         tooltip=["loss", "class", "value"],
     )
-    text = base.mark_text(fontSize=11).encode(
+    columns = max(1, table["class"].nunique())
+    # Where a cell is narrower than its number, colour, tooltip and the table below have to do.
+    legible = alt.ExprRef(f"width / {columns} >= 28 ? 1 : 0")
+    text = base.mark_text(fontSize=11, opacity=legible).encode(
         text=alt.Text("value:Q", format=".2f"),
         color=alt.condition(alt.datum.value > 0.6, alt.value("black"), alt.value("white")),
     )
@@ -190,7 +201,9 @@ def confusion(one: Evaluated) -> Spec:
     base = alt.Chart(table).mark_rect().encode(
         x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=70)),
         y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=70)),
-        color=alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="share"),
+        color=alt.Color(
+            "share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="share", legend=_legend()
+        ),
         tooltip=["loss", "true", "predicted", "share", "count"],
     )  # fmt: skip
     panels = [
@@ -203,10 +216,13 @@ def confusion(one: Evaluated) -> Spec:
 
 
 def confusion_shares(one: Evaluated) -> pd.DataFrame:
-    """Counts over seeds, and their share of the true class."""
+    """Counts over seeds and their share of the true class, zeros included: none of them is missing."""
     table = one.tables["confusion"].copy()
     table["loss"] = table["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
-    counts = table.groupby(["loss", "true", "predicted"], sort=False)["count"].sum().reset_index()
+    classes = list(one.task.info.classes)
+    losses = [one.loss_of(arm) for arm in one.arms]
+    every = pd.MultiIndex.from_product([losses, classes, classes], names=["loss", "true", "predicted"])
+    counts = table.groupby(list(every.names))["count"].sum().reindex(every, fill_value=0).reset_index()
     counts["share"] = counts["count"] / counts.groupby(["loss", "true"])["count"].transform("sum")
     return counts
 

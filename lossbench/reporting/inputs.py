@@ -55,9 +55,13 @@ class Evaluated:
         return str(self.arms[arm]["loss"])
 
     def by_arm(self, metric: str) -> dict[str, Array]:
-        """Arm → scores of one metric, aligned over the seeds."""
+        """Arm → scores of one metric, aligned over the seeds; NaN where a replicate has none.
+
+        A replicate whose outputs are not finite has no calibration to score, and so no NLL.
+        """
         chosen = self.scores[self.scores["metric"] == metric]
         wide = chosen.pivot_table(index="seed", columns="arm", values="value", sort=True, dropna=False)
+        wide = wide.reindex(index=sorted(self.scores["seed"].unique()), columns=list(self.arms))
         return {arm: wide[arm].to_numpy() for arm in self.arms}
 
     def diverged(self) -> dict[str, int]:

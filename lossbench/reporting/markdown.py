@@ -1,5 +1,6 @@
 """``reports/report.md``: what goes into a pull-request comment, and the end table of ``make repro``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from lossbench.statistics import Answer, digits
 
 def score(row: Mapping[str, Any]) -> str:
     """Write a mean with its interval, to the digits that mean something."""
+    if math.isnan(row["mean"]):
+        return "–"
     half = (row["ci_high"] - row["ci_low"]) / 2
     mean = digits(row["mean"], half)
     if row["n"] < 2:

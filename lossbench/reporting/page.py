@@ -98,7 +98,7 @@ def _section(
     return Section(
         one=one,
         found=own,
-        rows=_leaders(one, board, own, seconds),
+        rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
         charts=_charts(one, board, own, learned),
         samples=gallery.samples(one) if (one.gallery / "gallery.json").exists() else [],
         legend=gallery.legend(one.task.info.classes) if one.task.info.kind == "mask" else [],
@@ -107,10 +107,21 @@ def _section(
 
 
 def _leaders(
-    one: Evaluated, board: pd.DataFrame, found: Sequence[Finding], seconds: Seconds | None
+    one: Evaluated,
+    board: pd.DataFrame,
+    found: Sequence[Finding],
+    baseline: str | None,
+    seconds: Seconds | None,
 ) -> list[dict[str, Any]]:
     lost = one.diverged()
-    verdicts = {finding.contrast.arm: str(finding.contrast.verdict) for finding in found}
+    # With all pairs compared an arm has several verdicts; this column holds the one against the baseline.
+    verdicts = {
+        finding.contrast.arm: str(finding.contrast.verdict)
+        for finding in found
+        if finding.contrast.baseline == baseline
+    }
+    if found and baseline is not None:
+        verdicts[baseline] = "baseline"
     metrics = list(dict.fromkeys(one.scores["metric"]))
     rows = []
     for arm in one.by_arm(one.metric):
@@ -122,7 +133,7 @@ def _leaders(
                 "scores": {metric: score(mine[metric]) for metric in metrics},
                 "n": mine[one.metric]["n"],
                 "diverged": lost[arm],
-                "verdict": verdicts.get(arm, "baseline" if found else "–"),
+                "verdict": verdicts.get(arm, "–"),
                 "seconds": _mean_seconds(arm, seconds),
                 "parameters": one.arms[arm]["loss_parameters"],
             }
@@ -215,7 +226,13 @@ def _optional_charts(one: Evaluated) -> list[Chart]:
     if "confusion" in one.tables:
         alt = "Confusion matrices per loss: share of each true class predicted as each class"
         drawn.append(
-            Chart(f"{name}-confusion", "Confusion", alt, charts.confusion(one), charts.confusion_shares(one))
+            Chart(
+                f"{name}-confusion",
+                "Confusion",
+                alt,
+                charts.confusion(one),
+                charts.confusion_shares(one).query("count > 0"),
+            )
         )
     return drawn
 

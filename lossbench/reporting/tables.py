@@ -42,7 +42,9 @@ class Finding:
 def leaderboard(study: Study) -> pd.DataFrame:
     """One row per experiment, arm and metric: mean, sd, t interval over seeds, rank within the metric.
 
-    Metrics of a task rank by its direction; NLL, Brier and ECE by the lowest.
+    Metrics of a task rank by its direction; NLL, Brier and ECE by the lowest. An arm with a replicate that
+    has no such score (its outputs were not finite) has no mean and comes last: a mean over the others
+    would reward it for diverging.
     """
     rows = []
     level = study.params.comparison.level
@@ -51,7 +53,8 @@ def leaderboard(study: Study) -> pd.DataFrame:
             scores = one.by_arm(metric)
             means = {arm: float(np.mean(values)) for arm, values in scores.items()}
             sign = -1 if higher_is_better(one, metric) else 1
-            order = sorted(means, key=lambda arm: sign * means[arm])  # used at once
+            worth = {arm: math.inf if math.isnan(mean) else sign * mean for arm, mean in means.items()}
+            order = sorted(worth, key=worth.__getitem__)
             for arm in order:
                 interval = mean_interval(scores[arm], level)
                 n = len(scores[arm])
@@ -66,7 +69,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
                         "ci_low": interval.low,
                         "ci_high": interval.high,
                         "n": n,
-                        "rank": 1 + sum(sign * other < sign * means[arm] for other in means.values()),
+                        "rank": 1 + sum(other < worth[arm] for other in worth.values()),
                     }
                 )
     return pd.DataFrame(rows)
