@@ -17,7 +17,8 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.params import load_params
 from lossbench.tasks import task_class
-from lossbench.training import Member, fit, predict, prepare
+from lossbench.training import Member, fit, prepare
+from lossbench.training.prediction import predicting
 
 ROOT = Path(__file__).parent.parent
 FIRST_SEED = 20_000
@@ -36,8 +37,9 @@ def main(experiment: str, replicates: int) -> None:
         test = data.split("test")
         rows = []
         for one in trained:
-            outputs = predict(task, chosen.model, one.state, test.inputs, params.compute).numpy()
-            value = task.score(outputs, np.asarray(test.targets)).metrics[chosen.metric]
+            with predicting(task, chosen.model, one.state, test.inputs, params.compute) as predictor:
+                digests, _ = predictor.digests(test)
+            value = task.score(digests, np.asarray(test.targets)).metrics[chosen.metric]
             rows.append({"experiment": experiment, "metric": chosen.metric, "seed": one.seed, "value": value})
     table = pd.DataFrame(rows)
     out = ROOT / "benchmarks/results/aa_pool.csv"

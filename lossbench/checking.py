@@ -1,11 +1,13 @@
 """Whether ``params.yaml`` makes sense to the registries: what a model of its shape alone cannot know."""
 
+from collections.abc import Sequence
+
 from lossbench import losses, models
 from lossbench.data import sources
 from lossbench.errors import UserError, nearest
 from lossbench.params import Compute, Experiment, Params
 from lossbench.tasks import task_class
-from lossbench.tasks.base import Task
+from lossbench.tasks.base import GAP, Task
 
 
 def check(params: Params, file: str = "params.yaml") -> None:
@@ -23,8 +25,9 @@ def check(params: Params, file: str = "params.yaml") -> None:
         for name, spec in params.losses.items():
             losses.check(spec, f"losses.{name}")
         for name, claim in params.hypotheses.items():
-            task = task_class(params.experiments[claim.experiment].task.name)
-            _check_metric(claim.on, task, f"hypotheses.{name}.on")
+            for where in (claim.experiment, claim.than_experiment or claim.experiment):
+                task = task_class(params.experiments[where].task.name)
+                _check_metric(claim.on, task, f"hypotheses.{name}.on", also=[GAP])
         check_compute(params.compute)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -38,8 +41,8 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
     models.check(experiment.model, f"{key}.model")
 
 
-def _check_metric(metric: str, task: type[Task], key: str) -> None:
-    known = [one.name for one in task.metrics]
+def _check_metric(metric: str, task: type[Task], key: str, also: Sequence[str] = ()) -> None:
+    known = [*(one.name for one in task.metrics), *also]
     if metric not in known:
         raise UserError(
             f"'{key}' names no metric of task '{task.name}': '{metric}'; {nearest(metric, known)}"

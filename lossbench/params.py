@@ -63,6 +63,22 @@ class Corruption(Model):
     seed: int = 0
 
 
+class Anomaly(Model):
+    """Turns a labelled dataset into one for anomaly detection: trained on normal samples alone.
+
+    Name either the classes that are normal or those that are not.
+    """
+
+    normal: tuple[str, ...] = ()
+    abnormal: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Anomaly":
+        if bool(self.normal) == bool(self.abnormal):
+            raise ValueError("name either the normal classes or the abnormal ones")
+        return self
+
+
 class Expectations(Model):
     """Knobs of the built-in data expectations, and a file with further ones."""
 
@@ -84,6 +100,7 @@ class Dataset(Open):
     path: str
     splits: Splits = Splits()
     corruption: Corruption = Corruption()
+    anomaly: Anomaly | None = None
     expectations: Expectations = Expectations()
     subset: Count | None = None
 
@@ -222,14 +239,20 @@ class Comparison(Model):
 
 
 class Hypothesis(Model):
-    """A claim that the report answers: ``better`` beats ``than`` on ``on`` by at least ``by``."""
+    """A claim that the report answers: ``better`` beats ``than`` on ``on`` by at least ``by``.
+
+    Both are losses of ``experiment``, or the second of ``than_experiment``: replicates pair by seed.
+    ``limits`` says what the experiment can and cannot tell.
+    """
 
     experiment: Name
     better: Name
     than: Name
+    than_experiment: Name | None = None
     on: str
     by: NonNegative = 0.0
     claim: str = ""
+    limits: str = ""
 
 
 class Tracking(Model):
@@ -369,9 +392,16 @@ def _check_references(params: Params, file: str) -> None:
     _check_arms(params, file)
     for name, claim in params.hypotheses.items():
         _expect(claim.experiment, params.experiments, f"hypotheses.{name}.experiment", "experiment", file)
-        losses = [arm.loss for arm in params.arms_of(claim.experiment).values()]
-        _expect(claim.better, losses, f"hypotheses.{name}.better", f"loss in '{claim.experiment}'", file)
-        _expect(claim.than, losses, f"hypotheses.{name}.than", f"loss in '{claim.experiment}'", file)
+        other = claim.than_experiment or claim.experiment
+        _expect(other, params.experiments, f"hypotheses.{name}.than_experiment", "experiment", file)
+        for key, loss, where in (("better", claim.better, claim.experiment), ("than", claim.than, other)):
+            losses = [arm.loss for arm in params.arms_of(where).values()]
+            _expect(loss, losses, f"hypotheses.{name}.{key}", f"loss in '{where}'", file)
+        if (claim.better, claim.experiment) == (claim.than, other):
+            raise UserError(
+                f"{file}: 'hypotheses.{name}' compares '{claim.better}' with itself; name another loss under "
+                "'than', or another experiment under 'than_experiment'"
+            )
     if params.retraining.experiment is not None:
         _expect(params.retraining.experiment, params.experiments, "retraining.experiment", "experiment", file)
 

@@ -8,6 +8,7 @@ from training_cases import labels_dataset, masks_dataset, setting
 from lossbench.errors import UserError
 from lossbench.training import Member, predict
 from lossbench.training.loop import train_replicate
+from lossbench.training.prediction import predicting
 
 
 @pytest.mark.parametrize("make", [labels_dataset, masks_dataset])
@@ -16,9 +17,10 @@ def test_predictions_give_the_last_validation_score_again(make, tmp_path):
     made = setting(data, epochs=3)
     replicate = train_replicate(made, Member(0))
     split = data.split("validation")
-    outputs = predict(made.task, made.network, replicate.state, split.inputs, made.compute)
-    score = made.task.validate(outputs, torch.from_numpy(np.array(split.targets)).long())
-    assert outputs.dtype == torch.float32
+    with predicting(made.task, made.network, replicate.state, split.inputs, made.compute) as predictor:
+        digests, finite = predictor.digests(split)
+    score = made.task.validate(torch.from_numpy(digests), torch.from_numpy(np.array(split.targets)).long())
+    assert finite
     assert score[made.task.monitor] == pytest.approx(replicate.history[-1].value, abs=1e-6)
 
 

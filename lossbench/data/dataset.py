@@ -24,9 +24,10 @@ from lossbench.errors import UserError
 
 SPLITS = ("train", "validation", "test", "reference")
 
-Kind = Literal["label", "mask", "tokens", "boxes", "multilabel", "image"]
+Kind = Literal["label", "mask", "tokens", "boxes", "multilabel", "anomaly"]
 """What a target is: a class per sample, a class per position, the next token, padded boxes
-``(K, 5)`` of (x0, y0, x1, y1, class; class −1 pads), a 0/1 per label, or nothing (the input itself)."""
+``(K, 5)`` of (x0, y0, x1, y1, class; class −1 pads), a 0/1 per label, or whether a sample is normal (0) or
+not (1), with normal samples alone in training and validation."""
 
 
 @dataclass(frozen=True)

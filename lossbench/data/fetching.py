@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import DatasetInfo
 from lossbench.data.manifest import manifest
@@ -29,6 +30,8 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
     splits = split(fetched.groups, dataset.splits, name)
     if dataset.subset is not None:
         splits["train"] = smallest_hashes(splits["train"], dataset.subset, dataset.splits.salt)
+    if dataset.anomaly is not None:
+        splits, fetched = hold_out(splits, fetched, dataset.anomaly, name)
     splits["train"] = corrupt(splits["train"], fetched, dataset.corruption, name)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -85,6 +88,7 @@ def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
         counts=class_counts(train.targets, fetched),
         sizes={name: len(samples) for name, samples in splits.items()},
         ignore_index=fetched.ignore_index,
+        extra=dict(fetched.extra),
     )
 
 

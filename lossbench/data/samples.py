@@ -65,6 +65,7 @@ class Fetched:
         groups: split name → samples, as the publisher divides them; or one group named POOL.
         provenance: source, version, licence, hashes of what was read (no path, no time).
         ignore_index: target value that stands for "unknown".
+        extra: what the source wants to tell its task; JSON.
 
     """
 
@@ -73,3 +74,4 @@ class Fetched:
     groups: Mapping[str, Samples]
     provenance: Mapping[str, Any]
     ignore_index: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """Scoring all replicates of an experiment and writing what the report and MLflow read."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from lossbench.data.dataset import Dataset
 from lossbench.evaluation.gallery import write_gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
-from lossbench.params import Compute, Experiment, Params
+from lossbench.params import Experiment, Params
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
 from lossbench.training.workers import run_side_by_side
@@ -33,22 +33,37 @@ def evaluate(params: Params, name: str, models: Path, data: Path, out: Path) -> 
     task = task_class(experiment.task.name)(dataset.info, experiment.task.options)
     arms = {arm: json.loads((models / arm / "arm.json").read_bytes()) for arm in params.arms_of(name)}
     jobs = [
-        _job(models / arm, arms[arm], seed, task, dataset, params.compute)
+        partial(
+            score_replicate, models / arm, arms[arm], seed, task, experiment.metric, dataset, params.compute
+        )
         for arm in arms
         for seed in params.seeds
     ]
     scored = run_side_by_side(jobs, label=f"evaluate {name}")
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out, scored, task)
+    _write_floors(out, task, dataset)
     _write_statistics(out, scored, experiment, list(arms), params.seeds)
     first = params.seeds[0]
-    write_gallery(out, dataset, {one.arm: one.decisions for one in scored if one.seed == first}, first)
+    shown = [one for one in scored if one.seed == first]
+    write_gallery(
+        out,
+        dataset,
+        task,
+        {one.arm: one.decisions for one in shown},
+        {one.arm: one.texts for one in shown},
+        first,
+    )
 
 
-def _job(
-    folder: Path, described: dict[str, Any], seed: int, task: Task, data: Dataset, compute: Compute
-) -> Callable[[], Scored]:
-    return lambda: score_replicate(folder, described, seed, task, data, compute)
+def _write_floors(out: Path, task: Task, data: Dataset) -> None:
+    rows = [
+        {"floor": name, "metric": metric, "value": value}
+        for name, metrics in task.floors(data).items()
+        for metric, value in metrics.items()
+    ]
+    if rows:
+        pd.DataFrame(rows).to_csv(out / "floors.csv", index=False, lineterminator="\n")
 
 
 def _write_tables(out: Path, scored: Sequence[Scored], task: Task) -> None:

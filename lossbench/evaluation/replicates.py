@@ -9,20 +9,32 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file
 
-from lossbench.data.dataset import Dataset
+from lossbench.data.dataset import Dataset, Split
 from lossbench.params import Compute, Network
 from lossbench.statistics.calibration import Calibration, calibrate
-from lossbench.tasks.base import Scores, Task
-from lossbench.training import predict
+from lossbench.tasks.base import GAP, Scores, Task
+from lossbench.training.prediction import Predictor, predicting
 
 Array = npt.NDArray[Any]
 POSITIONS = 50_000
-"""Positions (pixels) that a calibration is fitted on and scored with: more changes nothing, and costs."""
+"""Positions (pixels, tokens) that a calibration is fitted on and scored with, at most."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One replicate's test scores."""
+    """One replicate's test scores.
+
+    Attributes:
+        arm: its name.
+        loss: the arm's loss.
+        seed: the replicate's.
+        diverged: its outputs or its training were not finite.
+        scores: on the test split.
+        calibration: of its probabilities, where the task has any.
+        decisions: (N, ...) what it made of each test sample.
+        texts: what it generated, where the task generates.
+
+    """
 
     arm: str
     loss: str
@@ -31,10 +43,17 @@ class Scored:
     scores: Scores
     calibration: Calibration | None
     decisions: Array
+    texts: tuple[str, ...] = ()
 
 
 def score_replicate(
-    folder: Path, described: Mapping[str, Any], seed: int, task: Task, data: Dataset, compute: Compute
+    folder: Path,
+    described: Mapping[str, Any],
+    seed: int,
+    task: Task,
+    metric: str,
+    data: Dataset,
+    compute: Compute,
 ) -> Scored:
     """Load a replicate's weights, predict, score.
 
@@ -45,6 +64,7 @@ def score_replicate(
         described: its ``arm.json``.
         seed: which replicate.
         task: what scores it.
+        metric: the experiment's primary one.
         data: the dataset.
         compute: where predictions are computed; scores are always float64 on the CPU.
 
@@ -52,29 +72,53 @@ def score_replicate(
     network = Network.model_validate(described["model"])
     state = load_file(folder / f"seed-{seed}.safetensors")
     test = data.split("test")
-    outputs = predict(task, network, state, test.inputs, compute).numpy()
-    arm, loss = described["arm"], described["loss"]
-    if not np.isfinite(outputs).all():
-        scores = task.constant_scores(np.asarray(test.targets))
-        decided = np.full(outputs[:, 0].shape, int(np.argmax(task.info.counts)))
-        return Scored(arm, loss, seed, True, scores, None, decided)
-    scores = task.score(outputs, np.asarray(test.targets))
-    calibration = None
-    if task.calibrated:
-        validation = data.split("validation")
-        held_out = predict(task, network, state, validation.inputs, compute).numpy()
-        calibration = calibrate(
-            *_positions(held_out, np.asarray(validation.targets), task.info.ignore_index),
-            *_positions(outputs, np.asarray(test.targets), task.info.ignore_index),
-        )
-    return Scored(arm, loss, seed, seed in described["diverged"], scores, calibration, task.decide(outputs))
+    targets = np.asarray(test.targets)
+    who = (described["arm"], described["loss"], seed)
+    with predicting(task, network, state, test.inputs, compute) as predictor:
+        digests, finite = predictor.digests(test)
+        if not finite:
+            digests = task.majority_digests(targets)
+            return Scored(*who, True, task.score(digests, targets), None, task.decide(digests))
+        scores = task.score(digests, targets)
+        trained_on = _training_score(task, metric, predictor, data.split("train"), len(test))
+        sign = 1 if task.direction(metric).higher_is_better else -1
+        scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
+        calibration = _calibration(task, predictor, data) if task.calibrated else None
+        texts = tuple(task.generate(predictor.forward, seed))
+    diverged = seed in described["diverged"]
+    return Scored(*who, diverged, scores, calibration, task.decide(digests), texts)
 
 
-def _positions(outputs: Array, targets: Array, ignore_index: int | None) -> tuple[Array, Array]:
-    """Flatten (N, C, *spatial) to (M, C) float64 and (M,), at most POSITIONS of them, evenly spaced."""
-    flat = np.moveaxis(outputs, 1, -1).reshape(-1, outputs.shape[1])
-    labels = targets.reshape(-1).astype(np.int64)
-    keep = np.arange(len(labels)) if ignore_index is None else np.flatnonzero(labels != ignore_index)
-    if len(keep) > POSITIONS:
-        keep = keep[np.linspace(0, len(keep) - 1, POSITIONS).astype(np.int64)]
-    return flat[keep].astype(np.float64), labels[keep]
+def _training_score(task: Task, metric: str, predictor: Predictor, train: Split, most: int) -> float:
+    """Score an evenly spaced part of the training split, no larger than the test split."""
+    rows = _spread(len(train), most)
+    part = Split(np.asarray(train.inputs[rows]), np.asarray(train.targets[rows]))
+    return task.score(predictor.digests(part)[0], part.targets).metrics[metric]
+
+
+def _calibration(task: Task, predictor: Predictor, data: Dataset) -> Calibration:
+    held_out, test = data.split("validation"), data.split("test")
+    return calibrate(*_positions(task, predictor, held_out), *_positions(task, predictor, test))
+
+
+def _positions(task: Task, predictor: Predictor, split: Split) -> tuple[Array, Array]:
+    """At most POSITIONS evenly spaced positions: (M, C) float64 outputs and (M,) classes."""
+    each = max(1, int(np.prod(split.targets.shape[1:])))
+    # Samples enough for four times as many positions, so that the chosen are no close neighbours.
+    samples = _spread(len(split), max(1, -(-4 * POSITIONS // each)))
+    targets = np.asarray(split.targets[samples]).reshape(-1).astype(np.int64)
+    ignored = task.info.ignore_index
+    known = np.arange(len(targets)) if ignored is None else np.flatnonzero(targets != ignored)
+    chosen = known[_spread(len(known), POSITIONS)]
+    parts, start = [], 0
+    for _, _, outputs in predictor.batches(np.asarray(split.inputs[samples])):
+        flat = outputs.cpu().movedim(1, -1).reshape(-1, outputs.shape[1])
+        mine = chosen[(chosen >= start) & (chosen < start + len(flat))] - start
+        parts.append(flat[mine].double().numpy())
+        start += len(flat)
+    return np.concatenate(parts), targets[chosen]
+
+
+def _spread(count: int, most: int) -> Array:
+    """At most ``most`` of ``count`` numbers, evenly spaced."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)

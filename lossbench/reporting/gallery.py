@@ -1,8 +1,9 @@
-"""Pictures of the test samples on which losses disagree most, as PNG data addresses."""
+"""What the report shows of single test samples: pictures as PNG data addresses, or texts."""
 
 import base64
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossbench.reporting.inputs import Evaluated
+from lossbench.tasks.base import Shown
 
 Array = npt.NDArray[Any]
 SIDE = 112
@@ -22,11 +24,12 @@ COLOURS = np.array(
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture and what it says to those who do not see it."""
+class View:
+    """A picture, a text, or both, and what it says to those who do not see it."""
 
     address: str
     caption: str
+    alt: str
     wrong: bool = False
 
 
@@ -34,43 +37,64 @@ class Picture:
 class Sample:
     """One test sample: itself, the truth, and what each loss made of it."""
 
-    image: Picture
-    truth: Picture | None
-    decisions: list[Picture]
+    image: View
+    truth: View
+    decisions: list[View]
 
 
-def samples(one: Evaluated) -> list[Sample]:
-    """Read an experiment's gallery; nothing where its task has none."""
+@dataclass(frozen=True)
+class Gallery:
+    """What a section shows: samples, texts that were generated, and what colours mean."""
+
+    samples: list[Sample]
+    texts: list[tuple[str, list[str]]]
+    legend: list[tuple[str, str]]
+    share_disagreeing: float
+
+
+def read_gallery(one: Evaluated) -> Gallery:
+    """Read an experiment's gallery and let its task show it."""
     described = json.loads((one.gallery / "gallery.json").read_bytes())
     with np.load(one.gallery / "gallery.npz", allow_pickle=False) as arrays:
         inputs, targets = arrays["inputs"], arrays["targets"]
         decided = {arm: arrays[f"decision/{arm}"] for arm in described["arms"]}
-    classes = described["classes"]
-    found = []
-    for position, number in enumerate(described["index"]):
-        image = Picture(image_address(inputs[position]), f"test sample {number}")
-        by_loss = {one.loss_of(arm): values[position] for arm, values in decided.items()}
-        if described["kind"] == "mask":
-            truth = Picture(mask_address(targets[position]), f"true mask of test sample {number}")
-            shown = [
-                Picture(
-                    mask_address(mask), f"{loss}: {wrong_share(mask, targets[position]):.1%} of pixels wrong"
-                )
-                for loss, mask in by_loss.items()
-            ]
-            found.append(Sample(image, truth, shown))
-        else:
-            label = int(targets[position])
-            shown = [
-                Picture("", f"{loss}: {classes[int(c)]}", int(c) != label) for loss, c in by_loss.items()
-            ]
-            found.append(Sample(Picture(image.address, f"true: {classes[label]}"), None, shown))
-    return found
+    samples = [
+        _sample(
+            one, number, inputs[place], targets[place], {arm: all_[place] for arm, all_ in decided.items()}
+        )
+        for place, number in enumerate(described["index"])
+    ]
+    palette = len(targets) and one.task.show_target(targets[0], inputs[0]).palette
+    return Gallery(
+        samples=samples,
+        texts=[(one.loss_of(arm), said) for arm, said in described["texts"].items()],
+        legend=legend(one.task.info.classes) if palette else [],
+        share_disagreeing=described["share_disagreeing"],
+    )
 
 
-def wrong_share(mask: Array, target: Array) -> float:
-    """Share of pixels that differ."""
-    return float((mask != target).mean())
+def _sample(
+    one: Evaluated, number: int, inputs: Array, target: Array, decided: Mapping[str, Array]
+) -> Sample:
+    task, name = one.task, f"test sample {number}"
+    return Sample(
+        _view(task.show_input(inputs), name, name),
+        _view(task.show_target(target, inputs), "truth", f"truth of {name}"),
+        [
+            _view(
+                task.show_decision(decision, target, inputs), one.loss_of(arm), f"{one.loss_of(arm)}, {name}"
+            )
+            for arm, decision in decided.items()
+        ],
+    )
+
+
+def _view(shown: Shown, label: str, alt: str) -> View:
+    caption = f"{label}: {shown.text}" if shown.text else label
+    if shown.pixels is None:
+        return View("", caption, alt, shown.wrong)
+    address = mask_address(shown.pixels) if shown.palette else image_address(shown.pixels)
+    return View(address, caption, f"{alt}: {shown.text}" if shown.text else alt, shown.wrong)
 
 
 def legend(classes: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -84,18 +108,13 @@ def colour(index: int) -> Array:
     return chosen
 
 
-def image_address(image: Array) -> str:
-    """PNG of a (C, H, W) image."""
-    pixels = image if image.dtype == np.uint8 else np.clip(image * 255, 0, 255).astype(np.uint8)
-    return _address(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1))
-
-
 def mask_address(mask: Array) -> str:
     """PNG of an (H, W) mask in class colours."""
-    return _address(COLOURS[mask.astype(np.int64) % len(COLOURS)])
+    return image_address(COLOURS[mask.astype(np.int64) % len(COLOURS)])
 
 
-def _address(pixels: Array) -> str:
+def image_address(pixels: Array) -> str:
+    """PNG of (H, W) or (H, W, 3) uint8 pixels."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))

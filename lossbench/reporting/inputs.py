@@ -27,7 +27,7 @@ class Evaluated:
         experiment: its params.
         arms: arm → arm.json.
         scores: long table arm, loss, seed, metric, value, diverged.
-        tables: per_class, confusion, reliability, calibration, where the task has them.
+        tables: per_class, confusion, reliability, calibration, floors, where the task has them.
         history: long table arm, seed, epoch, split, metric, value.
         statistics: arm → (seeds, examples, K) of the primary metric, where it decomposes.
         gallery: folder with gallery.json and gallery.npz.
@@ -103,7 +103,7 @@ def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
         for arm in arms
     ]
     dataset = Dataset.open(root / "data" / experiment.dataset)
-    kinds = ("per_class", "confusion", "reliability", "calibration")
+    kinds = ("per_class", "confusion", "reliability", "calibration", "floors")
     return Evaluated(
         name=name,
         experiment=experiment,

@@ -11,7 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from lossbench.reporting import charts, gallery
+from lossbench.reporting import charts
+from lossbench.reporting.claims import shown
+from lossbench.reporting.gallery import Gallery, read_gallery
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
 from lossbench.reporting.tables import Finding, records
@@ -39,8 +41,8 @@ class Section:
     found: Sequence[Finding]
     rows: Sequence[Mapping[str, Any]]
     charts: Sequence[Chart]
-    samples: Sequence[gallery.Sample]
-    legend: Sequence[tuple[str, str]]
+    gallery: Gallery
+    floors: Sequence[Mapping[str, Any]]
     tuning: Sequence[Mapping[str, Any]]
 
 
@@ -65,18 +67,11 @@ def page(
     """
     sections = [_section(one, study, board, found, learned, seconds) for one in study.evaluated.values()]
     specs = {chart.key: chart.spec for section in sections for chart in section.charts}
-    environment = Environment(
-        loader=PackageLoader("lossbench.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         study=study,
         sections=sections,
         found=found,
-        answers=[_answer(one, study) for one in answered],
+        answers=[shown(one, study) for one in answered],
         percent=f"{100 * (1 - study.params.comparison.level):g} %",
         timed=seconds is not None,
         specs=_script_json(specs),
@@ -84,6 +79,17 @@ def page(
         params=_params_text(study),
         digits=digits,
     ) + "\n"  # fmt: skip
+
+
+def environment() -> Environment:
+    """Templates of this package; everything shown is escaped."""
+    return Environment(
+        loader=PackageLoader("lossbench.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _section(
@@ -100,10 +106,19 @@ def _section(
         found=own,
         rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
         charts=_charts(one, board, own, learned),
-        samples=gallery.samples(one) if (one.gallery / "gallery.json").exists() else [],
-        legend=gallery.legend(one.task.info.classes) if one.task.info.kind == "mask" else [],
+        gallery=read_gallery(one),
+        floors=_floors(one),
         tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
     )
+
+
+def _floors(one: Evaluated) -> list[dict[str, Any]]:
+    if "floors" not in one.tables:
+        return []
+    return [
+        {str(column): value for column, value in row.items()}
+        for row in one.tables["floors"].to_dict("records")
+    ]
 
 
 def _leaders(
@@ -235,19 +250,6 @@ def _optional_charts(one: Evaluated) -> list[Chart]:
             )
         )
     return drawn
-
-
-def _answer(one: Answer, study: Study) -> dict[str, Any]:
-    claim = study.params.hypotheses[one.name]
-    half = (one.ci_high - one.ci_low) / 2
-    return {
-        "claim": claim.claim or one.name,
-        "test": f"{claim.better} > {claim.than} on {claim.on}, {claim.experiment}"
-        + (f", by {claim.by:g}" if claim.by else ""),
-        "answer": one.answer,
-        "gain": f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})",
-        "p": f"{one.p_holm:.3f}",
-    }
 
 
 def _params_text(study: Study) -> str:

@@ -14,6 +14,7 @@ from lossbench.statistics import (
     Claim,
     Contrast,
     Interval,
+    Outcome,
     Rules,
     answer,
     compare,
@@ -165,14 +166,24 @@ def answers(study: Study) -> list[Answer]:
     """Answer the declared hypotheses; with fewer than two seeds none can be."""
     if len(study.params.seeds) < 2:
         return []
-    return answer([_claim(name, study) for name in study.params.hypotheses], study.params.comparison.level)
+    claims = {name: _claim(name, study) for name in study.params.hypotheses}
+    known = [one for one in claims.values() if np.isfinite(one.differences).all()]
+    answered = {one.name: one for one in answer(known, study.params.comparison.level)}
+    return [answered.get(name) or _unanswered(one) for name, one in claims.items()]
+
+
+def _unanswered(claim: Claim) -> Answer:
+    """Leave a claim undecided where a replicate diverged and has no such score."""
+    nan = math.nan
+    n = len(claim.differences)
+    return Answer(claim.name, Outcome.UNDECIDED, nan, nan, nan, nan, nan, claim.by, n, None)
 
 
 def _claim(name: str, study: Study) -> Claim:
     claim = study.params.hypotheses[name]
     one = study.evaluated[claim.experiment]
-    arms = {one.loss_of(arm): arm for arm in one.arms}
-    scores = one.by_arm(claim.on)
+    other = study.evaluated[claim.than_experiment or claim.experiment]
+    better, than = _scores(one, claim.better, claim.on), _scores(other, claim.than, claim.on)
     return Claim(
         name=name,
         better=claim.better,
@@ -180,8 +191,14 @@ def _claim(name: str, study: Study) -> Claim:
         metric=claim.on,
         by=claim.by,
         higher_is_better=higher_is_better(one, claim.on),
-        differences=scores[arms[claim.better]] - scores[arms[claim.than]],
+        differences=better - than,
     )
+
+
+def _scores(one: Evaluated, loss: str, metric: str) -> Any:
+    """Scores of the arm with a loss, aligned over the seeds."""
+    arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
+    return one.by_arm(metric)[arm]
 
 
 def metrics(board: pd.DataFrame, study: Study) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench.params import Params
+from lossbench.reporting.claims import claims_page
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.markdown import markdown
 from lossbench.reporting.page import page
@@ -39,10 +40,12 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     _json(metrics(board, study), out / "metrics.json")
     _json(verdicts_json(found, answered, study), out / "verdicts.json")
     (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
+    (out / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (out / "index.html").write_text(page(study, board, found, answered, learned), encoding="utf-8")
     twin = home / "report"
     twin.mkdir(parents=True, exist_ok=True)
     timed = page(study, board, found, answered, learned, seconds=read_seconds(params, home))
+    (twin / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (twin / "index.html").write_text(timed, encoding="utf-8")
 
 

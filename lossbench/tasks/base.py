@@ -1,7 +1,7 @@
 """What a task is: what a target means, which head a model needs, how a loss sees it, what scores it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,10 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lossbench.data.dataset import DatasetInfo
+from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.errors import UserError, nearest
+from lossbench.losses import check_targets
+from lossbench.options import Options, parse_options
 
 Array = npt.NDArray[Any]
+GAP = "generalisation_gap"
+"""Metric of every task: how much better the primary metric is on training samples than on test samples."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,29 @@ class Scores:
     statistics: dict[str, Array] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a person is shown of a sample.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3) uint8, (H, W) of small integers with ``palette``; None for text alone.
+        text: a caption, or the text itself.
+        wrong: whether it is a mistake.
+        palette: the pixels are class numbers, to be shown in class colours.
+
+    """
+
+    pixels: Array | None
+    text: str = ""
+    wrong: bool = False
+    palette: bool = False
+
+
 class Task(ABC):
     """A task on a dataset. Subclasses are registered by name and live in one file each.
 
-    A model's output for a batch is ``(N, outputs, *spatial)``; ``objective`` shows it to the loss.
+    A model's outputs for a batch are ``(N, outputs, *spatial)``. ``objective`` shows them to the loss,
+    ``digest`` reduces them to what ``validate``, ``score`` and ``decide`` need.
     """
 
     name: ClassVar[str]
@@ -58,12 +81,15 @@ class Task(ABC):
     monitor: ClassVar[str]
     """The validation metric (higher is better) that chooses a checkpoint and stops early."""
     multilabel: ClassVar[bool] = False
+    """The loss sees labels (N, C, *spatial) instead of class numbers (N, *spatial)."""
     calibrated: ClassVar[bool] = False
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
+    option_model: ClassVar[type[Options]] = Options
+    """Further keys of ``task:`` in params.yaml."""
 
     def __init__(self, info: DatasetInfo, options: Mapping[str, Any] | None = None) -> None:
         self.info = info
-        self.options = dict(options or {})
+        self.options: Any = parse_options(self.option_model, options or {}, "task")
         if info.kind not in self.kinds:
             raise UserError(
                 f"task '{self.name}' needs a dataset with targets of kind {' or '.join(self.kinds)}, "
@@ -73,63 +99,156 @@ class Task(ABC):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], key: str) -> None:
         """Refuse options of ``params.yaml`` that the task does not know (``key`` is their path)."""
-        for name in options:
-            raise UserError(f"unknown key '{key}.{name}'; task '{cls.name}' takes no options")
+        parse_options(cls.option_model, options, key)
 
     @property
     @abstractmethod
     def outputs(self) -> int:
         """Channels a model must put out."""
 
+    @property
+    def loss_classes(self) -> int:
+        """Channels that the compared loss sees."""
+        return self.outputs
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Training targets per class, as the loss sees them."""
+        return self.info.counts
+
+    @property
+    def positions(self) -> int | None:
+        """Labelled positions of the training split, where labels do not exclude one another."""
+        return None
+
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Turn stored inputs (N, *input_shape) into what the model sees: floats, normalised."""
-        mean = torch.tensor(self.info.mean, device=inputs.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.info.std, device=inputs.device).view(1, -1, 1, 1)
+        mean, std = self._normalisation(inputs.device)
         scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
         return (scaled - mean) / std
 
-    def direction(self, metric: str) -> Metric:
-        """Find one of the task's metrics by name."""
-        return next(known for known in self.metrics if known.name == metric)
+    def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (1, C, 1, 1)."""
+        mean = torch.tensor(self.info.mean, device=device).view(1, -1, 1, 1)
+        return mean, torch.tensor(self.info.std, device=device).view(1, -1, 1, 1)
 
     def encode_targets(self, targets: Tensor) -> Tensor:
         """Turn stored targets into what ``objective`` takes; called once for a whole split."""
         return targets.long()
 
-    def objective(self, loss: nn.Module, outputs: Tensor, targets: Tensor, **auxiliary: Tensor) -> Tensor:
-        """Show outputs and targets to the compared loss; a scalar. ``auxiliary`` is the loss's own."""
-        value: Tensor = loss(outputs, targets, **auxiliary)
+    def loss_target(self, targets: Tensor) -> Tensor:
+        """Turn encoded targets into what the loss sees: (N, *spatial) long or (N, C, *spatial)."""
+        return targets
+
+    def check_targets(self, targets: Tensor) -> None:
+        """Refuse encoded targets outside the classes.
+
+        Raises:
+            ValueError: naming the value.
+
+        """
+        check_targets(self.loss_target(targets), self.loss_classes, self.info.ignore_index, self.multilabel)
+
+    def objective(
+        self, loss: nn.Module, outputs: Tensor, targets: Tensor, inputs: Tensor, **auxiliary: Tensor
+    ) -> Tensor:
+        """Show outputs and targets to the compared loss; a scalar.
+
+        Args:
+            loss: the compared loss.
+            outputs: (N, outputs, *spatial).
+            targets: encoded.
+            inputs: the encoded (and augmented) batch, for tasks whose target is the input.
+            auxiliary: the loss's own.
+
+        """
+        del inputs
+        value: Tensor = loss(outputs, self.loss_target(targets), **auxiliary)
         return value
 
+    def digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Reduce one batch's outputs to what scoring needs, (N, ...): large outputs never exist for a split.
+
+        Args:
+            outputs: (N, outputs, *spatial), finite or not.
+            targets: encoded.
+            inputs: encoded.
+
+        """
+        del targets, inputs
+        return outputs
+
     @abstractmethod
-    def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """Score a whole split cheaply during training; holds at least ``monitor``."""
 
     @abstractmethod
-    def score(self, outputs: Array, targets: Array) -> Scores:
+    def score(self, digests: Array, targets: Array) -> Scores:
         """Score the test split in float64 on the CPU.
 
         Args:
-            outputs: (N, outputs, *spatial), the replicate's raw outputs.
-            targets: (N, *target_shape).
+            digests: (N, ...), of the replicate's outputs.
+            targets: (N, *target_shape), as stored.
 
         """
 
-    def decide(self, outputs: Array) -> Array:
-        """Turn outputs into what a person would be shown: here the likeliest class per position."""
-        decided: Array = outputs.argmax(axis=1)
+    def decide(self, digests: Array) -> Array:
+        """Turn digests into what a person would be shown: here the likeliest class per position."""
+        decided: Array = digests.argmax(axis=1)
         return decided
+
+    def majority_digests(self, targets: Array) -> Array:
+        """Digests of the constant majority prediction: what a diverged replicate is scored as."""
+        digests = np.zeros((len(targets), self.outputs, *targets.shape[1:]))
+        digests[:, int(np.argmax(self.class_counts))] = 1.0
+        return digests
 
     def from_statistics(self, metric: str, total: Array) -> Array:
         """Turn summed statistics (..., K) into the metric (...)."""
         raise KeyError(f"task '{self.name}' has no decomposition of '{metric}'")
 
-    def constant_scores(self, targets: Array) -> Scores:
-        """Score of the constant majority prediction: what a diverged replicate (NaN outputs) gets."""
-        counts = np.asarray(self.info.counts, dtype=np.float64)
-        outputs = np.zeros((len(targets), self.outputs, *targets.shape[1:]))
-        outputs[:, int(counts.argmax())] = 1.0
-        return self.score(outputs, targets)
+    def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
+        """Reference predictors that need no training of ours: name → metric → value on the test split."""
+        del data
+        return {}
+
+    def generate(self, forward: Callable[[Tensor], Tensor], seed: int) -> list[str]:
+        """Sample texts from a trained model; nothing where the task has none.
+
+        Args:
+            forward: encoded inputs → outputs, in evaluation mode.
+            seed: of the sampling.
+
+        """
+        del forward, seed
+        return []
+
+    def disagreement(self, decisions: Sequence[Array]) -> Array:
+        """Share of positions per sample, (N,) in 0..1, on which at least two arms decide differently."""
+        differ = np.zeros(decisions[0].shape, dtype=bool)
+        for other in decisions[1:]:
+            differ |= other != decisions[0]
+        shares: Array = differ.reshape(len(differ), -1).mean(axis=1)
+        return shares
+
+    def show_input(self, inputs: Array) -> Shown:
+        """Show one stored sample: here the image (C, H, W)."""
+        pixels = inputs if inputs.dtype == np.uint8 else np.clip(inputs * 255, 0, 255).astype(np.uint8)
+        return Shown(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1))
+
+    def show_target(self, target: Array, inputs: Array) -> Shown:
+        """Show one stored target."""
+        del inputs
+        return Shown(None, self.info.classes[int(target)])
+
+    def show_decision(self, decision: Array, target: Array, inputs: Array) -> Shown:
+        """Show what a replicate made of a sample."""
+        del inputs
+        return Shown(None, self.info.classes[int(decision)], wrong=int(decision) != int(target))
+
+    def direction(self, metric: str) -> Metric:
+        """Find one of the task's metrics by name."""
+        return next(known for known in self.metrics if known.name == metric)
 
 
 TASKS: dict[str, type[Task]] = {}

@@ -28,13 +28,13 @@ class Classification(Task):
         """One per class."""
         return len(self.info.classes)
 
-    def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """Accuracy of a split."""
-        return {"accuracy": (outputs.argmax(1) == targets).double().mean().item()}
+        return {"accuracy": (digests.argmax(1) == targets).double().mean().item()}
 
-    def score(self, outputs: Array, targets: Array) -> Scores:
+    def score(self, digests: Array, targets: Array) -> Scores:
         """Accuracy, balanced accuracy and macro-F1, with recall per class."""
-        predicted = self.decide(outputs)
+        predicted = self.decide(digests)
         matrix = confusion_matrix(targets, predicted, self.outputs)
         correct = (predicted == targets).astype(np.float64)
         return Scores(

@@ -1,18 +1,14 @@
 """Segmentation: one class per position, not one per image."""
 
-import math
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lossbench.tasks.base import Array, Metric, Scores, Task, register
+from lossbench.tasks.base import Array, Metric, Scores, Shown, Task, register
 from lossbench.tasks.confusion import confusion_matrix, f1, iou, ratio
-
-CHUNK = 64
-"""Images whose one-hot masks are held at once."""
+from lossbench.tasks.contours import boundary_f1, boundary_overlaps
 
 
 @register
@@ -26,6 +22,7 @@ class Segmentation(Task):
         Metric("dice"),
         Metric("pixel_accuracy"),
         Metric("boundary_f1"),
+        Metric("boundary_iou"),
     )
     monitor = "mean_iou"
     calibrated: ClassVar[bool] = True
@@ -35,15 +32,21 @@ class Segmentation(Task):
         """One per class, background included."""
         return len(self.info.classes)
 
-    def validate(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Keep the likeliest class per position, (N, H, W): a fraction of the scores' memory."""
+        del targets, inputs
+        likeliest = outputs.argmax(1)
+        return likeliest.to(torch.uint8 if self.outputs <= 256 else torch.int16)
+
+    def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """Mean IoU of a split."""
-        predicted = outputs.argmax(1).cpu().numpy()
+        predicted = digests.cpu().numpy()
         matrix = confusion_matrix(targets.cpu().numpy(), predicted, self.outputs, self.info.ignore_index)
         return {"mean_iou": float(np.nanmean(iou(matrix)))}
 
-    def score(self, outputs: Array, targets: Array) -> Scores:
-        """Mean IoU, Dice, pixel accuracy over the whole split; boundary F1 per image and class."""
-        predicted = self.decide(outputs)
+    def score(self, digests: Array, targets: Array) -> Scores:
+        """Boundary F1 is averaged over images; all else is counted over the whole split."""
+        predicted = self.decide(digests)
         matrices = np.stack(
             [
                 confusion_matrix(target, guess, self.outputs, self.info.ignore_index)
@@ -52,25 +55,56 @@ class Segmentation(Task):
         )
         matrix = matrices.sum(axis=0)
         edges = boundary_f1(targets, predicted, self.outputs, self.info.ignore_index)
+        bands = boundary_overlaps(targets, predicted, self.outputs, self.info.ignore_index)
+        band_iou = self._ious(bands.sum(axis=0))
         return Scores(
             metrics={
                 "mean_iou": float(np.nanmean(iou(matrix))),
                 "dice": float(np.nanmean(f1(matrix))),
                 "pixel_accuracy": float(np.trace(matrix) / matrix.sum()),
                 "boundary_f1": float(np.nanmean(edges)),
+                "boundary_iou": float(np.nanmean(band_iou)),
             },
-            per_class={"iou": iou(matrix), "dice": f1(matrix), "boundary_f1": edges},
+            per_class={
+                "iou": iou(matrix),
+                "dice": f1(matrix),
+                "boundary_f1": edges,
+                "boundary_iou": band_iou,
+            },
             confusion=matrix,
-            statistics={"mean_iou": _overlap_counts(matrices)},
+            statistics={"mean_iou": _overlap_counts(matrices), "boundary_iou": bands},
         )
 
+    def decide(self, digests: Array) -> Array:
+        """Digests are decisions already."""
+        return digests
+
+    def majority_digests(self, targets: Array) -> Array:
+        """Every position is of the commonest class."""
+        return np.full(targets.shape, int(np.argmax(self.class_counts)), dtype=np.int16)
+
+    def show_target(self, target: Array, inputs: Array) -> Shown:
+        """The true mask."""
+        del inputs
+        return Shown(target, "true mask", palette=True)
+
+    def show_decision(self, decision: Array, target: Array, inputs: Array) -> Shown:
+        """The predicted mask."""
+        del inputs
+        known = target != (-1 if self.info.ignore_index is None else self.info.ignore_index)
+        wrong = float((decision != target)[known].mean()) if known.any() else 0.0
+        return Shown(decision, f"{wrong:.1%} of pixels wrong", wrong > 0, palette=True)
+
     def from_statistics(self, metric: str, total: Array) -> Array:
-        """Mean IoU from intersections and unions per class."""
-        if metric == "mean_iou":
-            intersection, union = total[..., : self.outputs], total[..., self.outputs :]
-            mean: Array = np.nanmean(ratio(intersection, union), axis=-1)
+        """Mean IoU, of regions or of bands, from intersections and unions per class."""
+        if metric in ("mean_iou", "boundary_iou"):
+            mean: Array = np.nanmean(self._ious(total), axis=-1)
             return mean
         return super().from_statistics(metric, total)
+
+    def _ious(self, counts: Array) -> Array:
+        """(..., C) from intersections and unions (..., 2C)."""
+        return ratio(counts[..., : self.outputs], counts[..., self.outputs :])
 
 
 def _overlap_counts(matrices: Array) -> Array:
@@ -78,71 +112,3 @@ def _overlap_counts(matrices: Array) -> Array:
     hits = np.diagonal(matrices, axis1=-2, axis2=-1)
     union = matrices.sum(axis=-1) + matrices.sum(axis=-2) - hits
     return np.concatenate([hits, union], axis=1).astype(np.float64)
-
-
-def boundary_f1(
-    targets: Array,
-    predicted: Array,
-    classes: int,
-    ignore_index: int | None = None,
-    tolerance: int | None = None,
-) -> Array:
-    """F1 between predicted and true contours (Csurka et al., BMVC 2013).
-
-    A contour position counts as found if the other contour passes within ``tolerance`` positions
-    (chessboard distance). F1 is taken per image and class, and averaged over the images where the
-    class occurs in truth or prediction.
-
-    Args:
-        targets: (N, H, W) integers.
-        predicted: (N, H, W) integers.
-        classes: C.
-        ignore_index: target value whose positions count neither as truth nor as prediction.
-        tolerance: in positions; 0.75 % of the image diagonal where None, at least 1.
-
-    Returns:
-        (C,) float64, NaN for a class that occurs nowhere.
-
-    """
-    if tolerance is None:
-        tolerance = max(1, round(0.0075 * math.hypot(*targets.shape[1:])))
-    parts = [
-        _boundary_f1_per_image(
-            targets[i : i + CHUNK], predicted[i : i + CHUNK], classes, ignore_index, tolerance
-        )
-        for i in range(0, len(targets), CHUNK)
-    ]
-    scores = np.concatenate(parts)
-    occurs = ~np.isnan(scores)
-    return ratio(np.where(occurs, scores, 0).sum(axis=0), occurs.sum(axis=0))
-
-
-def _boundary_f1_per_image(
-    targets: Array, predicted: Array, classes: int, ignore_index: int | None, tolerance: int
-) -> Array:
-    valid = torch.ones(targets.shape, dtype=torch.bool)
-    if ignore_index is not None:
-        valid = torch.from_numpy(np.asarray(targets != ignore_index))
-    truth = _contours(targets, classes, valid)
-    guess = _contours(predicted, classes, valid)
-    found_truth = (truth & _widen(guess, tolerance)).sum(dim=(2, 3)).double()
-    found_guess = (guess & _widen(truth, tolerance)).sum(dim=(2, 3)).double()
-    of_truth, of_guess = truth.sum(dim=(2, 3)).double(), guess.sum(dim=(2, 3)).double()
-    # F1 = 2PR/(P+R) with P = found_guess/of_guess, R = found_truth/of_truth, written without division by 0.
-    precision, recall = found_guess / of_guess.clamp(min=1), found_truth / of_truth.clamp(min=1)
-    score = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-    score[(of_truth + of_guess) == 0] = math.nan
-    return score.numpy()
-
-
-def _contours(labels: Array, classes: int, valid: Tensor) -> Tensor:
-    """(N, C, H, W) bool: positions of a class with a 4-neighbour of another class (or the image's edge)."""
-    index = torch.from_numpy(labels.astype(np.int64))
-    mask = (index.unsqueeze(1) == torch.arange(classes).view(1, -1, 1, 1)) & valid.unsqueeze(1)
-    padded = F.pad(mask, (1, 1, 1, 1))
-    inside = padded[..., :-2, 1:-1] & padded[..., 2:, 1:-1] & padded[..., 1:-1, :-2] & padded[..., 1:-1, 2:]
-    return mask & ~inside
-
-
-def _widen(mask: Tensor, distance: int) -> Tensor:
-    return F.max_pool2d(mask.float(), 2 * distance + 1, stride=1, padding=distance) > 0

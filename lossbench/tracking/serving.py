@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.torch import load_file
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.params import Compute, Network
 from lossbench.tasks import task_class
-from lossbench.training import predict
+from lossbench.training.prediction import predicting
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +44,14 @@ class ReplicateModel:
             classification also ``class`` (N,), their names.
 
         """
-        outputs = predict(self._task, self._network, self._state, np.asarray(model_input), Compute()).numpy()
-        decided = self._task.decide(outputs)
+        inputs = np.asarray(model_input)
+        unknown = np.zeros((len(inputs), *self._task.info.target_shape), dtype=np.int64)
+        with predicting(self._task, self._network, self._state, inputs, Compute()) as predictor:
+            found = [(encoded, out) for _, encoded, out in predictor.batches(inputs)]
+            encoded, raw = (torch.cat(parts) for parts in zip(*found, strict=True))
+            targets = self._task.encode_targets(torch.from_numpy(unknown))
+            digests = self._task.digest(raw, targets, encoded).numpy()
+        outputs, decided = raw.numpy(), self._task.decide(digests)
         answer = {"prediction": decided, "outputs": outputs}
         return {**answer, "class": self._classes[decided]} if self._named else answer
 

@@ -29,7 +29,7 @@ def describe(setting: Setting, names: Mapping[str, str], members: Sequence[Membe
     return {
         **names,
         "task": setting.task.name,
-        "task_options": setting.task.options,
+        "task_options": setting.task.options.model_dump(mode="json"),
         "loss_parameters": setting.loss_of(first).parameters_stated(),
         "model": setting.network.model_dump(mode="json"),
         "recipe": setting.recipe_of(first).model_dump(mode="json"),

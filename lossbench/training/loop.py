@@ -74,10 +74,8 @@ class _Run:
         values = {"train/loss": (self.total / self.plan.per_epoch).item()}
         finite = math.isfinite(values["train/loss"])
         if finite:
-            outputs, targets = self._validate()
-            scores = self.setting.task.validate(outputs, targets)
+            scores, finite = self._validate()
             values |= {f"validation/{name}": value for name, value in scores.items()}
-            finite = bool(torch.isfinite(outputs).all())
         keep = self._copy if self.recipe.checkpoint == "best" else None
         self.progress.note(values, self.setting.task.monitor, finite, keep)
         self.step = 0
@@ -102,7 +100,7 @@ class _Run:
             with precision(self.setting.compute):
                 outputs = self.model(channels_last(inputs))
             extra = {} if auxiliary is None else {"auxiliary": auxiliary}
-            value = self.setting.task.objective(self.loss, outputs.float(), targets, **extra)
+            value = self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
             self.total += value.detach()
             done = (number - 1) * self.plan.per_epoch + self.step
             self._update(value, rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch))
@@ -119,16 +117,19 @@ class _Run:
         self.optimizer.step(self.recipe.optimizer.learning_rate * factor)
 
     @torch.no_grad()
-    def _validate(self) -> tuple[Tensor, Tensor]:
-        """Outputs (float32) and targets of the validation samples."""
+    def _validate(self) -> tuple[dict[str, float], bool]:
+        """Scores of the validation samples, and whether all their outputs were finite."""
         self.model.eval()
-        outputs, targets = [], []
+        task, finite = self.setting.task, True
+        digests, targets = [], []
         for batch in self.plan.validation.batches(parts(len(self.plan.validation), EVALUATION_BATCH)):
             with precision(self.setting.compute):
-                outputs.append(self.model(batch.inputs).float())
+                outputs = self.model(batch.inputs).float()
+            finite = finite and bool(torch.isfinite(outputs).all())
+            digests.append(task.digest(outputs, batch.targets, batch.inputs))
             targets.append(batch.targets)
             self._stop_if_asked()
-        return torch.cat(outputs), torch.cat(targets)
+        return task.validate(torch.cat(digests), torch.cat(targets)), finite
 
     def _save_or_stop(self) -> None:
         if self.checkpoint is not None and self.checkpoint.due:

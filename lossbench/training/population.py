@@ -223,7 +223,7 @@ class _Population:
             with precision(self.setting.compute):
                 outputs = functional_call(self.skeleton, {**weights, **buffers, **masks}, (inputs,))
             extra = {"auxiliary": maps[0]} if maps else {}
-            return self.setting.task.objective(self.loss, outputs.float(), targets, **extra)
+            return self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
 
         given = [one for one in batch if one is not None]
         value: Tensor = vmap(one)(parameters, self.buffers, masks, given)
@@ -255,20 +255,23 @@ class _Population:
             return outputs.float()
 
         forward = vmap(one, in_dims=(0, None if shared else 0))
-        outputs, targets = [], []
+        task, members = self.setting.task, range(len(self.members))
+        finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
+        digests: list[list[Tensor]] = [[] for _ in members]
+        targets: list[list[Tensor]] = [[] for _ in members]
         for index in parts(len(plan.validation), EVALUATION_BATCH):
             if shared:
-                batch = plan.validation.take(index)
-                outputs.append(forward(weights, batch.inputs))
-                targets.append(batch.targets.expand(len(self.members), *batch.targets.shape))
+                own = [plan.validation.take(index)] * len(self.members)
+                outputs = forward(weights, own[0].inputs)
             else:
-                many = [one.validation.take(index) for one in self.plans]
-                outputs.append(forward(weights, torch.stack([one.inputs for one in many])))
-                targets.append(torch.stack([one.targets for one in many]))
-        out, wanted = torch.cat(outputs, 1), torch.cat(targets, 1)
-        finite = torch.isfinite(out).flatten(1).all(1).tolist()
-        scores = [self.setting.task.validate(out[i], wanted[i]) for i in range(len(self.members))]
-        return list(zip(scores, finite, strict=True))
+                own = [one.validation.take(index) for one in self.plans]
+                outputs = forward(weights, torch.stack([one.inputs for one in own]))
+            finite &= torch.isfinite(outputs).flatten(1).all(1)
+            for i in members:
+                digests[i].append(task.digest(outputs[i], own[i].targets, own[i].inputs))
+                targets[i].append(own[i].targets)
+        scores = [task.validate(torch.cat(digests[i]), torch.cat(targets[i])) for i in members]
+        return list(zip(scores, finite.tolist(), strict=True))
 
     def _try(self, batch: Batch) -> None:
         """Refuse at once what cannot be vectorised, before an epoch is spent on it."""

@@ -1,12 +1,15 @@
 """Outputs of a trained replicate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lossbench.data.dataset import Split
 from lossbench.models import build
 from lossbench.params import Compute, Network
 from lossbench.tasks.base import Task
@@ -14,11 +17,75 @@ from lossbench.training.determinism import deterministic
 from lossbench.training.portions import channels_last
 
 BATCH = 512
+Array = npt.NDArray[Any]
+State = dict[str, Tensor]
 
 
-def predict(
-    task: Task, network: Network, state: dict[str, Tensor], inputs: npt.NDArray[Any], compute: Compute
-) -> Tensor:
+class Predictor:
+    """A trained network in evaluation mode.
+
+    Args:
+        task: how stored inputs become what the model sees.
+        network: the architecture.
+        state: its weights and buffers.
+        input_shape: of one encoded sample.
+        compute: the device.
+
+    """
+
+    def __init__(
+        self, task: Task, network: Network, state: State, input_shape: tuple[int, ...], compute: Compute
+    ) -> None:
+        self.task, self.compute = task, compute
+        self.model: nn.Module = build(without_weights(network), input_shape, task.outputs)
+        self.model.load_state_dict(state)
+        self.model = self.model.to(compute.device).eval()
+        if len(input_shape) == 3:
+            self.model = self.model.to(memory_format=torch.channels_last)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Encoded inputs (N, *input_shape) → outputs (N, outputs, *spatial), float32."""
+        outputs: Tensor = self.model(channels_last(encoded.to(self.compute.device))).float()
+        return outputs
+
+    def batches(self, inputs: Array) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (rows, encoded inputs, outputs) batch by batch, on the device."""
+        for start in range(0, len(inputs), BATCH):
+            rows = slice(start, start + BATCH)
+            stored = torch.from_numpy(np.array(inputs[rows])).to(self.compute.device)
+            encoded = self.task.encode_inputs(stored)
+            yield rows, encoded, self.forward(encoded)
+
+    def digests(self, split: Split) -> tuple[Array, bool]:
+        """What scoring needs of a split, (N, ...), and whether all outputs were finite."""
+        kept, finite = [], True
+        for rows, encoded, outputs in self.batches(split.inputs):
+            stored = torch.from_numpy(np.array(split.targets[rows])).to(self.compute.device)
+            finite = finite and bool(torch.isfinite(outputs).all())
+            kept.append(self.task.digest(outputs, self.task.encode_targets(stored), encoded).cpu())
+        return torch.cat(kept).numpy(), finite
+
+
+@contextmanager
+def predicting(
+    task: Task, network: Network, state: State, sample: Array, compute: Compute
+) -> Iterator[Predictor]:
+    """Give a predictor, without gradients, deterministic, and leave the global generator as it was.
+
+    Args:
+        task: how stored inputs become what the model sees.
+        network: the architecture.
+        state: its weights and buffers.
+        sample: stored inputs (1 or more, *input_shape); their encoded shape is the model's.
+        compute: the device.
+
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), deterministic(compute.device):
+        shape = tuple(task.encode_inputs(torch.from_numpy(np.array(sample[:1]))).shape[1:])
+        yield Predictor(task, network, state, shape, compute)
+
+
+def predict(task: Task, network: Network, state: State, inputs: Array, compute: Compute) -> Tensor:
     """Compute outputs in evaluation mode.
 
     Args:
@@ -32,18 +99,8 @@ def predict(
         (N, outputs, *spatial) float32 on the CPU.
 
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), deterministic(compute.device):
-        first = task.encode_inputs(torch.from_numpy(np.array(inputs[:1])))
-        model = build(without_weights(network), tuple(first.shape[1:]), task.outputs)
-        model.load_state_dict(state)
-        model = model.to(compute.device).eval()
-        if first.ndim == 4:
-            model = model.to(memory_format=torch.channels_last)
-        parts = []
-        for start in range(0, len(inputs), BATCH):
-            batch = torch.from_numpy(np.array(inputs[start : start + BATCH])).to(compute.device)
-            parts.append(model(channels_last(task.encode_inputs(batch))).float().cpu())
-    return torch.cat(parts)
+    with predicting(task, network, state, inputs, compute) as predictor:
+        return torch.cat([outputs.cpu() for _, _, outputs in predictor.batches(inputs)])
 
 
 def without_weights(network: Network) -> Network:

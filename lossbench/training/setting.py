@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import Dataset, Split
 from lossbench.errors import UserError
-from lossbench.losses import Loss, LossContext, build, check_targets
+from lossbench.losses import Loss, LossContext, build
 from lossbench.models import build as build_model
 from lossbench.params import Compute, Network, Recipe
 from lossbench.tasks.base import Task
@@ -87,12 +87,12 @@ class Setting:
 
 def loss_context(task: Task) -> LossContext:
     """What the data say to a loss that asks."""
-    info = task.info
     return LossContext(
-        classes=task.outputs,
-        class_counts=info.counts,
+        classes=task.loss_classes,
+        class_counts=task.class_counts,
         multilabel=task.multilabel,
-        ignore_index=info.ignore_index,
+        ignore_index=task.info.ignore_index,
+        positions=task.positions,
     )
 
 
@@ -122,9 +122,7 @@ def prepare(
         validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - share)))
     for portion in (train, validation):
         for rows in parts(len(portion), CHECKED_AT_ONCE):
-            check_targets(
-                portion.among(rows).targets(), task.outputs, task.info.ignore_index, task.multilabel
-            )
+            task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     _check_recipe(recipe, data, shape)
     rare = None
@@ -145,7 +143,7 @@ def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:
     made = build(loss, loss_context(task), "loss")
     if not made.auxiliary:
         return None
-    return lambda targets: made.prepare(targets, task.outputs)
+    return lambda targets: made.prepare(task.loss_target(targets), task.loss_classes)
 
 
 def _check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:

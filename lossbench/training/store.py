@@ -59,7 +59,7 @@ class Store:
         what = {
             "code": code_hash(),
             "data": data_hash(data),
-            "task": [setting.task.name, setting.task.options],
+            "task": [setting.task.name, setting.task.options.model_dump(mode="json")],
             "network": setting.network.model_dump(mode="json"),
             "recipe": setting.recipe.model_dump(mode="json"),
             "loss": dict(setting.loss),
