@@ -80,9 +80,8 @@ def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
-@pytest.fixture(scope="session")
-def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC."""
+def train_study(root: Path, content: dict[str, Any]) -> None:
+    """Fetch, train and evaluate a study by the library, without DVC."""
     from lossbench.data.dataset import Dataset
     from lossbench.data.fetching import fetch
     from lossbench.evaluation import evaluate
@@ -91,8 +90,8 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lossbench.training import Member, fit, prepare
     from lossbench.training.arm import describe, write_arm
 
-    root = tmp_path_factory.mktemp("study")
-    write_params(root, tiny_params())
+    root.mkdir(exist_ok=True)
+    write_params(root, content)
     params = load_params(root / "params.yaml")
     for name, dataset in params.datasets.items():
         fetch(dataset, name, root / "data" / name)
@@ -105,7 +104,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"reports/tuning/{name}.json").write_text(tuned)
         experiment = params.experiments[arm.experiment]
         data = Dataset.open(root / "data" / arm.dataset)
-        task = task_class(experiment.task.name)(data.info)
+        task = task_class(experiment.task.name)(data.info, experiment.task.options)
         loss = params.losses[arm.loss]
         setting = prepare(task, data, experiment.model, experiment.recipe, loss, params.compute)
         members = [Member(seed) for seed in params.seeds]
@@ -115,4 +114,11 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, experiment in params.experiments.items():
         out = root / "reports/evaluation" / name
         evaluate(params, name, root / "models" / name, root / "data" / experiment.dataset, out)
+
+
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC."""
+    root = tmp_path_factory.mktemp("study")
+    train_study(root, tiny_params())
     return root

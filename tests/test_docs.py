@@ -48,10 +48,42 @@ assert build(Network(name="mlp", hidden=5), (1, 8, 8), 10)(torch.zeros(2, 1, 8, 
 """
 
 
-@pytest.mark.parametrize(("page", "check"), [("new-loss", NEW_LOSS), ("new-model", NEW_MODEL)])
+NEW_TASK = """
+import sys
+from pathlib import Path
+import pandas as pd
+sys.path.insert(0, "tests")
+from conftest import tiny_params, train_study
+from lossbench.params import load_params
+from lossbench.reporting import write_report
+content = tiny_params()
+for block in ("datasets", "experiments"):
+    del content[block]["scenes"]
+content["arms"] = {name: arm for name, arm in content["arms"].items() if arm["experiment"] == "digits"}
+content["hypotheses"] = {}
+content["experiments"]["digits"] |= {"task": "ordinal", "metric": "mean_distance", "margin": 0.05}
+content["experiments"]["digits"]["recipe"]["epochs"] = 6
+root = Path(sys.argv[1])
+train_study(root, content)
+write_report(load_params(root / "params.yaml"), root, root / ".lossbench")
+board = pd.read_csv(root / "reports/leaderboard.csv").set_index(["loss", "metric"])["mean"]
+# Guessing the middle of ten digits is 2.5 off on average.
+assert board["cross_entropy", "mean_distance"] < 2.0, board
+assert {"nll", "within_one", "generalisation_gap"} <= set(board["focal"].index), board
+assert "mean distance" in (root / "reports/report.md").read_text(), "no verdict"
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "check"), [("new-loss", NEW_LOSS), ("new-model", NEW_MODEL), ("new-task", NEW_TASK)]
+)
 def test_the_code_a_page_shows_runs(page: str, check: str, tmp_path: Path) -> None:
     (tmp_path / "shown.py").write_text(blocks(ROOT / f"docs/{page}.md", "python")[0] + check)
     run = subprocess.run(
-        [sys.executable, tmp_path / "shown.py"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, tmp_path / "shown.py", tmp_path / "study"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr

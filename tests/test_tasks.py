@@ -15,7 +15,7 @@ from lossbench.tasks.contours import boundary_f1
 def info(kind: str, classes: int, **more: object) -> DatasetInfo:
     names = tuple(str(index) for index in range(classes))
     shape = () if kind == "label" else (12, 12)
-    return DatasetInfo(kind, names, (1, 12, 12), shape, (0.5,), (0.2,), (10,) * classes, {}, **more)  # type: ignore[arg-type]
+    return DatasetInfo(kind, names, (1, 12, 12), shape, (0.5,), (0.2,), (10,) * classes, {}, **more)  # type: ignore[arg-type]  # kind is a Literal, the rest is passed on
 
 
 def classified(seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

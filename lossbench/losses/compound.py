@@ -48,11 +48,11 @@ class Sum(Loss):
         losses = list(parts.values())
         # Instance attributes over the class's: what a sum can take is what all of its parts can.
         self.single = all(part.single for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
-        self.multi = all(part.multi for part in losses)  # type: ignore[misc]
-        self.auxiliary = any(part.auxiliary for part in losses)  # type: ignore[misc]
-        self.spatial = max(part.spatial for part in losses)  # type: ignore[misc]
-        self.background = any(part.background for part in losses)  # type: ignore[misc]
-        self.link = losses[0].link  # type: ignore[misc]
+        self.multi = all(part.multi for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.auxiliary = any(part.auxiliary for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.spatial = max(part.spatial for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.background = any(part.background for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.link = losses[0].link  # type: ignore[misc]  # a ClassVar elsewhere
 
     def forward(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None = None) -> Tensor:
         """Return the weighted sum; ``auxiliary`` goes to the parts that need it."""

@@ -278,7 +278,7 @@ class _Population:
         members = len(self.members)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         wide = Batch(
-            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]
+            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # None is auxiliary's
         )
         self.skeleton.train()
         try:
