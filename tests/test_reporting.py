@@ -167,3 +167,44 @@ def test_in_a_browser_the_page_draws_all_charts_without_errors_or_requests(
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_the_claims_page_tells_each_claim_with_evidence_and_limits(study: Path) -> None:
+    content = tiny_params()
+    content["hypotheses"]["focal_wins"]["limits"] = "Eight by eight <pixels>."
+    content["hypotheses"]["gap"] = {
+        "claim": "Focal wins.", "experiment": "digits", "better": "focal", "than": "cross_entropy",
+        "than_experiment": "scenes", "on": "generalisation_gap",
+    }  # fmt: skip
+    write_params(study, content)
+    html = (report(study) / "claims.html").read_text()
+    assert html.count("<h2>Focal wins.</h2>") == 1
+    assert html.count("<article") == 2
+    assert "focal better than cross_entropy on accuracy (higher is better), digits" in html
+    assert (
+        "focal in digits better than cross_entropy in scenes on generalisation gap (lower is better)" in html
+    )
+    assert "Eight by eight &lt;pixels&gt;." in html
+    answers = json.loads((study / "reports/verdicts.json").read_text())["hypotheses"]
+    scores = {
+        (name, row["loss"], row["seed"]): row["value"]
+        for name in ("digits", "scenes")
+        for row in pd.read_csv(study / f"reports/evaluation/{name}/scores.csv").to_dict("records")
+        if row["metric"] == "generalisation_gap"
+    }
+    gains = [scores["scenes", "cross_entropy", s] - scores["digits", "focal", s] for s in (0, 1, 2)]
+    assert answers[1]["difference"] == pytest.approx(np.mean(gains))
+
+
+def test_a_claim_on_scores_that_a_diverged_replicate_lacks_is_undecided(study: Path) -> None:
+    content = tiny_params()
+    content["hypotheses"]["focal_wins"]["on"] = "generalisation_gap"
+    write_params(study, content)
+    file = study / "reports/evaluation/digits/scores.csv"
+    table = pd.read_csv(file)
+    lost = (table["loss"] == "focal") & (table["seed"] == 1) & (table["metric"] == "generalisation_gap")
+    table[~lost].to_csv(file, index=False)
+    out = report(study)
+    answer = json.loads((out / "verdicts.json").read_text())["hypotheses"][0]
+    assert (answer["answer"], answer["difference"]) == ("undecided", None)
+    assert "undecided" in (out / "claims.html").read_text()

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from lossbench.reporting.inputs import Study
+from lossbench.reporting.tables import higher_is_better, scores_with
 from lossbench.statistics import Answer, digits
 from lossbench.statistics.sentences import metric_name, p_value
 
@@ -21,10 +24,17 @@ def shown(one: Answer, study: Study) -> dict[str, Any]:
     better, than = claim.better, claim.than
     if other != claim.experiment:
         better, than = f"{better} in {claim.experiment}", f"{than} in {other}"
+    evaluated = study.evaluated[claim.experiment]
+    way = "higher" if higher_is_better(evaluated, claim.on) else "lower"
+    means = [
+        float(np.mean(scores_with(study.evaluated[where], loss, claim.on)))
+        for where, loss in ((claim.experiment, claim.better), (other, claim.than))
+    ]
     return {
         "name": one.name,
         "claim": claim.claim or one.name,
-        "test": f"{better} > {than} on {metric_name(claim.on)}"
+        "means": f"{better} {digits(means[0], half)}, {than} {digits(means[1], half)}",
+        "test": f"{better} better than {than} on {metric_name(claim.on)} ({way} is better)"
         + ("" if other != claim.experiment else f", {claim.experiment}")
         + (f", by {claim.by:g}" if claim.by else ""),
         "answer": one.answer,
@@ -42,8 +52,13 @@ def claims_page(study: Study, answered: list[Answer]) -> str:
     """Render the page; without hypotheses it says how to declare one."""
     from lossbench.reporting.page import environment
 
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in answered:
+        test = shown(one, study)
+        groups.setdefault(test["claim"], []).append(test)
     return environment().get_template("claims.html.j2").render(
-        answers=[shown(one, study) for one in answered],
+        groups=groups,
+        count=len(answered),
         percent=f"{100 * (1 - study.params.comparison.level):g} %",
         declared=len(study.params.hypotheses),
     ) + "\n"  # fmt: skip

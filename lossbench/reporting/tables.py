@@ -183,7 +183,7 @@ def _claim(name: str, study: Study) -> Claim:
     claim = study.params.hypotheses[name]
     one = study.evaluated[claim.experiment]
     other = study.evaluated[claim.than_experiment or claim.experiment]
-    better, than = _scores(one, claim.better, claim.on), _scores(other, claim.than, claim.on)
+    better, than = scores_with(one, claim.better, claim.on), scores_with(other, claim.than, claim.on)
     return Claim(
         name=name,
         better=claim.better,
@@ -195,7 +195,7 @@ def _claim(name: str, study: Study) -> Claim:
     )
 
 
-def _scores(one: Evaluated, loss: str, metric: str) -> Any:
+def scores_with(one: Evaluated, loss: str, metric: str) -> Any:
     """Scores of the arm with a loss, aligned over the seeds."""
     arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
     return one.by_arm(metric)[arm]
