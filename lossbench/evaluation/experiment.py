@@ -34,7 +34,15 @@ def evaluate(params: Params, name: str, models: Path, data: Path, out: Path) -> 
     arms = {arm: json.loads((models / arm / "arm.json").read_bytes()) for arm in params.arms_of(name)}
     jobs = [
         partial(
-            score_replicate, models / arm, arms[arm], seed, task, experiment.metric, dataset, params.compute
+            score_replicate,
+            models / arm,
+            arms[arm],
+            seed,
+            task,
+            experiment.metric,
+            dataset,
+            params.compute,
+            write=seed == params.seeds[0],
         )
         for arm in arms
         for seed in params.seeds

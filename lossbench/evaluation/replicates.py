@@ -54,6 +54,7 @@ def score_replicate(
     metric: str,
     data: Dataset,
     compute: Compute,
+    write: bool = False,
 ) -> Scored:
     """Load a replicate's weights, predict, score.
 
@@ -67,6 +68,7 @@ def score_replicate(
         metric: the experiment's primary one.
         data: the dataset.
         compute: where predictions are computed; scores are always float64 on the CPU.
+        write: have it generate texts, where the task does that.
 
     """
     network = Network.model_validate(described["model"])
@@ -75,6 +77,10 @@ def score_replicate(
     targets = np.asarray(test.targets)
     who = (described["arm"], described["loss"], seed)
     with predicting(task, network, state, test.inputs, compute) as predictor:
+        if task.adapts:
+            validation = data.split("validation")
+            fitted_on = predictor.digests(validation)[0]
+            predictor.task = task = task.adapted(fitted_on, np.asarray(validation.targets))
         digests, finite = predictor.digests(test)
         if not finite:
             digests = task.majority_digests(targets)
@@ -84,7 +90,7 @@ def score_replicate(
         sign = 1 if task.direction(metric).higher_is_better else -1
         scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
         calibration = _calibration(task, predictor, data) if task.calibrated else None
-        texts = tuple(task.generate(predictor.forward, seed))
+        texts = tuple(task.generate(predictor.forward, seed)) if write else ()
     diverged = seed in described["diverged"]
     return Scored(*who, diverged, scores, calibration, task.decide(digests), texts)
 

@@ -84,6 +84,8 @@ class Task(ABC):
     """The loss sees labels (N, C, *spatial) instead of class numbers (N, *spatial)."""
     calibrated: ClassVar[bool] = False
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
+    adapts: ClassVar[bool] = False
+    """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
     option_model: ClassVar[type[Options]] = Options
     """Further keys of ``task:`` in params.yaml."""
 
@@ -191,6 +193,17 @@ class Task(ABC):
             targets: (N, *target_shape), as stored.
 
         """
+
+    def adapted(self, digests: Array, targets: Array) -> "Task":
+        """Return the task as fitted to one replicate (a temperature): here itself.
+
+        Args:
+            digests: of the validation split.
+            targets: of the validation split, as stored.
+
+        """
+        del digests, targets
+        return self
 
     def decide(self, digests: Array) -> Array:
         """Turn digests into what a person would be shown: here the likeliest class per position."""
