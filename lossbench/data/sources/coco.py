@@ -1,0 +1,205 @@
+"""Images with a file of COCO instances per split."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AllowInfNan, BaseModel, Field, ValidationError
+
+from lossbench.data.samples import POOL, Fetched
+from lossbench.data.sources import listing
+from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.boxes import Box, BoxOptions, Picture, found_classes, samples_of
+from lossbench.errors import UserError, brief
+from lossbench.params import Dataset
+
+PROVENANCE = {"name": "the user's own folder, COCO instances", "licence": "the user's own"}
+MOST_BYTES = 2**30
+Split = Literal["train", "validation", "test"]
+Finite = Annotated[float, AllowInfNan(False)]
+
+
+class CocoImage(BaseModel):
+    """An entry of ``images``."""
+
+    id: int
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class CocoAnnotation(BaseModel):
+    """An entry of ``annotations``: ``bbox`` is x, y, width, height in pixels."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[Finite, Finite, Finite, Finite]
+    iscrowd: int = 0
+
+
+class CocoCategory(BaseModel):
+    """An entry of ``categories``."""
+
+    id: int
+    name: str
+
+
+class Instances(BaseModel):
+    """What we read of a file of instances: further keys (masks, licences) say nothing of boxes."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+class CocoOptions(BoxOptions):
+    """Where files lie, relative to ``path``.
+
+    ``instances``: split → JSON; by default ``annotations/instances_<split>*.json``. ``images``: split →
+    folder, or one for all; by default the folder named like the rest of the JSON (``train2017``), else
+    ``images``.
+    """
+
+    instances: dict[Split, str] | None = Field(None, min_length=1)
+    images: dict[Split, str] | str | None = None
+
+
+@register
+class Coco(Source[CocoOptions]):
+    """``path/annotations/instances_{train,val,test}*.json`` with ``path/train*/`` … or ``images/``."""
+
+    name = "coco"
+    options = CocoOptions
+
+    def check(self, dataset: Dataset, key: str) -> CocoOptions:
+        """Check the options, and that the folder is there."""
+        options = super().check(dataset, key)
+        listing.existing_folder(dataset.path, key)
+        return options
+
+    def load(self, dataset: Dataset, options: CocoOptions, key: str) -> Fetched:
+        """Read instances, then images; boxes around crowds are left out, as they hold no single object."""
+        root = listing.existing_folder(dataset.path, key)
+        groups: dict[str, list[Picture]] = {}
+        seen: dict[Path, str] = {}
+        for split, file in _instances(root, options, key).items():
+            groups[split] = _pictures(file, _folder(root, split, file, options, key))
+            _refuse_twice(groups[split], seen)
+        classes = options.classes or found_classes(groups, key)
+        return Fetched("boxes", classes, samples_of(groups, classes, options, root, key), PROVENANCE)
+
+
+def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
+    """Split → its file of instances; one pool where there is a single file of no split's name."""
+    if options.instances is not None:
+        if "train" not in options.instances:
+            raise UserError(f"'{key}.instances' names no file for 'train'")
+        return {split: _inside(root, name, f"{key}.instances") for split, name in options.instances.items()}
+    folder = root / "annotations"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; it holds instances_train*.json, or say '{key}.instances'")
+    found: dict[str, Path] = {}
+    for file in listing.entries(folder):
+        name = re.fullmatch(r"instances(?:_([a-z]+)\w*)?", file.stem)
+        if file.suffix != ".json" or name is None:
+            continue  # captions and keypoints lie here too
+        split = listing.SIDES.get(name[1], POOL) if name[1] else POOL
+        if split in found:
+            raise UserError(
+                f"{file} and {found[split].name} are both the {split} split; choose with '{key}.instances'"
+            )
+        found[split] = file
+    if not found or (POOL in found and len(found) > 1) or not {"train", POOL} & set(found):
+        raise UserError(
+            f"{folder}: found {', '.join(one.name for one in found.values()) or 'no file of instances'}; "
+            f"expected instances_train*.json (and val, test), or '{key}.instances'"
+        )
+    return found
+
+
+def _folder(root: Path, split: str, file: Path, options: CocoOptions, key: str) -> Path:
+    """The folder of a split's images."""
+    if isinstance(options.images, str):
+        return _inside(root, options.images, f"{key}.images")
+    if options.images is not None:
+        named = {str(one): folder for one, folder in options.images.items()}
+        if split not in named:
+            raise UserError(f"'{key}.images' names no folder for '{split}'")
+        return _inside(root, named[split], f"{key}.images")
+    own = root / file.stem.removeprefix("instances_")
+    return own if own.is_dir() else root / "images"
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """A file or folder below ``folder``: names come from files of strangers."""
+    found = folder / name
+    if not found.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{where}: {brief(name)} leads out of {folder}")
+    if not found.exists():
+        raise UserError(f"{where}: {brief(name)} is not in {folder}")
+    return found
+
+
+def read_instances(file: Path) -> Instances:
+    """Read a file of instances.
+
+    Raises:
+        UserError: naming the file and the entry that is not as COCO has it.
+
+    """
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file}: {file.stat().st_size} bytes; at most {MOST_BYTES} are read")
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    try:
+        return Instances.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"])
+        said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        if first["type"] == "json_invalid":
+            raise UserError(f"{file}: {said}") from None
+        given = "" if first["type"] == "missing" else f" is {brief(first['input'])}"
+        raise UserError(f"{file}: '{where.removeprefix('.')}'{given}: {said}") from None
+
+
+def _pictures(file: Path, folder: Path) -> list[Picture]:
+    content = read_instances(file)
+    names = {one.id: one.name for one in content.categories}
+    boxes: dict[int, list[Box]] = {one.id: [] for one in content.images}
+    if len(boxes) < len(content.images):
+        raise UserError(f"{file}: two of 'images' share an id; each needs its own")
+    if not boxes:
+        raise UserError(f"{file}: 'images' is empty")
+    for number, one in enumerate(content.annotations):
+        where = f"{file}: annotations[{number}]"
+        if one.image_id not in boxes:
+            raise UserError(f"{where}: image_id is {one.image_id}, which none of 'images' has")
+        if one.category_id not in names:
+            raise UserError(f"{where}: category_id is {one.category_id}; {_known(names)}")
+        if not one.iscrowd:
+            x, y, width, height = one.bbox
+            label = names[one.category_id]
+            boxes[one.image_id].append(Box(label, (x, y, x + width, y + height), f"{where} ('{label}')"))
+    return [_picture(one, number, boxes[one.id], file, folder) for number, one in enumerate(content.images)]
+
+
+def _known(names: Mapping[int, str]) -> str:
+    shown = [f"{number} ('{name}')" for number, name in sorted(names.items())][:20]
+    return f"'categories' has {', '.join(shown) or 'none'}"
+
+
+def _picture(one: CocoImage, number: int, boxes: Sequence[Box], file: Path, folder: Path) -> Picture:
+    where = f"{file}: images[{number}]"
+    size = (one.width, one.height) if one.width and one.height else None
+    return Picture(_inside(folder, one.file_name, f"{where}.file_name"), boxes, size, where)
+
+
+def _refuse_twice(pictures: Sequence[Picture], seen: dict[Path, str]) -> None:
+    for one in pictures:
+        first = seen.setdefault(one.file, one.where)
+        if first != one.where:
+            raise UserError(f"{one.where}: {one.file.name} is the image of {first} too; keep one")

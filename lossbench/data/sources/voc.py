@@ -1,0 +1,202 @@
+"""A folder in the layout of Pascal VOC: ``JPEGImages``, ``Annotations/*.xml``, ``ImageSets/Main/*.txt``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lossbench.data.samples import POOL, Fetched
+from lossbench.data.sources import listing
+from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.boxes import Box, BoxOptions, Picture, found_classes, samples_of
+from lossbench.errors import UserError, brief
+from lossbench.params import Dataset
+
+PROVENANCE = {"name": "the user's own folder, Pascal VOC layout", "licence": "the user's own"}
+MOST_BYTES = 2**24
+"""Of one annotation: a thousand objects take half a megabyte."""
+LISTS = (("train", ("train", "trainval")), ("validation", ("val",)), ("test", ("test",)))
+"""Split → lists in ImageSets/Main that name its images, the first that exists."""
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocOptions(BoxOptions):
+    """``first_pixel``: 0 where box edges count from the image's edge, as most tools write them.
+
+    With 1, as in the challenge's own annotations, pixels are numbered from 1 and xmax, ymax name the last one
+    inside. ``difficult: drop`` leaves out objects that are marked so.
+    """
+
+    first_pixel: Literal[0, 1] = 0
+    difficult: Literal["keep", "drop"] = "keep"
+
+
+@register
+class Voc(Source[VocOptions]):
+    """``path/{JPEGImages,Annotations}``, divided by ``path/ImageSets/Main/{train,val,test}.txt`` if there."""
+
+    name = "voc"
+    options = VocOptions
+
+    def check(self, dataset: Dataset, key: str) -> VocOptions:
+        """Check the options, and that the folder is there."""
+        options = super().check(dataset, key)
+        listing.existing_folder(dataset.path, key)
+        return options
+
+    def load(self, dataset: Dataset, options: VocOptions, key: str) -> Fetched:
+        """Read annotations, then images."""
+        root = listing.existing_folder(dataset.path, key)
+        groups = {
+            split: [_picture(image, annotation, options) for image, annotation in pairs]
+            for split, pairs in _divided(root).items()
+        }
+        classes = options.classes or found_classes(groups, key)
+        return Fetched("boxes", classes, samples_of(groups, classes, options, root, key), PROVENANCE)
+
+
+Pairs = list[tuple[Path, Path]]
+
+
+def _divided(root: Path) -> dict[str, Pairs]:
+    """Split → (image, annotation) pairs; one pool where no lists divide them."""
+    found = {}
+    for name in ("JPEGImages", "Annotations"):
+        if not (root / name).is_dir():
+            raise UserError(f"{root / name}: no such folder; expected JPEGImages/ and Annotations/ in {root}")
+        found[name] = listing.by_stem(listing.files_in(root / name, f"'{name}'"))
+    images, annotations = found["JPEGImages"], found["Annotations"]
+    lists = _lists(root / "ImageSets" / "Main")
+    if not lists:
+        _refuse_single(images, annotations, root)
+        return {POOL: [(image, annotations[stem]) for stem, image in images.items()]}
+    if "train" not in lists:
+        raise UserError(f"{root / 'ImageSets' / 'Main'}: no train.txt beside {_names(lists)}")
+    listed: dict[str, str] = {}
+    return {
+        split: [_pair(stem, row, file, images, annotations, listed) for row, stem in _stems(file)]
+        for split, file in lists.items()
+    }
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    """Split → the list that names its images."""
+    found = {}
+    for split, names in LISTS:
+        there = [folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()]
+        if there:
+            found[split] = there[0]
+    return found
+
+
+def _names(lists: Mapping[str, Path]) -> str:
+    return ", ".join(file.name for file in lists.values())
+
+
+def _refuse_single(images: Mapping[str, Path], annotations: Mapping[str, Path], root: Path) -> None:
+    """Without lists every image counts, and every annotation."""
+    for stem, image in images.items():
+        if stem not in annotations:
+            raise UserError(f"{image}: no annotation of this name in {root / 'Annotations'}")
+    for stem, annotation in annotations.items():
+        if stem not in images:
+            raise UserError(f"{annotation}: no image of this name in {root / 'JPEGImages'}")
+
+
+def _stems(file: Path) -> list[tuple[int, str]]:
+    """Names of a list's images, with their rows."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    found = [(row, line.strip()) for row, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not found:
+        raise UserError(f"{file}: empty; expected the name of an image per row")
+    return found
+
+
+def _pair(
+    stem: str,
+    row: int,
+    file: Path,
+    images: Mapping[str, Path],
+    annotations: Mapping[str, Path],
+    listed: dict[str, str],
+) -> tuple[Path, Path]:
+    for folder, known in (("JPEGImages", images), ("Annotations", annotations)):
+        if stem not in known:
+            raise UserError(f"{file}, row {row}: no file of the name {brief(stem)} in {folder}")
+    here = f"{file.name}, row {row}"
+    first = listed.setdefault(stem, here)
+    if first != here:
+        raise UserError(f"{file}, row {row}: {brief(stem)} stands in {first} already; keep one")
+    return images[stem], annotations[stem]
+
+
+def _picture(image: Path, annotation: Path, options: VocOptions) -> Picture:
+    root = _parsed(annotation)
+    if root.tag != "annotation":
+        raise UserError(f"{annotation}: begins with <{brief(root.tag)}>; expected <annotation>")
+    objects = list(enumerate(root.findall("object"), 1))
+    kept = [(number, one) for number, one in objects if not _left_out(one, options)]
+    boxes = [_box(one, f"{annotation}: object {number}", options) for number, one in kept]
+    return Picture(image, boxes, _size(root, annotation), str(annotation))
+
+
+def _parsed(file: Path) -> Any:
+    """Parse XML that may come from anywhere: no entities, nothing fetched, nothing huge."""
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml import DefusedXmlException  # type: ignore[import-untyped]  # it has no stubs
+    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]  # likewise
+
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file}: {file.stat().st_size} bytes; an annotation has at most {MOST_BYTES}")
+        return parse(file).getroot()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except ParseError as error:
+        raise UserError(f"{file}: no well-formed XML: {error}") from None
+    except (LookupError, UnicodeError) as error:
+        raise UserError(f"{file}: no readable XML: {brief(str(error))}") from None
+    except DefusedXmlException:
+        raise UserError(
+            f"{file}: declares entities, which an annotation does not need and a bomb is made of; remove them"
+        ) from None
+
+
+def _left_out(one: Any, options: VocOptions) -> bool:
+    return options.difficult == "drop" and (one.findtext("difficult") or "0").strip() == "1"
+
+
+def _box(one: Any, where: str, options: VocOptions) -> Box:
+    label = (one.findtext("name") or "").strip()
+    if not label:
+        raise UserError(f"{where}: no <name>")
+    box = one.find("bndbox")
+    if box is None:
+        raise UserError(f"{where} ('{label}'): no <bndbox>")
+    x0, y0, x1, y1 = (_number(box, edge, f"{where} ('{label}')") for edge in EDGES)
+    first = options.first_pixel
+    return Box(label, (x0 - first, y0 - first, x1, y1), f"{where} ('{label}')")
+
+
+def _number(box: Any, edge: str, where: str) -> float:
+    text = box.findtext(edge)
+    if text is None:
+        raise UserError(f"{where}: no <{edge}>")
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{where}: <{edge}> is {brief(text)}; expected a number") from None
+
+
+def _size(root: Any, file: Path) -> tuple[int, int] | None:
+    """(width, height) as annotated; some tools leave it out or write 0."""
+    found: Sequence[str] = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
+    if not all(one.isdigit() and len(one) < 10 for one in found):
+        raise UserError(f"{file}: <size> is {brief(' × '.join(found))}; expected whole numbers of pixels")
+    width, height = (int(one) for one in found)
+    return (width, height) if width and height else None
