@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class UserError(Exception):
@@ -24,14 +25,42 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {', '.join(names)}"
 
 
+class _Brief(Repr):
+    """Cuts long values short; numbers too long to be written say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Write a number of a sentence's length."""
+        return super().repr_int(x, level) if x.bit_length() < 1024 else f"a number of {x.bit_length()} bits"
+
+
+_BRIEF = _Brief()
+
+
+def brief(value: object) -> str:
+    """Write a value that a user gave so that it fits into a sentence."""
+    return _BRIEF.repr(value)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Escape what would move a terminal's cursor or cannot be printed, but for the characters ``kept``."""
+    return "".join(
+        one if one.isprintable() or one in kept else ascii(one)[1:-1]  # ascii() escapes and adds quotes
+        for one in text
+    )
+
+
 def exit_code(main: Callable[[], None]) -> int:
     """Run an entry point; turn the errors above into a sentence on stderr and an exit code."""
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except GateError as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
         return 1
     return 0

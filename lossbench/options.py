@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from lossbench.errors import UserError, nearest
+from lossbench.errors import UserError, brief, nearest
 
 
 class Options(BaseModel):
@@ -56,4 +56,4 @@ def _sentence(error: ValidationError, model: type[BaseModel], key: str) -> str:
         return f"key '{where}' is missing"
     if first["type"] == "value_error":
         return f"'{where}': {first['ctx']['error']}"
-    return f"'{where}' is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"'{where}' is {brief(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]}"

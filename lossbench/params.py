@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from lossbench.errors import UserError, nearest
+from lossbench.documents import read_document
+from lossbench.errors import UserError, brief, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -230,9 +229,13 @@ class Tuning(Model):
 
 
 class Comparison(Model):
-    """Which loss the others are compared with, and how sure one wants to be."""
+    """Which loss the others are compared with, and how sure one wants to be.
+
+    ``baselines`` names another baseline for single experiments (a task that cross-entropy does not fit).
+    """
 
     baseline: Name
+    baselines: dict[Name, Name] = {}
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     contrasts: Literal["baseline", "all_pairs"] = "baseline"
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
@@ -263,13 +266,17 @@ class Tracking(Model):
 
 
 class Retraining(Model):
-    """When a challenger may take the champion's place."""
+    """When a challenger may take the champion's place.
+
+    ``slices`` are columns of the manifest: no value of one may score worse by more than ``max_class_drop``.
+    """
 
     experiment: Name | None = None
     model_name: str = "lossbench"
     margin: NonNegative = 0.0
     floor: float | None = None
     max_class_drop: NonNegative = 0.05
+    slices: tuple[str, ...] = ()
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     notify: list[str] = []
 
@@ -296,8 +303,9 @@ class Params(Model):
 
     def baseline_of(self, experiment: str) -> str | None:
         """The name of the experiment's baseline arm, or None where it has no arm with that loss."""
+        wanted = self.comparison.baselines.get(experiment, self.comparison.baseline)
         for name, arm in self.arms_of(experiment).items():
-            if arm.loss == self.comparison.baseline:
+            if arm.loss == wanted:
                 return name
         return None
 
@@ -314,15 +322,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping safely (no tags that construct objects, no duplicate keys)."""
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    """Read a YAML mapping safely (see :mod:`lossbench.documents`)."""
+    content = read_document(path, "; run from the folder that holds params.yaml")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
     return content
@@ -354,7 +355,7 @@ def _sentence(error: ValidationError, file: str) -> str:
         case "string_pattern_mismatch":
             return f"{file}: '{key}' is no valid name; allowed: letters, digits, '_' and '-'"
         case _:
-            return f"{file}: '{key}' is {first['input']!r}; {_plain(first['msg'])}"
+            return f"{file}: '{key}' is {brief(first['input'])}; {_plain(first['msg'])}"
 
 
 def _plain(message: str) -> str:
@@ -388,6 +389,10 @@ def _check_references(params: Params, file: str) -> None:
                 f"uses dataset '{expected}'"
             )
     _expect(params.comparison.baseline, params.losses, "comparison.baseline", "loss", file)
+    for name, loss in params.comparison.baselines.items():
+        _expect(name, params.experiments, "comparison.baselines", "experiment", file)
+        losses = [arm.loss for arm in params.arms_of(name).values()]
+        _expect(loss, losses, f"comparison.baselines.{name}", f"loss in '{name}'", file)
     _check_seeds(params, file)
     _check_arms(params, file)
     for name, claim in params.hypotheses.items():

@@ -32,7 +32,9 @@ def hold_out(
     """
     key = f"datasets.{dataset}.anomaly"
     if fetched.kind != "label":
-        raise UserError(f"{key}: needs one label per sample; this dataset's targets are of kind '{fetched.kind}'")
+        raise UserError(
+            f"{key}: needs one label per sample; this dataset's targets are of kind '{fetched.kind}'"
+        )
     for name in (*anomaly.normal, *anomaly.abnormal):
         if name not in fetched.classes:
             raise UserError(f"{key}: no class is named '{name}'; {nearest(name, fetched.classes)}")
@@ -41,7 +43,9 @@ def hold_out(
     abnormal = ~is_named if anomaly.normal else is_named
     if abnormal.all() or not abnormal.any():
         raise UserError(f"{key}: every class is {'abnormal' if abnormal.all() else 'normal'}; it takes both")
-    made = {split: _relabelled(split, samples, abnormal, fetched.classes) for split, samples in splits.items()}
+    made = {
+        split: _relabelled(split, samples, abnormal, fetched.classes) for split, samples in splits.items()
+    }
     return made, replace(fetched, kind="anomaly", classes=CLASSES)
 
 

@@ -16,7 +16,9 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
     width, height, channels (of the original), minimum, maximum, mean, std (of the stored values),
     sha256 (of the decoded content), target_sha256, source (name within the source); for masks also
     mask_width, mask_height, mask_values (those present), stray (positions whose value is no class),
-    foreground (share of positions not of class 0).
+    foreground (share of positions not of class 0); for tokens stray likewise, and unknown (share of tokens
+    to predict that are ``<unk>``, class 0); for boxes their number, stray_boxes (beyond the stored
+    image, without an area or of no class) and dropped_boxes (left out by the source, as they have no area).
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)
@@ -44,12 +46,16 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
     }
     if fetched.kind == "mask":
         columns |= _mask_columns(samples.targets, fetched)
+    if fetched.kind == "tokens":
+        columns |= _token_columns(samples, fetched)
+    if fetched.kind == "boxes":
+        columns |= _box_columns(samples, fetched)
     columns |= {key: list(values) for key, values in samples.columns.items()}
     return pd.DataFrame(columns)
 
 
 def _labels(targets: Array, fetched: Fetched) -> Any:
-    if fetched.kind == "label":
+    if fetched.kind in ("label", "anomaly"):
         return [fetched.classes[label] if 0 <= label < len(fetched.classes) else None for label in targets]
     if fetched.kind == "multilabel":
         return ["|".join(np.array(fetched.classes)[row > 0]) for row in targets]
@@ -66,3 +72,18 @@ def _mask_columns(targets: Array, fetched: Fetched) -> dict[str, Any]:
         "stray": stray.reshape(len(targets), -1).sum(axis=1),
         "foreground": ((targets != 0) & known).reshape(len(targets), -1).mean(axis=1),
     }
+
+
+def _token_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
+    both = np.stack([samples.inputs, samples.targets], axis=1)
+    stray = (both < 0) | (both >= len(fetched.classes))
+    return {"stray": stray.sum(axis=(1, 2)), "unknown": (samples.targets == 0).mean(axis=1)}
+
+
+def _box_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
+    height, width = samples.inputs.shape[-2:]
+    x0, y0, x1, y1, label = np.moveaxis(samples.targets, -1, 0)
+    inside = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (x1 <= width) & (y1 <= height)
+    there = label != -1
+    stray = there & ~(inside & np.isin(label, range(len(fetched.classes))))
+    return {"boxes": there.sum(axis=1), "stray_boxes": stray.sum(axis=1), "dropped_boxes": 0}

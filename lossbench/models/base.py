@@ -1,29 +1,39 @@
 """Models by name: a function of (input shape, outputs, options) that returns a module."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from pydantic import create_model
 from torch import nn
 
 from lossbench.errors import UserError, nearest
+from lossbench.models.weights import head_of, load_weights, put_weights
 from lossbench.options import Options, keyword_options, parse_options
 from lossbench.params import Network
 
 Builder = Callable[..., nn.Module]
+PRETRAINED: dict[str, Any] = {"weights": (str | None, None), "sha256": (str | None, None)}
+"""Options of every model: a local file of weights to begin with, and its hash."""
 
 MODELS: dict[str, Builder] = {}
 OPTIONS: dict[str, type[Options]] = {}
+OWN: dict[str, tuple[str, ...]] = {}
+"""Options that a builder itself declares."""
 
 
 def register(builder: Builder) -> Builder:
     """Make a model known under its function's name; its keyword-only parameters are its options."""
     MODELS[builder.__name__] = builder
-    OPTIONS[builder.__name__] = keyword_options(builder)
+    own = keyword_options(builder)
+    added = {name: field for name, field in PRETRAINED.items() if name not in own.model_fields}
+    OWN[builder.__name__] = tuple(own.model_fields)
+    OPTIONS[builder.__name__] = create_model(f"{builder.__name__}_options", __base__=own, **added)
     return builder
 
 
 def check(network: Network, key: str) -> None:
-    """Refuse an unknown model or option.
+    """Refuse an unknown model or option, and pretrained weights without the hash of their file.
 
     Raises:
         UserError: naming the key's path, what was found and what is allowed.
@@ -31,18 +41,31 @@ def check(network: Network, key: str) -> None:
     """
     if network.name not in MODELS:
         raise UserError(f"'{key}' names no model: '{network.name}'; {nearest(network.name, MODELS)}")
-    parse_options(OPTIONS[network.name], network.options, key)
+    options = parse_options(OPTIONS[network.name], network.options, key).model_dump()
+    if options["weights"] is not None and options["sha256"] is None:
+        raise UserError(f"'{key}.weights' is given without '{key}.sha256', the hash of that file")
 
 
 def build(network: Network, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     """Build a model; its weights come from torch's global generator, which the caller seeds.
+
+    Where ``weights`` names a file (another replicate's, say), they come from there; a head for another number
+    of outputs stays as initialised.
 
     Args:
         network: name and options.
         input_shape: of one sample, as the model sees it: (C, H, W) for images.
         outputs: channels of the head.
 
+    Raises:
+        UserError: unknown options, or a file of weights that does not fit.
+
     """
     check(network, "model")
-    options: Mapping[str, Any] = parse_options(OPTIONS[network.name], network.options, "model").model_dump()
-    return MODELS[network.name](input_shape, outputs, **options)
+    options = parse_options(OPTIONS[network.name], network.options, "model").model_dump()
+    own = OWN[network.name]
+    model = MODELS[network.name](input_shape, outputs, **{name: options[name] for name in own})
+    if options["weights"] is not None and "weights" not in own:
+        file = Path(options["weights"])
+        put_weights(model, load_weights(file, options["sha256"]), head_of(model), file)
+    return model

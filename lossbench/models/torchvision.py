@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lossbench.errors import UserError, nearest
 from lossbench.models.base import register
-from lossbench.models.weights import load_weights, put_weights
+from lossbench.models.weights import head_of, load_weights, put_weights
 
 COLOURS = 3
 
@@ -57,15 +57,6 @@ def torchvision(
     extra = {"aux_logits": False} if architecture in ("googlenet", "inception_v3") else {}
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=outputs, **extra)
     if weights is not None:
-        if sha256 is None:
-            raise UserError("'model.weights' is given without 'model.sha256', the hash of that file")
-        put_weights(network, load_weights(Path(weights), sha256), _head(network), Path(weights))
+        # Here, not after: torchvision's files know nothing of the layer that makes grey images coloured.
+        put_weights(network, load_weights(Path(weights), sha256 or ""), head_of(network), Path(weights))
     return Coloured(network) if input_shape[0] == 1 else network
-
-
-def _head(network: nn.Module) -> str:
-    """Name of the last linear (or, in SqueezeNet, convolutional) layer."""
-    layers: list[str] = [
-        name for name, one in network.named_modules() if isinstance(one, (nn.Linear, nn.Conv2d))
-    ]
-    return layers[-1]

@@ -16,7 +16,15 @@ class UNet(nn.Module):
     """Encoder and decoder of ``depth`` levels joined by skip connections; output at input resolution."""
 
     def __init__(
-        self, channels: int, outputs: int, width: int, depth: int, convolutions: int, norm: bool, up: str
+        self,
+        channels: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        convolutions: int,
+        norm: bool,
+        up: str,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
@@ -29,6 +37,7 @@ class UNet(nn.Module):
             _block(2 * narrow, narrow, convolutions, norm) for narrow, _ in _pairs(widths)
         )
         self.pool = nn.MaxPool2d(2)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.head = nn.Conv2d(width, outputs, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,6 +48,7 @@ class UNet(nn.Module):
             features = block(self.pool(features) if level else features)
             skips.append(features)
         skips.pop()
+        features = self.dropout(features)
         for grow, join in zip(self.up, self.join, strict=True):
             features = join(torch.cat([skips.pop(), grow(features)], dim=1))
         out: Tensor = self.head(features)
@@ -76,6 +86,7 @@ def unet(
     convolutions: Count = 2,
     norm: bool = True,
     up: Literal["transposed", "nearest"] = "transposed",
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
     """U-Net for dense prediction.
 
@@ -87,6 +98,7 @@ def unet(
         convolutions: 3×3 convolutions per block; the paper has two.
         norm: batch norm after each convolution.
         up: transposed convolution or nearest-neighbour upsampling.
+        dropout: at the end of the contracting path, where the paper has it.
 
     """
     channels, height, wide = input_shape
@@ -95,4 +107,4 @@ def unet(
             f"'model.depth' is {depth}, for which a U-Net needs images whose sides are divisible by "
             f"{2**depth}; found {height}×{wide}"
         )
-    return UNet(channels, outputs, width, depth, convolutions, norm, up)
+    return UNet(channels, outputs, width, depth, convolutions, norm, up, dropout)

@@ -41,6 +41,13 @@ def load_weights(file: Path, sha256: str) -> dict[str, Tensor]:
     return state
 
 
+def head_of(model: nn.Module) -> str:
+    """Name of the last linear (or, in SqueezeNet and U-Nets, convolutional) layer."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers: list[str] = [name for name, one in model.named_modules() if isinstance(one, kinds)]
+    return layers[-1]
+
+
 def put_weights(model: nn.Module, state: dict[str, Tensor], head: str, file: Path) -> None:
     """Load weights; the head keeps its own where the number of outputs differs.
 

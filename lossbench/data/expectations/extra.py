@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from lossbench.data.expectations.suite import Expected
-from lossbench.errors import UserError, nearest
+from lossbench.documents import read_document
+from lossbench.errors import UserError, brief, nearest
 
 
 def read_extra(file: Path) -> list[Expected]:
@@ -17,14 +15,7 @@ def read_extra(file: Path) -> list[Expected]:
         UserError: naming the file, the entry and what is missing or unknown.
 
     """
-    try:
-        entries = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file (named by 'expectations.extra')") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    entries = read_document(file, " (named by 'expectations.extra')")
     if not isinstance(entries, list):
         raise UserError(f"{file}: expected a list of expectations, found {type(entries).__name__}")
     return [_read_entry(entry, file, number) for number, entry in enumerate(entries, 1)]
@@ -34,7 +25,7 @@ def _read_entry(entry: Any, file: Path, number: int) -> Expected:
     allowed = {"name", "table", "type", "arguments", "sentence", "severity"}
     if not isinstance(entry, dict):
         raise UserError(
-            f"{file}: entry {number} is {entry!r}; expected a mapping with name, type and arguments"
+            f"{file}: entry {number} is {brief(entry)}; expected a mapping with name, type and arguments"
         )
     for key in entry:
         if key not in allowed:
@@ -51,7 +42,9 @@ def _read_entry(entry: Any, file: Path, number: int) -> Expected:
     if table not in ("samples", "classes", "drift"):
         raise UserError(f"{file}: entry {number}: table is '{table}'; allowed: classes, drift, samples")
     if not isinstance(entry["arguments"], dict):
-        raise UserError(f"{file}: entry {number}: arguments are {entry['arguments']!r}; expected a mapping")
+        raise UserError(
+            f"{file}: entry {number}: arguments are {brief(entry['arguments'])}; expected a mapping"
+        )
     return Expected(
         str(entry["name"]),
         table,

@@ -28,6 +28,10 @@ COLUMNS = (
     "target_sha256",
     "source",
 )
+TOKEN_COLUMNS = ("unknown", "stray")
+MOST_UNKNOWN = 0.2
+"""Share of tokens beyond the vocabulary from which on a text is hardly what is modelled."""
+BOX_COLUMNS = ("boxes", "stray_boxes", "dropped_boxes")
 MASK_COLUMNS = ("mask_width", "mask_height", "mask_values", "stray", "foreground")
 
 
@@ -50,7 +54,10 @@ def suite(info: DatasetInfo, knobs: Expectations, extra: Sequence[Expected] = ()
         UserError: if a severity is set for an expectation that does not exist, or a name stands twice.
 
     """
-    built_in = [*_shape(info), *_content(), *_targets(info, knobs), *_drift(info, knobs)]
+    if info.kind == "tokens":
+        built_in = _tokens(info, knobs)
+    else:
+        built_in = [*_shape(info), *_content(), *_targets(info, knobs), *_drift(info, knobs)]
     wanted = [*built_in, *extra]
     names = {one.name for one in wanted}
     for one in extra:
@@ -65,8 +72,71 @@ def suite(info: DatasetInfo, knobs: Expectations, extra: Sequence[Expected] = ()
     return [replace(one, severity=knobs.severities.get(one.name, one.severity)) for one in wanted]
 
 
+def _tokens(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
+    """What is expected of windows of text: much of what is said of images makes no sense for them."""
+    kept = ("schema", "hashes_present", "unique_ids")
+    return [
+        *(one for one in _shape(info) if one.name in kept),
+        Expected(
+            "same_width",
+            "samples",
+            "ExpectColumnUniqueValueCountToBeBetween",
+            {"column": "width", "min_value": 1, "max_value": 1},
+            "all windows are equally long",
+        ),
+        Expected(
+            "tokens_known",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "stray", "min_value": 0, "max_value": 0},
+            "every token is one of the vocabulary",
+        ),
+        Expected(
+            "not_constant",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "std", "min_value": 0, "strict_min": True},
+            "no window repeats one token only",
+            "warning",
+        ),
+        Expected(
+            "no_duplicates_across_splits",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "splits_of_content", "max_value": 1},
+            "no window stands in two splits",
+            "warning",
+        ),
+        Expected(
+            "no_duplicates_within_split",
+            "samples",
+            "ExpectCompoundColumnsToBeUnique",
+            {"column_list": ["split", "sha256"]},
+            "no window stands twice in a split",
+            "warning",
+        ),
+        Expected(
+            "few_unknown",
+            "samples",
+            "ExpectColumnMeanToBeBetween",
+            {"column": "unknown", "max_value": MOST_UNKNOWN},
+            f"at most {MOST_UNKNOWN:.0%} of all tokens lie outside the vocabulary",
+            "warning",
+        ),
+        Expected(
+            "unknown_drift",
+            "drift",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "unknown_drift", "max_value": knobs.max_share_drift},
+            f"the share of unknown tokens differs between splits by at most {knobs.max_share_drift:g}",
+            "warning",
+        ),
+    ]
+
+
 def _shape(info: DatasetInfo) -> list[Expected]:
-    columns = [*COLUMNS, *(MASK_COLUMNS if info.kind == "mask" else ())]
+    further = {"mask": MASK_COLUMNS, "tokens": TOKEN_COLUMNS, "boxes": BOX_COLUMNS}
+    columns = [*COLUMNS, *further.get(info.kind, ())]
     return [
         Expected(
             "schema",
@@ -230,7 +300,37 @@ def _targets(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
                 "warning",
             ),
         ]
+    if info.kind == "boxes":
+        found += _boxes()
     return found
+
+
+def _boxes() -> list[Expected]:
+    return [
+        Expected(
+            "boxes_inside",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "stray_boxes", "min_value": 0, "max_value": 0},
+            "boxes lie inside their images, have an area and a known class",
+        ),
+        Expected(
+            "boxes_have_area",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "dropped_boxes", "min_value": 0, "max_value": 0},
+            "every annotated box has an area (those without were left out)",
+            "warning",
+        ),
+        Expected(
+            "boxes_present",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "boxes", "min_value": 1},
+            "every image has a box",
+            "warning",
+        ),
+    ]
 
 
 def _drift(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
@@ -263,6 +363,17 @@ def _drift(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
                 "ExpectColumnValuesToBeBetween",
                 {"column": "label_drift", "max_value": knobs.max_share_drift},
                 f"label shares differ between splits by at most {knobs.max_share_drift:g}",
+                "warning",
+            )
+        )
+    if info.kind == "boxes":
+        found.append(
+            Expected(
+                "boxes_drift",
+                "drift",
+                "ExpectColumnValuesToBeBetween",
+                {"column": "boxes_drift", "max_value": knobs.max_intensity_drift},
+                f"mean boxes per image differ between splits by at most {knobs.max_intensity_drift:g} sd",
                 "warning",
             )
         )

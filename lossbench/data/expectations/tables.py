@@ -7,6 +7,7 @@ import pandas as pd
 
 from lossbench.data.dataset import DatasetInfo
 
+DRIFTS = ("label_drift", "intensity_drift", "foreground_drift", "unknown_drift", "boxes_drift")
 HELD_OUT = ("validation", "test", "reference")
 CHANCE = 2.0
 """Standard errors of a difference that are put down to chance: small splits always differ a little."""
@@ -21,7 +22,8 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
             have one label each, its samples in validation and test.
         drift: per held-out split, how far it lies from the training split beyond what chance explains
             (two standard errors): label_drift (total variation distance of label shares, 0 to 1),
-            intensity_drift and foreground_drift (of means, in training standard deviations).
+            intensity_drift, foreground_drift and boxes_drift (of means, in training standard deviations);
+            for tokens unknown_drift (of the share of ``<unk>``, 0 to 1).
 
     """
     samples = manifest.copy()
@@ -39,13 +41,15 @@ def class_table(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
         }
     else:
         columns = {"train": list(info.counts)}
-    return pd.DataFrame({"id": list(info.classes), **columns})
+    table = pd.DataFrame({"id": list(info.classes), **columns})
+    # Anomalies are never trained on: nothing is expected of their number.
+    return table[:1] if info.kind == "anomaly" else table
 
 
 def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """Distance of each held-out split from the training split."""
     train = manifest[manifest["split"] == "train"]
-    masks = "foreground" in manifest
+    masks, tokens, boxes = "foreground" in manifest, "unknown" in manifest, "boxes" in manifest
     rows = []
     for split in HELD_OUT:
         part = manifest[manifest["split"] == split]
@@ -57,9 +61,11 @@ def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
                 "label_drift": _share_gap(train["label"], part["label"]),
                 "intensity_drift": _gap(train["mean"], part["mean"]),
                 "foreground_drift": _gap(train["foreground"], part["foreground"]) if masks else 0.0,
+                "unknown_drift": abs(part["unknown"].mean() - train["unknown"].mean()) if tokens else 0.0,
+                "boxes_drift": _gap(train["boxes"], part["boxes"]) if boxes else 0.0,
             }
         )
-    return pd.DataFrame(rows, columns=["id", "label_drift", "intensity_drift", "foreground_drift"])
+    return pd.DataFrame(rows, columns=["id", *DRIFTS])
 
 
 def _share_gap(train: "pd.Series[Any]", other: "pd.Series[Any]") -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lossbench.data.images import DAMAGE
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Options, Source, register
 from lossbench.data.sources.obtaining import (
@@ -190,17 +191,7 @@ def unpickled(content: bytes, name: str) -> bytes:
         found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
         labels = np.array(found[b"labels"], np.uint8)[:, None]
         return np.hstack([labels, found[b"data"]]).astype(np.uint8).tobytes()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+    except (*DAMAGE, pickle.UnpicklingError, RecursionError, SystemError) as error:
         raise UserError(f"CIFAR-10 {name}: not a Python batch as published: {error}") from None
 
 
@@ -208,19 +199,19 @@ def _sprite(folder: Path, name: str) -> bytes:
     """A PNG of 1024×10000 RGB: row i is image i, pixel by pixel."""
     from PIL import Image
 
+    file = "test_lables.json" if name == "test_batch" else "train_lables.json"
     try:
         with Image.open(folder / f"{name}.png", formats=["PNG"]) as image:
             if image.size != (1024, ROWS) or image.mode != "RGB":
                 raise UserError(f"{name}.png: {image.mode} of {image.size}; expected RGB of (1024, {ROWS})")
             pixels = np.asarray(image).transpose(0, 2, 1).reshape(ROWS, PIXELS)
-        file = "test_lables.json" if name == "test_batch" else "train_lables.json"
-        labels = np.array(json.loads((folder / file).read_text(encoding="utf-8")), np.uint8)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / name}.png: cannot be read: {error}") from None
-    if name != "test_batch":
-        number = int(name[-1]) - 1
-        labels = labels[number * ROWS : (number + 1) * ROWS]
-    return np.hstack([labels[:, None], pixels]).tobytes()
+        labels = np.array(json.loads((folder / file).read_bytes()), np.uint8)
+        if name != "test_batch":
+            number = int(name[-1]) - 1
+            labels = labels[number * ROWS : (number + 1) * ROWS]
+        return np.hstack([labels[:, None], pixels]).tobytes()
+    except (*DAMAGE, RecursionError) as error:
+        raise UserError(f"{folder / name}.png or {file}: cannot be read: {error}") from None
 
 
 def _joined(prefix: str, batches: list[tuple[Array, Array]]) -> Samples:

@@ -1,10 +1,11 @@
 """Listing a user's folder: every file is accounted for, none is passed over in silence."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lossbench.errors import UserError
+from lossbench.errors import UserError, brief
 
 IGNORED = ("Thumbs.db", "desktop.ini", "__MACOSX")
 """What file managers leave behind; so are names that begin with a dot."""
@@ -18,6 +19,27 @@ SIDES = {
 }
 
 
+def user_path(path: str, key: str) -> Path:
+    """Read a path of params.yaml; ``~`` is the home folder.
+
+    Raises:
+        UserError: naming the key, if no file can have this name.
+
+    """
+    if not path.strip() or "\0" in path:
+        raise UserError(f"'{key}.path' is {brief(path)}, which names nothing; expected a file or folder")
+    try:
+        found = Path(path).expanduser()
+        found.stat()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"'{key}.path' is {brief(path)}: {error}") from None
+    except FileNotFoundError:
+        pass  # the caller says what was expected there
+    except OSError as error:
+        raise UserError(f"'{key}.path' is {brief(path)}: {error.strerror or error}") from None
+    return found
+
+
 def existing_folder(path: str, key: str) -> Path:
     """Return the user's folder.
 
@@ -25,7 +47,7 @@ def existing_folder(path: str, key: str) -> Path:
         UserError: naming the key, if it is missing or no folder.
 
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path, key)
     if not folder.exists():
         raise UserError(f"'{key}.path' is '{path}': no such folder")
     if not folder.is_dir():
@@ -36,7 +58,7 @@ def existing_folder(path: str, key: str) -> Path:
 def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key by name that puts 2 before 10."""
     parts = re.split(r"([0-9]+)", path.name)
-    key = [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts if part]
+    key = [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part]
     return key, path.name
 
 
@@ -46,7 +68,19 @@ def entries(folder: Path) -> list[Path]:
         found = sorted(folder.iterdir(), key=natural)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed: {error.strerror or error}") from None
-    return [one for one in found if not one.name.startswith(".") and one.name not in IGNORED]
+    kept = [one for one in found if not one.name.startswith(".") and one.name not in IGNORED]
+    for one in kept:
+        if not _is_text(one.name):  # neither a report nor a manifest could hold it
+            raise UserError(f"{folder}: holds a name that is not UTF-8: {os.fsencode(one.name)!r}; rename it")
+    return kept
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def files_in(folder: Path, what: str) -> list[Path]:
@@ -60,6 +94,10 @@ def files_in(folder: Path, what: str) -> list[Path]:
     for one in found:
         if one.is_dir():
             raise UserError(f"{one}: a folder inside {what}; its images must lie directly in {folder}")
+        if not one.is_file():  # reading a pipe would wait for ever
+            raise UserError(
+                f"{one}: no file of an image (a broken link, a pipe or a device); move it elsewhere"
+            )
     if not found:
         raise UserError(f"{folder}: {what} is empty; add images or remove the folder")
     return found

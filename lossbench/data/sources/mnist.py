@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Options, Source, register
@@ -30,11 +31,30 @@ from lossbench.params import Dataset
 GROUPS = {"train": "train", "test": "t10k"}
 
 
+class Pooled(Options):
+    """A random test split of the pooled samples: what ``train_test_split`` of scikit-learn gives."""
+
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+
 class IdxOptions(Options):
-    """Where the files may lie, and whether the publisher's division is given up."""
+    """Where the files may lie, and whether the publisher's division is given up.
+
+    ``pool`` divides all samples by their content; ``pooled`` draws the test split as scikit-learn does.
+    """
 
     mirror: str | None = None
     pool: bool = False
+    pooled: Pooled | None = None
+
+    @model_validator(mode="after")
+    def _one_division(self) -> "IdxOptions":
+        if self.pool and self.pooled is not None:
+            raise ValueError(
+                "'pool' and 'pooled' are two divisions of the same samples; allowed: one of them"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,8 @@ class IdxSource(Source[IdxOptions]):
         groups = {split: self._group(folder, prefix, ours) for split, prefix in GROUPS.items()}
         if options.pool:
             groups = {POOL: _joined(groups)}
+        elif options.pooled is not None:
+            groups = redivide(_joined(groups), options.pooled)
         hashes = {one.name: one.plain for one in self.files.values()}
         return Fetched("label", self.classes, groups, {**self.about, "md5": hashes})
 
@@ -137,6 +159,20 @@ def _read(folder: Path, one: IdxFile, ours: bool) -> Array:
     if found != one.plain:
         raise UserError(f"{file}: its content is damaged: expected MD5 {one.plain}, found {found}")
     return read_idx(content, one.dimensions, str(file))
+
+
+def redivide(samples: Samples, how: Pooled) -> dict[str, Samples]:
+    """Draw train and test as scikit-learn's ``train_test_split`` does with this share and seed, in its order.
+
+    Args:
+        samples: pooled, the publisher's training samples first.
+        how: share and seed.
+
+    """
+    from sklearn.model_selection import train_test_split  # two seconds, for this option alone
+
+    train, test = train_test_split(np.arange(len(samples)), test_size=how.test, random_state=how.seed)
+    return {"train": samples.take(train), "test": samples.take(test)}
 
 
 def _joined(groups: Mapping[str, Samples]) -> Samples:

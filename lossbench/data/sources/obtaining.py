@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from lossbench.errors import UserError
 RETRIES = 2
 TIMEOUT = 30
 """Seconds without a byte after which a server counts as gone."""
+
+MAX_UNPACKED = 2**32
+"""Bytes; an archive that holds more is a decompression bomb."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack a tar archive; a member that would land outside ``into`` is refused.
+    """Unpack a tar archive; a member that would land outside ``into``, and a bomb, are refused.
 
     Raises:
         UserError: naming the archive and what is wrong with it.
@@ -203,6 +207,11 @@ def unpack(archive: Path, into: Path) -> None:
 
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(into, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+            total = 0
+            for member in tar:
+                total += member.size  # as its header says: known before anything is unpacked
+                if total > MAX_UNPACKED:
+                    raise tarfile.TarError(f"more than {MAX_UNPACKED} bytes once unpacked")
+                tar.extract(member, into, filter="data")
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise UserError(f"{archive.name}: refused: {error}") from None

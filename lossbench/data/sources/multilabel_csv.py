@@ -1,0 +1,188 @@
+"""The user's own images with any number of labels each, from a CSV file."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.folders import PROVENANCE
+from lossbench.data.sources.listing import SIDES
+from lossbench.data.sources.reading import (
+    ImageOptions,
+    agreed_channels,
+    agreed_size,
+    headers_of,
+    original,
+    read_images,
+)
+from lossbench.errors import UserError, nearest
+from lossbench.params import Dataset
+
+FILE, LABELS, SPLIT = "file", "labels", "split"
+
+
+class CsvOptions(ImageOptions):
+    """How the table is read: its name within ``path``, and the labels where it does not name them itself."""
+
+    table: str = Field("labels.csv", pattern=r"^[^/\\]+$")
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: its number in the file, the image, its split and its labels."""
+
+    number: int
+    file: Path
+    name: str
+    split: str
+    labels: frozenset[str]
+
+
+@register
+class MultilabelCsv(Source[CsvOptions]):
+    """``path/labels.csv`` with a column ``file`` (relative to ``path``) and one 0/1 column per label.
+
+    In place of these, a column ``labels`` may list names separated by ``|``. A column ``split`` (train, val,
+    test) divides as the publisher does; without it samples are divided by content.
+    """
+
+    name = "multilabel_csv"
+    options = CsvOptions
+
+    def check(self, dataset: Dataset, key: str) -> CsvOptions:
+        """Check the options, and that the table is there."""
+        options = super().check(dataset, key)
+        _table(dataset, options, key)
+        return options
+
+    def load(self, dataset: Dataset, options: CsvOptions, key: str) -> Fetched:
+        """Read the table, then the images it names."""
+        file = _table(dataset, options, key)
+        names, rows = read_table(file, options.labels)
+        files = [row.file for row in rows]
+        headers = headers_of(files, file.name)
+        size = agreed_size(files, headers, options, key)
+        images = read_images(
+            files, agreed_channels(files, headers, options, key), size, options.resize, file.name
+        )
+        labels = np.array([[name in row.labels for name in names] for row in rows], dtype=np.uint8)
+        everything = Samples(images, labels, [row.name for row in rows], original(headers))
+        return Fetched("multilabel", names, _groups(everything, rows, file), PROVENANCE)
+
+
+def _table(dataset: Dataset, options: CsvOptions, key: str) -> Path:
+    folder = Path(dataset.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"'{key}.path' is '{dataset.path}': no such folder")
+    if not (folder / options.table).is_file():
+        raise UserError(
+            f"{folder / options.table}: no such file; '{key}.table' names the CSV in '{key}.path'"
+        )
+    return folder / options.table
+
+
+def _groups(samples: Samples, rows: Sequence[Row], file: Path) -> Mapping[str, Samples]:
+    splits = [row.split for row in rows]
+    if POOL in splits:
+        return {POOL: samples}
+    if "train" not in splits:
+        raise UserError(f"{file}: no row of the train split; found {', '.join(sorted(set(splits)))}")
+    index: dict[str, Array] = {
+        name: np.flatnonzero([split == name for split in splits]) for name in dict.fromkeys(splits)
+    }
+    return {name: samples.take(where) for name, where in index.items()}
+
+
+def read_table(file: Path, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], list[Row]]:
+    """Read the table.
+
+    Args:
+        file: the CSV; image files are relative to its folder.
+        wanted: the labels, in order; those of the table where None.
+
+    Returns:
+        the labels, and the rows.
+
+    Raises:
+        UserError: naming file and row.
+
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            table = csv.DictReader(stream, strict=True)
+            columns = list(table.fieldnames or [])
+            entries = [(table.line_num, dict(entry)) for entry in table]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as CSV: {error}") from None
+    if FILE not in columns:
+        found = ", ".join(f"'{name}'" for name in columns[:8]) or "nothing"
+        raise UserError(f"{file}, row 1: no column '{FILE}'; found {found}")
+    if len(set(columns)) != len(columns):
+        raise UserError(f"{file}, row 1: a column stands twice; each name may stand once")
+    if not entries:
+        raise UserError(f"{file}: no row below its header; expected one per image")
+    own = [name for name in columns if name not in (FILE, SPLIT, LABELS)]
+    if LABELS in columns and own:
+        raise UserError(
+            f"{file}, row 1: both a column '{LABELS}' and columns per label ('{own[0]}'); keep one"
+        )
+    rows = [_row(file, number, entry, own) for number, entry in entries]
+    _refuse_twins(file, rows)
+    listed = own or sorted({label for row in rows for label in row.labels})
+    return _agreed(file, rows, tuple(wanted) if wanted else tuple(listed)), rows
+
+
+def _agreed(file: Path, rows: Sequence[Row], names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise UserError(f"{file}: no labels; expected a 0/1 column per label, or a column '{LABELS}'")
+    for row in rows:
+        unknown = sorted(row.labels - set(names))
+        if unknown:
+            raise UserError(
+                f"{file}, row {row.number}: unknown label '{unknown[0]}'; {nearest(unknown[0], names)}"
+            )
+    return names
+
+
+def _row(file: Path, number: int, entry: Mapping[str | None, str | None], own: Sequence[str]) -> Row:
+    where = f"{file}, row {number}"
+    if None in entry or None in entry.values():
+        raise UserError(f"{where}: more or fewer fields than the header has columns")
+    cells = {str(name): str(value).strip() for name, value in entry.items()}
+    split = cells.get(SPLIT, POOL)
+    if split != POOL and split.lower() not in SIDES:
+        raise UserError(f"{where}: split is '{split}'; allowed: {', '.join(SIDES)}")
+    image = file.parent / cells[FILE]
+    if not cells[FILE] or not image.resolve().is_relative_to(file.parent.resolve()):
+        raise UserError(f"{where}: file is '{cells[FILE]}'; expected a path within {file.parent}")
+    if not image.is_file():
+        raise UserError(f"{where}: no such file: '{cells[FILE]}'")
+    labels = _listed(cells[LABELS]) if LABELS in cells else _marked(where, cells, own)
+    return Row(number, image, cells[FILE], SIDES.get(split.lower(), POOL), labels)
+
+
+def _listed(cell: str) -> frozenset[str]:
+    return frozenset(one.strip() for one in cell.split("|") if one.strip())
+
+
+def _marked(where: str, cells: Mapping[str, str], own: Sequence[str]) -> frozenset[str]:
+    for name in own:
+        if cells[name] not in ("0", "1"):
+            raise UserError(f"{where}: '{name}' is '{cells[name]}'; allowed: 0 and 1")
+    return frozenset(name for name in own if cells[name] == "1")
+
+
+def _refuse_twins(file: Path, rows: Sequence[Row]) -> None:
+    seen: dict[Path, int] = {}
+    for row in rows:
+        first = seen.setdefault(row.file.resolve(), row.number)
+        if first != row.number:
+            raise UserError(f"{file}, row {row.number}: '{row.name}' stands in row {first} already")
