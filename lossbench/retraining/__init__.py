@@ -1,1 +1,1 @@
-"""Scheduled retraining: change detection, gate, promotion, rollback, repair."""
+"""Scheduled retraining: change detection, gate, promotion, rollback, records."""

@@ -1,0 +1,190 @@
+"""The gate: whether the challenger may take the champion's place. What is in doubt stays out."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossbench.data.dataset import Dataset, Split
+from lossbench.params import Retraining
+from lossbench.retraining.scoring import Contender, Difference, Scored, paired_difference, score
+from lossbench.tasks.base import Task
+
+Array = npt.NDArray[Any]
+Slices = Mapping[str, Mapping[str, Array]]
+"""split → slice's name → numbers of its samples."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says, and what it saw.
+
+    Attributes:
+        promote: whether the challenger takes over.
+        reason: one sentence.
+        evidence: split → challenger against champion; empty where it did not come to that.
+        challenger: split → its score.
+
+    """
+
+    promote: bool
+    reason: str
+    evidence: Mapping[str, Difference] = field(default_factory=dict)
+    challenger: Mapping[str, float] = field(default_factory=dict)
+
+
+def decide(
+    challenger: Contender,
+    champion: Contender | None,
+    data: Dataset,
+    metric: str,
+    rules: Retraining,
+    slices: Slices | None = None,
+) -> Decision:
+    """Decide on a promotion.
+
+    The challenger must hold the absolute floor; on the test split the paired interval's lower bound must
+    exceed the margin; on the reference split, which no retraining ever trains on, it must not lie wholly
+    below −margin; and no class or slice may score worse than the champion's by more than its limit.
+    Without a champion only the floor counts.
+
+    Args:
+        challenger: who wants the place.
+        champion: who holds it; None the first time.
+        data: the current dataset.
+        metric: the experiment's primary one.
+        rules: margin, floor, limits and level.
+        slices: parts of the test and reference splits that are looked at by themselves.
+
+    """
+    splits = {name: data.split(name) for name in ("test", "reference") if data.info.sizes.get(name)}
+    asked = {name: score(challenger, split) for name, split in splits.items()}
+    found = {name: one.scores.metrics[metric] for name, one in asked.items()}
+    refusal = _unfit(asked, found, challenger.task, metric, rules)
+    if refusal:
+        return Decision(False, refusal, challenger=found)
+    if champion is None:
+        return Decision(True, f"the first champion: {_floor_held(found['test'], metric, rules)}", {}, found)
+    refusal = _incomparable(challenger, champion)
+    if refusal:
+        return Decision(False, refusal, challenger=found)
+    held = {name: score(champion, split) for name, split in splits.items()}
+    evidence = {
+        name: paired_difference(
+            held[name], asked[name], challenger.task, metric, np.asarray(split.targets), rules.level
+        )
+        for name, split in splits.items()
+    }
+    reason = _not_better(evidence, metric, rules) or _worse_somewhere(
+        held, asked, splits, challenger.task, metric, rules, slices or {}
+    )
+    if reason:
+        return Decision(False, reason, evidence, found)
+    test = evidence["test"]
+    return Decision(True, f"better on the test split: {_written(test, metric, rules.level)}", evidence, found)
+
+
+def _unfit(
+    asked: Mapping[str, Scored], found: Mapping[str, float], task: Task, metric: str, rules: Retraining
+) -> str | None:
+    for name, one in asked.items():
+        if not one.finite or not math.isfinite(found[name]):
+            return f"the challenger has no {metric} on the {name} split: its outputs are not finite"
+    if rules.floor is None:
+        return None
+    higher = task.direction(metric).higher_is_better
+    held = found["test"] >= rules.floor if higher else found["test"] <= rules.floor
+    if held:
+        return None
+    return f"the challenger's {metric} of {found['test']:.4f} misses the floor of {rules.floor:g}"
+
+
+def _floor_held(value: float, metric: str, rules: Retraining) -> str:
+    if rules.floor is None:
+        return f"{metric} {value:.4f}, no floor declared"
+    return f"{metric} {value:.4f} holds the floor of {rules.floor:g}"
+
+
+def _incomparable(challenger: Contender, champion: Contender) -> str | None:
+    new, old = challenger.info, champion.info
+    unknown = [name for name in new.classes if name not in old.classes]
+    if unknown:
+        return (
+            f"the champion does not know the class '{unknown[0]}'; scores on it cannot be compared: "
+            "delete the alias 'champion' to begin anew with the floor alone"
+        )
+    if new.classes != old.classes:
+        return "the champion's classes differ from the challenger's; scores cannot be compared"
+    if (new.kind, new.input_shape) != (old.kind, old.input_shape):
+        return (
+            f"the champion takes {old.kind} inputs of shape {old.input_shape}, "
+            f"the data have {new.kind} inputs of shape {new.input_shape}; scores cannot be compared"
+        )
+    if champion.task.name != challenger.task.name:
+        return f"the champion does '{champion.task.name}', the challenger '{challenger.task.name}'"
+    if _bits(challenger) == _bits(champion):
+        return "the challenger is the champion, bit for bit"
+    return None
+
+
+def _bits(one: Contender) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(one.state):
+        digest.update(name.encode() + one.state[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _not_better(evidence: Mapping[str, Difference], metric: str, rules: Retraining) -> str | None:
+    test = evidence["test"]
+    if not test.low > rules.margin:
+        return f"not shown to be better by more than {rules.margin:g}: {_written(test, metric, rules.level)}"
+    reference = evidence.get("reference")
+    if reference is not None and reference.high < -rules.margin:
+        return f"worse on the frozen reference split: {_written(reference, metric, rules.level)}"
+    return None
+
+
+def _written(one: Difference, metric: str, level: float) -> str:
+    return (
+        f"{metric} {one.challenger:.4f} against {one.champion:.4f}, gain {one.gain:.4f} "
+        f"({100 * (1 - level):g} % {one.low:.4f} to {one.high:.4f}, {one.examples} examples)"
+    )
+
+
+def _worse_somewhere(
+    held: Mapping[str, Scored],
+    asked: Mapping[str, Scored],
+    splits: Mapping[str, Split],
+    task: Task,
+    metric: str,
+    rules: Retraining,
+    slices: Slices,
+) -> str | None:
+    """Name a class or slice that loses more than its limit; plain scores, no test: a limit is a limit."""
+    for measure, new in asked["test"].scores.per_class.items():
+        drops = held["test"].scores.per_class[measure] - new
+        worst = int(np.nanargmax(drops)) if not np.isnan(drops).all() else 0
+        if drops[worst] > rules.max_class_drop:
+            return (
+                f"class '{task.info.classes[worst]}' loses {drops[worst]:.4f} {measure} on the test split; "
+                f"allowed: {rules.max_class_drop:g}"
+            )
+    sign = 1 if task.direction(metric).higher_is_better else -1
+    for split, parts in slices.items():
+        targets = np.asarray(splits[split].targets)
+        for name, rows in parts.items():
+            before, after = (
+                task.score(one.digests[rows], targets[rows]).metrics[metric]
+                for one in (held[split], asked[split])
+            )
+            lost = sign * (before - after)
+            if lost > rules.max_class_drop:
+                return (
+                    f"slice '{name}' loses {lost:.4f} {metric} on the {split} split; "
+                    f"allowed: {rules.max_class_drop:g}"
+                )
+    return None

@@ -1,0 +1,175 @@
+"""The gate: what is better gets in, what is in doubt stays out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lossbench.data.dataset import Dataset
+from lossbench.data.fetching import fetch
+from lossbench.params import Compute, Network, Recipe, Retraining
+from lossbench.params import Dataset as DatasetParams
+from lossbench.retraining.gate import decide
+from lossbench.retraining.scoring import Contender, paired_difference, score
+from lossbench.tasks import task_class
+from lossbench.training import Member, prepare
+from lossbench.training.loop import train_replicate
+
+RULES = Retraining(max_class_drop=1.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Handwritten digits with a large test split and a reference split."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    splits = {"validation": 0.1, "test": 0.3, "reference": 0.2}
+    fetch(DatasetParams(source="digits", path="requirements.lock", splits=splits), "digits", folder)
+    return Dataset.open(folder)
+
+
+def contender_of(data: Dataset, epochs: int) -> Contender:
+    task = task_class("classification")(data.info)
+    recipe = Recipe(epochs=max(1, epochs), batch_size=32, optimizer={"learning_rate": 0.005})
+    network = Network(name="simple_cnn", width=4, layers=2, hidden=16)
+    made = prepare(task, data, network, recipe, {"name": "cross_entropy"}, Compute())
+    state = train_replicate(made, Member(0)).state if epochs else made.model_of(0).state_dict()
+    return Contender(f"{epochs} epochs", task, network, state)
+
+
+@pytest.fixture(scope="module")
+def weak(data: Dataset) -> Contender:
+    """Weights as initialised."""
+    return contender_of(data, 0)
+
+
+@pytest.fixture(scope="module")
+def strong(data: Dataset) -> Contender:
+    return contender_of(data, 8)
+
+
+def test_a_planted_better_model_gets_in(data: Dataset, weak: Contender, strong: Contender) -> None:
+    decision = decide(strong, weak, data, "accuracy", RULES)
+    assert decision.promote, decision.reason
+    assert decision.evidence["test"].low > 0
+    assert "better on the test split" in decision.reason
+
+
+def test_a_planted_worse_model_stays_out(data: Dataset, weak: Contender, strong: Contender) -> None:
+    decision = decide(weak, strong, data, "accuracy", RULES)
+    assert not decision.promote
+    assert "not shown to be better" in decision.reason
+
+
+def test_the_champion_itself_is_recognised(data: Dataset, strong: Contender) -> None:
+    decision = decide(replace(strong, name="again"), strong, data, "accuracy", RULES)
+    assert (decision.promote, decision.reason) == (False, "the challenger is the champion, bit for bit")
+
+
+def test_the_first_one_has_to_hold_the_floor_and_no_more(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    floor = RULES.model_copy(
+        update={"floor": 0.9 * score(strong, data.split("test")).scores.metrics["accuracy"]}
+    )
+    assert decide(strong, None, data, "accuracy", floor).promote
+    refused = decide(weak, None, data, "accuracy", floor)
+    assert not refused.promote
+    assert "misses the floor" in refused.reason
+
+
+def test_a_gain_below_the_margin_is_none(data: Dataset, weak: Contender, strong: Contender) -> None:
+    decision = decide(strong, weak, data, "accuracy", RULES.model_copy(update={"margin": 0.999}))
+    assert not decision.promote
+    assert "more than 0.999" in decision.reason
+
+
+def test_outputs_that_are_not_finite_never_get_in(data: Dataset, strong: Contender) -> None:
+    broken = {name: torch.full_like(value, torch.nan) for name, value in strong.state.items()}
+    for champion in (None, strong):
+        decision = decide(replace(strong, state=broken), champion, data, "accuracy", RULES)
+        assert not decision.promote
+        assert "not finite" in decision.reason
+
+
+def test_a_class_that_the_champion_does_not_know_keeps_the_gate_shut(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    known = replace(weak.info, classes=("other", *weak.info.classes[1:]))
+    old = replace(weak, task=type(weak.task)(known))
+    decision = decide(strong, old, data, "accuracy", RULES)
+    assert not decision.promote
+    assert f"does not know the class '{data.info.classes[0]}'" in decision.reason
+
+
+def test_a_regression_in_one_class_keeps_the_gate_shut(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    """The challenger is better overall, and never says the class that the champion always finds."""
+    test = data.split("test")
+    recall = score(weak, test).scores.per_class["recall"]
+    found = int(np.nanargmax(recall))
+    blind = {name: value.clone() for name, value in strong.state.items()}
+    bias = [name for name, value in blind.items() if value.shape == (len(data.info.classes),)][-1]
+    blind[bias][found] = -1e4
+    challenger = replace(strong, state=blind)
+    wide = decide(challenger, weak, data, "accuracy", RULES)
+    strict = decide(challenger, weak, data, "accuracy", RULES.model_copy(update={"max_class_drop": 0.05}))
+    assert wide.promote, wide.reason
+    assert not strict.promote
+    assert f"class '{data.info.classes[found]}' loses" in strict.reason
+
+
+def test_a_slice_that_gets_worse_keeps_the_gate_shut(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    test = data.split("test")
+    lost = np.flatnonzero(score(weak, test).digests.argmax(1) == test.targets)
+    state = {name: value.clone() for name, value in strong.state.items()}
+    bias = [name for name, value in state.items() if value.shape == (len(data.info.classes),)][-1]
+    state[bias][int(test.targets[lost[0]])] = -1e4  # never again the class of the slice's first sample
+    part = np.array([row for row in lost if test.targets[row] == test.targets[lost[0]]])
+    slices = {"test": {"site=a": part}}
+    rules = RULES.model_copy(update={"max_class_drop": 0.99})
+    decision = decide(replace(strong, state=state), weak, data, "accuracy", rules, slices)
+    assert not decision.promote
+    assert decision.reason.startswith("slice 'site=a' loses 1.0000 accuracy on the test split")
+
+
+def test_the_bootstrap_of_sums_agrees_with_scoring_resamples_anew(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    test = data.split("test")
+    targets = np.asarray(test.targets)
+    first, second = score(weak, test), score(strong, test)
+    summed = paired_difference(first, second, strong.task, "accuracy", targets, 0.05)
+    plain = [replace(one, scores=replace(one.scores, statistics={})) for one in (first, second)]
+    anew = paired_difference(plain[0], plain[1], strong.task, "accuracy", targets, 0.05)
+    assert summed.gain == anew.gain
+    assert summed.low == pytest.approx(anew.low, abs=0.06)
+    assert summed.high == pytest.approx(anew.high, abs=0.06)
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from conftest import ROOT
+
+    from lossbench.retraining.lock import HeldError, only_one
+
+    lock = tmp_path / "retraining.lock"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom lossbench.retraining.lock import only_one\n"
+        f"with only_one(Path({str(lock)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(HeldError, match=f"process {holder.pid} on "), only_one(lock):
+        pass
+    holder.kill()
+    holder.wait()
+    with only_one(lock):
+        pass

@@ -1,0 +1,246 @@
+"""Retraining from end to end, with DVC, MLflow's registry and a folder that grows."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_params
+from PIL import Image
+from test_reproducibility import checkout, environment
+
+from lossbench.data.sources.digits import load_digits
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NAME = "tiny"
+
+
+def add_images(folder: Path, first: int, count: int) -> None:
+    """Put digits 0, 1 and 2 into folders by class, ``count`` of each, beginning with the ``first``."""
+    images, labels = load_digits()
+    for label in (0, 1, 2):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        for index in np.flatnonzero(labels == label)[first : first + count]:
+            Image.fromarray(images[index]).save(folder / str(label) / f"{index:04d}.png")
+
+
+def params() -> dict[str, Any]:
+    recipe = {"epochs": 6, "batch_size": 16, "optimizer": {"learning_rate": 0.01}}
+    losses = {"cross_entropy": {"name": "cross_entropy"}, "hinge": {"name": "hinge"}}
+    return {
+        "root": ".",
+        "datasets": {
+            "mine": {
+                "source": "image_folder",
+                "path": "images",
+                "splits": {"validation": 0.2, "test": 0.3, "reference": 0.1},
+            }
+        },
+        "experiments": {
+            "mine": {
+                "task": "classification",
+                "dataset": "mine",
+                "model": {"name": "simple_cnn", "width": 4, "layers": 2, "hidden": 0},
+                "recipe": recipe,
+                "metric": "accuracy",
+                "margin": 0.01,
+            }
+        },
+        "losses": losses,
+        "arms": {f"mine-{loss}": {"experiment": "mine", "dataset": "mine", "loss": loss} for loss in losses},
+        "seeds": [0, 1, 2],
+        "compute": {"device": "cpu"},
+        "tuning": {"trials": 0},
+        "comparison": {"baseline": "cross_entropy"},
+        "retraining": {"model_name": NAME, "floor": 0.5, "max_class_drop": 0.5},
+    }
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study on a folder of images, not trained yet."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    checkout(folder)
+    write_params(folder, params())
+    add_images(folder / "images", 0, 30)
+    return folder
+
+
+def retrain(study: Path, module: str = "retrain", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{module}"],
+        cwd=study,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def records(study: Path) -> list[dict[str, str]]:
+    with (study / "reports/retraining.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def aliases(study: Path) -> dict[str, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    return {name: str(version) for name, version in client.get_registered_model(NAME).aliases.items()}
+
+
+def runs(study: Path) -> int:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    return sum(len(client.search_runs([one.experiment_id])) for one in client.search_experiments())
+
+
+def test_the_whole_life_of_a_champion(study: Path) -> None:
+    first = retrain(study)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "promoted: the first champion: accuracy" in first.stdout
+    assert aliases(study) == {"champion": "1"}
+
+    before = runs(study)
+    again = retrain(study)
+    assert (again.returncode, again.stdout) == (0, "nothing new since the last retraining; nothing done\n")
+    assert runs(study) == before
+    assert len(records(study)) == 1
+
+    add_images(study / "images", 30, 60)
+    grown = retrain(study)
+    assert grown.returncode == 0, grown.stdout + grown.stderr
+    assert [one["outcome"] for one in records(study)] in (["promoted", "promoted"], ["promoted", "kept"])
+    last = records(study)[-1]
+    assert float(last["challenger_score"]) >= 0.5
+    assert int(last["samples"]) > int(records(study)[0]["samples"])
+    assert "Retraining" in (study / "reports/retraining.html").read_text()
+
+    for index in range(20):  # the same picture in two classes, many times: no class is what it says
+        Image.new("L", (16, 16), index).save(study / "images/0" / f"odd-{index}.png")
+    bad = retrain(study)
+    assert bad.returncode == 1, bad.stdout + bad.stderr
+    assert records(study)[-1]["outcome"] == "failed"
+    assert "the champion stays" in records(study)[-1]["reason"]
+    assert retrain(study).returncode == 1  # still bad: it is tried and told again
+
+
+def test_a_version_says_where_it_comes_from_and_why_it_was_promoted(study: Path) -> None:
+    assert retrain(study).returncode == 0
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    version = client.get_model_version_by_alias(NAME, "champion")
+    assert version.description.startswith("Promoted: the first champion: accuracy")
+    assert {"arm", "seed", "dvc_stage", "params_hash", "data_hash"} <= set(version.tags)
+    assert version.tags["dvc_stage"].startswith("train@mine-")
+
+
+STEPS = (
+    "create_registered_model",
+    "create_model_version",
+    "set_model_version_tag",
+    "set_registered_model_alias",
+)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lossbench.retraining import promotion
+from lossbench.retraining.promotion import Registry
+step, nth, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+seen = 0
+class Deadly:
+    def __init__(self, client): self.client = client
+    def __getattr__(self, name):
+        call = getattr(self.client, name)
+        def wrapped(*a, **k):
+            global seen
+            if name != step: return call(*a, **k)
+            seen += 1
+            if seen == nth and when == "before": os.kill(os.getpid(), signal.SIGKILL)
+            answer = call(*a, **k)
+            if seen == nth and when == "after": os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+        return wrapped
+from lossbench.tracking.server import connect
+registry = Registry(Deadly(connect(Path.cwd())), "tiny")
+from mlflow import MlflowClient
+plain = connect(Path.cwd())
+model = plain.search_logged_models([one.experiment_id for one in plain.search_experiments()])[0]
+version = registry.register("key-two", model.model_id, model.source_run_id, {}, "second")
+registry.promote(version)
+"""
+
+
+def test_a_kill_between_any_two_steps_of_promotion_leaves_one_champion(study: Path) -> None:
+    assert retrain(study).returncode == 0
+    mlflow_db = study / "mlflow.db"
+    whole = mlflow_db.read_bytes()
+    died = 0
+    for step in STEPS:
+        for nth in (1, 2):
+            for when in ("before", "after"):
+                for rest in study.glob("mlflow.db-*"):
+                    rest.unlink()
+                mlflow_db.write_bytes(whole)
+                ran = subprocess.run(
+                    [sys.executable, "-c", KILLED, step, str(nth), when],
+                    cwd=study, env=environment(), capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
+                died += ran.returncode != 0
+                assert aliases(study)["champion"] in ("1", "2"), (step, nth, when)
+                finish = subprocess.run(
+                    [sys.executable, "-c", KILLED, "never", "1", "before"],
+                    cwd=study, env=environment(), capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                assert finish.returncode == 0, finish.stderr
+                assert aliases(study) == {"champion": "2", "previous_champion": "1"}, (step, nth, when)
+    assert died >= 8
+    back = retrain(study, "rollback")
+    assert back.returncode == 0, back.stderr
+    assert aliases(study) == {"champion": "1", "previous_champion": "2"}
+    assert retrain(study, "rollback").returncode == 0
+    assert aliases(study) == {"champion": "2", "previous_champion": "1"}
+
+
+def test_a_second_call_leaves_at_once_and_says_who_is_at_work(study: Path) -> None:
+    first = subprocess.Popen(
+        [sys.executable, "-m", "stages.retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    lock = study / ".lossbench/retraining.lock"
+    try:
+        deadline = time.monotonic() + 60
+        while not (lock.exists() and lock.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        second = retrain(study)
+        assert second.returncode == 0
+        assert f"another retraining is at work: process {first.pid} on " in second.stdout
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    third = retrain(study)
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert aliases(study) == {"champion": "1"}
+
+
+def test_the_notified_command_hears_the_outcome_and_its_failure_fails_nothing(study: Path) -> None:
+    content = params()
+    content["retraining"]["notify"] = [
+        sys.executable, "-c", "import sys, pathlib; pathlib.Path('heard.json').write_text(sys.stdin.read()); sys.exit(3)",
+    ]  # fmt: skip
+    write_params(study, content)
+    ran = retrain(study)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert json.loads((study / "heard.json").read_text())["outcome"] == "promoted"
+    assert "exited with 3" in ran.stderr
