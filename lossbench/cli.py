@@ -1,4 +1,4 @@
-"""The `lossbench` command: new-study."""
+"""The `lossbench` command: new-study, predict, export."""
 
 import argparse
 import sys
@@ -18,8 +18,48 @@ def main() -> None:
     )
     study.add_argument("name", help="of the study: studies/NAME")
     study.add_argument("data", type=Path, help="one folder per class, or images/ and masks/")
+    study.set_defaults(run=lambda chosen: _new_study(chosen.name, chosen.data))
+    _add_predict(commands)
+    _add_export(commands)
     chosen = parser.parse_args()
-    sys.exit(exit_code(lambda: _new_study(chosen.name, chosen.data)))
+    sys.exit(exit_code(lambda: chosen.run(chosen)))
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    made = commands.add_parser("predict", help="classify (segment, …) image files with a trained model")
+    made.add_argument("files", nargs="+", type=Path, help="images")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="of MLflow's registry: models:/NAME@champion")
+    source.add_argument("--arm", help="trained here: a name under 'arms' in params.yaml")
+    made.add_argument("--seed", type=int, help="of the arm's replicate (default: median validation score)")
+    made.add_argument("--json", action="store_true", help="a JSON object a line, with all probabilities")
+    made.set_defaults(run=_predict)
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    made = commands.add_parser("export", help="write a trained model as ONNX, checked against torch")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="of MLflow's registry: models:/NAME@champion")
+    source.add_argument("--arm", help="trained here: a name under 'arms' in params.yaml")
+    made.add_argument("--seed", type=int, help="of the arm's replicate (default: median validation score)")
+    made.add_argument("--onnx", type=Path, required=True, help="the file to write")
+    made.set_defaults(run=_export)
+
+
+def _predict(chosen: argparse.Namespace) -> None:
+    from lossbench.serving.files import predict_files
+    from lossbench.serving.source import load_model
+
+    predict_files(load_model(Path(), chosen.model, chosen.arm, chosen.seed), chosen.files, chosen.json)
+
+
+def _export(chosen: argparse.Namespace) -> None:
+    from lossbench.serving.onnx import export, trial_inputs
+    from lossbench.serving.source import load_model
+
+    model = load_model(Path(), chosen.model, chosen.arm, chosen.seed)
+    worst = export(model, trial_inputs(model, Path()), chosen.onnx)
+    print(f"{chosen.onnx}: written; outputs differ from torch's by {worst:.1e} at most")
 
 
 def _new_study(name: str, data: Path) -> None:

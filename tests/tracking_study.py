@@ -63,11 +63,13 @@ def _write_data(folder: Path) -> None:
         counts=(4, 4),
         sizes={"train": 8, "validation": 4, "test": 4, "reference": 0},
     )
-    (folder / "test").mkdir(parents=True)
+    folder.mkdir(parents=True)
     info.write(folder)
     generator = np.random.default_rng(0)
-    np.save(folder / "test" / "inputs.npy", generator.integers(0, 255, (4, 1, 8, 8), dtype=np.uint8))
-    np.save(folder / "test" / "targets.npy", np.array([0, 1, 0, 1]))
+    for split in ("test", "validation"):
+        (folder / split).mkdir()
+        np.save(folder / split / "inputs.npy", generator.integers(0, 255, (4, 1, 8, 8), dtype=np.uint8))
+        np.save(folder / split / "targets.npy", np.array([0, 1, 0, 1]))
     rows = [{"id": f"s{index}", "split": "train", "label": CLASSES[index % 2]} for index in range(8)]
     pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
 

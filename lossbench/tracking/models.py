@@ -74,46 +74,77 @@ def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        _save(folder, outs, seed, Model(run_id=run_id, model_id=logged.model_id))
+        _save(folder, params, outs, seed, Model(run_id=run_id, model_id=logged.model_id))
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return str(logged.model_id)
 
 
-def _save(folder: Path, outs: ArmOuts, seed: int, model: Any) -> None:
-    """Save weights, arm.json and dataset.json beside the code that loads them: nothing is pickled."""
+def _save(folder: Path, params: Params, outs: ArmOuts, seed: int, model: Any) -> None:
+    """Save the replicate's folder beside the code that loads it: nothing is pickled."""
     import mlflow.pyfunc
 
     data = outs.root / "data" / outs.described["dataset"]
     example = np.load(data / "test" / "inputs.npy", mmap_mode="r")[:EXAMPLES].copy()
     parts = folder.with_name("replicate")
-    parts.mkdir()
-    shutil.copyfile(outs.folder / f"seed-{seed}.safetensors", parts / "weights.safetensors")
-    shutil.copyfile(outs.folder / "arm.json", parts / "arm.json")
-    shutil.copyfile(data / "dataset.json", parts / "dataset.json")
+    pack_replicate(parts, params, outs, seed)
     mlflow.pyfunc.save_model(
         folder,
         mlflow_model=model,
         loader_module="lossbench.tracking.serving",
         data_path=str(parts),
         code_paths=[str(PACKAGE)],
-        signature=_signature(example, data),
+        signature=_signature(example, parts),
         input_example=example,
         pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
         metadata={"classes": json.loads((data / "dataset.json").read_bytes())["classes"], "seed": seed},
     )
 
 
-def _signature(example: Any, data: Path) -> "ModelSignature":
-    """Say what goes in (stored inputs) and what comes out; sizes but the batch's are fixed."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def pack_replicate(folder: Path, params: Params, outs: ArmOuts, seed: int) -> None:
+    """Write all that answering needs: weights, arm.json, dataset.json, serving.json.
 
-    info = json.loads((data / "dataset.json").read_bytes())
-    spatial = tuple(info["target_shape"])
-    outputs = [
-        TensorSpec(np.dtype("int64"), (-1, *spatial), "prediction"),
-        TensorSpec(np.dtype("float32"), (-1, -1, *spatial), "outputs"),
-    ]
-    return ModelSignature(Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]), Schema(outputs))
+    Args:
+        folder: created.
+        params: of the study.
+        outs: the arm's.
+        seed: which replicate.
+
+    """
+    import torch
+
+    from lossbench.data.dataset import Dataset
+    from lossbench.serving.link import fit_link
+    from lossbench.serving.replicate import load_predictor
+
+    name = str(outs.described["dataset"])
+    data = Dataset.open(outs.root / "data" / name)
+    weights = outs.folder / f"seed-{seed}.safetensors"
+    task, predictor = load_predictor(outs.described, data.info, weights)
+    with torch.no_grad():
+        link = fit_link(task, predictor, data.split("validation"))
+    folder.mkdir(parents=True)
+    shutil.copyfile(weights, folder / "weights.safetensors")
+    shutil.copyfile(outs.folder / "arm.json", folder / "arm.json")
+    shutil.copyfile(data.folder / "dataset.json", folder / "dataset.json")
+    options = params.datasets[name].model_extra or {} if name in params.datasets else {}
+    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")))
+
+
+def _signature(example: Any, parts: Path) -> "ModelSignature":
+    """Say what goes in (stored inputs) and what an answer looks like."""
+    import torch
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    from lossbench.serving.answers import answers
+    from lossbench.serving.replicate import ReplicateModel
+
+    served = ReplicateModel(parts)
+    with torch.no_grad():
+        (_, encoded, outputs), *_ = served.predictor.batches(example[:1])
+    shown = answers(served.task, outputs.nan_to_num(0.0, 0.0, 0.0), encoded, served.link)
+    inputs = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+    raw = ParamSchema([ParamSpec("raw", "boolean", False)])
+    return ModelSignature(inputs, infer_signature(model_output=shown).outputs, raw)

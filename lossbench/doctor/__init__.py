@@ -1,0 +1,10 @@
+"""Finds and repairs what crashes leave behind, and removes nothing that is good.
+
+Call :func:`examine` under :func:`guarded`; each finding says what was found and repairs itself.
+"""
+
+from lossbench.doctor.examine import Examination, examine
+from lossbench.doctor.finding import Finding
+from lossbench.doctor.repository import find_repository, guarded
+
+__all__ = ["Examination", "Finding", "examine", "find_repository", "guarded"]

@@ -1,0 +1,93 @@
+"""Halves of files: of checkpoints, finished replicates, datasets and downloads.
+
+What is written by us appears under its name whole or not at all; until then it has another name, which a
+killed writer leaves behind.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lossbench.doctor.finding import Finding, removal
+from lossbench.doctor.living import gone
+
+DIGEST = hashlib.sha256().digest_size
+"""Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
+ABANDONED = 30 * 86400.0
+"""Seconds without use after which a checkpoint is an orphan: code or params moved on."""
+WRITER = re.compile(r"\.(?P<pid>\d+)\.(part|tmp)$")
+POOCH = re.compile(r"^tmp[a-z0-9_]{8}$")
+"""Names of unfinished downloads (tempfile's, which pooch uses)."""
+
+
+def examine_leftovers(root: Path, home: Path) -> list[Finding]:
+    """Look at all of them; call it only where no stage is at work.
+
+    Args:
+        root: the study's folder.
+        home: its private folder, ``.lossbench``.
+
+    """
+    return [
+        *_halves(root, home),
+        *_checkpoints(home),
+        *_replicates(home / "replicates"),
+        *_downloads(home / "downloads"),
+    ]
+
+
+def _halves(root: Path, home: Path) -> Iterator[Finding]:
+    for folder in (home / "checkpoints", home / "replicates", home / "timings"):
+        for path in _entries(folder):
+            writer = WRITER.search(path.name)
+            if writer and gone(int(writer["pid"]), path.stat().st_mtime):
+                yield removal(path, "half a file of a process that is gone")
+    for path in (*_entries(root / "data"), *_entries(root / "reports"), *_entries(root)):
+        if path.name.startswith(".") and path.name.endswith(".part"):
+            yield removal(path, "half written by a process that is gone")
+
+
+def _checkpoints(home: Path) -> Iterator[Finding]:
+    for path in _entries(home / "checkpoints"):
+        if path.suffix != ".pt":
+            continue
+        written = path.read_bytes()
+        if hashlib.sha256(written[DIGEST:]).digest() != written[:DIGEST]:
+            yield removal(path, "a torn checkpoint")
+        elif (home / "replicates" / path.stem / "replicate.json").is_file():
+            yield removal(path, "a checkpoint of a replicate that is finished")
+        elif time.time() - path.stat().st_mtime > ABANDONED:
+            yield removal(path, "a checkpoint that nothing went on from for 30 days")
+
+
+def _replicates(folder: Path) -> Iterator[Finding]:
+    for path in _entries(folder):
+        if not WRITER.search(path.name) and not _readable(path):
+            yield removal(path, "a finished replicate that cannot be read; it would be trained anew anyway")
+
+
+def _readable(folder: Path) -> bool:
+    """Say whether a kept replicate can be read; weights by their header, which states their length."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        content = json.loads((folder / "replicate.json").read_bytes())
+        with safe_open(folder / "state.safetensors", "np") as state:
+            state.keys()
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return isinstance(content, dict)
+
+
+def _downloads(folder: Path) -> Iterator[Finding]:
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        half = POOCH.match(path.name) or path.name.startswith(".part-") or path.name.endswith(".part")
+        if half and not any(parent.name.startswith(".part-") for parent in path.parents):
+            yield removal(path, "half a download")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,64 @@
+"""Which processes are at work in a study: what they hold is no leftover."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+STAGES = ["check", "fetch", "validate", "tune", "train", "evaluate", "report", "repro", "retrain", "rollback"]
+"""Those that write outs, checkpoints, downloads or DVC's files."""
+MODULES = {"dvc", *(f"stages.{name}" for name in STAGES)}
+SLACK = 2.0
+"""Seconds by which clocks of files and processes may differ."""
+
+
+def at_work(root: Path, repository: Path) -> list[str]:
+    """Describe the living processes of DVC and of stages in ``root`` or elsewhere in ``repository``.
+
+    A process whose folder cannot be seen (another user's) counts as being here. The calling process and
+    those that started it do not count.
+    """
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if process.pid in own or process.info["status"] == psutil.STATUS_ZOMBIE or not _ours(words):
+            continue
+        try:
+            folder = Path(process.cwd())
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:
+            found.append(f"process {process.pid} ({_brief(words)})")
+            continue
+        if any(one in (folder, *folder.parents) for one in (root.resolve(), repository.resolve())):
+            found.append(f"process {process.pid} ({_brief(words)})")
+    return found
+
+
+def _ours(words: list[str]) -> bool:
+    """Say whether a command line is DVC's or a stage's."""
+    names = [Path(word).name for word in words[:2]]
+    if "dvc" in names:
+        return True
+    modules = [after for before, after in pairwise(words) if before == "-m"]
+    return any(module in MODULES for module in modules)
+
+
+def _brief(words: list[str]) -> str:
+    return " ".join([Path(words[0]).name, *words[1:]])[:80]
+
+
+def gone(pid: int, since: float) -> bool:
+    """Say whether the process that wrote something at ``since`` (seconds since the epoch) is gone.
+
+    A process that began later only has the number of the one that wrote.
+    """
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > since + SLACK
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False

@@ -1,0 +1,1 @@
+"""A trained replicate at work: calibrated answers, over HTTP, from the command line, as ONNX."""

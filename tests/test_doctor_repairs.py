@@ -1,0 +1,301 @@
+"""What a crash leaves is repaired; what is good, and what a living process holds, stays."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from lossbench.doctor import examine, find_repository, guarded
+from lossbench.doctor.lockfile import examine_lockfile
+from lossbench.tracking.events import EventFile, read
+from lossbench.tracking.identity import Owner
+from lossbench.training.checkpoint import Checkpoint
+from tests.conftest import ROOT, stage, tiny_params, write_params
+
+DEAD = 2**22 + 1  # beyond any process number
+ENTRY = "  {name}:\n    cmd: python -m stages.{name}\n    outs:\n    - path: {name}.txt\n      hash: md5\n      md5: {md5}\n      size: 3\n"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("LOSSBENCH_HOME", raising=False)
+    root = tmp_path / "study"
+    (root / ".dvc/tmp").mkdir(parents=True)
+    write_params(root, tiny_params())
+    git(root, "init", "-q")
+    return root
+
+
+def git(root: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=x", "-c", "user.email=x@x")
+    subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def lock_text(*names: str, md5: str = "a" * 32) -> str:
+    return "schema: '2.0'\nstages:\n" + "".join(ENTRY.format(name=name, md5=md5) for name in names)
+
+
+def repair(root: Path) -> list[str]:
+    """Repair everything; a second examination must find nothing."""
+    with guarded(find_repository(root)) as undisturbed:
+        made = examine(root, undisturbed)
+        assert made.busy == []
+        for one in made.findings:
+            one.repair()
+        assert examine(root, undisturbed).findings == []
+    return [f"{one.what}; {one.cure}" for one in made.findings]
+
+
+def stages(root: Path) -> dict:
+    return YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
+
+
+def test_a_healthy_study_has_nothing_to_repair(study):
+    (study / "dvc.lock").write_text(lock_text("fetch", "train"))
+    assert repair(study) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"read": {"/x": [{"pi', "[]", '{"write": {"/x": {"pid": "1"}}}'])
+def test_a_torn_rwlock_is_removed(study, content):
+    (study / ".dvc/tmp/rwlock").write_text(content)
+    assert len(repair(study)) == 1
+    assert not (study / ".dvc/tmp/rwlock").exists()
+
+
+def test_entries_of_dead_processes_leave_the_rwlock_and_living_ones_stay(study):
+    dead, living = {"pid": DEAD, "cmd": "dvc repro"}, {"pid": os.getpid(), "cmd": "dvc repro"}
+    path = study / ".dvc/tmp/rwlock"
+    path.write_text(json.dumps({"read": {"/a": [dead, living], "/b": [dead]}, "write": {"/c": dead}}))
+    assert len(repair(study)) == 1
+    assert json.loads(path.read_text()) == {"read": {"/a": [living]}, "write": {}}
+
+
+def test_a_reused_process_number_does_not_hold_a_lock_for_ever(study):
+    path = study / ".dvc/tmp/rwlock"
+    path.write_text(json.dumps({"write": {"/c": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    before = psutil.Process().create_time() - 3600
+    os.utime(path, (before, before))
+    assert len(repair(study)) == 1
+    assert not path.exists()
+
+
+def test_nothing_of_dvc_is_touched_while_its_lock_is_held(study):
+    torn = study / ".dvc/tmp/rwlock"
+    torn.write_text("{")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl,sys,time; f=open(sys.argv[1],'a'); fcntl.flock(f,2); print(flush=True); time.sleep(60)",
+         str(study / ".dvc/tmp/lock")], stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        holder.stdout.readline()
+        done = stage(study, "doctor")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert done.returncode == 1
+    assert "at work" in done.stderr
+    assert torn.read_text() == "{"
+
+
+def test_a_cut_lock_file_keeps_its_whole_entries_and_takes_the_others_from_git(study):
+    path = study / "dvc.lock"
+    path.write_text(lock_text("fetch", "train", "report", md5="b" * 32))
+    git(study, "add", "dvc.lock")
+    git(study, "commit", "-qm", "x")
+    text = lock_text("fetch", "train", "report")
+    path.write_text(text[: text.index("report.txt")])
+    (said,) = repair(study)
+    assert "2 whole entries kept, 1 restored" in said
+    found = stages(study)
+    assert [found[name]["outs"][0]["md5"][0] for name in ("fetch", "train", "report")] == ["a", "a", "b"]
+    assert len(list((study / ".lossbench/doctor").iterdir())) == 1
+
+
+def test_a_lock_file_cut_anywhere_loses_no_whole_entry_and_is_valid_afterwards(study):
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+
+    text = lock_text("fetch", "train", "report")
+    whole = {
+        name: text.index(f"  {name}:") + len(ENTRY.format(name=name, md5="a" * 32))
+        for name in ("fetch", "train", "report")
+    }
+    path = study / "dvc.lock"
+    for cut in range(0, len(text), 3):
+        path.write_text(text[:cut])
+        for one in examine_lockfile(study, study / "kept"):
+            one.repair()
+        assert examine_lockfile(study, study / "kept") == []
+        expected = {name for name, end in whole.items() if end <= cut}
+        if path.exists():
+            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(path.read_text()))
+            assert set(stages(study)) >= expected
+        else:
+            assert expected == set()
+
+
+def test_merge_marks_cost_only_the_entries_they_stand_in(study):
+    text = lock_text("fetch", "train", "report")
+    (study / "dvc.lock").write_text(text.replace("  train:\n", "  train:\n<<<<<<< HEAD\n"))
+    repair(study)
+    assert set(stages(study)) == {"fetch", "report"}
+
+
+def test_checkpoints_that_are_torn_finished_or_abandoned_go_and_others_stay(study):
+    folder = study / ".lossbench/checkpoints"
+    for name in ("good", "torn", "finished", "old"):
+        Checkpoint(folder / f"{name}.pt").save({"step": torch.ones(2)})
+    raw = (folder / "torn.pt").read_bytes()
+    (folder / "torn.pt").write_bytes(raw[:-5])
+    os.utime(folder / "old.pt", (time.time() - 40 * 86400,) * 2)
+    done = study / ".lossbench/replicates/finished"
+    done.mkdir(parents=True)
+    (done / "replicate.json").write_text("{}")
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(3)}, done / "state.safetensors")
+    (folder / f"mine.{os.getpid()}.part").write_bytes(b"x")
+    (folder / f"gone.{DEAD}.part").write_bytes(b"x")
+    assert len(repair(study)) == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["good.pt", f"mine.{os.getpid()}.part"]
+    assert (done / "state.safetensors").exists()
+
+
+def test_a_replicate_with_half_its_weights_goes(study):
+    from safetensors.torch import save_file
+
+    folder = study / ".lossbench/replicates/abc"
+    folder.mkdir(parents=True)
+    (folder / "replicate.json").write_text("{}")
+    save_file({"w": torch.ones(300)}, folder / "state.safetensors")
+    raw = (folder / "state.safetensors").read_bytes()
+    (folder / "state.safetensors").write_bytes(raw[:-40])
+    repair(study)
+    assert not folder.exists()
+
+
+def test_half_downloads_and_half_datasets_go_and_whole_ones_stay(study):
+    shelf = study / ".lossbench/downloads/mnist"
+    shelf.mkdir(parents=True)
+    (shelf / "tmpab12cd3_").write_bytes(b"half")
+    (shelf / "whole.gz").write_bytes(b"whole")
+    (shelf / ".part-x").mkdir()
+    (shelf / ".part-x" / "a.tgz").write_bytes(b"half")
+    (study / "data/.digits.part").mkdir(parents=True)
+    (study / "data/digits").mkdir()
+    assert len(repair(study)) == 3
+    assert [path.name for path in shelf.iterdir()] == ["whole.gz"]
+    assert [path.name for path in (study / "data").iterdir()] == ["digits"]
+
+
+def journal(study: Path, name: str, owner: Owner) -> Path:
+    path = study / f".lossbench/journal/digits/digits-focal/{name}.jsonl"
+    file = EventFile(path)
+    file.append("attempt", {"attempt": name, "owner": vars(owner), "described": {}})
+    file.append("epoch", {"seed": 0, "epoch": 1, "values": {"train/loss": 1.0}})
+    file.close()
+    return path
+
+
+def test_the_journal_of_a_killed_training_gets_its_end_and_a_living_one_is_left_alone(study):
+    me = Owner.me()
+    killed = journal(study, "killed", Owner(me.host, me.boot, DEAD, 1.0))
+    living = journal(study, "living", me)
+    with killed.open("ab") as file:
+        file.write(b'{"event": "epo')
+    before, untouched = read(killed), living.read_bytes()
+    assert len(repair(study)) == 1
+    assert read(killed) == [*before, {"event": "ended", "time": before[-1]["time"], "status": "KILLED"}]
+    assert living.read_bytes() == untouched
+
+
+def test_a_broken_database_is_moved_aside_not_deleted(study):
+    (study / "mlflow.db").write_bytes(b"not a database" * 100)
+    (said,) = repair(study)
+    assert "make track" in said
+    (aside,) = study.glob("mlflow.db.broken-*")
+    assert aside.read_bytes() == b"not a database" * 100
+
+
+@pytest.mark.slow
+def test_runs_of_dead_processes_are_closed(study):
+    from lossbench.tracking.server import connect
+    from lossbench.tracking.ship import OWNER
+
+    client = connect(study)
+    number = client.create_experiment("digits")
+    me = Owner.me()
+    dead = client.create_run(number, tags={OWNER: str(Owner(me.host, me.boot, DEAD, 1.0))}).info.run_id
+    mine = client.create_run(number, tags={OWNER: str(me)}).info.run_id
+    assert len(repair(study)) == 1
+    assert [client.get_run(one).info.status for one in (dead, mine)] == ["KILLED", "RUNNING"]
+
+
+def test_check_only_looks_and_repair_says_what_it_did(study):
+    torn = study / ".dvc/tmp/rwlock"
+    torn.write_text("{")
+    looked = stage(study, "doctor", "--check")
+    assert (looked.returncode, torn.exists()) == (1, True)
+    assert str(torn) in looked.stdout
+    done = stage(study, "doctor")
+    assert (done.returncode, torn.exists()) == (0, False), done.stderr
+    assert "removed" in done.stdout
+    again = stage(study, "doctor", "--check")
+    assert (again.returncode, again.stdout) == (0, "nothing to repair\n")
+
+
+def test_outside_a_study_it_says_so(tmp_path):
+    done = stage(tmp_path, "doctor")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_after_a_repair_dvc_status_works_and_the_trained_study_is_whole(trained_study, tmp_path):
+    """Everything at once, on a study with real outs: nothing good is gone, and DVC works again."""
+    root = tmp_path / "study"
+    shutil.copytree(trained_study, root)
+    for name in ("dvc.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, root / name)
+    for name in ("lossbench", "stages"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git(root, "init", "-q")
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def dvc(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["dvc", *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
+        )
+
+    dvc("init", "-q")
+    (root / "reports/checked.txt").write_text("ok\n")
+    committed = dvc("commit", "-f", "-q", "check", "fetch@digits")
+    assert committed.returncode == 0, committed.stderr
+    outs = {
+        path: path.read_bytes()
+        for name in ("data", "models", "reports")
+        for path in (root / name).rglob("*")
+        if path.is_file()
+    }
+    text = (root / "dvc.lock").read_text()
+    (root / "dvc.lock").write_text(text[: text.rindex("outs:") + 9])
+    (root / ".dvc/tmp/rwlock").write_text('{"read": ')
+    assert dvc("status").returncode != 0
+    done = stage(root, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = dvc("status")
+    assert status.returncode == 0, status.stderr
+    assert {path: path.read_bytes() for path in outs} == outs
+    assert stage(root, "doctor", "--check").stdout == "nothing to repair\n"

@@ -1,0 +1,130 @@
+"""A champion behind `mlflow models serve`: names and probabilities over HTTP."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from lossbench.data.dataset import Dataset
+from lossbench.params import load_params
+from lossbench.tracking.server import connect
+from lossbench.tracking.track import track
+
+pytestmark = pytest.mark.slow
+NAME = "digits-service"
+
+
+@contextmanager
+def serving(root: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{root / 'mlflow.db'}"
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["mlflow", "models", "serve", "-m", f"models:/{NAME}@champion", "--env-manager", "local"]
+    with (root / "serve.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port), "--workers", "1"],
+            cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait(f"http://127.0.0.1:{port}/ping", server, root / "serve.log")
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=20)
+
+
+def wait(address: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            if requests.get(address, timeout=2).ok:
+                return
+        except OSError:
+            assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)
+
+
+def ask(address: str, content: object) -> tuple[int, dict]:
+    answer = requests.post(address, json=content, timeout=60)
+    return answer.status_code, answer.json()
+
+
+@pytest.fixture(scope="module")
+def tracked(trained_study, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("served") / "study"
+    shutil.copytree(trained_study, root)
+    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    track(load_params(root / "params.yaml"), root)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+    return root
+
+
+def promote(root: Path, experiment: str, arm: str) -> Path:
+    """Register the arm's model as champion; return its folder."""
+    client = connect(root)
+    found = client.get_experiment_by_name(experiment).experiment_id
+    (model,) = [one for one in client.search_logged_models([found]) if one.name == arm]
+    if not client.search_registered_models(f"name = '{NAME}'"):
+        client.create_registered_model(NAME)
+    version = client.create_model_version(NAME, model.artifact_location, model_id=model.model_id)
+    client.set_registered_model_alias(NAME, "champion", version.version)
+    return Path(model.artifact_location.removeprefix("file://"))
+
+
+@pytest.fixture
+def own_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_classifier_answers_with_names_and_calibrated_probabilities(tracked, own_store):
+    from lossbench.serving.replicate import ReplicateModel
+
+    folder = promote(tracked, "digits", "digits-focal")
+    data = Dataset.open(tracked / "data" / "digits")
+    inputs = np.asarray(data.split("test").inputs[:3])
+    with serving(tracked) as address:
+        status, answer = ask(address, {"inputs": inputs.tolist()})
+        refused, _ = ask(address, {"inputs": [[1, 2, 3]]})
+        raw_status, raw = ask(address, {"inputs": inputs.tolist(), "params": {"raw": True}})
+    assert status == 200, answer
+    first = answer["predictions"][0]
+    assert set(first["probabilities"]) == set(data.info.classes)
+    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert first["class"] == max(first["probabilities"], key=first["probabilities"].get)
+    assert first["probability"] == max(first["probabilities"].values())
+    assert answer["predictions"] == ReplicateModel(next(folder.glob("data/*"))).predict(inputs)
+    assert refused == 400
+    temperature = json.loads(next(folder.glob("data/*/serving.json")).read_text())["temperature"]
+    assert raw_status == 200
+    scaled = np.asarray(raw["predictions"][0]["outputs"]) / temperature
+    expected = np.exp(scaled - scaled.max()) / np.exp(scaled - scaled.max()).sum()
+    np.testing.assert_allclose(list(first["probabilities"].values()), expected, atol=1e-5)
+
+
+def test_a_segmenter_answers_with_a_mask_of_named_classes(tracked, own_store):
+    promote(tracked, "scenes", "scenes-cross_entropy")
+    data = Dataset.open(tracked / "data" / "scenes")
+    inputs = np.asarray(data.split("test").inputs[:2])
+    with serving(tracked) as address:
+        status, answer = ask(address, {"inputs": inputs.tolist()})
+    assert status == 200, answer
+    one = answer["predictions"][1]
+    assert one["classes"] == list(data.info.classes)
+    assert np.asarray(one["mask"]).shape == data.info.target_shape
+    assert np.asarray(one["mask"]).max() < len(data.info.classes)
+    assert 0 < np.min(one["probability"]) <= np.max(one["probability"]) <= 1
+    assert sum(one["shares"].values()) == pytest.approx(1, abs=1e-4)
