@@ -1,13 +1,14 @@
 """What every measurement states beside its numbers: the machine, the code, and where the JSON lies."""
 
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("LOSSBENCH_RESULTS", Path(__file__).parent / "results"))
 
 
 def machine(*packages: str) -> str:
@@ -19,14 +20,18 @@ def machine(*packages: str) -> str:
 
 def commit() -> str:
     """Commit of the code that ran; `+` where files differed from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+" if _git("status", "--porcelain") else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write results/<name>.json and return its path."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     out = RESULTS / f"{name}.json"
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return out

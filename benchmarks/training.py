@@ -1,287 +1,254 @@
-"""Time to train the same network three ways: `python -m benchmarks.training data/mnist [--network lenet]`.
+"""Time to train the same network three ways: `python -m benchmarks.training`.
 
-The tutorial's loop (Dataset, transforms, DataLoader, as in pytorch/examples), Lightning where it is
-installed, and ours: same network, data, batch size, epochs, optimizer and precision. Prints a table with
-seconds per replicate, speed-up, test accuracy and the share of this machine's matrix-product ceiling, and
-writes benchmarks/results/training-<dataset>-<network>.json. Every row runs in a process of its own; rows
-are repeated in turn and the fastest of each counts, for the machine's noise only ever adds.
+The tutorial's loop (Dataset, transforms, DataLoader, as in pytorch/examples), Lightning, and ours: same
+network, data, batch size, epochs, optimizer and precision, on MNIST with a two-convolution net and on
+CIFAR-10 with a ResNet-18. Every row runs in a process of its own; all rows take turns, round after round,
+and what counts is the median over rounds of the ratio within a round, so that a busy machine slows all of
+them alike. Prints a table with the share of this machine's matrix-product ceiling and writes
+benchmarks/results/training.json.
+
+The files come from a local mirror (LOSSBENCH_MIRROR, with folders mnist and cifar10), the official servers
+or an npm package, in this order. `--small` is a trial of a minute or two with synthetic images.
 """
 
 import argparse
-import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-HERE = Path(__file__).parent
-BATCH, RATE = 128, 1e-3
-NETWORKS: dict[str, dict[str, Any]] = {
-    "lenet": {"name": "lenet"},
-    "resnet9": {"name": "resnet", "depth": 9},
-    "resnet18": {"name": "resnet", "depth": 18},
-}
+from benchmarks.common import commit, machine, write
+from benchmarks.contenders import Problem, Way, ceiling, flops_per_step, train, ways
+
 Row = dict[str, Any]
+ROOT = Path(__file__).parent.parent
 
 
-def ways(replicates: int) -> dict[str, dict[str, Any]]:
-    cores = len(os.sched_getaffinity(0))
-    one = {"way": "ours", "replicates": 1, "threads": cores}
-    rows = {
-        "tutorial": {"way": "tutorial", "replicates": 1, "threads": cores, "precision": "fp32"},
-        "lightning": {"way": "lightning", "replicates": 1, "threads": cores, "precision": "fp32"},
-        "ours, one": {**one, "precision": "fp32"},
-        f"ours, {replicates} side by side": {
-            "way": "ours",
-            "replicates": replicates,
-            "threads": 1,
-            "precision": "fp32",
-        },
-        "ours, one, bf16": {**one, "precision": "bf16"},
-    }
-    if importlib.util.find_spec("lightning") is None:
-        del rows["lightning"]
-    return rows
+@dataclass(frozen=True)
+class Case:
+    """A network on a dataset, and how much of it one row trains on."""
+
+    name: str
+    source: str
+    network: dict[str, Any]
+    samples: int
+    epochs: int
+    side_by_side: bool
+    goals: tuple[tuple[str, str, float], ...]
+    """(what, way, least times faster than both others in fp32)."""
 
 
-class Problem:
-    """What all ways share: data, network, recipe."""
-
-    def __init__(self, folder: Path, network: str, samples: int | None, epochs: int) -> None:
-        from lossbench.data.dataset import Dataset
-        from lossbench.params import Network
-        from lossbench.tasks import task_class
-
-        self.data = Dataset.open(folder)
-        self.task = task_class("classification")(self.data.info)
-        self.network = Network(**NETWORKS[network])
-        self.samples, self.epochs = samples, epochs
-
-    def splits(self) -> dict[str, tuple[Any, Any]]:
-        parts = {name: self.data.split(name) for name in ("train", "validation", "test")}
-        most = {"train": self.samples, "validation": 512, "test": 2000}
-        return {name: (one.inputs[: most[name]], one.targets[: most[name]]) for name, one in parts.items()}
-
-    def build(self) -> Any:
-        import torch
-
-        from lossbench.models import build
-
-        torch.manual_seed(0)
-        return build(self.network, self.data.info.input_shape, self.task.outputs)
-
-
-def tutorial_data(problem: Problem) -> Any:
-    """Images one by one through PIL and torchvision's transforms, as torchvision's own datasets do it."""
-    import numpy as np
-    from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
-    from torchvision import transforms
-
-    info = problem.data.info
-    change = transforms.Compose([transforms.ToTensor(), transforms.Normalize(info.mean, info.std)])
-    inputs, targets = problem.splits()["train"]
-    images = np.ascontiguousarray(np.moveaxis(np.array(inputs), 1, -1).squeeze())
-
-    class Images(Dataset[Any]):
-        def __len__(self) -> int:
-            return len(images)
-
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            return change(Image.fromarray(images[index])), int(targets[index])
-
-    return DataLoader(Images(), batch_size=BATCH, shuffle=True, drop_last=True)
+SIDE_BY_SIDE = 8
+CASES = (
+    Case(
+        "MNIST, two convolutions",
+        "mnist",
+        {"name": "lenet"},
+        samples=38_400,
+        epochs=1,
+        side_by_side=True,
+        goals=(
+            ("one replicate", "ours, one replicate", 2.5),
+            ("eight side by side, each", f"ours, {SIDE_BY_SIDE} side by side", 3.2),
+        ),
+    ),
+    Case(
+        "CIFAR-10, ResNet-18",
+        "cifar10",
+        {"name": "resnet", "depth": 18},
+        samples=1_024,
+        epochs=1,
+        side_by_side=False,
+        goals=(
+            ("one replicate, fp32", "ours, one replicate", 1.5),
+            ("one replicate, bf16", "ours, one replicate, bf16", 3.0),
+        ),
+    ),
+)
 
 
-def train_tutorial(problem: Problem) -> tuple[float, dict[str, Any]]:
-    import torch
-    import torch.nn.functional as F
+def obtain(source: str, folder: Path, small: bool) -> Path:
+    """Fetch a dataset, or make one of noise with a bright patch that tells the class."""
+    from lossbench.data.fetching import fetch
+    from lossbench.params import Dataset
 
-    loader, model = tutorial_data(problem), problem.build()
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    began = time.perf_counter()
-    model.train()
-    for _ in range(problem.epochs):
-        for inputs, targets in loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-    return time.perf_counter() - began, model.state_dict()
+    out = folder / source
+    if small:
+        from benchmarks.synthetic import synthetic
 
-
-def train_lightning(problem: Problem) -> tuple[float, dict[str, Any]]:
-    import lightning
-    import torch
-    import torch.nn.functional as F
-
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = problem.build()
-
-        def training_step(self, batch: Any, _: int) -> Any:
-            return F.cross_entropy(self.model(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.Adam(self.parameters(), lr=RATE)
-
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = lightning.Trainer(accelerator="cpu", max_epochs=problem.epochs, **quiet)
-    module, loader = Module(), tutorial_data(problem)
-    began = time.perf_counter()
-    trainer.fit(module, loader)
-    return time.perf_counter() - began, module.model.state_dict()
+        shape = (1, 28, 28) if source == "mnist" else (3, 32, 32)
+        synthetic(out, "label", shape, 1024, test=256)
+        return out
+    splits = {"validation": 0.05, "reference": 0.02}
+    fetch(Dataset.model_validate({"source": source, "path": ".", "splits": splits}), source, out)
+    return out
 
 
-def train_ours(problem: Problem, way: Row) -> tuple[float, dict[str, Any]]:
-    from lossbench.params import Compute, Recipe
-    from lossbench.training import Member, fit, prepare
-
-    recipe = Recipe(
-        epochs=problem.epochs, batch_size=BATCH, optimizer={"name": "adam", "learning_rate": RATE}
-    )
-    compute = Compute(threads=way["threads"], precision=way["precision"])
-    data = Cut(problem)
-    began = time.perf_counter()
-    setting = prepare(problem.task, data, problem.network, recipe, {"name": "cross_entropy"}, compute)
-    replicates = fit(setting, [Member(seed) for seed in range(way["replicates"])])
-    return time.perf_counter() - began, replicates[0].state
-
-
-class Cut:
-    """The dataset, cut to as many samples as the benchmark wants."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.info, self.folder, self._splits = problem.data.info, problem.data.folder, problem.splits()
-
-    def split(self, name: str) -> Any:
-        from lossbench.data.dataset import Split
-
-        return Split(*self._splits[name])
-
-
-def measure(problem: Problem, way: Row) -> Row:
-    """Train one way, in this process; returns seconds per replicate and test accuracy."""
-    import torch
-
-    from lossbench.params import Compute
-    from lossbench.training import predict
-
-    if way["way"] == "ours":
-        seconds, state = train_ours(problem, way)
-    else:
-        import torch._dynamo  # noqa: F401  # the optimizers import it: not to be counted against them
-
-        train: Callable[[Problem], tuple[float, Row]] = globals()[f"train_{way['way']}"]
-        seconds, state = train(problem)
-    inputs, targets = problem.splits()["test"]
-    outputs = predict(problem.task, problem.network, state, inputs, Compute())
-    accuracy = (outputs.argmax(1).numpy() == targets).mean()
-    return {"seconds": seconds / way["replicates"], "accuracy": float(accuracy)}
-
-
-def flops_per_step(problem: Problem) -> int:
-    """Multiply-adds times two of one training step."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = problem.build()
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(BATCH, *problem.data.info.input_shape)).sum().backward()
-    return int(counter.get_total_flops())
-
-
-def ceiling() -> float:
-    """FLOP/s of a large float32 matrix product on all cores: the most that this machine gives."""
-    import torch
-
-    size, best = 2048, 0.0
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    for _ in range(8):
-        began = time.perf_counter()
-        left @ right
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
-
-
-def in_process(arguments: list[str]) -> Any:
+def in_process(*arguments: str) -> Row:
+    """Run one row in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training", *arguments]
-    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
-    return json.loads(ended.stdout.splitlines()[-1])
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
+    found: Row = json.loads(ended.stdout.splitlines()[-1])
+    return found
 
 
-def table(rows: dict[str, Row], flops: float, top: float) -> None:
-    print(f"\n{'way':<28}{'s/replicate':>12}{'faster':>8}{'accuracy':>10}{'of ceiling':>12}")
-    for name, row in rows.items():
-        row["faster"] = rows["tutorial"]["seconds"] / row["seconds"]
-        row["of_ceiling"] = flops / row["seconds"] / top
+def one_row(given: argparse.Namespace) -> Row:
+    """What a process of its own does: train one way, or measure a ceiling."""
+    if given.row == "ceilings":
+        return {json.dumps(level): ceiling(*level) for level in json.loads(given.levels)}
+    case = next(case for case in cases(given) if case.name == given.case)
+    problem = Problem(given.folder, case.network, case.samples, case.epochs)
+    if given.row == "step":
+        return {"flops": flops_per_step(problem), "steps": problem.steps}
+    way = next(way for way in ways(given.replicates, case.side_by_side) if way.name == given.row)
+    return train(problem, way)
+
+
+def cases(given: argparse.Namespace) -> list[Case]:
+    if not given.small:
+        return list(CASES)
+    return [
+        Case(
+            case.name,
+            case.source,
+            {**case.network, **({"width": 8} if "depth" in case.network else {})},
+            512,
+            1,
+            case.side_by_side,
+            tuple(
+                (what, way.replace(str(SIDE_BY_SIDE), str(given.replicates)), bound)
+                for what, way, bound in case.goals
+            ),
+        )
+        for case in CASES
+    ]
+
+
+def measure(case: Case, folder: Path, given: argparse.Namespace) -> tuple[list[Row], list[Row]]:
+    """Run all rows of a case in turn, round after round; give rows and goals."""
+    chosen = ways(given.replicates, case.side_by_side)
+    small = ["--small"] if given.small else []
+    common = ["--case", case.name, "--folder", str(folder), "--replicates", str(given.replicates), *small]
+    step = in_process("--row", "step", *common)
+    levels = sorted({level(way) for way in chosen})
+    rounds: list[dict[str, Row]] = []
+    tops: dict[str, float] = {}
+    for number in range(given.rounds):
+        for one, flops in in_process("--row", "ceilings", "--levels", json.dumps(levels)).items():
+            tops[one] = max(tops.get(one, 0.0), flops)
+        rounds.append({})
+        for way in chosen:
+            found = rounds[-1][way.name] = in_process("--row", way.name, *common)
+            line = f"{way.name}: {found['seconds']:.2f} s a replicate"
+            print(f"  round {number + 1} of {given.rounds}  {line}", flush=True)
+    rows = [summary(case, way, rounds, step, tops[json.dumps(level(way))]) for way in chosen]
+    return rows, goals(case, rounds)
+
+
+def level(way: Way) -> tuple[int, str]:
+    """Threads at work at the same time, and precision: what a way's ceiling depends on."""
+    cores = ways(1, False)[0].threads
+    return way.threads * (1 if way.replicates == 1 else max(1, cores // way.threads)), way.precision
+
+
+def summary(case: Case, way: Way, rounds: Sequence[dict[str, Row]], step: Row, top: float) -> Row:
+    """One row of the table: medians over the rounds."""
+    seconds = [one[way.name]["seconds"] for one in rounds]
+    flops = step["flops"] * step["steps"] / median(seconds)
+    return {
+        "case": case.name,
+        "way": way.name,
+        "threads": way.threads,
+        "replicates": way.replicates,
+        "precision": way.precision,
+        "samples": case.samples,
+        "epochs": case.epochs,
+        "seconds": round(median(seconds), 3),
+        "seconds_by_round": [round(one, 3) for one in seconds],
+        "faster_than_tutorial": round(ratio(rounds, "tutorial", way.name), 3),
+        "faster_than_lightning": round(ratio(rounds, "lightning", way.name), 3),
+        "accuracy": round(median([one[way.name]["accuracy"] for one in rounds]), 4),
+        "gflops": round(flops / 1e9, 1),
+        "ceiling_gflops": round(top / 1e9, 1),
+        "of_ceiling": round(flops / top, 3),
+    }
+
+
+def ratio(rounds: Sequence[dict[str, Row]], slow: str, quick: str) -> float:
+    """Median over the rounds of how many times quicker one way was than another."""
+    return float(median(one[slow]["seconds"] / one[quick]["seconds"] for one in rounds))
+
+
+def goals(case: Case, rounds: Sequence[dict[str, Row]]) -> list[Row]:
+    """Hold the ratios against their goals; both others train in fp32."""
+    found = []
+    for what, way, bound in case.goals:
+        for other in ("tutorial", "lightning"):
+            measured = round(ratio(rounds, other, way), 3)
+            name = f"{case.name}: {what}, times faster than {other}"
+            found.append({"name": name, "goal": bound, "measured": measured, "met": measured >= bound})
+    return found
+
+
+def show(rows: Sequence[Row]) -> None:
+    print(f"\n{rows[0]['case']}")
+    head = f"{'way':<32}{'s/replicate':>12}{'× tutorial':>12}{'× lightning':>12}{'accuracy':>10}"
+    print(f"{head}{'GFLOP/s':>10}{'of ceiling':>12}")
+    for row in rows:
         print(
-            f"{name:<28}{row['seconds']:>12.2f}{row['faster']:>7.2f}×"
-            f"{row['accuracy']:>10.4f}{row['of_ceiling']:>11.0%}"
+            f"{row['way']:<32}{row['seconds']:>12.2f}{row['faster_than_tutorial']:>12.2f}"
+            f"{row['faster_than_lightning']:>12.2f}{row['accuracy']:>10.4f}{row['gflops']:>10.1f}"
+            f"{row['of_ceiling']:>12.0%}"
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="a fetched dataset of labelled images, data/<dataset>")
-    parser.add_argument("--network", choices=NETWORKS, default="lenet")
-    parser.add_argument("--samples", type=int, help="training samples; all by default")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--replicates", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    problem = Problem(given.data, given.network, given.samples, given.epochs)
-    chosen = ways(given.replicates)
-    if given.way == "ceiling":
-        print(json.dumps([ceiling(), flops_per_step(problem)]))
-    elif given.way:
-        print(json.dumps(measure(problem, chosen[given.way])))
-    else:
-        compare(given, problem, chosen)
-
-
-def compare(given: argparse.Namespace, problem: Problem, chosen: dict[str, Row]) -> None:
-    found: dict[str, Row] = {}
-    top, per_step = 0.0, 0
-    for _ in range(given.repeats):
-        for name in ["ceiling", *chosen]:
-            row = in_process([*sys.argv[1:], "--way", name])
-            if name == "ceiling":
-                top, per_step = max(top, row[0]), row[1]
-                continue
-            print(f"{name}: {row['seconds']:.2f} s a replicate", flush=True)
-            best = found.get(name)
-            found[name] = row if best is None or row["seconds"] < best["seconds"] else best
-    steps = given.epochs * (len(problem.splits()["train"][0]) // BATCH)
-    table(found, per_step * steps, top)
-    if "lightning" not in found:
-        print("Lightning is not installed here: no row for it.")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--replicates", type=int, default=SIDE_BY_SIDE)
+    parser.add_argument("--small", action="store_true", help="a trial: synthetic images, a few steps")
+    parser.add_argument("--only", choices=[case.source for case in CASES], help="one of the two cases")
+    for hidden in ("--row", "--case", "--levels"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.row:
+        print(json.dumps(one_row(given)))
+        return
+    rows: list[Row] = []
+    checked: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for case in cases(given):
+            if given.only in (None, case.source):
+                folder = obtain(case.source, Path(temporary), given.small)
+                found, reached = measure(case, folder, given)
+                show(found)
+                rows, checked = rows + found, checked + reached
+    print("\ngoals")
+    for one in checked:
+        met = "met" if one["met"] else "MISSED"
+        print(f"{met:<7}{one['measured']:>8.2f} ≥ {one['goal']:<5g} {one['name']}")
     import torch
 
+    packages, cores = ("torch", "torchvision", "lightning"), ways(1, False)[0].threads
     result = {
-        "dataset": given.data.name,
-        "network": given.network,
-        "epochs": given.epochs,
-        "samples": len(problem.splits()["train"][0]),
-        "batch": BATCH,
-        "rows": found,
-        "ceiling_flops": top,
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "machine": f"{machine(*packages)}; {cores} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "commit": commit(),
+        "rounds": given.rounds,
+        "rows": rows,
+        "goals": checked,
     }
-    out = HERE / "results" / f"training-{given.data.name}-{given.network}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {out}")
+    name = "training" + ("-small" if given.small else "") + (f"-{given.only}" if given.only else "")
+    print(f"written: {write(name, result)}")
 
 
 if __name__ == "__main__":

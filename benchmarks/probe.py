@@ -1,0 +1,99 @@
+"""Sees every Python process of a command from within, for benchmarks.overhead.
+
+`site_folder` writes a `sitecustomize` module to be put on PYTHONPATH: each process then appends one line when
+it ends: what it ran, when it was born and ended, its processor time, and the seconds its imports took.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOG = "LOSSBENCH_PROBE"
+CODE = """
+import atexit, builtins, importlib, json, os, sys, threading, time
+
+_main, _state = threading.main_thread(), {"depth": 0, "seconds": 0.0}
+
+
+def _timed(call):
+    def wrapped(*arguments, **options):
+        if threading.current_thread() is not _main or _state["depth"]:
+            return call(*arguments, **options)
+        _state["depth"] = 1
+        began = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            _state["depth"] = 0
+            _state["seconds"] += time.perf_counter() - began
+
+    return wrapped
+
+
+def _born():
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
+
+
+def _write(born=_born(), pid=os.getpid()):
+    if os.getpid() != pid:
+        return
+    used = os.times()
+    line = {
+        "argv": sys.orig_argv[1:], "born": born, "ended": time.time(), "imports": _state["seconds"],
+        "cpu": used.user + used.system, "cwd": os.getcwd(),
+    }
+    file = os.open(os.environ["LOSSBENCH_PROBE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, (json.dumps(line) + "\\n").encode())
+    os.close(file)
+
+
+if "LOSSBENCH_PROBE" in os.environ:
+    builtins.__import__ = _timed(builtins.__import__)
+    importlib.import_module = _timed(importlib.import_module)
+    atexit.register(_write)
+"""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: its arguments, when it lived (seconds since the epoch), what it spent."""
+
+    argv: tuple[str, ...]
+    born: float
+    ended: float
+    imports: float
+    cpu: float
+
+    @property
+    def wall(self) -> float:
+        """Seconds from birth to end."""
+        return self.ended - self.born
+
+    @property
+    def module(self) -> str:
+        """Name what it ran: `stages.train`, `dvc`, or the program's name."""
+        if "-m" in self.argv:
+            return self.argv[self.argv.index("-m") + 1]
+        return Path(self.argv[0]).name if self.argv else Path(sys.executable).name
+
+
+def site_folder(folder: Path) -> dict[str, str]:
+    """Write the module into ``folder``; return the environment that makes processes load it."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(CODE, encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": str(folder), LOG: str(folder / "log.jsonl")}
+
+
+def read(folder: Path) -> list[Process]:
+    """Read what the processes wrote, in the order of their births."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    keys = ("born", "ended", "imports", "cpu")
+    made = [Process(tuple(one["argv"]), *(float(one[key]) for key in keys)) for one in found]
+    return sorted(made, key=lambda one: one.born)

@@ -1,0 +1,125 @@
+"""The fault benchmark sees what is lost, doubled, damaged or wrongly promoted; its table adds up."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+
+from benchmarks import faults
+from benchmarks.fault_kinds import kinds
+from benchmarks.fault_promotion import wrong_promotions
+from benchmarks.fault_study import Study, Undisturbed, points, tree
+
+TABLES = """
+CREATE TABLE runs (run_uuid TEXT, status TEXT, lifecycle_stage TEXT);
+CREATE TABLE tags (key TEXT, value TEXT, run_uuid TEXT);
+CREATE TABLE metrics (key TEXT, value REAL, step INTEGER, run_uuid TEXT);
+CREATE TABLE registered_model_aliases (alias TEXT, version INTEGER, name TEXT);
+CREATE TABLE model_versions (name TEXT, version INTEGER, status TEXT, current_stage TEXT);
+INSERT INTO runs VALUES ('r', 'FINISHED', 'active'), ('gone', 'FINISHED', 'deleted');
+"""
+TAGS = {"lossbench.current": "true", "arm": "a", "lossbench.role": "replicate", "seed": "0"}
+
+
+@pytest.fixture
+def study(tmp_path):
+    for name in ("data", "models", "reports"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.executescript(TABLES)
+        for run in ("r", "gone"):
+            store.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(*tag, run) for tag in TAGS.items()])
+            store.executemany("INSERT INTO metrics VALUES ('loss', ?, ?, ?)", [(0.5, 1, run), (0.4, 2, run)])
+    return Study(tmp_path)
+
+
+def change(study: Study, statement: str) -> None:
+    with sqlite3.connect(study.folder / "mlflow.db") as store:
+        store.execute(statement)
+
+
+def test_only_present_runs_count(study):
+    assert points(study.folder) == Counter(
+        [("a", "replicate 0", "loss", 1, 0.5), ("a", "replicate 0", "loss", 2, 0.4)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "loss"),
+    [
+        ("DELETE FROM metrics WHERE step = 2 AND run_uuid = 'r'", {"lost_metrics": 1}),
+        ("INSERT INTO metrics VALUES ('loss', 0.4, 2, 'r')", {"doubled_metrics": 1}),
+        ("UPDATE metrics SET value = 0.3 WHERE step = 2", {"lost_metrics": 1, "doubled_metrics": 1}),
+        ("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = 'r'", {"left_running": 1}),
+    ],
+)
+def test_what_the_store_lacks_or_has_too_much_is_counted(study, statement, loss):
+    right = Undisturbed.of(study)
+    assert not any(right.losses(study).values())
+    change(study, statement)
+    assert {key: count for key, count in right.losses(study).items() if count} == loss
+
+
+def test_a_changed_a_missing_and_an_extra_out_and_a_lost_lock_are_damage(study):
+    right = Undisturbed.of(study)
+    assert set(tree(study.folder)) == {"data/file", "models/file", "reports/file"}
+    (study.folder / "data/file").write_text("other")
+    (study.folder / "models/file").unlink()
+    (study.folder / "reports/more").write_text("")
+    (study.folder / "dvc.lock").write_text("stages: {torn")
+    assert right.losses(study)["damaged_outs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("aliases", "versions", "wrong"),
+    [
+        ([("champion", 1)], [1], 0),
+        ([], [1], 1),
+        ([("champion", 2)], [1, 2], 2),
+        ([("champion", 1)], [1, 2], 1),
+    ],
+)
+def test_any_champion_but_the_first_version_is_a_wrong_promotion(study, aliases, versions, wrong):
+    with sqlite3.connect(study.folder / "mlflow.db") as store:
+        store.executemany("INSERT INTO registered_model_aliases VALUES (?, ?, 'm')", aliases)
+        rows = [(version,) for version in versions]
+        store.executemany("INSERT INTO model_versions VALUES ('m', ?, 'READY', 'None')", rows)
+    assert wrong_promotions(study) == wrong
+
+
+def test_there_are_twelve_kinds_or_more_each_with_one_recovery_command():
+    found = kinds()
+    assert len({kind.name for kind in found}) == len(found) >= 12
+    assert {kind.command for kind in found} == {"make repro", "make track", "make doctor", "make retrain"}
+
+
+def test_the_table_adds_trials_up_and_one_loss_misses_its_goal():
+    empty = dict.fromkeys(faults.COUNTED, 0)
+    row = {"kind": "k", "recovery": "make repro", "tracebacks": 0, "recovery_seconds": 1.0, **empty}
+    (summed,) = faults.table([row, {**row, "lost_metrics": 3, "recovery_seconds": 2.0}])
+    assert (summed["trials"], summed["lost_metrics"], summed["recovery_seconds"]) == (2, 3, 2.0)
+    met = {goal["name"]: goal["met"] for goal in faults.goals([summed] * 12)}
+    assert not met.pop("lost metrics")
+    assert all(met.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_benchmark_runs_and_nothing_is_lost(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", "--trials", "1", "--only", "database deleted"],
+        cwd=ROOT, env={**os.environ, "LOSSBENCH_RESULTS": str(tmp_path)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads((tmp_path / "faults.json").read_text())
+    assert {"machine", "commit", "rows", "goals"} <= set(found)
+    assert found["metrics"] > 500
+    assert all(goal["met"] for goal in found["goals"] if goal["name"] != "kinds of fault")

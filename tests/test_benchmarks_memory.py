@@ -1,0 +1,75 @@
+"""Validation of a split whose outputs would not fit: they are digested batch by batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lossbench.data.dataset import Dataset, DatasetInfo
+
+COUNT, SIDE, CLASSES = 20_000, 64, 11
+WATCHED = """
+import sys, threading, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from training_cases import setting
+from lossbench.data.dataset import Dataset
+from lossbench.training import Member
+from lossbench.training.loop import train_replicate
+from lossbench.training.workers import keep_memory
+
+most, over = 0, threading.Event()
+
+def watch():
+    global most
+    while not over.is_set():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) // 1024)
+        time.sleep(0.01)
+
+keep_memory()  # as every worker does
+watcher = threading.Thread(target=watch)
+watcher.start()
+made = setting(Dataset.open(Path({data!r})), {{"name": "unet", "width": 2, "depth": 1, "convolutions": 1}}, epochs=1)
+one = train_replicate(made, Member(0))
+over.set()
+watcher.join()
+print([record.metric for record in one.history if record.split == "validation"], most, sep="|")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Masks of 11 classes: 32 to train on, 20 000 to validate on."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(1)
+    sizes = {"train": 32, "validation": COUNT}
+    for split, count in sizes.items():
+        targets = rng.integers(0, CLASSES, (count, SIDE // 8, SIDE // 8), dtype=np.uint8)
+        targets = targets.repeat(8, axis=1).repeat(8, axis=2)
+        (folder / split).mkdir()
+        np.save(folder / split / "inputs.npy", targets[:, None] * 20)
+        np.save(folder / split / "targets.npy", targets)
+    names, counts = tuple(map(str, range(CLASSES))), (1000,) * CLASSES
+    DatasetInfo("mask", names, (1, SIDE, SIDE), (SIDE, SIDE), (0.4,), (0.25,), counts, sizes).write(folder)
+    return Dataset.open(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("budget", [None, "64"], ids=["resident", "streamed"])
+def test_a_validation_split_with_outputs_of_gigabytes_takes_less_than_two(data, monkeypatch, budget):
+    assert COUNT * SIDE**2 * CLASSES * 4 > 3.3 * 2**30
+    if budget is not None:
+        monkeypatch.setenv("LOSSBENCH_MEMORY", budget)
+    script = WATCHED.format(tests=str(Path(__file__).parent), data=str(data.folder))
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    metrics, most = ended.stdout.strip().split("|")
+    assert "mean_iou" in metrics
+    assert int(most) < 2048, f"{most} MiB of anonymous memory"

@@ -1,0 +1,159 @@
+"""The benchmarks around training run in a tiny form, and what they conclude follows from what they measured."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, tiny_params, write_params
+
+from benchmarks import gpu, overhead, probe, training
+from benchmarks.contenders import Way, ways
+
+CASE = training.CASES[0]
+GOAL_KEYS = {"name", "goal", "measured", "met"}
+
+
+def rounds(**seconds: list[float]) -> list[dict[str, dict[str, float]]]:
+    count = len(next(iter(seconds.values())))
+    return [
+        {name.replace("_", " "): {"seconds": each[i], "accuracy": 0.9} for name, each in seconds.items()}
+        for i in range(count)
+    ]
+
+
+def run(module: str, tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark in a process of its own; read the one JSON it writes."""
+    ended = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LOSSBENCH_RESULTS": str(tmp_path / "results"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (written,) = (tmp_path / "results").iterdir()
+    found: dict[str, Any] = json.loads(written.read_text())
+    assert {"machine", "commit", "rows", "goals"} <= set(found)
+    assert found["rows"]
+    assert all(set(goal) == GOAL_KEYS for goal in found["goals"])
+    return found
+
+
+def test_ratios_are_medians_of_those_within_a_round():
+    # Between rounds the machine slows down tenfold: ratios of medians over rounds would say something else.
+    taken = rounds(tutorial=[3.0, 30.0, 6.0], lightning=[4.0, 40.0, 8.0], quick=[1.0, 10.0, 3.0])
+    assert training.ratio(taken, "tutorial", "quick") == 3.0
+    assert training.ratio(taken, "lightning", "quick") == 4.0
+
+
+@pytest.mark.parametrize(("ours", "met"), [(1.0, True), (1.5, False)])
+def test_a_goal_is_met_when_the_ratio_to_each_of_the_others_reaches_it(ours, met):
+    taken = [
+        {
+            "tutorial": {"seconds": 3.3}, "lightning": {"seconds": 3.4},
+            "ours, one replicate": {"seconds": ours}, "ours, 8 side by side": {"seconds": ours},
+        }
+    ]  # fmt: skip
+    found = training.goals(CASE, taken)
+    assert len(found) == 4
+    assert all(set(goal) == GOAL_KEYS and goal["met"] is met for goal in found)
+
+
+def test_a_row_states_its_rate_and_the_share_of_the_ceiling():
+    way = Way("ours", "ours", 1)
+    taken = rounds(tutorial=[4.0], lightning=[8.0], ours=[2.0])
+    row = training.summary(CASE, way, taken, {"flops": 10**9, "steps": 100}, 200e9)
+    assert row["gflops"] == 50.0
+    assert row["of_ceiling"] == 0.25
+    assert (row["faster_than_tutorial"], row["faster_than_lightning"]) == (2.0, 4.0)
+
+
+def test_the_others_get_as_many_threads_as_the_machine_has():
+    cores = len(os.sched_getaffinity(0))
+    chosen = {way.name: way for way in ways(8, side_by_side=True)}
+    assert {chosen[name].threads for name in ("tutorial", "lightning", "ours, one replicate")} == {cores}
+    assert {"ours, one replicate, 1 thread", "ours, 8 side by side", "ours, one replicate, bf16"} <= set(
+        chosen
+    )
+
+
+def test_the_probe_sees_a_process_its_imports_and_its_children(tmp_path):
+    environment = probe.site_folder(tmp_path / "probe")
+    code = "import subprocess, sys, decimal; subprocess.run([sys.executable, '-c', 'import time; time.sleep(.2)'])"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    parent, child = probe.read(tmp_path / "probe")
+    assert "decimal" in parent.argv[1]
+    assert child.wall >= 0.2
+    assert parent.born <= child.born <= child.ended <= parent.ended + 0.01
+    assert 0 < parent.imports < parent.wall
+
+
+def test_time_not_spent_training_is_overhead():
+    stage = {"training": 40.0, "wall": 60.0}
+    shown = {"shipper": 5.0, "shipper_start": 2.0, "training": 1000.0}
+    found = overhead.conclude(100.0, [stage], cores=2, entry=1e-4, count=800, shown=shown)
+    assert found["share"] == pytest.approx(0.6)
+    assert found["journal_share"] == pytest.approx(0.001)
+    live = 2 / 7200 + 3 / 1000 + 0.001
+    assert found["mlflow_share_of_an_hour"] == pytest.approx(live)
+    assert found["share_of_an_hour"] == pytest.approx((60 / 3600 + live) / (1 + 60 / 3600 + live))
+    assert [goal["met"] for goal in overhead.goals(found)] == [False, False, True, True]
+
+
+def test_training_is_told_from_overhead_by_when_its_replicates_were_kept():
+    stages = [
+        probe.Process(("-m", "stages.tune", "a"), born=0, ended=10, imports=2, cpu=8),
+        probe.Process(("-m", "stages.train", "a"), born=20, ended=40, imports=3, cpu=30),
+        probe.Process(("-m", "stages.train", "b"), born=40, ended=50, imports=3, cpu=10),
+    ]
+    trained = [(9.0, 4.0), (30.0, 10.0), (39.0, 14.0), (49.0, 2.0)]
+    tune, train = overhead.by_stage(stages, trained, cores=2)
+    assert (tune["what"], tune["training"], tune["rest"]) == ("stages.tune", 2.0, 6.0)
+    assert (train["processes"], train["wall"], train["training"], train["rest"]) == (2, 30, 13.0, 11.0)
+
+
+def test_one_pair_that_differs_in_its_bits_misses_the_goal_and_is_no_gpu_result():
+    agreed = {"part": "agreement", "tost_p_at_one_percent": 0.001}
+    rows = [{"part": "determinism", "equal": True}, {"part": "determinism", "equal": False}, agreed]
+    equal, tost = gpu.goals(rows, gpu.TWIN, 1.0)
+    assert (equal["measured"], equal["met"], tost["met"]) == (1, False, True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_comparison_of_training_loops_runs(tmp_path):
+    found = run("training", tmp_path, "--small", "--only", "mnist", "--rounds", "1", "--replicates", "2")
+    assert {row["way"] for row in found["rows"]} >= {"tutorial", "lightning", "ours, 2 side by side"}
+    assert all(row["seconds"] > 0 and 0 < row["of_ceiling"] < 1.5 for row in found["rows"])
+    assert len(found["goals"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_overhead_is_measured_stage_by_stage(tmp_path):
+    params = tiny_params()
+    params["arms"] = {name: arm for name, arm in params["arms"].items() if arm["experiment"] == "digits"}
+    del params["experiments"]["scenes"], params["datasets"]["scenes"]
+    write_params(tmp_path, params)
+    found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "20")
+    rows = {row["what"]: row for row in found["rows"]}
+    assert {"stages.fetch", "stages.validate", "stages.train", "stages.track", "dvc"} <= set(rows)
+    assert rows["stages.train"]["processes"] == 2
+    assert rows["stages.train"]["training"] > 0
+    parts = [row["wall"] for name, row in rows.items() if name.startswith(("stages", "dvc"))]
+    assert sum(parts) == pytest.approx(rows["all"]["wall"], rel=0.02)
+    assert found["shares"]["shipper_core_seconds_per_training_core_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_twin_on_the_cpu_says_that_it_is_none_of_a_gpu(tmp_path):
+    found = run("gpu", tmp_path, "--twin")
+    assert "no GPU" in found["device"]
+    assert {row["part"] for row in found["rows"]} == {"determinism", "speed", "agreement"}
+    assert all(row["equal"] for row in found["rows"] if row["part"] == "determinism")
