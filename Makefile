@@ -50,6 +50,14 @@ format: dev ## let ruff write the format
 	ruff format .
 	ruff check --fix .
 
+.PHONY: retrain rollback doctor
+retrain: setup ## retrain if anything is new; promote the winner or keep the champion (STUDY=studies/name)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.retrain
+rollback: setup ## give the former champion its place back (STUDY=studies/name)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.rollback
+doctor: setup ## find and repair what crashes left behind (python -m stages.doctor --check only looks)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.doctor
+
 .PHONY: track ui summary study
 track: setup ## complete the record in MLflow from outs and journals
 	@python -m stages.track

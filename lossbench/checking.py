@@ -29,6 +29,7 @@ def check(params: Params, file: str = "params.yaml") -> None:
                 task = task_class(params.experiments[where].task.name)
                 _check_metric(claim.on, task, f"hypotheses.{name}.on", also=[GAP])
         check_compute(params.compute)
+        _check_engine(params)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -47,6 +48,17 @@ def _check_metric(metric: str, task: type[Task], key: str, also: Sequence[str] =
         raise UserError(
             f"'{key}' names no metric of task '{task.name}': '{metric}'; {nearest(metric, known)}"
         )
+
+
+def _check_engine(params: Params) -> None:
+    if params.compute.engine != "population":
+        return
+    for name, one in params.experiments.items():
+        if one.model.name in models.LOOP_ONLY:
+            raise UserError(
+                f"'compute.engine' is 'population', which cannot train model '{one.model.name}' of "
+                f"'experiments.{name}'; allowed: loop"
+            )
 
 
 def check_compute(compute: Compute) -> None:

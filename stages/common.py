@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError, exit_code, nearest
+from lossbench.lifetime import die_with_parent
 from lossbench.params import Params, load_params
 
 
@@ -30,4 +31,5 @@ def run_stage(
             raise UserError(f"params.yaml: '{what}s' has no '{name}'; {nearest(name, known(params))}")
         main(params, name)
 
+    die_with_parent()  # a killed dvc leaves nothing that still writes
     sys.exit(exit_code(stage))

@@ -13,10 +13,8 @@ def main(params: Params, arm: str) -> None:
     from lossbench.training import Member, fit
     from lossbench.training.arm import describe, write_arm
     from lossbench.training.interruption import ending_on_sigterm
-    from lossbench.training.workers import die_with_parent
     from stages.arms import setting_of, store_of
 
-    die_with_parent()
     chosen = params.arms[arm]
     best = json.loads(Path(f"reports/tuning/{arm}.json").read_bytes())["best"]
     setting = setting_of(params, arm)

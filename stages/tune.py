@@ -19,11 +19,9 @@ def _search(params: Params, arm: str) -> dict[str, object]:
     if not params.tuning.trials:  # nothing to search: spare torch and the data
         return {"points": 0, "seeds": [], "monitor": None, "trials": [], "best": {}, "edge": []}
     from lossbench.training import fit
-    from lossbench.training.workers import die_with_parent
     from lossbench.tuning import search
     from stages.arms import setting_of, store_of
 
-    die_with_parent()
     experiment = params.experiments[params.arms[arm].experiment]
     if params.tuning.epochs is not None:
         recipe = experiment.recipe.model_copy(update={"epochs": params.tuning.epochs})

@@ -84,9 +84,9 @@ def test_the_article_sized_studies_need_a_text_and_nothing_else(name, tmp_path, 
     shutil.copy(ROOT / "studies" / name / "params.yaml", tmp_path)
     assert (ROOT / "studies" / name / "dvc.yaml").resolve() == ROOT / "dvc.yaml"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"path' is 'input': no such file; name a file of UTF-8 text"):
+    with pytest.raises(UserError, match=r"path' is 'input.txt': no such file; name a file of UTF-8 text"):
         check(load_params())
-    (tmp_path / "input").write_text(NURSERY * 200, encoding="utf-8")
+    (tmp_path / "input.txt").write_text(NURSERY * 200, encoding="utf-8")
     check(load_params())
     params = load_params()
     (dataset,) = params.datasets

@@ -4,9 +4,11 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +93,10 @@ def records(study: Path) -> list[dict[str, str]]:
 
 
 def aliases(study: Path) -> dict[str, str]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
-    return {name: str(version) for name, version in client.get_registered_model(NAME).aliases.items()}
+    """What the registry says, read from its file: MLflow's own client would keep an old one open."""
+    with closing(sqlite3.connect(study / "mlflow.db")) as database:
+        rows = database.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", (NAME,))
+        return {alias: str(version) for alias, version in rows}
 
 
 def runs(study: Path) -> int:

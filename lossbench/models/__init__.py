@@ -13,7 +13,11 @@ from lossbench.models import (
 )
 from lossbench.models.base import MODELS, build, check
 
+LOOP_ONLY = frozenset({"lstm"})
+"""Models that no population can train: torch has no rule for stacking an LSTM."""
+
 __all__ = [
+    "LOOP_ONLY",
     "MODELS",
     "autoencoder",
     "build",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossbench.data.dataset import Dataset, Split
+from lossbench.data.dataset import Dataset
 from lossbench.params import Retraining
 from lossbench.retraining.scoring import Contender, Difference, Scored, paired_difference, score
 from lossbench.tasks.base import Task
@@ -73,14 +73,38 @@ def decide(
     if refusal:
         return Decision(False, refusal, challenger=found)
     held = {name: score(champion, split) for name, split in splits.items()}
+    targets = {name: np.asarray(split.targets) for name, split in splits.items()}
+    return judge(held, asked, targets, challenger.task, metric, rules, slices or {})
+
+
+def judge(
+    held: Mapping[str, Scored],
+    asked: Mapping[str, Scored],
+    targets: Mapping[str, Array],
+    task: Task,
+    metric: str,
+    rules: Retraining,
+    slices: Slices | None = None,
+) -> Decision:
+    """Decide between two that were scored on the same examples.
+
+    Args:
+        held: split → the champion's outputs and scores.
+        asked: split → the challenger's.
+        targets: split → (N, ...), as stored.
+        task: whose metrics these are.
+        metric: the primary one.
+        rules: margin, limits and level.
+        slices: parts of splits that are looked at by themselves.
+
+    """
     evidence = {
-        name: paired_difference(
-            held[name], asked[name], challenger.task, metric, np.asarray(split.targets), rules.level
-        )
-        for name, split in splits.items()
+        name: paired_difference(held[name], asked[name], task, metric, targets[name], rules.level)
+        for name in targets
     }
+    found = {name: one.scores.metrics[metric] for name, one in asked.items()}
     reason = _not_better(evidence, metric, rules) or _worse_somewhere(
-        held, asked, splits, challenger.task, metric, rules, slices or {}
+        held, asked, targets, task, metric, rules, slices or {}
     )
     if reason:
         return Decision(False, reason, evidence, found)
@@ -158,7 +182,7 @@ def _written(one: Difference, metric: str, level: float) -> str:
 def _worse_somewhere(
     held: Mapping[str, Scored],
     asked: Mapping[str, Scored],
-    splits: Mapping[str, Split],
+    targets: Mapping[str, Array],
     task: Task,
     metric: str,
     rules: Retraining,
@@ -175,10 +199,9 @@ def _worse_somewhere(
             )
     sign = 1 if task.direction(metric).higher_is_better else -1
     for split, parts in slices.items():
-        targets = np.asarray(splits[split].targets)
         for name, rows in parts.items():
             before, after = (
-                task.score(one.digests[rows], targets[rows]).metrics[metric]
+                task.score(one.digests[rows], targets[split][rows]).metrics[metric]
                 for one in (held[split], asked[split])
             )
             lost = sign * (before - after)

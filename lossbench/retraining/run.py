@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossbench.data.dataset import Dataset
+from lossbench.doctor import examine, find_repository, guarded
 from lossbench.errors import GateError, UserError
 from lossbench.params import Params
 from lossbench.retraining import records
@@ -130,7 +131,7 @@ class _Attempt:
     say: Say
 
     def run(self) -> int:
-        if not self._anything_new():
+        if self._in_use() or not self._anything_new():
             return 0
         attempt = Attempt(_now(), "failed", "")
         try:
@@ -142,6 +143,18 @@ class _Attempt:
             attempt = replace(attempt, reason=f"{error}; the champion stays")
         self._finish(attempt)
         return 1 if attempt.outcome == "failed" else 0
+
+    def _in_use(self) -> bool:
+        """Repair what a crash left, unattended as this is; leave a study alone that somebody else works on."""
+        with guarded(find_repository(self.root)) as undisturbed:
+            made = examine(self.root, undisturbed)
+            if made.busy:
+                self.say(f"at work: {', '.join(made.busy)}; nothing done")
+                return True
+            for one in made.findings:
+                one.repair()
+                self.say(f"repaired: {one.what}; {one.cure}")
+        return False
 
     def _anything_new(self) -> bool:
         stages = pending(self.root)

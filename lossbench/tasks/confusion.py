@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+AT_ONCE = 2**22
+"""Positions counted at once: pairs are 64-bit numbers, and a split may have hundreds of millions."""
 
 
 def confusion_matrix(target: Array, predicted: Array, classes: int, ignore_index: int | None = None) -> Array:
@@ -21,11 +23,15 @@ def confusion_matrix(target: Array, predicted: Array, classes: int, ignore_index
         (C, C) int64, rows true.
 
     """
-    if ignore_index is not None:
-        valid = target != ignore_index
-        target, predicted = target[valid], predicted[valid]
-    pairs = target.astype(np.int64).ravel() * classes + predicted.ravel()
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    target, predicted = target.ravel(), predicted.ravel()
+    counts = np.zeros(classes * classes, dtype=np.int64)
+    for start in range(0, len(target), AT_ONCE):
+        true, guess = target[start : start + AT_ONCE], predicted[start : start + AT_ONCE]
+        if ignore_index is not None:
+            valid = true != ignore_index
+            true, guess = true[valid], guess[valid]
+        counts += np.bincount(true.astype(np.int64) * classes + guess, minlength=classes * classes)
+    return counts.reshape(classes, classes)
 
 
 def ratio(part: Array, whole: Array) -> Array:

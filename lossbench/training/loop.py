@@ -121,15 +121,14 @@ class _Run:
         """Scores of the validation samples, and whether all their outputs were finite."""
         self.model.eval()
         task, finite = self.setting.task, True
-        digests, targets = [], []
+        digests = []
         for batch in self.plan.validation.batches(parts(len(self.plan.validation), EVALUATION_BATCH)):
             with precision(self.setting.compute):
                 outputs = self.model(batch.inputs).float()
             finite = finite and bool(torch.isfinite(outputs).all())
             digests.append(task.digest(outputs, batch.targets, batch.inputs))
-            targets.append(batch.targets)
             self._stop_if_asked()
-        return task.validate(torch.cat(digests), torch.cat(targets)), finite
+        return task.validate(torch.cat(digests), self.plan.validation.targets()), finite
 
     def _save_or_stop(self) -> None:
         if self.checkpoint is not None and self.checkpoint.due:

@@ -129,6 +129,8 @@ class Portion:
 
     def targets(self) -> Tensor:
         """Fetch all encoded targets."""
+        if self.rows is None and isinstance(self.source, Resident):
+            return self.source.labels  # no copy: masks of a split can take gigabytes
         return self.source.targets(self.numbers(torch.arange(len(self))))
 
     def among(self, rows: Tensor) -> "Portion":

@@ -16,11 +16,11 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from lossbench.errors import UserError
+from lossbench.lifetime import die_with_parent
 from lossbench.progress import bar
 
 T = TypeVar("T")
 Emit = Callable[[Any], None]
-PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 GRACE = 3.0
 """Seconds that workers have to write their checkpoints when training is ended."""
@@ -56,14 +56,6 @@ def _processors() -> int:
         if most != "max":
             count = min(count, max(1, int(most) // int(period)))
     return count
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Ask the kernel to end this process with its parent, so that a killed dvc leaves nothing running."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it ended in between
-        os.kill(os.getpid(), number)
 
 
 def run_side_by_side(

@@ -38,7 +38,7 @@ class SceneOptions(Options):
     noise: Annotated[float, Field(ge=0)] = 40
     contrast: Annotated[float, Field(gt=0, le=1)] = 0.6
     seed: int = 0
-    target: Literal["mask", "boxes", "labels"] = "mask"
+    target: Literal["mask", "strokes", "boxes", "labels"] = "mask"
 
     @model_validator(mode="after")
     def _room_for_all(self) -> "SceneOptions":
@@ -68,8 +68,9 @@ class DigitScenes(Source[SceneOptions]):
             split: compose(images[index], labels[index], getattr(options, split), options, stream, split)
             for stream, (split, index) in enumerate(sorted(sides.items()))
         }
-        kinds: dict[str, Kind] = {"mask": "mask", "boxes": "boxes", "labels": "multilabel"}
-        classes = ("background", *CLASSES) if options.target == "mask" else CLASSES
+        kinds: dict[str, Kind] = {"mask": "mask", "strokes": "mask", "boxes": "boxes", "labels": "multilabel"}
+        masks = {"mask": ("background", *CLASSES), "strokes": ("background", "stroke")}
+        classes = masks.get(options.target, CLASSES)
         return Fetched(
             kinds[options.target], classes, groups, {**PROVENANCE, "composition": options.model_dump()}
         )
@@ -114,6 +115,8 @@ def compose(
 def _targets(kind: str, masks: Array, ink: Array, labels: Array, top: Array, left: Array) -> Array:
     if kind == "mask":
         return masks
+    if kind == "strokes":
+        return np.minimum(masks, 1)
     if kind == "labels":
         present = np.zeros((len(labels), len(CLASSES)), dtype=np.uint8)
         np.put_along_axis(present, labels, 1, axis=1)

@@ -1,0 +1,65 @@
+"""The user's crontab: one marked block per study, put in, replaced and taken out whole."""
+
+import re
+import shlex
+
+from lossbench.errors import GateError, UserError
+from lossbench.scheduling.job import Job, called, filled
+
+NEEDS = "on Debian: apt-get install cron"
+WHEN = re.compile(r"@(hourly|daily|weekly|monthly)|[0-9A-Za-z*/,-]+( [0-9A-Za-z*/,-]+){4}")
+
+
+def lines(job: Job, when: str) -> str:
+    """Write the job's block.
+
+    Raises:
+        UserError: if ``when`` is no schedule of cron's.
+
+    """
+    if not WHEN.fullmatch(when):
+        raise UserError(
+            f"--when is '{when}'; cron takes five fields such as '17 3 * * *' (minute, hour, day, month, "
+            "weekday), or @hourly, @daily, @weekly, @monthly"
+        )
+    words = dict(job.words(when))
+    for key in ("STUDY", "BIN"):
+        words[key] = shlex.quote(words[key]).replace("%", r"\%")  # % is a line end to cron
+    return filled("crontab", words)
+
+
+def install(job: Job, when: str) -> str:
+    """Put the job's block into the user's crontab, in place of an earlier one; says so."""
+    block = lines(job, when)
+    _write(_without(job, _read()) + block)
+    if block not in _read():
+        raise GateError("crontab took the lines but does not show them")
+    return f"cron: '{job.name}' runs at '{when}'; its log is {job.study / '.lossbench' / job.name}.log"
+
+
+def remove(job: Job) -> str:
+    """Take the job's block out; all other lines stay."""
+    before = _read()
+    after = _without(job, before)
+    if after == before:
+        return f"cron: no '{job.name}' is scheduled; nothing to do"
+    _write(after)
+    return f"cron: '{job.name}' is no longer scheduled"
+
+
+def _without(job: Job, table: str) -> str:
+    name = re.escape(job.name)
+    return re.sub(rf"^# begin {name} .*?^# end {name}\n", "", table, flags=re.MULTILINE | re.DOTALL)
+
+
+def _read() -> str:
+    try:
+        return called(["crontab", "-l"], NEEDS)
+    except GateError as error:
+        if "no crontab for" in str(error):
+            return ""
+        raise
+
+
+def _write(table: str) -> None:
+    called(["crontab", "-"], NEEDS, table)

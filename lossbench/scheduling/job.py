@@ -1,0 +1,94 @@
+"""What is scheduled: one study's retraining, and the words that fill the templates in ``deploy/``."""
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossbench.errors import GateError, UserError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The retraining of one study.
+
+    Attributes:
+        root: the checkout.
+        study: folder that holds the params.yaml.
+        bin: folder of the environment's programs.
+
+    """
+
+    root: Path
+    study: Path
+    bin: Path
+
+    @classmethod
+    def of(cls, study: Path) -> "Job":
+        """Take the study's folder, this checkout and the environment that runs.
+
+        Raises:
+            UserError: if the folder holds no params.yaml, or its name cannot stand in a schedule.
+
+        """
+        study = study.resolve()
+        if not (study / "params.yaml").is_file():
+            raise UserError(f"{study / 'params.yaml'}: no such file; name the study's folder, or run in it")
+        job = cls(CHECKOUT, study, Path(sys.prefix) / "bin")
+        for path in (job.root, job.study, job.bin):
+            if re.search(r"[\n\r\"\\]", str(path)):
+                raise UserError(
+                    f"{str(path)!r}: line ends, quotes and backslashes cannot stand in a schedule"
+                )
+        return job
+
+    @property
+    def name(self) -> str:
+        """Name the job: by the study, unless it is the checkout's own."""
+        suffix = re.sub(r"[^A-Za-z0-9_-]", "-", self.study.name)
+        return "lossbench-retrain" if self.study == self.root else f"lossbench-retrain-{suffix}"
+
+    @property
+    def user(self) -> str:
+        """Name the owner of the study's folder: whoever retrains must be able to write there."""
+        number = self.study.stat().st_uid
+        try:
+            return pwd.getpwuid(number).pw_name
+        except KeyError:
+            return str(number)
+
+    def words(self, when: str) -> Mapping[str, str]:
+        """List what stands for each placeholder of a template."""
+        paths = {"ROOT": self.root, "STUDY": self.study, "BIN": self.bin}
+        return {"NAME": self.name, "USER": self.user, "WHEN": when} | {
+            key: os.fspath(path) for key, path in paths.items()
+        }
+
+
+def filled(template: str, words: Mapping[str, str]) -> str:
+    """Fill a template of ``deploy/``: ``@NAME@`` becomes the word."""
+    text = (CHECKOUT / "deploy" / template).read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text)
+
+
+def called(command: Sequence[str], needs: str, content: str | None = None) -> str:
+    """Run a scheduler's own program and return what it prints.
+
+    Raises:
+        UserError: if it is not installed; ``needs`` says what to do.
+        GateError: if it refuses, with its reason.
+
+    """
+    if shutil.which(command[0]) is None:
+        raise UserError(f"'{command[0]}' is not installed; {needs}")
+    ended = subprocess.run(command, input=content, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise GateError(f"`{' '.join(command)}` failed: {' '.join(ended.stderr.split()) or ended.returncode}")
+    return ended.stdout
