@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lossbench.errors import GateError, UserError, exit_code
+from lossbench.lifetime import die_with_parent
 from lossbench.params import Params, load_params
 
 
@@ -117,7 +118,12 @@ def run(command: Sequence[str]) -> None:
 
 def _call(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run a command in its own process group, ended with us: dvc leaves its stages running."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, process_group=0)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        process_group=0,
+        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, and no lock that a thread could hold
+    )
     try:
         return process.wait()
     except BaseException:

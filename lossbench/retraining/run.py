@@ -14,6 +14,7 @@ import numpy as np
 from lossbench.data.dataset import Dataset
 from lossbench.doctor import examine, find_repository, guarded
 from lossbench.errors import GateError, UserError
+from lossbench.lifetime import die_with_parent
 from lossbench.params import Params
 from lossbench.retraining import records
 from lossbench.retraining.changes import fingerprint, pending
@@ -145,7 +146,7 @@ class _Attempt:
         return 1 if attempt.outcome == "failed" else 0
 
     def _in_use(self) -> bool:
-        """Repair what a crash left, unattended as this is; leave a study alone that somebody else works on."""
+        """Repair what a crash left, and leave a study alone that somebody else works on."""
         with guarded(find_repository(self.root)) as undisturbed:
             made = examine(self.root, undisturbed)
             if made.busy:
@@ -168,7 +169,8 @@ class _Attempt:
         return True
 
     def _repro(self) -> None:
-        ended = subprocess.run([sys.executable, "-m", "stages.repro"], cwd=self.root, check=False)
+        command = [sys.executable, "-m", "stages.repro"]
+        ended = subprocess.run(command, cwd=self.root, check=False, preexec_fn=die_with_parent)
         if ended.returncode == 2:
             raise UserError("`make repro` refused params.yaml; its sentence stands above")
         if ended.returncode:
