@@ -37,7 +37,7 @@ dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as we
 repro: setup ## run the comparison (JOBS=n arms side by side, DEVICE=cuda, STUDY=studies/name)
 	@python -m stages.repro $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
-.PHONY: test test-slow lint format types
+.PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
 	python -m pytest -m "not slow and not browser" --numprocesses 2
 test-slow: dev ## run the long tests and those that need chromium
@@ -46,6 +46,8 @@ lint: dev ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy
+audit: dev ## look the pinned packages up in the advisory database (needs the network)
+	pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
 format: dev ## let ruff write the format
 	ruff format .
 	ruff check --fix .

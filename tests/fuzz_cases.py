@@ -18,7 +18,9 @@ DEADLINE = timedelta(seconds=10)
 """Of one example: a longer one is a hang."""
 
 
-def fuzzed(quick: int = QUICK, long: int = LONG, **strategies: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
+def fuzzed(
+    quick: int = QUICK, long: int = LONG, **strategies: st.SearchStrategy[Any]
+) -> Callable[[Any], Any]:
     """Try a law on few examples, the same ones each time, and on many and new ones among the slow tests."""
 
     def decorate(law: Callable[..., None]) -> Callable[[int], None]:
@@ -68,10 +70,14 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if _written is None:
         return
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES:
-        _written.append(os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else "")
+        _written.append(
+            os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
+        )
     elif event in MOVES:
         first = 1 if event in ("os.symlink", "os.link") else 0  # a link's target is not written to
-        folder = f"/proc/self/fd/{arguments[-1]}" if arguments[-1] not in (-1, None) and event in RELATIVE else ""
+        folder = (
+            f"/proc/self/fd/{arguments[-1]}" if arguments[-1] not in (-1, None) and event in RELATIVE else ""
+        )
         paths = [os.fsdecode(one) for one in arguments[first:2] if isinstance(one, str | bytes | os.PathLike)]
         _written.extend(os.path.realpath(os.path.join(folder, one)) for one in paths)
     elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):

@@ -122,11 +122,23 @@ def test_a_pickle_that_names_a_function_is_refused(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "made").exists()
 
 
-JSON = [json.dumps(list(range(9))).encode(), b"[" * 200_000, b"{}", b"[[1]]", b"[1e999]", b"[-1]", b"[256]", b'["a"]', b"9" * 5000]
+JSON = [
+    json.dumps(list(range(9))).encode(),
+    b"[" * 200_000,
+    b"{}",
+    b"[[1]]",
+    b"[1e999]",
+    b"[-1]",
+    b"[256]",
+    b'["a"]',
+    b"9" * 5000,
+]
 
 
 @fuzzed(
-    form=st.sampled_from(["data_batch_1.bin", "data_batch_1.png", "cifar-10-python.tar.gz", "cifar-10-batches-py"]),
+    form=st.sampled_from(
+        ["data_batch_1.bin", "data_batch_1.png", "cifar-10-python.tar.gz", "cifar-10-batches-py"]
+    ),
     content=damaged(encoded("PNG", "RGB")) | st.sampled_from([png_of(1024, 10_000), png_of(60_000, 60_000)]),
     labels=st.sampled_from(JSON) | damaged(JSON[0]),
 )
@@ -154,16 +166,24 @@ def archive_of(*members: tuple[str, bytes, bytes, str]) -> bytes:
     return stream.getvalue()
 
 
-NAMES = st.sampled_from(["package/a", "../out", "/tmp/out", "package/../../out", "package", "a\nb", "package/a/b", ".", ""])
-KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+NAMES = st.sampled_from(
+    ["package/a", "../out", "/tmp/out", "package/../../out", "package", "a\nb", "package/a/b", ".", ""]
+)
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 MEMBERS = st.lists(st.tuples(NAMES, KINDS, st.binary(max_size=9), NAMES), max_size=5)
 
 
 @fuzzed(members=MEMBERS)
-def test_an_archive_of_any_members_writes_nothing_outside(members: list[tuple[str, bytes, bytes, str]]) -> None:
+def test_an_archive_of_any_members_writes_nothing_outside(
+    members: list[tuple[str, bytes, bytes, str]],
+) -> None:
     with sandbox() as folder:
         file = folder / "some.tgz"
-        file.write_bytes(archive_of(*[(n, k, c if k == tarfile.REGTYPE else b"", t) for n, k, c, t in members]))
+        file.write_bytes(
+            archive_of(*[(n, k, c if k == tarfile.REGTYPE else b"", t) for n, k, c, t in members])
+        )
         with contextlib.suppress(UserError):
             unpack(file, folder / "into")
         assert {one.name for one in folder.iterdir()} <= {"some.tgz", "into"}

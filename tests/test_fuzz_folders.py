@@ -23,7 +23,9 @@ NAMES = (
     ])
     | st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 ).filter(lambda name: name not in (".", "..") and len(os.fsencode(name)) < 240)  # fmt: skip
-LEAVES = st.sampled_from(["grey", "grey", "grey", "colour", "large", "text", "empty", "loop", "up", "missing", "fifo", "zero"])
+LEAVES = st.sampled_from(
+    ["grey", "grey", "grey", "colour", "large", "text", "empty", "loop", "up", "missing", "fifo", "zero"]
+)
 TREES = st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, max_size=5), max_leaves=14)
 
 
@@ -61,7 +63,9 @@ def plant(where: Path, tree: object) -> None:
     source=st.sampled_from(["image_folder", "segmentation_folder"]),
     size=st.sampled_from([None, (8, 8)]),
 )
-def test_a_folder_of_any_shape_is_fetched_or_refused(tree: dict[str, object], source: str, size: object) -> None:
+def test_a_folder_of_any_shape_is_fetched_or_refused(
+    tree: dict[str, object], source: str, size: object
+) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         plant(folder / "mine", tree)
@@ -71,7 +75,9 @@ def test_a_folder_of_any_shape_is_fetched_or_refused(tree: dict[str, object], so
         assert {one.name for one in folder.iterdir()} <= {"mine", "data"}
 
 
-@pytest.mark.parametrize("name", ["new\nline", "a b", "<script>alert(1)", "\x1b[2J", "日本", "-rf", "$(id)", "~"])
+@pytest.mark.parametrize(
+    "name", ["new\nline", "a b", "<script>alert(1)", "\x1b[2J", "日本", "-rf", "$(id)", "~"]
+)
 def test_classes_and_files_of_odd_names_are_kept_as_they_are(name: str, tmp_path: Path) -> None:
     from lossbench.data.dataset import Dataset
 
@@ -116,7 +122,9 @@ def test_a_mask_that_is_a_fifo_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "nul\0byte", "x" * 5000, "", "new\nline"])
 @pytest.mark.parametrize("source", ["image_folder", "segmentation_folder", "text_file"])
-def test_a_path_that_cannot_be_is_refused(path: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_cannot_be_is_refused(
+    path: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         fetch(dataset(source, path), "mine", tmp_path / "data/mine")

@@ -38,7 +38,9 @@ def documents(draw: st.DrawFn, whole: bytes) -> bytes:
     if kind == "damage":
         return draw(damaged(whole))
     if kind == "noise":
-        return draw(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+        return draw(
+            st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace"))
+        )
     lines = whole.splitlines()
     place = draw(st.integers(0, len(lines) - 1))
     odd = draw(st.sampled_from(ODD) | st.text(max_size=12).map(lambda text: text.encode("utf-8", "replace")))
@@ -89,15 +91,16 @@ PLACES = places(tiny_params())[1:]
 
 
 @fuzzed(long=600, path=st.sampled_from(PLACES), value=VALUES, key=st.none() | st.text(max_size=5))
-def test_nonsense_at_any_place_is_refused_in_one_sentence(path: tuple[Any, ...], value: Any, key: str | None) -> None:
+def test_nonsense_at_any_place_is_refused_in_one_sentence(
+    path: tuple[Any, ...], value: Any, key: str | None
+) -> None:
     content = copy.deepcopy(tiny_params())
     block: Any = content
     for part in path[:-1]:
         block = block[part]
     block[path[-1] if key is None or isinstance(block, list) else key] = value
-    with sandbox():
-        with contextlib.suppress(UserError):
-            check(parse_params(content))
+    with sandbox(), contextlib.suppress(UserError):
+        check(parse_params(content))
 
 
 @pytest.mark.parametrize("read", [load_params, read_extra])

@@ -136,8 +136,13 @@ def test_the_whole_life_of_a_champion(study: Path) -> None:
     assert retrain(study).returncode == 1  # still bad: it is tried and told again
 
 
-def test_a_version_says_where_it_comes_from_and_why_it_was_promoted(study: Path) -> None:
-    assert retrain(study).returncode == 0
+def test_a_version_says_where_it_comes_from_and_no_secret_is_written_anywhere(study: Path) -> None:
+    secret = "planted-6f1d0c"
+    ran = retrain(study, AWS_SECRET_ACCESS_KEY=secret, MLFLOW_TRACKING_PASSWORD=secret, DATABASE_URL=secret)
+    assert ran.returncode == 0
+    assert secret not in ran.stdout + ran.stderr
+    told = [file for file in study.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert not told
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{study / 'mlflow.db'}")

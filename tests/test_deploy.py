@@ -1,0 +1,145 @@
+"""Schedules: every one calls the same entry point; installed, replaced and taken out whole; a real cron fires."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_params
+from ruamel.yaml import YAML
+from test_reproducibility import BIN, checkout, environment
+from test_retraining_run import add_images, params, records
+
+from lossbench.errors import UserError
+from lossbench.scheduling import cron, systemd
+from lossbench.scheduling.job import Job
+
+ENTRY = "python -m stages.retrain"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    write_params(tmp_path, params())
+    return Job.of(tmp_path)
+
+
+def test_cron_s_lines_call_the_entry_point_under_flock(job: Job) -> None:
+    lines = cron.lines(job, "17 3 * * *")
+    assert "\n17 3 * * * " in lines
+    assert ENTRY in lines
+    assert "flock --nonblock" in lines
+
+
+def test_systemd_s_units_catch_up_and_end_all_children(job: Job) -> None:
+    units = systemd.units(job, "*-*-* 03:17:00")
+    text = "\n".join(units.values())
+    assert "-m stages.retrain" in text
+    assert "Persistent=true" in text
+    assert "KillMode=control-group" in text
+    assert "OnCalendar=*-*-* 03:17:00" in text
+    assert "@" not in text.replace("@hourly", "")
+
+
+def test_a_schedule_that_is_none_is_refused(job: Job) -> None:
+    with pytest.raises(UserError, match="five fields"):
+        cron.lines(job, "every night; rm -rf /")
+
+
+@pytest.mark.parametrize("file", ["kubernetes/cronjob.yaml", "ci/retrain.yml"])
+def test_examples_are_yaml_and_call_the_entry_point(file: str) -> None:
+    text = (ROOT / "deploy" / file).read_text()
+    assert isinstance(YAML(typ="safe").load(text), dict)
+    assert "stages.retrain" in text or "make retrain" in text
+
+
+def test_the_cron_job_of_kubernetes_runs_one_at_a_time_without_privileges() -> None:
+    spec = YAML(typ="safe").load((ROOT / "deploy/kubernetes/cronjob.yaml").read_text())["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][1:] == ["-m", "stages.retrain"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_airflow_s_dag_compiles_and_calls_the_entry_point() -> None:
+    text = (ROOT / "deploy/airflow/lossbench_retrain.py").read_text()
+    ast.parse(text)
+    assert ENTRY in text
+    assert "max_active_runs=1" in text
+
+
+@pytest.fixture
+def own_crontab() -> Iterator[None]:
+    """The user's own crontab, put back afterwards; a cron that runs."""
+    for program in ("cron", "crontab"):
+        assert shutil.which(program), f"{program} is not installed; on Debian: apt-get install cron"
+    before = subprocess.run(["crontab", "-l"], capture_output=True, text=True, check=False)
+    daemon = subprocess.Popen(["cron", "-f"])
+    yield
+    daemon.terminate()
+    daemon.wait()
+    if before.returncode:
+        subprocess.run(["crontab", "-r"], check=False)
+    else:
+        subprocess.run(["crontab", "-"], input=before.stdout, text=True, check=True)
+
+
+def waited(condition: "object", seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]  # a callable
+            return True
+        time.sleep(1)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_cron_retrains_when_images_were_added_and_does_nothing_otherwise(
+    tmp_path: Path, own_crontab: None
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    checkout(study)
+    write_params(study, params())
+    add_images(study / "images", 0, 30)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom lossbench.scheduling import cron\n"
+        "from lossbench.scheduling.job import Job\n"
+        f"job = Job(Path({str(ROOT)!r}), Path({str(study)!r}), Path({str(BIN)!r}))\n"
+        "print(cron.install(job, '* * * * *') if sys.argv[1] == 'install' else cron.remove(job))\n"
+    )
+    schedule = [sys.executable, "-c", code]
+    installed = subprocess.run(
+        [*schedule, "install"], env=environment(), check=True, capture_output=True, text=True
+    )
+    assert "runs at '* * * * *'" in installed.stdout
+    log = next(iter([study / ".lossbench" / "lossbench-retrain-study.log"]))
+
+    def attempts() -> int:
+        return len(records(study)) if (study / "reports/retraining.csv").exists() else 0
+
+    def idle() -> int:
+        return log.read_text().count("nothing new") if log.exists() else 0
+
+    try:
+        assert waited(lambda: attempts() == 1, 300), log.read_text() if log.exists() else "cron never fired"
+        assert records(study)[0]["outcome"] == "promoted"
+        assert waited(lambda: idle() >= 1, 150), log.read_text()
+        assert attempts() == 1
+        add_images(study / "images", 30, 60)
+        assert waited(lambda: attempts() == 2, 300), log.read_text()
+        assert records(study)[1]["outcome"] in ("promoted", "kept")
+        seen = idle()
+        assert waited(lambda: idle() > seen, 150), log.read_text()
+        assert attempts() == 2
+    finally:
+        removed = subprocess.run(
+            [*schedule, "remove"], env=environment(), check=True, capture_output=True, text=True
+        )
+    assert "no longer scheduled" in removed.stdout
+    assert os.access(study / "reports/retraining.html", os.R_OK)
