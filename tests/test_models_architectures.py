@@ -20,6 +20,7 @@ SMALL = [
     ({"name": "resnet", "depth": 9, "width": 4}, COLOUR),
     ({"name": "resnet", "depth": 18, "width": 4}, COLOUR),
     ({"name": "torchvision", "architecture": "squeezenet1_1"}, (1, 32, 32)),
+    ({"name": "autoencoder", "width": 4}, COLOUR),
     ({"name": "unet", "width": 4}, COLOUR),
     ({"name": "unet", "width": 2, "depth": 3, "up": "nearest", "norm": False, "convolutions": 1}, COLOUR),
 ]
@@ -45,7 +46,7 @@ def test_outputs_have_the_promised_shape_and_training_repeats_to_the_bit(network
 
     with deterministic("cpu"):
         (first, gradients), (again, others) = step(), step()
-    spatial = shape[1:] if network["name"] == "unet" else ()
+    spatial = shape[1:] if network["name"] in ("unet", "autoencoder") else ()
     assert first.shape == (4, 5, *spatial)
     assert torch.equal(first, again)
     assert all(map(torch.equal, gradients, others))

@@ -138,7 +138,9 @@ def test_the_whole_life_of_a_champion(study: Path) -> None:
 
 def test_a_version_says_where_it_comes_from_and_no_secret_is_written_anywhere(study: Path) -> None:
     planted = "planted-6f1d0c"
-    ran = retrain(study, AWS_SECRET_ACCESS_KEY=planted, MLFLOW_TRACKING_PASSWORD=planted, DATABASE_URL=planted)
+    ran = retrain(
+        study, AWS_SECRET_ACCESS_KEY=planted, MLFLOW_TRACKING_PASSWORD=planted, DATABASE_URL=planted
+    )
     assert ran.returncode == 0
     assert planted not in ran.stdout + ran.stderr
     told = [file for file in study.rglob("*") if file.is_file() and planted.encode() in file.read_bytes()]

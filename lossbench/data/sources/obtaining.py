@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,10 @@ def _download_one(server: str, one: Published, into: Path) -> None:
     shelf.fetch(one.name, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
 
 
+# Whatever tarfile raises on damaged or hostile archives; links that lead to one another make it recurse.
+DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, zlib.error, RecursionError)
+
+
 def unpacked_package(into: Path, needed: Sequence[str]) -> Path | None:
     """Return the folder of a package unpacked earlier, if all that is needed is still in it."""
     done = into / "package"
@@ -203,7 +208,6 @@ def unpack(archive: Path, into: Path) -> None:
         UserError: naming the archive and what is wrong with it.
 
     """
-    import tarfile
 
     try:
         with tarfile.open(archive) as tar:
@@ -213,5 +217,5 @@ def unpack(archive: Path, into: Path) -> None:
                 if total > MAX_UNPACKED:
                     raise tarfile.TarError(f"more than {MAX_UNPACKED} bytes once unpacked")
                 tar.extract(member, into, filter="data")
-    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
+    except DAMAGE as error:
         raise UserError(f"{archive.name}: refused: {error}") from None
