@@ -1,9 +1,16 @@
 """The two ways in which Lossbench says no, and the exit codes that go with them."""
 
+import errno
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from reprlib import Repr
+
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
 
 
 class UserError(Exception):
@@ -54,7 +61,7 @@ def printable(text: str, kept: str = "") -> str:
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run an entry point; turn the errors above into a sentence on stderr and an exit code."""
+    """Run an entry point; turn errors of a user, a gate or the machine into a sentence and an exit code."""
     try:
         main()
     except UserError as error:
@@ -63,4 +70,28 @@ def exit_code(main: Callable[[], None]) -> int:
     except GateError as error:
         print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
         return 1
+    except Exception as error:
+        said = _of_the_machine(error)
+        if said is None:
+            raise
+        print(f"refused: {printable(said)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Say what failed where it was the machine and no fault of ours: no room, no right to write or read.
+
+    NumPy tells of a full disk without a number, libraries in Rust have it in their text only.
+    """
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if found := RUST_ERROR.search(text):
+        number = int(found[1])
+    if isinstance(error, OSError) and number is None and NUMPY_ERROR.fullmatch(text):
+        number = errno.ENOSPC
+    if number not in MACHINE:
+        return None
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    then = "what was finished is kept: run the same command again when that is mended"
+    return f"{where}{os.strerror(number)}; {then}"

@@ -72,6 +72,70 @@ def test_airflow_s_dag_compiles_and_calls_the_entry_point() -> None:
     assert "max_active_runs=1" in text
 
 
+def test_the_composed_tracking_server_is_reached_through_tls_and_accounts_alone() -> None:
+    services = YAML(typ="safe").load((ROOT / "deploy/compose/compose.yaml").read_text())["services"]
+    assert {name: one.get("ports") for name, one in services.items()} == {
+        "nginx": ["443:443"],
+        "mlflow": None,
+    }
+    assert services["mlflow"]["network_mode"] == "service:nginx"
+    assert "--app-name basic-auth --host 127.0.0.1" in services["mlflow"]["command"]
+    assert all(":?" in value or value == "true" for value in services["mlflow"]["environment"].values())
+    nginx = (ROOT / "deploy/compose/nginx.conf").read_text()
+    assert "listen 443 ssl;" in nginx
+    assert "listen 80" not in nginx
+    assert "proxy_pass http://127.0.0.1:5000;" in nginx
+
+
+def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    assert program, "systemd-analyze is not installed; on Debian: apt-get install systemd"
+    for name, text in systemd.units(job, "*-*-* 03:17:00").items():
+        (tmp_path / name).write_text(text)
+    files = [str(tmp_path / f"{job.name}{kind}") for kind in (".service", ".timer")]
+    verified = subprocess.run([program, "verify", *files], capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stderr
+    assert not verified.stderr
+    score = subprocess.run(
+        [program, "security", "--offline=yes", "--threshold=80", files[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert score.returncode == 0, score.stdout[-300:]
+
+
+def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table"
+    table.write_text("0 1 * * * own job\n")
+    fake = tmp_path / "bin" / "crontab"
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = -l ] && exec cat {table}\ncat > {table}.new && mv {table}.new {table}\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    cron.install(job, "17 3 * * *")
+    cron.install(job, "@hourly")
+    text = table.read_text()
+    assert text.startswith("0 1 * * * own job\n")
+    assert text.count(ENTRY) == 1
+    assert "\n@hourly cd " in text
+    assert "no longer scheduled" in cron.remove(job)
+    assert "nothing to do" in cron.remove(job)
+    assert table.read_text() == "0 1 * * * own job\n"
+
+
+def test_a_percent_sign_in_a_path_is_no_line_end_to_cron_and_no_specifier_to_systemd(tmp_path: Path) -> None:
+    study = tmp_path / "50% of it"
+    study.mkdir()
+    write_params(study, params())
+    assert r"50\% of it'" in cron.lines(Job.of(study), "@daily")
+    assert "50%% of it\n" in "".join(systemd.units(Job.of(study), "daily").values())
+
+
 @pytest.fixture
 def own_crontab() -> Iterator[None]:
     """The user's own crontab, put back afterwards; a cron that runs."""

@@ -136,13 +136,13 @@ def write_csv(folder: Path, text: str, images: int = 3) -> Path:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,cat\n9.png,1\n", "row 2: no such file: '9.png'"),
+        ("file,cat\n9.png,1\n", "row 2: '9.png' is not in"),
         ("file,cat\n0.png,yes\n", "row 2: 'cat' is 'yes'; allowed: 0 and 1"),
         ("file,cat\n0.png,1\n1.png\n", "row 3: more or fewer fields"),
         ("file,cat\n0.png,1\n0.png,0\n", "row 3: '0.png' stands in row 2 already"),
         ("image,cat\n0.png,1\n", "row 1: no column 'file'"),
         ("file,labels\n0.png,cat|dgo\n", "row 2: unknown label 'dgo'.*'dog'"),
-        ("file,cat\n../x.png,1\n", "row 2: file is '../x.png'; expected a path within"),
+        ("file,cat\n../x.png,1\n", "row 2: '../x.png' leads out of"),
         ("file,cat,split\n0.png,1,tset\n", "row 2: split is 'tset'"),
         ("file,cat\n", "no row below its header"),
         ("file,cat,labels\n0.png,1,cat\n", "both a column 'labels' and columns per label"),

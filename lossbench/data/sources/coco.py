@@ -95,7 +95,9 @@ def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
     if options.instances is not None:
         if "train" not in options.instances:
             raise UserError(f"'{key}.instances' names no file for 'train'")
-        return {split: _inside(root, name, f"{key}.instances") for split, name in options.instances.items()}
+        return {
+            split: listing.below(root, name, f"{key}.instances") for split, name in options.instances.items()
+        }
     folder = root / "annotations"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; it holds instances_train*.json, or say '{key}.instances'")
@@ -121,24 +123,14 @@ def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
 def _folder(root: Path, split: str, file: Path, options: CocoOptions, key: str) -> Path:
     """The folder of a split's images."""
     if isinstance(options.images, str):
-        return _inside(root, options.images, f"{key}.images")
+        return listing.below(root, options.images, f"{key}.images")
     if options.images is not None:
         named = {str(one): folder for one, folder in options.images.items()}
         if split not in named:
             raise UserError(f"'{key}.images' names no folder for '{split}'")
-        return _inside(root, named[split], f"{key}.images")
+        return listing.below(root, named[split], f"{key}.images")
     own = root / file.stem.removeprefix("instances_")
     return own if own.is_dir() else root / "images"
-
-
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """A file or folder below ``folder``: names come from files of strangers."""
-    found = folder / name
-    if not found.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{where}: {brief(name)} leads out of {folder}")
-    if not found.exists():
-        raise UserError(f"{where}: {brief(name)} is not in {folder}")
-    return found
 
 
 def read_instances(file: Path) -> Instances:
@@ -149,6 +141,8 @@ def read_instances(file: Path) -> Instances:
 
     """
     try:
+        if not file.is_file():
+            raise UserError(f"{file}: no file; expected COCO instances as JSON")
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file}: {file.stat().st_size} bytes; at most {MOST_BYTES} are read")
         content = file.read_bytes()
@@ -195,7 +189,10 @@ def _known(names: Mapping[int, str]) -> str:
 def _picture(one: CocoImage, number: int, boxes: Sequence[Box], file: Path, folder: Path) -> Picture:
     where = f"{file}: images[{number}]"
     size = (one.width, one.height) if one.width and one.height else None
-    return Picture(_inside(folder, one.file_name, f"{where}.file_name"), boxes, size, where)
+    found = listing.below(folder, one.file_name, f"{where}.file_name")
+    if not found.is_file():
+        raise UserError(f"{where}.file_name: {brief(one.file_name)} is a folder; expected an image")
+    return Picture(found, boxes, size, where)
 
 
 def _refuse_twice(pictures: Sequence[Picture], seen: dict[Path, str]) -> None:

@@ -103,6 +103,25 @@ def files_in(folder: Path, what: str) -> list[Path]:
     return found
 
 
+def below(folder: Path, name: str, where: str) -> Path:
+    """Find a file or folder that a stranger's file names, below ``folder``.
+
+    Raises:
+        UserError: beginning with ``where``, if there is none, it lies elsewhere, or it is a pipe or a device.
+
+    """
+    try:
+        found = (folder / name).resolve()
+        there = found.is_file() or found.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte, a loop of links
+        raise UserError(f"{where}: {brief(name)} names no file: {error}") from None
+    if not found.is_relative_to(folder.resolve()):
+        raise UserError(f"{where}: {brief(name)} leads out of {folder}")
+    if not there:
+        raise UserError(f"{where}: {brief(name)} is not in {folder}")
+    return folder / name
+
+
 def images_below(folder: Path) -> list[Path]:
     """List the files of a folder of images, or of its folders per class."""
     below = [entries(one) if one.is_dir() else [one] for one in entries(folder)]

@@ -11,7 +11,7 @@ from pydantic import Field
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.folders import PROVENANCE
-from lossbench.data.sources.listing import SIDES
+from lossbench.data.sources.listing import SIDES, below, existing_folder
 from lossbench.data.sources.reading import (
     ImageOptions,
     agreed_channels,
@@ -77,9 +77,7 @@ class MultilabelCsv(Source[CsvOptions]):
 
 
 def _table(dataset: Dataset, options: CsvOptions, key: str) -> Path:
-    folder = Path(dataset.path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"'{key}.path' is '{dataset.path}': no such folder")
+    folder = existing_folder(dataset.path, key)
     if not (folder / options.table).is_file():
         raise UserError(
             f"{folder / options.table}: no such file; '{key}.table' names the CSV in '{key}.path'"
@@ -160,11 +158,9 @@ def _row(file: Path, number: int, entry: Mapping[str | None, str | None], own: S
     split = cells.get(SPLIT, POOL)
     if split != POOL and split.lower() not in SIDES:
         raise UserError(f"{where}: split is '{split}'; allowed: {', '.join(SIDES)}")
-    image = file.parent / cells[FILE]
-    if not cells[FILE] or not image.resolve().is_relative_to(file.parent.resolve()):
-        raise UserError(f"{where}: file is '{cells[FILE]}'; expected a path within {file.parent}")
+    image = below(file.parent, cells[FILE], where)
     if not image.is_file():
-        raise UserError(f"{where}: no such file: '{cells[FILE]}'")
+        raise UserError(f"{where}: file is '{cells[FILE]}', a folder; expected an image")
     labels = _listed(cells[LABELS]) if LABELS in cells else _marked(where, cells, own)
     return Row(number, image, cells[FILE], SIDES.get(split.lower(), POOL), labels)
 

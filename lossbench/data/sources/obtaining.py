@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -208,7 +208,6 @@ def unpack(archive: Path, into: Path) -> None:
         UserError: naming the archive and what is wrong with it.
 
     """
-
     try:
         with tarfile.open(archive) as tar:
             total = 0
