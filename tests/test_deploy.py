@@ -87,6 +87,7 @@ def test_the_composed_tracking_server_is_reached_through_tls_and_accounts_alone(
     assert "proxy_pass http://127.0.0.1:5000;" in nginx
 
 
+@pytest.mark.slow
 def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     assert program, "systemd-analyze is not installed; on Debian: apt-get install systemd"
@@ -97,7 +98,7 @@ def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) ->
     assert verified.returncode == 0, verified.stderr
     assert not verified.stderr
     score = subprocess.run(
-        [program, "security", "--offline=yes", "--threshold=80", files[0]],
+        [program, "security", "--offline=yes", "--threshold=55", files[0]],
         capture_output=True,
         text=True,
         check=False,
