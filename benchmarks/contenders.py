@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,17 @@ class Way:
     precision: str = "fp32"
 
 
-def ways(replicates: int, side_by_side: bool) -> list[Way]:
-    """List the rows; ``replicates`` side by side where the network is small enough for them."""
+def ways(replicates: int) -> list[Way]:
+    """List the rows; ours train one replicate on all cores, or ``replicates`` on one core each."""
     cores = len(os.sched_getaffinity(0))
     return [
         Way("tutorial", "tutorial", cores),
         Way("lightning", "lightning", cores),
         Way("ours, one replicate", "ours", cores),
-        Way("ours, one replicate, 1 thread", "ours", 1),
-        *([Way(f"ours, {replicates} side by side", "ours", 1, replicates)] if side_by_side else []),
+        Way(f"ours, {replicates} side by side", "ours", 1, replicates),
         Way("tutorial, bf16", "tutorial", cores, precision="bf16"),
         Way("ours, one replicate, bf16", "ours", cores, precision="bf16"),
+        Way(f"ours, {replicates} side by side, bf16", "ours", 1, replicates, "bf16"),
     ]
 
 
@@ -74,46 +75,72 @@ class Cut:
         self.info, self.folder, self.split = problem.data.info, problem.data.folder, problem.split
 
 
-def loader(problem: Problem) -> Any:
-    """Images one by one through PIL and torchvision's transforms, as torchvision's own datasets do it."""
+def as_taught(model: Any) -> Any:
+    """Put each ReLU before its pooling, as tutorials write it: the same function of the same weights."""
+    from torch import nn
+
+    if not isinstance(model, nn.Sequential):
+        return model
+    parts = list(model)
+    for index, (one, following) in enumerate(pairwise(parts)):
+        if isinstance(one, nn.MaxPool2d) and isinstance(following, nn.ReLU):
+            parts[index : index + 2] = following, one
+    return nn.Sequential(*parts)
+
+
+def loader(problem: Problem, name: str, shuffle: bool) -> Any:
+    """A split as torchvision's own datasets give it: image by image, through PIL and the transforms."""
     import numpy as np
-    from PIL import Image
-    from torch.utils.data import DataLoader, Dataset
+    import torch
+    from torch.utils.data import DataLoader
     from torchvision import transforms
+    from torchvision.datasets import CIFAR10, MNIST
 
-    info = problem.data.info
-    change = transforms.Compose([transforms.ToTensor(), transforms.Normalize(info.mean, info.std)])
-    split = problem.split("train")
-    images = np.ascontiguousarray(np.moveaxis(np.array(split.inputs), 1, -1).squeeze())
-    targets = np.array(split.targets)
+    info, split = problem.data.info, problem.split(name)
+    images = np.ascontiguousarray(np.moveaxis(np.array(split.inputs), 1, -1))
+    kind = CIFAR10 if images.shape[-1] == 3 else MNIST
 
-    class Images(Dataset[Any]):
-        def __len__(self) -> int:
-            return len(images)
+    class Images(kind):  # type: ignore[misc, valid-type]  # one of two
+        def __init__(self) -> None:
+            self.transform = transforms.Compose(
+                [transforms.ToTensor(), transforms.Normalize(info.mean, info.std)]
+            )
+            self.target_transform = None
+            labels = np.array(split.targets)
+            grey = kind is MNIST  # which holds tensors, the other arrays and a list
+            self.data = torch.from_numpy(images.squeeze(-1)) if grey else images
+            self.targets = torch.from_numpy(labels) if grey else labels.tolist()
 
-        def __getitem__(self, index: int) -> tuple[Any, int]:
-            return change(Image.fromarray(images[index])), int(targets[index])
-
-    return DataLoader(Images(), batch_size=BATCH, shuffle=True, drop_last=True)
+    return DataLoader(Images(), batch_size=BATCH if shuffle else 1000, shuffle=shuffle)
 
 
 def tutorial(problem: Problem, way: Way) -> tuple[float, Row]:
-    """The loop of pytorch/examples; bf16 by autocast, as the documentation of torch has it."""
+    """The loop of pytorch/examples, a test after each epoch; bf16 by autocast, as torch documents it."""
     import torch
     import torch.nn.functional as F
 
     torch.set_num_threads(way.threads)
-    batches, model = loader(problem), problem.build()
+    batches, unseen = loader(problem, "train", True), loader(problem, "validation", False)
+    model = problem.build()
+    taught = as_taught(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     began = time.perf_counter()
-    model.train()
     for _ in range(problem.epochs):
+        taught.train()
         for inputs, targets in batches:
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bf16"):
-                loss = F.cross_entropy(model(inputs), targets)
+                loss = F.cross_entropy(taught(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
+        taught.eval()
+        correct, total = 0, 0.0
+        with torch.no_grad():
+            for inputs, targets in unseen:
+                with torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bf16"):
+                    outputs = taught(inputs)
+                total += F.cross_entropy(outputs.float(), targets, reduction="sum").item()
+                correct += int((outputs.argmax(1) == targets).sum())
     return time.perf_counter() - began, model.state_dict()
 
 
@@ -128,13 +155,19 @@ def with_lightning(problem: Problem, way: Way) -> tuple[float, Row]:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = problem.build()
+            self.kept = problem.build()
+            self.model = as_taught(self.kept)
 
         def training_step(self, batch: Any, _: int) -> Any:
             return F.cross_entropy(self.model(batch[0]), batch[1])
 
+        def validation_step(self, batch: Any, _: int) -> None:
+            outputs = self.model(batch[0])
+            self.log("loss", F.cross_entropy(outputs, batch[1]))
+            self.log("accuracy", (outputs.argmax(1) == batch[1]).float().mean())
+
         def configure_optimizers(self) -> Any:
-            return torch.optim.Adam(self.parameters(), lr=RATE)
+            return torch.optim.Adam(self.model.parameters(), lr=RATE)
 
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -142,11 +175,13 @@ def with_lightning(problem: Problem, way: Way) -> tuple[float, Row]:
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        num_sanity_val_steps=0,
     )
-    module, batches = Module(), loader(problem)
+    module, batches = Module(), loader(problem, "train", True)
+    unseen = loader(problem, "validation", False)
     began = time.perf_counter()
-    trainer.fit(module, batches)
-    return time.perf_counter() - began, module.model.state_dict()
+    trainer.fit(module, batches, unseen)
+    return time.perf_counter() - began, module.kept.state_dict()
 
 
 def ours(problem: Problem, way: Way) -> tuple[float, Row]:

@@ -1,11 +1,11 @@
 """Time to train the same network three ways: `python -m benchmarks.training`.
 
-The tutorial's loop (Dataset, transforms, DataLoader, as in pytorch/examples), Lightning, and ours: same
-network, data, batch size, epochs, optimizer and precision, on MNIST with a two-convolution net and on
-CIFAR-10 with a ResNet-18. Every row runs in a process of its own; all rows take turns, round after round,
-and what counts is the median over rounds of the ratio within a round, so that a busy machine slows all of
-them alike. Prints a table with the share of this machine's matrix-product ceiling and writes
-benchmarks/results/training.json.
+The tutorial's loop (torchvision's dataset, transforms, DataLoader, as in pytorch/examples), Lightning, and
+ours: same network, data, batch size, epochs, optimizer and precision, each with a validation after every
+epoch, on MNIST with a two-convolution net and on CIFAR-10 with a ResNet-18. Every row runs in a process of
+its own; all rows take turns, round after round, and what counts is the median over rounds of the ratio within
+a round, so that a busy machine slows all of them alike. Prints a table with the share of this machine's
+matrix-product ceiling and writes benchmarks/results/training.json.
 
 The files come from a local mirror (LOSSBENCH_MIRROR, with folders mnist and cifar10), the official servers
 or an npm package, in this order. `--small` is a trial of a minute or two with synthetic images.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,12 +38,11 @@ class Case:
     network: dict[str, Any]
     samples: int
     epochs: int
-    side_by_side: bool
+    side_by_side: int
     goals: tuple[tuple[str, str, float], ...]
     """(what, way, least times faster than both others in fp32)."""
 
 
-SIDE_BY_SIDE = 8
 CASES = (
     Case(
         "MNIST, two convolutions",
@@ -51,19 +50,19 @@ CASES = (
         {"name": "lenet"},
         samples=38_400,
         epochs=1,
-        side_by_side=True,
+        side_by_side=8,
         goals=(
             ("one replicate", "ours, one replicate", 2.5),
-            ("eight side by side, each", f"ours, {SIDE_BY_SIDE} side by side", 3.2),
+            ("eight side by side, each", "ours, 8 side by side", 3.2),
         ),
     ),
     Case(
         "CIFAR-10, ResNet-18",
         "cifar10",
         {"name": "resnet", "depth": 18},
-        samples=1_024,
+        samples=1_536,
         epochs=1,
-        side_by_side=False,
+        side_by_side=2,
         goals=(
             ("one replicate, fp32", "ours, one replicate", 1.5),
             ("one replicate, bf16", "ours, one replicate, bf16", 3.0),
@@ -107,35 +106,38 @@ def one_row(given: argparse.Namespace) -> Row:
     problem = Problem(given.folder, case.network, case.samples, case.epochs)
     if given.row == "step":
         return {"flops": flops_per_step(problem), "steps": problem.steps}
-    way = next(way for way in ways(given.replicates, case.side_by_side) if way.name == given.row)
+    way = next(way for way in ways(case.side_by_side) if way.name == given.row)
     return train(problem, way)
 
 
 def cases(given: argparse.Namespace) -> list[Case]:
-    if not given.small:
-        return list(CASES)
-    return [
-        Case(
-            case.name,
-            case.source,
-            {**case.network, **({"width": 8} if "depth" in case.network else {})},
-            512,
-            1,
-            case.side_by_side,
-            tuple(
-                (what, way.replace(str(SIDE_BY_SIDE), str(given.replicates)), bound)
-                for what, way, bound in case.goals
-            ),
-        )
+    """List what is measured; smaller on wish."""
+    found = [
+        replace(case, side_by_side=count, goals=_renamed(case, count))
         for case in CASES
+        for count in [given.replicates or case.side_by_side]
     ]
+    if not given.small:
+        return found
+    return [
+        replace(
+            case, network={**case.network, **({"width": 8} if "depth" in case.network else {})}, samples=512
+        )
+        for case in found
+    ]
+
+
+def _renamed(case: Case, count: int) -> tuple[tuple[str, str, float], ...]:
+    old, new = f"{case.side_by_side} side", f"{count} side"
+    return tuple((what, way.replace(old, new), bound) for what, way, bound in case.goals)
 
 
 def measure(case: Case, folder: Path, given: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """Run all rows of a case in turn, round after round; give rows and goals."""
-    chosen = ways(given.replicates, case.side_by_side)
+    chosen = ways(case.side_by_side)
     small = ["--small"] if given.small else []
-    common = ["--case", case.name, "--folder", str(folder), "--replicates", str(given.replicates), *small]
+    count = ["--replicates", str(case.side_by_side)]
+    common = ["--case", case.name, "--folder", str(folder), *count, *small]
     step = in_process("--row", "step", *common)
     levels = sorted({level(way) for way in chosen})
     rounds: list[dict[str, Row]] = []
@@ -154,7 +156,7 @@ def measure(case: Case, folder: Path, given: argparse.Namespace) -> tuple[list[R
 
 def level(way: Way) -> tuple[int, str]:
     """Threads at work at the same time, and precision: what a way's ceiling depends on."""
-    cores = ways(1, False)[0].threads
+    cores = ways(1)[0].threads
     return way.threads * (1 if way.replicates == 1 else max(1, cores // way.threads)), way.precision
 
 
@@ -213,8 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--replicates", type=int, default=SIDE_BY_SIDE)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--replicates", type=int, help="trained side by side")
     parser.add_argument("--small", action="store_true", help="a trial: synthetic images, a few steps")
     parser.add_argument("--only", choices=[case.source for case in CASES], help="one of the two cases")
     for hidden in ("--row", "--case", "--levels"):
@@ -239,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{met:<7}{one['measured']:>8.2f} ≥ {one['goal']:<5g} {one['name']}")
     import torch
 
-    packages, cores = ("torch", "torchvision", "lightning"), ways(1, False)[0].threads
+    packages, cores = ("torch", "torchvision", "lightning"), ways(1)[0].threads
     result = {
         "machine": f"{machine(*packages)}; {cores} cores, {torch.backends.cpu.get_cpu_capability()}",
         "commit": commit(),

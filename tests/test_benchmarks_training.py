@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, tiny_params, write_params
 
 from benchmarks import gpu, overhead, probe, training
-from benchmarks.contenders import Way, ways
+from benchmarks.contenders import Way, as_taught, ways
+from lossbench.models import build
+from lossbench.params import Network
 
 CASE = training.CASES[0]
 GOAL_KEYS = {"name", "goal", "measured", "met"}
@@ -75,11 +78,20 @@ def test_a_row_states_its_rate_and_the_share_of_the_ceiling():
 
 def test_the_others_get_as_many_threads_as_the_machine_has():
     cores = len(os.sched_getaffinity(0))
-    chosen = {way.name: way for way in ways(8, side_by_side=True)}
+    chosen = {way.name: way for way in ways(8)}
     assert {chosen[name].threads for name in ("tutorial", "lightning", "ours, one replicate")} == {cores}
-    assert {"ours, one replicate, 1 thread", "ours, 8 side by side", "ours, one replicate, bf16"} <= set(
-        chosen
-    )
+    assert chosen["ours, 8 side by side"].threads == 1
+    assert {way.precision for way in chosen.values()} == {"fp32", "bf16"}
+
+
+def test_the_network_as_tutorials_write_it_is_the_same_function():
+    built = build(Network(name="lenet"), (1, 28, 28), 10)
+    taught = as_taught(built)
+    order = [type(part).__name__ for part in taught]
+    assert order[:3] == ["Conv2d", "ReLU", "MaxPool2d"]
+    images = torch.randn(4, 1, 28, 28)
+    assert torch.equal(taught(images), built(images))
+    assert {id(one) for one in taught.parameters()} == {id(one) for one in built.parameters()}
 
 
 def test_the_probe_sees_a_process_its_imports_and_its_children(tmp_path):

@@ -89,8 +89,25 @@ def connect(root: Path) -> "MlflowClient":
             with lock(places.home(root) / "mlflow-init.lock", wait=120):
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
-        mlflow.set_tracking_uri(uri)
+        with _own_environment():
+            mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", _Guarded(client))
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Leave ``MLFLOW_TRACKING_URI`` as the user set it: MLflow writes there what it is told in code.
+
+    Left standing, it would send every later study of this process, and all that the process starts, to
+    this study's store.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @cache
