@@ -42,12 +42,13 @@ test: dev ## run the tests (the long ones are in test-slow)
 	python -m pytest -m "not slow and not browser" --numprocesses 2
 test-slow: dev ## run the long tests and those that need chromium
 	python -m pytest -m "slow or browser" --timeout 900
-lint: dev ## ruff and mypy
+lint: dev ## ruff, mypy, and the known vulnerabilities of the pinned packages
 	ruff check .
 	ruff format --check .
 	mypy
+	python .ci/audit
 audit: dev ## look the pinned packages up in the advisory database (needs the network)
-	pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
+	python .ci/audit --strict
 format: dev ## let ruff write the format
 	ruff format .
 	ruff check --fix .

@@ -3,13 +3,21 @@
 import random
 import time
 
-from ruamel.yaml import YAML
-
-from benchmarks.fault_study import RETRAIN, Kind, Study, end, family, left_running, reading
+from benchmarks.fault_study import (
+    EPOCHS,
+    RETRAIN,
+    Kind,
+    Study,
+    end,
+    family,
+    left_running,
+    reading,
+    set_epochs,
+)
 
 ALIASES = "SELECT alias, version FROM registered_model_aliases"
 VERSIONS = "SELECT version FROM model_versions WHERE status = 'READY' AND current_stage != 'Deleted_Internal'"
-FIRST = "1"
+FIRST, SECOND = "1", "2"
 
 
 def killed(study: Study, chance: random.Random, most: float) -> int:
@@ -28,28 +36,42 @@ def at_the_first(study: Study, chance: random.Random) -> int:
 
 def with_a_worse_challenger(study: Study, chance: random.Random) -> int:
     """Kill the retraining of a model that is trained for one epoch only and must not take the place."""
-    yaml = YAML()
-    file = study.folder / "params.yaml"
-    content = yaml.load(file.read_text(encoding="utf-8"))
-    content["experiments"]["digits"]["recipe"]["epochs"] = 1
-    with file.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    set_epochs(study, 1)
     return killed(study, chance, study.retrain_seconds + study.repro_seconds)
 
 
-def wrong_promotions(study: Study) -> int:
-    """Count what is wrong in the registry: the first version alone is to be there, and champion."""
+def with_a_better_challenger(study: Study, chance: random.Random) -> int:
+    """Kill the retraining of a model that is trained in full and must take a weak champion's place."""
+    set_epochs(study, EPOCHS)
+    return killed(study, chance, study.retrain_seconds + study.repro_seconds)
+
+
+def registry(study: Study) -> tuple[list[tuple[str, str]], list[str]]:
+    """Read the aliases and the versions that stand in the registry."""
     with reading(study.folder) as store:
-        aliases = [(alias, str(version)) for alias, version in store.execute(ALIASES)]
-        versions = [str(version) for (version,) in store.execute(VERSIONS)]
+        aliases = sorted((alias, str(version)) for alias, version in store.execute(ALIASES))
+        versions = sorted(str(version) for (version,) in store.execute(VERSIONS))
+    return aliases, versions
+
+
+def first_stays(study: Study) -> int:
+    """Count what is wrong in the registry: the first version alone is to be there, and champion."""
+    aliases, versions = registry(study)
     return (aliases != [("champion", FIRST)]) + (versions != [FIRST])
+
+
+def second_takes_over(study: Study) -> int:
+    """Count what is wrong in the registry: the second version is to be champion, the first the former."""
+    aliases, versions = registry(study)
+    return (aliases != [("champion", SECOND), ("previous_champion", FIRST)]) + (versions != [FIRST, SECOND])
 
 
 def kinds() -> list[Kind]:
     """List the kinds of fault during promotion."""
     return [
-        Kind("retrain killed, first promotion", "done", at_the_first, RETRAIN, wrong_promotions),
+        Kind("retrain killed, first promotion", "done", at_the_first, RETRAIN, first_stays),
+        Kind("retrain killed, worse challenger", "served", with_a_worse_challenger, RETRAIN, first_stays),
         Kind(
-            "retrain killed, worse challenger", "served", with_a_worse_challenger, RETRAIN, wrong_promotions
+            "retrain killed, better challenger", "weak", with_a_better_challenger, RETRAIN, second_takes_over
         ),
     ]

@@ -30,13 +30,16 @@ REPRO = (sys.executable, "-m", "stages.repro")
 TRACK = (sys.executable, "-m", "stages.track")
 DOCTOR = (sys.executable, "-m", "stages.doctor")
 RETRAIN = (sys.executable, "-m", "stages.retrain")
+EPOCHS = 80
+WEAK = 2
+"""Epochs of a champion that any full training beats."""
 GRACE = 15.0
 """Seconds that processes have to end after their parent was killed."""
 
 
 def params() -> dict[str, Any]:
     """A study of two arms with two seeds, each trained for a few seconds."""
-    recipe = {"epochs": 120, "batch_size": 32, "optimizer": {"name": "adam", "learning_rate": 0.005}}
+    recipe = {"epochs": EPOCHS, "batch_size": 32, "optimizer": {"name": "adam", "learning_rate": 0.005}}
     return {
         "root": ".",
         "datasets": {"digits": {"source": "digits", "path": "requirements.lock", "subset": 512}},
@@ -56,7 +59,7 @@ def params() -> dict[str, Any]:
         "compute": {"device": "cpu"},
         "tuning": {"trials": 0},
         "comparison": {"baseline": "cross_entropy"},
-        "retraining": {"model_name": "digits", "floor": 0.3},
+        "retraining": {"model_name": "digits", "floor": 0.2, "max_class_drop": 1.0},
     }  # fmt: skip
 
 
@@ -136,6 +139,7 @@ class Templates:
         untracked: everything is trained and reported, MLflow knows nothing.
         done: after `make repro`.
         served: after the first `make retrain`: there is a champion.
+        weak: the same, but the champion was hardly trained.
 
     """
 
@@ -143,6 +147,7 @@ class Templates:
     untracked: Study
     done: Study
     served: Study
+    weak: Study
 
 
 def prepare(folder: Path) -> Templates:
@@ -163,9 +168,22 @@ def prepare(folder: Path) -> Templates:
     began = time.perf_counter()
     must(served.run(*RETRAIN), served)
     judged = time.perf_counter() - began
-    for one in (study, untracked, done, served):
+    weak = study.copy(folder / "weak")
+    set_epochs(weak, WEAK)
+    must(weak.run(*RETRAIN), weak)
+    for one in (study, untracked, done, served, weak):
         one.repro_seconds, one.retrain_seconds = seconds, judged
-    return Templates(study, untracked, done, served)
+    return Templates(study, untracked, done, served, weak)
+
+
+def set_epochs(study: Study, epochs: int) -> None:
+    """Change how long the study trains."""
+    yaml = YAML()
+    file = study.folder / "params.yaml"
+    content = yaml.load(file.read_text(encoding="utf-8"))
+    content["experiments"]["digits"]["recipe"]["epochs"] = epochs
+    with file.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
 
 
 def must(code: int, study: Study) -> None:

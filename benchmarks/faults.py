@@ -9,6 +9,8 @@ table and writes benchmarks/results/faults.json.
 
 import argparse
 import random
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,19 +38,26 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
     chance = random.Random(f"{kind.name} {number}")  # noqa: S311  # moments, not secrets
     source: Study = getattr(templates, kind.start)
     study = source.copy(folder / f"{kind.name.replace('/', '-')[:40].replace(' ', '-')}-{number}")
-    began = time.perf_counter()
-    left = kind.inject(study, chance)
-    harmed = time.perf_counter()
-    codes = [study.run(*kind.recovery)]
-    recovered = time.perf_counter()
+    codes: list[int] = []
+    began = harmed = time.perf_counter()
+    left = 0
+    try:
+        left = kind.inject(study, chance)
+        harmed = time.perf_counter()
+        codes.append(study.run(*kind.recovery))
+        recovered = time.perf_counter()
+        if kind.judge is None and kind.recovery != REPRO:
+            codes.append(study.run(*REPRO))
+    except subprocess.TimeoutExpired as hung:
+        recovered = time.perf_counter()
+        codes.append(-1)
+        study.said.append(f"hung: {hung}")
     if kind.judge is not None:
         found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
     else:
-        if kind.recovery != REPRO:
-            codes.append(study.run(*REPRO))
         found = {**right.losses(study), "wrong_promotions": 0}
     found["left_running"] += left
-    return {
+    row = {
         "kind": kind.name,
         "trial": number,
         "recovery": kind.command,
@@ -58,6 +67,9 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
         "recovery_seconds": round(recovered - harmed, 1),
         **stated(study),
     }
+    if not any(row[key] for key in COUNTED) and not row["tracebacks"]:
+        shutil.rmtree(study.folder)  # nothing to look at
+    return row
 
 
 def table(rows: Sequence[Row]) -> list[Row]:

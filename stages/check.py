@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
+from lossbench.lifetime import die_with_parent
 from lossbench.params import load_params
 
 
 def main() -> None:
     """Check; the out is constant, so that a valid edit reruns nothing for it."""
+    die_with_parent()  # a killed dvc leaves nothing that still writes
     params = load_params()
     from lossbench.checking import check
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ ROOT = Path(__file__).parent.parent
 # Forked workers need a parent whose thread pool was never used; two test processes share two cores.
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(autouse=True)
+def _no_address_left_behind() -> Iterator[None]:
+    """No test leaves an MLflow address to those after it: their studies would report to its store."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
 
 
 def tiny_params() -> dict[str, Any]:

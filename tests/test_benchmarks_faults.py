@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from benchmarks import faults
 from benchmarks.fault_kinds import kinds
-from benchmarks.fault_promotion import wrong_promotions
+from benchmarks.fault_promotion import first_stays, second_takes_over
 from benchmarks.fault_study import Study, Undisturbed, points, tree
 
 TABLES = """
@@ -91,7 +91,18 @@ def test_any_champion_but_the_first_version_is_a_wrong_promotion(study, aliases,
         store.executemany("INSERT INTO registered_model_aliases VALUES (?, ?, 'm')", aliases)
         rows = [(version,) for version in versions]
         store.executemany("INSERT INTO model_versions VALUES ('m', ?, 'READY', 'None')", rows)
-    assert wrong_promotions(study) == wrong
+    assert first_stays(study) == wrong
+
+
+def test_a_better_challenger_has_to_take_over_and_the_former_champion_to_be_kept(study):
+    with sqlite3.connect(study.folder / "mlflow.db") as store:
+        store.executemany("INSERT INTO model_versions VALUES ('m', ?, 'READY', 'None')", [(1,), (2,)])
+        store.execute("INSERT INTO registered_model_aliases VALUES ('champion', 2, 'm')")
+    assert second_takes_over(study) == 1
+    change(study, "INSERT INTO registered_model_aliases VALUES ('previous_champion', 1, 'm')")
+    assert second_takes_over(study) == 0
+    change(study, "UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'")
+    assert second_takes_over(study) == 1
 
 
 def test_there_are_twelve_kinds_or_more_each_with_one_recovery_command():

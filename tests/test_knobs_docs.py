@@ -83,6 +83,11 @@ def test_the_blocks_that_the_page_shows_are_read() -> None:
         ("classification", "a6_mnist_mse_ce_hinge"),
         ("classification", "a7_mnist"),
         ("segmentation", "a2_nuclei"),
+        ("language-model", "a3_characters"),
+        ("language-model", "a3_words"),
+        ("detection", "a4_bccd"),
+        ("multi-label", "a8_labels"),
+        ("anomaly", "a9_fashion_mnist"),
     ],
 )
 def test_the_page_and_the_study_give_the_same_command(page: str, study: str) -> None:

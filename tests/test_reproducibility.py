@@ -4,9 +4,11 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import psutil
 import pytest
 from conftest import ROOT, tiny_params, write_params
 from ruamel.yaml import YAML
+
+from benchmarks.fault_kinds import CLOCK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BIN = Path(sys.executable).parent
@@ -153,6 +157,52 @@ def test_arms_side_by_side_give_the_same_lock(number: int, done: Path, tmp_path:
     assert run.returncode == 0, run.stdout + run.stderr
     yaml = YAML(typ="safe")
     assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+
+
+def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path, done)
+    command = [sys.executable, "-m", "stages.repro"]
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [one.communicate(timeout=600)[0] for one in both]
+    assert sorted(one.returncode for one in both) in ([0, 0], [0, 1]), said
+    assert not any("Traceback" in text for text in said)
+    for one, text in zip(both, said, strict=True):
+        if one.returncode:
+            assert text.splitlines()[-1].startswith("refused: `dvc repro` failed; its output stands above"), (
+                text
+            )
+            assert "lock" in text
+    repro(folder)
+    yaml = YAML(typ="safe")
+    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+
+
+def test_a_clock_that_jumps_back_changes_nothing(done: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "study", done)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(CLOCK)
+    back = {"PYTHONPATH": str(tmp_path / "site"), "LOSSBENCH_CLOCK_BACK_AT": str(time.time() + 15)}
+    command = [sys.executable, "-m", "stages.repro"]
+    ran = subprocess.run(
+        command, cwd=folder, env=environment(**back), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert repro(folder) == []
+    yaml = YAML(typ="safe")
+    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        assert store.execute("SELECT count(*) FROM runs WHERE status != 'FINISHED'").fetchone() == (0,)
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -243,6 +243,46 @@ def test_a_second_call_leaves_at_once_and_says_who_is_at_work(study: Path) -> No
     assert aliases(study) == {"champion": "1"}
 
 
+def test_of_many_retrainings_at_once_one_promotes_and_the_others_leave(study: Path) -> None:
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-m", "stages.retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    said = [one.communicate(timeout=600)[0] for one in crowd]
+    assert [one.returncode for one in crowd] == [0] * 4, said
+    assert sum("promoted: the first champion" in text for text in said) == 1, said
+    others = [text for text in said if "promoted" not in text]
+    assert all("at work" in text or "nothing new" in text for text in others), said
+    assert aliases(study) == {"champion": "1"}
+    assert [one["outcome"] for one in records(study)] == ["promoted"]
+    with closing(sqlite3.connect(study / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
+
+
+def test_promoters_that_share_no_lock_leave_one_champion_and_one_former(study: Path) -> None:
+    """Two hosts on a file system that passes no locks on: the registry alone has to hold."""
+    assert retrain(study).returncode == 0
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED.replace("key-two", f"key-{number}"), "never", "1", "before"],
+            cwd=study, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    for one in crowd:
+        said = one.communicate(timeout=300)[0]
+        # Overtaken between writing and reading back, a promoter says so instead of claiming the place.
+        assert one.returncode == 0 or "champion of 'tiny', not" in said, said
+    settled = aliases(study)
+    assert settled["champion"] in {"2", "3", "4"}
+    assert settled["previous_champion"] in {"1", "2", "3", "4"} - {settled["champion"]}
+    assert retrain(study, "rollback").returncode == 0
+    assert aliases(study)["champion"] == settled["previous_champion"]
+
+
 def test_the_notified_command_hears_the_outcome_and_its_failure_fails_nothing(study: Path) -> None:
     content = params()
     content["retraining"]["notify"] = [

@@ -66,10 +66,9 @@ def ask(address: str, content: object) -> tuple[int, dict]:
 def tracked(trained_study, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("served") / "study"
     shutil.copytree(trained_study, root)
-    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    track(load_params(root / "params.yaml"), root)
-    if before is not None:
-        os.environ["MLFLOW_TRACKING_URI"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        track(load_params(root / "params.yaml"), root)
     return root
 
 

@@ -329,6 +329,21 @@ def test_the_store_is_the_study_s_own_and_absolute(tmp_path, monkeypatch):
     assert tracking_uri(tmp_path) == "http://mlflow.example"
 
 
+def test_using_a_store_leaves_the_environment_as_it_was(tmp_path, empty_store, monkeypatch):
+    # MLflow's set_tracking_uri writes into it: the next study of this process would report to this one.
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    connect(tmp_path / "one").create_experiment("of one")
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    names = {found.name for found in connect(tmp_path / "other").search_experiments()}
+    assert names == {"Default"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'one/mlflow.db'}")
+    connect(tmp_path / "other")
+    assert os.environ["MLFLOW_TRACKING_URI"].endswith("one/mlflow.db")
+
+
 def test_a_closed_port_is_known_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(ServerGoneError, match="does not answer"):

@@ -4,9 +4,14 @@ import pytest
 import torch
 from training_cases import CNN, digest, labels_dataset, masks_dataset, setting
 
+from lossbench.data.dataset import Dataset
+from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.losses import REGISTRY
-from lossbench.training import Member, fit
+from lossbench.params import Compute, Network, Recipe
+from lossbench.params import Dataset as DatasetParams
+from lossbench.tasks import task_class
+from lossbench.training import Member, fit, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.population import clip_each, train_population
 
@@ -87,6 +92,38 @@ def test_every_loss_agrees_on_masks(masks, name):
     loss = {"sum": {"cross_entropy": 1.0, name: 0.1}} if REGISTRY[name].only_in_sum else {"name": name}
     made = setting(masks, network, loss, optimizer={"name": "sgd", "learning_rate": 0.05}, epochs=1)
     agree(made, SEEDS[:2])
+
+
+OTHER_TASKS = {
+    "detection": (
+        {"source": "digit_scenes", "target": "boxes", "train": 24, "validation": 8, "test": 4, "reference": 2},
+        {"name": "grid_detector", "width": 4},
+        {"name": "focal"},
+    ),
+    "multilabel": (
+        {"source": "digit_scenes", "target": "labels", "train": 24, "validation": 8, "test": 4, "reference": 2},
+        {**CNN, "hidden": 0},
+        {"name": "binary_cross_entropy"},
+    ),
+    "anomaly": (
+        {"source": "digits", "subset": 200, "splits": {"validation": 0.2, "test": 0.3}, "anomaly": {"normal": ["0", "1"]}},
+        {"name": "autoencoder", "width": 4, "latent": 4},
+        {"name": "mae"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_every_task_agrees_with_the_loop(task, tmp_path):
+    described, network, loss = OTHER_TASKS[task]
+    fetch(DatasetParams(path="requirements.lock", **described), "data", tmp_path / "data")
+    data = Dataset.open(tmp_path / "data")
+    recipe = Recipe(epochs=1, batch_size=8, optimizer={"name": "sgd", "learning_rate": 0.01})
+    agree(
+        prepare(task_class(task)(data.info), data, Network(**network), recipe, loss, Compute()),
+        SEEDS[:2],
+        1e-3,
+    )
 
 
 def test_the_best_epoch_and_early_stopping_are_each_members_own(labels):
