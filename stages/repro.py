@@ -1,7 +1,7 @@
 """Run the whole comparison: check, `dvc repro`, the record in MLflow, the result.
 
-`dvc repro` alone does the same work; this adds arms side by side (--jobs), the device as a switch, one
-sentence for bad params, and the summary at the end.
+`dvc repro` alone does the same work; this adds the repair of what a killed run left in DVC's way, arms side
+by side (--jobs), the device as a switch, one sentence for bad params, and the summary at the end.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lossbench.errors import GateError, UserError, exit_code
+from lossbench.errors import GateError, UserError, exit_code, printable
 from lossbench.lifetime import die_with_parent
 from lossbench.params import Params, load_params
 
@@ -38,11 +38,23 @@ def main(study: Path, jobs: int, device: str | None) -> None:
     check(params)
     if device is not None:
         set_device(device)
+    mend()
     if jobs > 1:
         side_by_side(params, jobs)
     dvc("repro")
     run([sys.executable, "-m", "stages.track", "--lenient"])
     run([sys.executable, "-m", "stages.summary"])
+
+
+def mend() -> None:
+    """Repair what a killed run left in DVC's way, unless somebody is at work here: then DVC decides."""
+    from lossbench.doctor import examine_files, find_repository, guarded
+
+    root = Path.cwd()
+    with guarded(find_repository(root)) as undisturbed:
+        for one in examine_files(root, undisturbed).findings:
+            one.repair()
+            print(printable(f"repaired: {one.what}; {one.cure}"), file=sys.stderr)
 
 
 def set_device(device: str) -> None:

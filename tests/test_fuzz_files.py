@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -104,6 +106,27 @@ PICKLES = [
 def test_a_python_batch_of_any_bytes_runs_nothing(content: bytes) -> None:
     with sandbox(), contextlib.suppress(UserError):
         unpickled(content, "data_batch_1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x96"
+        + (2**35).to_bytes(8, "little"),  # a bytearray of 32 GiB is announced, and nothing follows
+        b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b".",  # place 2³¹ − 1 of a memo that is an array
+    ],
+    ids=["bytearray", "memo"],
+)
+def test_a_pickle_that_announces_gigabytes_takes_none(content: bytes) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n"
+        "from lossbench.data.sources.cifar import unpickled\n"
+        f"unpickled({content!r}, 'data_batch_1')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stderr.splitlines()[-1].startswith(
+        "lossbench.errors.UserError: CIFAR-10 data_batch_1: not a Python"
+    )
 
 
 class Evil:

@@ -3,8 +3,8 @@
 Call :func:`examine` under :func:`guarded`; each finding says what was found and repairs itself.
 """
 
-from lossbench.doctor.examine import Examination, examine
+from lossbench.doctor.examine import Examination, examine, examine_files
 from lossbench.doctor.finding import Finding
 from lossbench.doctor.repository import find_repository, guarded
 
-__all__ = ["Examination", "Finding", "examine", "find_repository", "guarded"]
+__all__ = ["Examination", "Finding", "examine", "examine_files", "find_repository", "guarded"]

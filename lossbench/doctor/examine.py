@@ -1,5 +1,6 @@
 """The whole examination, in the order in which one crash's leftovers stand in the way of another's repair."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Examination:
     unseen: list[str] = field(default_factory=list)
 
 
-def examine(root: Path, undisturbed: bool = True) -> Examination:
+def examine(root: Path, undisturbed: bool = True, waiting: Container[str] = ()) -> Examination:
     """Examine a study; nothing is changed.
 
     Files of DVC and of stages are left alone while one of their processes lives. Journals and MLflow runs
@@ -41,22 +42,29 @@ def examine(root: Path, undisturbed: bool = True) -> Examination:
     Args:
         root: the study's folder.
         undisturbed: DVC's locks are ours (:func:`lossbench.doctor.repository.guarded`).
+        waiting: modules whose processes do nothing before ours has ended.
 
     """
+    made = examine_files(root, undisturbed, waiting)
+    made.findings += examine_journals(places.home(root))
+    made.findings += examine_database(root)
+    _examine_runs(root, made)
+    return made
+
+
+def examine_files(root: Path, undisturbed: bool = True, waiting: Container[str] = ()) -> Examination:
+    """Examine what stands in the way of the chain alone: DVC's locks and lock file, half-written files."""
     made = Examination()
-    home = places.home(root)
     repository = find_repository(root)
-    made.busy = at_work(root, repository or root)
+    made.busy = at_work(root, repository or root, waiting)
     if not made.busy and not undisturbed:
         made.busy = ["a process that holds DVC's lock"]
     if not made.busy:
+        home = places.home(root)
         if repository is not None:
             made.findings += examine_locks(repository)
         made.findings += examine_lockfile(root, home / "doctor")
         made.findings += examine_leftovers(root, home)
-    made.findings += examine_journals(home)
-    made.findings += examine_database(root)
-    _examine_runs(root, made)
     return made
 
 

@@ -1,6 +1,7 @@
 """Which processes are at work in a study: what they hold is no leftover."""
 
 import os
+from collections.abc import Container
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,17 +14,17 @@ SLACK = 2.0
 """Seconds by which clocks of files and processes may differ."""
 
 
-def at_work(root: Path, repository: Path) -> list[str]:
+def at_work(root: Path, repository: Path, waiting: Container[str] = ()) -> list[str]:
     """Describe the living processes of DVC and of stages in ``root`` or elsewhere in ``repository``.
 
     A process whose folder cannot be seen (another user's) counts as being here. The calling process and
-    those that started it do not count.
+    those that started it do not count, nor do the modules in ``waiting``.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         words = process.info["cmdline"] or []
-        if process.pid in own or process.info["status"] == psutil.STATUS_ZOMBIE or not _ours(words):
+        if process.pid in own or process.info["status"] == psutil.STATUS_ZOMBIE or not _ours(words, waiting):
             continue
         try:
             folder = Path(process.cwd())
@@ -37,13 +38,13 @@ def at_work(root: Path, repository: Path) -> list[str]:
     return found
 
 
-def _ours(words: list[str]) -> bool:
+def _ours(words: list[str], waiting: Container[str]) -> bool:
     """Say whether a command line is DVC's or a stage's."""
     names = [Path(word).name for word in words[:2]]
     if "dvc" in names:
         return True
     modules = [after for before, after in pairwise(words) if before == "-m"]
-    return any(module in MODULES for module in modules)
+    return any(module in MODULES and module not in waiting for module in modules)
 
 
 def _brief(words: list[str]) -> str:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCK = "retraining.lock"
+WAITING = ("stages.retrain", "stages.rollback")
+"""Whoever else retrains or rolls back leaves, or waits, until we let the lock go: they are not at work."""
 Say = Callable[[str], None]
 
 
@@ -148,7 +150,7 @@ class _Attempt:
     def _in_use(self) -> bool:
         """Repair what a crash left, and leave a study alone that somebody else works on."""
         with guarded(find_repository(self.root)) as undisturbed:
-            made = examine(self.root, undisturbed)
+            made = examine(self.root, undisturbed, WAITING)
             if made.busy:
                 self.say(f"at work: {', '.join(made.busy)}; nothing done")
                 return True

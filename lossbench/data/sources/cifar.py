@@ -7,6 +7,7 @@ batches of the publisher and held against those batches' SHA-1.
 import io
 import json
 import pickle
+import pickletools
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -180,6 +181,14 @@ class _ArraysOnly(pickle.Unpickler):
         return allowed[name]
 
 
+def _refuse_bombs(content: bytes) -> None:
+    """Refuse what takes memory by its mere announcement: buffers, and far places in the memo."""
+    for opcode, argument, _ in pickletools.genops(content):
+        announces = opcode.name in ("BYTEARRAY8", "NEXT_BUFFER")
+        if announces or ("PUT" in opcode.name and int(argument or 0) > len(content)):
+            raise pickle.UnpicklingError(f"it holds the opcode {opcode.name}, which no such batch does")
+
+
 def unpickled(content: bytes, name: str) -> bytes:
     """Turn a Python batch into the binary batch it was made from.
 
@@ -188,6 +197,7 @@ def unpickled(content: bytes, name: str) -> bytes:
 
     """
     try:
+        _refuse_bombs(content)
         found = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
         labels = np.array(found[b"labels"], np.uint8)[:, None]
         return np.hstack([labels, found[b"data"]]).astype(np.uint8).tobytes()
