@@ -81,20 +81,20 @@ def killed_tracker(study: Study, chance: random.Random) -> int:
 
 def server_gone(study: Study, chance: random.Random) -> int:
     """Kill the MLflow server at a random moment of training, with the live shipper at work; it comes back."""
-    store = f"sqlite:///{study.folder / 'mlflow.db'}"
-    port = free_port(0)
-    uri = f"http://127.0.0.1:{port}"
-    live = None
-    with mlflow_server(store, study.folder.with_suffix(".server"), port):
-        process = study.start("dvc", "repro", MLFLOW_TRACKING_URI=uri)
+    store, log = f"sqlite:///{study.folder / 'mlflow.db'}", study.folder.with_suffix(".server")
+    with mlflow_server(store, log, free_port(0)) as uri:
+        study.environment["MLFLOW_TRACKING_URI"] = uri
+        process = study.start("dvc", "repro")
         deadline = time.monotonic() + 2 * study.repro_seconds
         while not list(study.folder.glob(".lossbench/journal/*/*/*.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        live = study.start(*TRACK, "--live", MLFLOW_TRACKING_URI=uri)
+        live = study.start(*TRACK, "--live")
         time.sleep(chance.uniform(2.0, 10.0))
     process.wait(timeout=600)
-    study.run(*TRACK, "--lenient", MLFLOW_TRACKING_URI=uri)  # says that nobody answers
+    study.run(*TRACK, "--lenient")  # says that nobody answers
     end_group(live)
+    again = study.companions.enter_context(mlflow_server(store, log, free_port(0)))
+    study.environment["MLFLOW_TRACKING_URI"] = again
     return 0
 
 

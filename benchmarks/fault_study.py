@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,28 @@ def params() -> dict[str, Any]:
 
 @dataclass
 class Study:
-    """A copy of the study in some state, and what runs in it."""
+    """A copy of the study in some state, and what runs in it.
+
+    Attributes:
+        said: what each command printed.
+        environment: what every command of this copy finds in it.
+        companions: what runs beside it (a server) until the trial is over.
+
+    """
 
     folder: Path
     repro_seconds: float = 0.0
     retrain_seconds: float = 0.0
     said: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    companions: ExitStack = field(default_factory=ExitStack)
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a command in a group of its own; its output goes to a file beside the study."""
         with self.folder.with_suffix(".log").open("ab") as log:
+            found = _environment(**self.environment | environment)
             return subprocess.Popen(
-                command, cwd=self.folder, env=_environment(**environment), stdin=subprocess.DEVNULL,
+                command, cwd=self.folder, env=found, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
 

@@ -52,6 +52,8 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
         recovered = time.perf_counter()
         codes.append(-1)
         study.said.append(f"hung: {hung}")
+    finally:
+        study.companions.close()
     if kind.judge is not None:
         found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
     else:

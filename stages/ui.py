@@ -28,7 +28,7 @@ def main(port: int) -> None:
         _print_pages(params, root, shown(uri))
         return
     try:
-        with mlflow_server(uri, places.home(root) / "ui.log", port) as base:
+        with mlflow_server(uri, places.home(root) / "ui.log", port, root / "mlartifacts") as base:
             _print_pages(params, root, base)
             print("\nCtrl-C ends it.", flush=True)
             signal.pause()

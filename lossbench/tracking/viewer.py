@@ -33,10 +33,16 @@ def free_port(wanted: int) -> int:
 
 
 @contextmanager
-def mlflow_server(uri: str, log: Path, port: int = 5000) -> Iterator[str]:
+def mlflow_server(uri: str, log: Path, port: int = 5000, artifacts: Path | None = None) -> Iterator[str]:
     """Serve a store while the block runs; yields the address.
 
     Only this machine can reach it. The job runner for generative-AI features stays out.
+
+    Args:
+        uri: of the store.
+        log: file for what the server says.
+        port: wanted; the next free one is taken.
+        artifacts: folder for what clients upload; ``mlartifacts`` beside the log if not given.
 
     Raises:
         GateError: it does not come up; the message names its log.
@@ -47,6 +53,8 @@ def mlflow_server(uri: str, log: Path, port: int = 5000) -> Iterator[str]:
     environment |= {**SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    # Else the server would put them wherever it was started.
+    command += ["--artifacts-destination", str(artifacts or log.parent / "mlartifacts")]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         server = subprocess.Popen(
