@@ -11,8 +11,8 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.params import Compute, Network, Recipe, Retraining
 from lossbench.params import Dataset as DatasetParams
-from lossbench.retraining.gate import decide
-from lossbench.retraining.scoring import Contender, paired_difference, score
+from lossbench.retraining.gate import decide, judge
+from lossbench.retraining.scoring import Contender, Scored, paired_difference, score
 from lossbench.tasks import task_class
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
@@ -119,6 +119,37 @@ def test_a_regression_in_one_class_keeps_the_gate_shut(
     assert wide.promote, wide.reason
     assert not strict.promote
     assert f"class '{data.info.classes[found]}' loses" in strict.reason
+
+
+@pytest.mark.parametrize(
+    ("samples", "missed", "promoted"),
+    [
+        (35, 2, True),  # 5.7 points, standard error 3.9: noise
+        (35, 8, False),  # 22.9 points, standard error 7.1
+        (350, 20, True),  # 5.7 points, standard error 1.2: beyond the limit by less than that
+        (350, 28, False),  # 8 points, standard error 1.5
+        (5, 3, False),  # few samples, but more than half of them
+        (1, 1, False),
+    ],
+)
+def test_chance_alone_shuts_no_class_s_gate(data: Dataset, samples: int, missed: int, promoted: bool) -> None:
+    """The champion always finds class 0 and half of the others; the challenger finds all but some of class 0."""
+    task = task_class("classification")(data.info)
+    targets = np.concatenate([np.zeros(samples, np.int64), np.repeat(np.arange(1, 10), 400)])
+    held, asked = targets.copy(), targets.copy()
+    held[samples::2] = 1 + held[samples::2] % 9  # another of the others
+    asked[:missed] = 1
+
+    def scored(said: np.ndarray) -> Scored:
+        digests = np.eye(10, dtype=np.float32)[said]
+        return Scored(digests, True, task.score(digests, targets))
+
+    rules = Retraining(max_class_drop=0.05)
+    decision = judge(
+        {"test": scored(held)}, {"test": scored(asked)}, {"test": targets}, task, "accuracy", rules
+    )
+    assert decision.promote is promoted, decision.reason
+    assert promoted or "class '0' loses" in decision.reason
 
 
 def test_a_slice_that_gets_worse_keeps_the_gate_shut(

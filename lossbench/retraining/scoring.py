@@ -1,7 +1,7 @@
 """Champion and challenger on the same samples, example by example."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,35 @@ def paired_difference(
     low, high = np.nanquantile(gains, [level / 2, 1 - level / 2])
     first, second = champion.scores.metrics[metric], challenger.scores.metrics[metric]
     return Difference(first, second, sign * (second - first), float(low), float(high), len(targets))
+
+
+def drop_errors(
+    champion: Scored, challenger: Scored, task: Task, targets: Array, score_of: Callable[[Scores], Array]
+) -> Array:
+    """Bootstrap standard errors of what the challenger loses, over examples.
+
+    Args:
+        champion: scored on the split, or on a part of it.
+        challenger: scored on the same examples.
+        task: whose scores these are.
+        targets: (N, ...) of these examples.
+        score_of: what is looked at, from scores to (k,).
+
+    Returns:
+        (k,), 0 where no resample knows a value.
+
+    """
+    random = np.random.Generator(np.random.PCG64(SEED))
+    drops = []
+    for _ in range(RESCORINGS):
+        rows = random.integers(len(targets), size=len(targets))
+        first, second = (
+            score_of(task.score(one.digests[rows], targets[rows])) for one in (champion, challenger)
+        )
+        drops.append(first - second)
+    found = np.ma.masked_invalid(np.stack(drops)).std(axis=0)
+    errors: Array = np.ma.filled(found, 0.0)
+    return errors
 
 
 def _from_sums(
