@@ -100,18 +100,14 @@ def loader(problem: Problem, name: str, shuffle: bool) -> Any:
     images = np.ascontiguousarray(np.moveaxis(np.array(split.inputs), 1, -1))
     kind = CIFAR10 if images.shape[-1] == 3 else MNIST
 
-    class Images(kind):  # type: ignore[misc, valid-type]  # one of two
-        def __init__(self) -> None:
-            self.transform = transforms.Compose(
-                [transforms.ToTensor(), transforms.Normalize(info.mean, info.std)]
-            )
-            self.target_transform = None
-            labels = np.array(split.targets)
-            grey = kind is MNIST  # which holds tensors, the other arrays and a list
-            self.data = torch.from_numpy(images.squeeze(-1)) if grey else images
-            self.targets = torch.from_numpy(labels) if grey else labels.tolist()
-
-    return DataLoader(Images(), batch_size=BATCH if shuffle else 1000, shuffle=shuffle)
+    dataset: Any = kind.__new__(kind)  # its __init__ would read the files again
+    dataset.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(info.mean, info.std)])
+    dataset.target_transform = None
+    labels = np.array(split.targets)
+    grey = kind is MNIST  # which holds tensors, the other arrays and a list
+    dataset.data = torch.from_numpy(images.squeeze(-1)) if grey else images
+    dataset.targets = torch.from_numpy(labels) if grey else labels.tolist()
+    return DataLoader(dataset, batch_size=BATCH if shuffle else 1000, shuffle=shuffle)
 
 
 def tutorial(problem: Problem, way: Way) -> tuple[float, Row]:

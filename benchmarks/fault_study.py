@@ -68,7 +68,7 @@ class Study:
     """A copy of the study in some state, and what runs in it.
 
     Attributes:
-        said: what each command printed.
+        said: what each command printed, the study's folder written as STUDY.
         environment: what every command of this copy finds in it.
         companions: what runs beside it (a server) until the trial is over.
 
@@ -100,7 +100,7 @@ class Study:
         finally:
             end(process)
         text = log.read_bytes()[before:].decode(errors="replace")
-        self.said.append(text)
+        self.said.append(text.replace(str(self.folder), "STUDY"))
         return code
 
     def copy(self, folder: Path) -> "Study":

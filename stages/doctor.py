@@ -7,12 +7,8 @@ that does not answer or an error stood in the way; 2 this is no study.
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lossbench.errors import GateError, UserError, exit_code, printable
-
-if TYPE_CHECKING:
-    from lossbench.doctor import Finding
 
 
 def main(check: bool) -> None:
@@ -25,13 +21,15 @@ def main(check: bool) -> None:
     root = Path.cwd()
     if not (root / "params.yaml").is_file():
         raise UserError(f"{root / 'params.yaml'}: no such file; run from a study's folder")
-    from lossbench.doctor import examine, find_repository, guarded
+    from lossbench.doctor import examine, find_repository, guarded, repair_all
 
     with guarded(find_repository(root)) as undisturbed:
         made = examine(root, undisturbed)
-        failed = sum(not treat(one, check) for one in made.findings)
+        failed = 0 if check else repair_all(made.findings, say)
+    for one in made.findings if check else ():
+        say(one.what)
     for sentence in made.unseen:
-        print(printable(f"not looked at: {sentence}"))
+        say(f"not looked at: {sentence}")
     if made.busy:
         raise GateError(
             f"at work: {', '.join(made.busy)}; what it may hold was left alone: run again when it has ended"
@@ -46,16 +44,9 @@ def main(check: bool) -> None:
         print("nothing to repair")
 
 
-def treat(one: "Finding", check: bool) -> bool:
-    """Repair a thing (or not) and say so; False if it cannot be repaired."""
-    try:
-        if not check:
-            one.repair()
-    except OSError as error:
-        print(printable(f"{one.what}; cannot be repaired: {error.strerror or error}"))
-        return False
-    print(printable(one.what if check else f"{one.what}; {one.cure}"))
-    return True
+def say(sentence: str) -> None:
+    """Print a line, whatever a file is called."""
+    print(printable(sentence))
 
 
 if __name__ == "__main__":

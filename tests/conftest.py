@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from server_cases import Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,24 @@ def _no_address_left_behind() -> Iterator[None]:
     before = os.environ.get("MLFLOW_TRACKING_URI")
     yield
     assert os.environ.get("MLFLOW_TRACKING_URI") == before
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """Servers of scripted answers that end with the test; nobody waits between two tries."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made: list[Server] = []
+
+    class Kept(Server):
+        def __init__(self, *answers: bytes | int) -> None:
+            super().__init__(*answers)
+            made.append(self)
+
+    yield Kept
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()
 
 
 def tiny_params() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
-from test_data_obtaining import GOOD, ONE, Server, left_in, serve  # noqa: F401 (a fixture)
+from server_cases import GOOD, ONE, Server, left_in
 
 from lossbench.data.sources.obtaining import UnavailableError, download
 
@@ -137,7 +137,7 @@ def test_what_may_not_be_read_is_named(what: str, tmp_path: Path) -> None:
 
 
 def test_a_network_that_goes_in_the_middle_of_a_file_leaves_nothing_behind(
-    serve: type[Server],  # noqa: F811 (the fixture)
+    serve: type[Server],
     tmp_path: Path,
 ) -> None:
     dropping = serve(GOOD[:700])

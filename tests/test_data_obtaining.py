@@ -4,16 +4,13 @@ import io
 import os
 import stat
 import tarfile
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from server_cases import GOOD, ONE, Server, left_in
 
 from lossbench.data.sources import obtaining
 from lossbench.data.sources.obtaining import (
-    Published,
     UnavailableError,
     checksum,
     download,
@@ -23,57 +20,6 @@ from lossbench.data.sources.obtaining import (
     unpack,
 )
 from lossbench.errors import UserError
-
-GOOD = b"the official bytes" * 100
-ONE = Published("file.gz", checksum(GOOD))
-
-
-class Server:
-    """Serves scripted answers, one a request; the last is repeated."""
-
-    def __init__(self, *answers: bytes | int) -> None:
-        self.requests = 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                answer = answers[min(outer.requests, len(answers) - 1)]
-                outer.requests += 1
-                if isinstance(answer, int):
-                    self.send_error(answer)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(GOOD)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made: list[Server] = []
-
-    class Kept(Server):
-        def __init__(self, *answers: bytes | int) -> None:
-            super().__init__(*answers)
-            made.append(self)
-
-    yield Kept
-    for one in made:
-        one.server.shutdown()
-        one.server.server_close()
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
 
 
 def test_a_download_lands_whole_and_is_kept(serve: type[Server], tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_params
+from dvc_cases import BIN, environment
+from retraining_cases import add_images, growing_study, params, records
 from ruamel.yaml import YAML
-from test_reproducibility import BIN, checkout, environment
-from test_retraining_run import add_images, params, records
 
 from lossbench.errors import UserError
 from lossbench.scheduling import cron, systemd
@@ -167,11 +167,7 @@ def waited(condition: "object", seconds: float) -> bool:
 def test_a_real_cron_retrains_when_images_were_added_and_does_nothing_otherwise(
     tmp_path: Path, own_crontab: None
 ) -> None:
-    study = tmp_path / "study"
-    study.mkdir()
-    checkout(study)
-    write_params(study, params())
-    add_images(study / "images", 0, 30)
+    study = growing_study(tmp_path / "study")
     code = (
         "import sys\nfrom pathlib import Path\nfrom lossbench.scheduling import cron\n"
         "from lossbench.scheduling.job import Job\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_reproducibility import checkout, dvc, environment, repro
+from dvc_cases import checkout, dvc, environment, repro
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,49 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, tiny_params, write_params
+from conftest import write_params
+from dvc_cases import BIN, checkout, dvc, environment, lock, python, repro
 from ruamel.yaml import YAML
 
 from benchmarks.fault_kinds import CLOCK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-BIN = Path(sys.executable).parent
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a shell in which the virtual environment is active; the copy's own code is imported."""
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DO_NOT_TRACK": "true", **more}
-
-
-def dvc(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(BIN / "dvc"), *arguments],
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def repro(folder: Path, *arguments: str, **more: str) -> list[str]:
-    """Run dvc repro; return the stages that ran."""
-    run = dvc(folder, "repro", *arguments, **more)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
-
-
-def checkout(folder: Path, source: Path = ROOT) -> Path:
-    """A checkout of the code in ``source`` with the tiny params, as a DVC repository."""
-    for name in ("lossbench", "stages"):
-        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
-        shutil.copy(source / name, folder / name)
-    write_params(folder, tiny_params())
-    assert dvc(folder, "init", "--no-scm", "-q").returncode == 0
-    assert dvc(folder, "config", "core.analytics", "false").returncode == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -150,29 +114,16 @@ def test_metrics_and_plots_are_dvcs(study: Path) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_arms_side_by_side_give_the_same_lock(number: int, done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
-    run = subprocess.run(
-        [sys.executable, "-m", "stages.repro", "--jobs", "2"],
-        cwd=folder, env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    run = python(folder, "stages.repro", "--jobs", "2")
     assert run.returncode == 0, run.stdout + run.stderr
-    yaml = YAML(typ="safe")
-    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+    assert lock(folder) == lock(done)
 
 
 def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
     command = [sys.executable, "-m", "stages.repro"]
-    both = [
-        subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, cwd=folder, env=environment(), **streams) for _ in range(2)]
     said = [one.communicate(timeout=600)[0] for one in both]
     assert sorted(one.returncode for one in both) in ([0, 0], [0, 1]), said
     assert not any("Traceback" in text for text in said)
@@ -183,8 +134,7 @@ def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
             )
             assert "lock" in text
     repro(folder)
-    yaml = YAML(typ="safe")
-    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+    assert lock(folder) == lock(done)
 
 
 def test_a_clock_that_jumps_back_changes_nothing(done: Path, tmp_path: Path) -> None:
@@ -192,15 +142,11 @@ def test_a_clock_that_jumps_back_changes_nothing(done: Path, tmp_path: Path) -> 
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(CLOCK)
     back = {"PYTHONPATH": str(tmp_path / "site"), "LOSSBENCH_CLOCK_BACK_AT": str(time.time() + 15)}
-    command = [sys.executable, "-m", "stages.repro"]
-    ran = subprocess.run(
-        command, cwd=folder, env=environment(**back), capture_output=True, text=True, check=False
-    )
+    ran = python(folder, "stages.repro", **back)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     assert repro(folder) == []
-    yaml = YAML(typ="safe")
-    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+    assert lock(folder) == lock(done)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         assert store.execute("SELECT count(*) FROM runs WHERE status != 'FINISHED'").fetchone() == (0,)
 
@@ -210,13 +156,10 @@ def test_make_repro_mends_a_lock_file_cut_off_and_a_torn_rwlock(study: Path) -> 
     (study / "dvc.lock").write_bytes(whole[: len(whole) // 2])
     (study / ".dvc/tmp").mkdir(exist_ok=True)
     (study / ".dvc/tmp/rwlock").write_text("{")
-    ran = subprocess.run(
-        [sys.executable, "-m", "stages.repro"], cwd=study, env=environment(), capture_output=True, text=True, check=False
-    )  # fmt: skip
+    ran = python(study, "stages.repro")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "repaired: " in ran.stderr
-    yaml = YAML(typ="safe")
-    assert yaml.load((study / "dvc.lock").read_text()) == yaml.load(whole.decode())
+    assert lock(study) == YAML(typ="safe").load(whole.decode())
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -250,11 +193,7 @@ def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive, f"left running: {[child.cmdline() for child in alive]}"
         # DVC writes dvc.lock and its rwlock in place: a kill in that moment leaves half of one.
-        mended = subprocess.run(
-            [sys.executable, "-m", "stages.doctor"], cwd=folder, env=environment(), capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
+        mended = python(folder, "stages.doctor")
         assert mended.returncode == 0, mended.stdout + mended.stderr
     repro(folder)
-    yaml = YAML(typ="safe")
-    assert yaml.load((folder / "dvc.lock").read_text()) == yaml.load((done / "dvc.lock").read_text())
+    assert lock(folder) == lock(done)

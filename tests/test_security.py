@@ -6,9 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, write_params
-from test_reproducibility import checkout
-from test_retraining_run import add_images, params, records, retrain
+from conftest import ROOT
+from retraining_cases import growing_study, records, retrain
 
 from lossbench.tracking.server import shown
 from lossbench.tracking.viewer import mlflow_server
@@ -36,11 +35,7 @@ def holding(folder: Path, words: list[str]) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_that_a_retraining_writes_or_prints_holds_a_secret_of_the_environment(tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    study.mkdir()
-    checkout(study)
-    write_params(study, params())
-    add_images(study / "images", 0, 30)
+    study = growing_study(tmp_path / "study")
     words = [*SECRETS.values(), IN_ADDRESS]
     address = f"http://somebody:{IN_ADDRESS}@127.0.0.1:9/"
     away = retrain(study, MLFLOW_TRACKING_URI=address, **SECRETS)

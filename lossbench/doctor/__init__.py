@@ -4,7 +4,7 @@ Call :func:`examine` under :func:`guarded`; each finding says what was found and
 """
 
 from lossbench.doctor.examine import Examination, examine, examine_files
-from lossbench.doctor.finding import Finding
+from lossbench.doctor.finding import Finding, repair_all
 from lossbench.doctor.repository import find_repository, guarded
 
-__all__ = ["Examination", "Finding", "examine", "examine_files", "find_repository", "guarded"]
+__all__ = ["Examination", "Finding", "examine", "examine_files", "find_repository", "guarded", "repair_all"]

@@ -1,7 +1,7 @@
 """One thing that a crash left behind."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,20 @@ class Finding:
     what: str
     cure: str
     repair: Callable[[], None]
+
+
+def repair_all(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
+    """Repair one after the other and say so, a sentence each; count those that could not be repaired."""
+    failed = 0
+    for one in findings:
+        try:
+            one.repair()
+        except OSError as error:
+            say(f"{one.what}; cannot be repaired: {error.strerror or error}")
+            failed += 1
+        else:
+            say(f"repaired: {one.what}; {one.cure}")
+    return failed
 
 
 def remove(path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from lossbench.data.dataset import Dataset
 from lossbench.params import Retraining
 from lossbench.retraining.scoring import Contender, Difference, Scored, drop_errors, paired_difference, score
-from lossbench.tasks.base import Task
+from lossbench.tasks.base import Scores, Task
 
 Array = npt.NDArray[Any]
 Slices = Mapping[str, Mapping[str, Array]]
@@ -193,33 +194,59 @@ def _worse_somewhere(
     A class of 35 samples that loses 2 of them has lost 5.7 points, which says nothing; where samples are few
     or the loss is large, one standard error still shuts the gate.
     """
-    first, second = held["test"], asked["test"]
-    for measure, new in second.scores.per_class.items():
-        drops = np.nan_to_num(first.scores.per_class[measure] - new)
-        if not (drops > rules.max_class_drop).any():
-            continue
-        errors = drop_errors(first, second, task, targets["test"], lambda one, of=measure: one.per_class[of])  # type: ignore[misc]  # a lambda's default
-        worst = int(np.argmax(drops - errors))
-        if drops[worst] - errors[worst] > rules.max_class_drop:
-            return (
-                f"class '{task.info.classes[worst]}' loses {drops[worst]:.4f} {measure} on the test split "
-                f"(standard error {errors[worst]:.4f}); allowed: {rules.max_class_drop:g}"
-            )
-    sign = 1 if task.direction(metric).higher_is_better else -1
+    allowed = rules.max_class_drop
+    refusal = _worse_class(held["test"], asked["test"], targets["test"], task, allowed)
     for split, parts in slices.items():
         for name, rows in parts.items():
+            if refusal:
+                return refusal
             part = targets[split][rows]
             before, after = (
                 replace(one, digests=one.digests[rows], scores=task.score(one.digests[rows], part))
                 for one in (held[split], asked[split])
             )
-            lost = sign * (before.scores.metrics[metric] - after.scores.metrics[metric])
-            if not lost > rules.max_class_drop:
-                continue
-            (error,) = drop_errors(before, after, task, part, lambda one: np.array([one.metrics[metric]]))
-            if lost - error > rules.max_class_drop:
-                return (
-                    f"slice '{name}' loses {lost:.4f} {metric} on the {split} split "
-                    f"(standard error {error:.4f}); allowed: {rules.max_class_drop:g}"
-                )
+            refusal = _worse_slice(f"slice '{name}'", split, before, after, part, task, metric, allowed)
+    return refusal
+
+
+def _worse_class(held: Scored, asked: Scored, targets: Array, task: Task, allowed: float) -> str | None:
+    for measure, new in asked.scores.per_class.items():
+        drops = np.nan_to_num(held.scores.per_class[measure] - new)
+        if not (drops > allowed).any():
+            continue
+        errors = drop_errors(held, asked, task, targets, partial(_per_class, measure))
+        worst = int(np.argmax(drops - errors))
+        if drops[worst] - errors[worst] > allowed:
+            return _loses(
+                f"class '{task.info.classes[worst]}'", drops[worst], measure, "test", errors[worst], allowed
+            )
     return None
+
+
+def _per_class(measure: str, scores: Scores) -> Array:
+    return scores.per_class[measure]
+
+
+def _worse_slice(
+    what: str,
+    split: str,
+    held: Scored,
+    asked: Scored,
+    targets: Array,
+    task: Task,
+    metric: str,
+    allowed: float,
+) -> str | None:
+    sign = 1 if task.direction(metric).higher_is_better else -1
+    drop = sign * (held.scores.metrics[metric] - asked.scores.metrics[metric])
+    if not drop > allowed:
+        return None
+    (error,) = drop_errors(held, asked, task, targets, lambda one: np.array([one.metrics[metric]]))
+    return _loses(what, drop, metric, split, error, allowed) if drop - error > allowed else None
+
+
+def _loses(what: str, drop: float, measure: str, split: str, error: float, allowed: float) -> str:
+    return (
+        f"{what} loses {drop:.4f} {measure} on the {split} split "
+        f"(standard error {error:.4f}); allowed: {allowed:g}"
+    )

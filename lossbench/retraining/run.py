@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossbench.data.dataset import Dataset
-from lossbench.doctor import examine, find_repository, guarded
+from lossbench.doctor import examine, find_repository, guarded, repair_all
 from lossbench.errors import GateError, UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.params import Params
@@ -154,9 +154,8 @@ class _Attempt:
             if made.busy:
                 self.say(f"at work: {', '.join(made.busy)}; nothing done")
                 return True
-            for one in made.findings:
-                one.repair()
-                self.say(f"repaired: {one.what}; {one.cure}")
+            if failed := repair_all(made.findings, self.say):
+                raise GateError(f"{failed} of {len(made.findings)} things a crash left could not be repaired")
         return False
 
     def _anything_new(self) -> bool:

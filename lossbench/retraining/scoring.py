@@ -128,10 +128,10 @@ def paired_difference(
     sign = 1 if task.direction(metric).higher_is_better else -1
     random = np.random.Generator(np.random.PCG64(SEED))
     if metric in champion.scores.statistics and metric in challenger.scores.statistics:
-        gains = sign * _from_sums(champion, challenger, task, metric, random)
+        gains = _from_sums(champion, challenger, task, metric, random)
     else:
-        gains = sign * _rescored(champion, challenger, task, metric, targets, random)
-    low, high = np.nanquantile(gains, [level / 2, 1 - level / 2])
+        gains = _rescored(champion, challenger, task, targets, lambda one: np.array(one.metrics[metric]))
+    low, high = np.nanquantile(sign * gains, [level / 2, 1 - level / 2])
     first, second = champion.scores.metrics[metric], challenger.scores.metrics[metric]
     return Difference(first, second, sign * (second - first), float(low), float(high), len(targets))
 
@@ -152,16 +152,8 @@ def drop_errors(
         (k,), 0 where no resample knows a value.
 
     """
-    random = np.random.Generator(np.random.PCG64(SEED))
-    drops = []
-    for _ in range(RESCORINGS):
-        rows = random.integers(len(targets), size=len(targets))
-        first, second = (
-            score_of(task.score(one.digests[rows], targets[rows])) for one in (champion, challenger)
-        )
-        drops.append(first - second)
-    found = np.ma.masked_invalid(np.stack(drops)).std(axis=0)
-    errors: Array = np.ma.filled(found, 0.0)
+    gains = np.ma.masked_invalid(_rescored(champion, challenger, task, targets, score_of))
+    errors: Array = np.ma.filled(gains.std(axis=0), 0.0)
     return errors
 
 
@@ -177,13 +169,15 @@ def _from_sums(
 
 
 def _rescored(
-    champion: Scored, challenger: Scored, task: Task, metric: str, targets: Array, random: np.random.Generator
+    champion: Scored, challenger: Scored, task: Task, targets: Array, score_of: Callable[[Scores], Array]
 ) -> Array:
+    """(RESCORINGS, ...) of what the challenger gains, each resample of examples scored anew."""
+    random = np.random.Generator(np.random.PCG64(SEED))
     gains = []
     for _ in range(RESCORINGS):
         rows = random.integers(len(targets), size=len(targets))
         first, second = (
-            task.score(one.digests[rows], targets[rows]).metrics[metric] for one in (champion, challenger)
+            score_of(task.score(one.digests[rows], targets[rows])) for one in (champion, challenger)
         )
         gains.append(second - first)
-    return np.array(gains)
+    return np.stack(gains)
