@@ -135,8 +135,8 @@ def live(folder: Path, times: int) -> Row:
         time.sleep(0.2)  # it looks at the journals every two seconds
     shipper = sum(one.cpu for one in found)
     training = sum(seconds for when, seconds in replicates(folder) if when not in before)
-    start = sum(one.imports for one in found)
-    return {"wall": wall, "training": training, "shipper": shipper, "shipper_start": min(start, shipper)}
+    start = sum(one.imports_cpu for one in found)
+    return {"wall": wall, "training": training, "shipper": shipper, "shipper_start": start}
 
 
 def _shippers(folder: Path) -> list[Process]:

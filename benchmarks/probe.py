@@ -1,7 +1,7 @@
 """Sees every Python process of a command from within, for benchmarks.overhead.
 
 `site_folder` writes a `sitecustomize` module to be put on PYTHONPATH: each process then appends one line when
-it ends: what it ran, when it was born and ended, its processor time, and the seconds its imports took.
+it ends: what it ran, when it was born and ended, its processor time, and what its imports took of both.
 """
 
 import json
@@ -15,7 +15,7 @@ LOG = "LOSSBENCH_PROBE"
 CODE = """
 import atexit, builtins, importlib, json, os, sys, threading, time
 
-_main, _state = threading.main_thread(), {"depth": 0, "seconds": 0.0}
+_main, _state = threading.main_thread(), {"depth": 0, "seconds": 0.0, "cpu": 0.0}
 
 
 def _timed(call):
@@ -23,12 +23,13 @@ def _timed(call):
         if threading.current_thread() is not _main or _state["depth"]:
             return call(*arguments, **options)
         _state["depth"] = 1
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         try:
             return call(*arguments, **options)
         finally:
             _state["depth"] = 0
             _state["seconds"] += time.perf_counter() - began
+            _state["cpu"] += time.process_time() - spent
 
     return wrapped
 
@@ -43,10 +44,9 @@ def _born():
 def _write(born=_born(), pid=os.getpid()):
     if os.getpid() != pid:
         return
-    used = os.times()
     line = {
         "argv": sys.orig_argv[1:], "born": born, "ended": time.time(), "imports": _state["seconds"],
-        "cpu": used.user + used.system, "cwd": os.getcwd(),
+        "cpu": time.process_time(), "imports_cpu": _state["cpu"], "cwd": os.getcwd(),
     }
     file = os.open(os.environ["LOSSBENCH_PROBE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, (json.dumps(line) + "\\n").encode())
@@ -62,13 +62,24 @@ if "LOSSBENCH_PROBE" in os.environ:
 
 @dataclass(frozen=True)
 class Process:
-    """One process: its arguments, when it lived (seconds since the epoch), what it spent."""
+    """One process: its arguments, when it lived (seconds since the epoch), what it spent.
+
+    Attributes:
+        argv: without the interpreter.
+        born: seconds since the epoch.
+        ended: likewise.
+        imports: seconds of import statements, by the clock.
+        cpu: processor seconds.
+        imports_cpu: processor seconds of import statements.
+
+    """
 
     argv: tuple[str, ...]
     born: float
     ended: float
     imports: float
     cpu: float
+    imports_cpu: float
 
     @property
     def wall(self) -> float:
@@ -94,6 +105,6 @@ def read(folder: Path) -> list[Process]:
     """Read what the processes wrote, in the order of their births."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    keys = ("born", "ended", "imports", "cpu")
+    keys = ("born", "ended", "imports", "cpu", "imports_cpu")
     made = [Process(tuple(one["argv"]), *(float(one[key]) for key in keys)) for one in found]
     return sorted(made, key=lambda one: one.born)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
-from lossbench.lifetime import die_with_parent
+from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import load_params
 
 
@@ -23,4 +23,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
+    collect_rarely()
     sys.exit(exit_code(main))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError, exit_code, nearest
-from lossbench.lifetime import die_with_parent
+from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
 
 
@@ -32,4 +32,5 @@ def run_stage(
         main(params, name)
 
     die_with_parent()  # a killed dvc leaves nothing that still writes
+    collect_rarely()
     sys.exit(exit_code(stage))

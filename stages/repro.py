@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lossbench.errors import GateError, UserError, exit_code, printable
-from lossbench.lifetime import die_with_parent
+from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
 
 
@@ -48,13 +48,14 @@ def main(study: Path, jobs: int, device: str | None) -> None:
 
 def mend() -> None:
     """Repair what a killed run left in DVC's way, unless somebody is at work here: then DVC decides."""
-    from lossbench.doctor import examine_files, find_repository, guarded
+    from lossbench.doctor import examine_files, find_repository, guarded, repair_all
 
     root = Path.cwd()
     with guarded(find_repository(root)) as undisturbed:
-        for one in examine_files(root, undisturbed).findings:
-            one.repair()
-            print(printable(f"repaired: {one.what}; {one.cure}"), file=sys.stderr)
+        found = examine_files(root, undisturbed).findings
+        failed = repair_all(found, lambda sentence: print(printable(sentence), file=sys.stderr))
+    if failed:
+        raise GateError(f"{failed} of {len(found)} things that a killed run left could not be repaired")
 
 
 def set_device(device: str) -> None:
@@ -161,6 +162,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminated)
+    collect_rarely()
     try:
         sys.exit(exit_code(lambda: main(chosen.study, chosen.jobs, chosen.device)))
     except KeyboardInterrupt:

@@ -119,9 +119,9 @@ def test_time_not_spent_training_is_overhead():
 
 def test_training_is_told_from_overhead_by_when_its_replicates_were_kept():
     stages = [
-        probe.Process(("-m", "stages.tune", "a"), born=0, ended=10, imports=2, cpu=8),
-        probe.Process(("-m", "stages.train", "a"), born=20, ended=40, imports=3, cpu=30),
-        probe.Process(("-m", "stages.train", "b"), born=40, ended=50, imports=3, cpu=10),
+        probe.Process(("-m", "stages.tune", "a"), born=0, ended=10, imports=2, cpu=8, imports_cpu=2),
+        probe.Process(("-m", "stages.train", "a"), born=20, ended=40, imports=3, cpu=30, imports_cpu=3),
+        probe.Process(("-m", "stages.train", "b"), born=40, ended=50, imports=3, cpu=10, imports_cpu=3),
     ]
     trained = [(9.0, 4.0), (30.0, 10.0), (39.0, 14.0), (49.0, 2.0)]
     tune, train = overhead.by_stage(stages, trained, cores=2)

@@ -14,7 +14,7 @@ from training_cases import digest, labels_dataset, masks_dataset, setting
 from lossbench.errors import UserError
 from lossbench.training import Member, portions
 from lossbench.training.loop import train_replicate
-from lossbench.training.portions import Mapped, Resident, memory_budget
+from lossbench.training.portions import Mapped, Resident, joined, memory_budget
 
 CASES = [
     {"augmentation": {"shift": 1, "flip": True, "noise": 0.1}},
@@ -40,7 +40,11 @@ def test_the_bits_are_those_of_data_in_memory(data, recipe, way, monkeypatch):
         monkeypatch.setattr(portions, "ENCODED_AHEAD", 0)
     made = setting(data, **recipe)
     source = made.train.source
-    assert isinstance(source, Mapped) if way == "mapped" else (not source.encoded)
+    assert (
+        isinstance(source, Mapped)
+        if way == "mapped"
+        else (not source.inputs_encoded and not source.labels_encoded)
+    )
     assert digest(train_replicate(made, Member(0))) == expected
 
 
@@ -154,3 +158,11 @@ def test_thirty_gigabytes_train_in_less_than_two_of_memory(tmp_path):
     steps, most = map(int, ended.stdout.split())
     assert steps == 40
     assert most < 2048
+
+
+def test_parts_are_joined_as_they_come_and_must_be_as_many_as_was_said():
+    parts = [torch.arange(6).reshape(3, 2), torch.arange(6, 10).reshape(2, 2)]
+    assert torch.equal(joined(iter(parts), 5), torch.arange(10).reshape(5, 2))
+    for wrong in (4, 6):
+        with pytest.raises((ValueError, RuntimeError)):
+            joined(iter(parts), wrong)

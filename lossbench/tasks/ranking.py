@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +23,8 @@ def auroc(scores: Array, positive: Array) -> float:
     zeros = len(positive) - ones
     if not ones or not zeros:
         return float("nan")
+    from scipy.stats import rankdata  # half a second that no process which only trains should pay
+
     ranks = rankdata(scores)
     return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,13 +15,12 @@ from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
-from lossbench.training.portions import channels_last, parts
+from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Plan, changed
 from lossbench.training.setting import Member, Setting
 
-EVALUATION_BATCH = 512
 Emit = Callable[[tuple[int, dict[str, float]]], None]
 
 
@@ -120,15 +119,18 @@ class _Run:
     def _validate(self) -> tuple[dict[str, float], bool]:
         """Scores of the validation samples, and whether all their outputs were finite."""
         self.model.eval()
-        task, finite = self.setting.task, True
-        digests = []
-        for batch in self.plan.validation.batches(parts(len(self.plan.validation), EVALUATION_BATCH)):
-            with precision(self.setting.compute):
-                outputs = self.model(batch.inputs).float()
-            finite = finite and bool(torch.isfinite(outputs).all())
-            digests.append(task.digest(outputs, batch.targets, batch.inputs))
-            self._stop_if_asked()
-        return task.validate(torch.cat(digests), self.plan.validation.targets()), finite
+        task, portion, finite = self.setting.task, self.plan.validation, True
+
+        def digests() -> Iterator[Tensor]:
+            nonlocal finite
+            for batch in portion.batches(parts(len(portion), EVALUATION_BATCH)):
+                with precision(self.setting.compute):
+                    outputs = self.model(batch.inputs).float()
+                finite = finite and bool(torch.isfinite(outputs).all())
+                yield task.digest(outputs, batch.targets, batch.inputs)
+                self._stop_if_asked()
+
+        return task.validate(joined(digests(), len(portion)), portion.targets()), finite
 
     def _save_or_stop(self) -> None:
         if self.checkpoint is not None and self.checkpoint.due:

@@ -26,13 +26,12 @@ from lossbench.training.dropout import draw_masks, find_sites, take_masks
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu, precision
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
-from lossbench.training.portions import Batch, Portion, parts
+from lossbench.training.portions import EVALUATION_BATCH, Batch, Portion, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Epoch, Plan, changed
 from lossbench.training.setting import Member, Setting
 
-EVALUATION_BATCH = 512
 Emit = Callable[[int, tuple[int, dict[str, float]]], None]
 
 
@@ -258,7 +257,6 @@ class _Population:
         task, members = self.setting.task, range(len(self.members))
         finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
         digests: list[list[Tensor]] = [[] for _ in members]
-        targets: list[list[Tensor]] = [[] for _ in members]
         for index in parts(len(plan.validation), EVALUATION_BATCH):
             if shared:
                 own = [plan.validation.take(index)] * len(self.members)
@@ -269,8 +267,7 @@ class _Population:
             finite &= torch.isfinite(outputs).flatten(1).all(1)
             for i in members:
                 digests[i].append(task.digest(outputs[i], own[i].targets, own[i].inputs))
-                targets[i].append(own[i].targets)
-        scores = [task.validate(torch.cat(digests[i]), torch.cat(targets[i])) for i in members]
+        scores = [task.validate(torch.cat(digests[i]), self.plans[i].validation.targets()) for i in members]
         return list(zip(scores, finite.tolist(), strict=True))
 
     def _try(self, batch: Batch) -> None:

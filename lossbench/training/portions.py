@@ -4,7 +4,7 @@ Whichever way they come, a batch has the same bits and the same memory layout.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,9 @@ Maps = Callable[[Tensor], Tensor]
 """From encoded targets (N, ...) to what an auxiliary loss needs to know of them."""
 
 ENCODED_AHEAD = 64 * 2**20
-"""Bytes of encoded inputs up to which a split is encoded once, not batch by batch."""
+"""Bytes of encoded inputs, or targets, up to which a split is encoded once, not batch by batch."""
+EVALUATION_BATCH = 512
+"""Samples scored at once."""
 AHEAD = 2
 """Batches that are read while one is trained on."""
 MiB = 2**20
@@ -52,13 +54,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Resident:
-    """All samples on the device; inputs encoded already, or as stored."""
+    """All samples on the device; inputs and targets each encoded already, or as stored."""
 
     task: Task
     inputs: Tensor
-    encoded: bool
     labels: Tensor
     auxiliary: Tensor | None
+    inputs_encoded: bool
+    labels_encoded: bool
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -67,13 +70,18 @@ class Resident:
         """Index the tensors."""
         index = index.to(self.inputs.device, non_blocking=True)
         inputs = self.inputs[index]
-        inputs = inputs if self.encoded else self.task.encode_inputs(inputs)
+        inputs = inputs if self.inputs_encoded else self.task.encode_inputs(inputs)
         maps = None if self.auxiliary is None else self.auxiliary[index]
-        return Batch(channels_last(inputs), self.labels[index], maps)
+        return Batch(channels_last(inputs), self.targets(index), maps)
 
     def targets(self, index: Tensor) -> Tensor:
         """Index the targets."""
-        return self.labels[index.to(self.labels.device)]
+        labels = self.labels[index.to(self.labels.device)]
+        return labels if self.labels_encoded else self.task.encode_targets(labels)
+
+    def all_targets(self) -> Tensor:
+        """Fetch all encoded targets, without a copy where they are at hand."""
+        return self.labels if self.labels_encoded else self.task.encode_targets(self.labels)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Portion:
     def targets(self) -> Tensor:
         """Fetch all encoded targets."""
         if self.rows is None and isinstance(self.source, Resident):
-            return self.source.labels  # no copy: masks of a split can take gigabytes
+            return self.source.all_targets()
         return self.source.targets(self.numbers(torch.arange(len(self))))
 
     def among(self, rows: Tensor) -> "Portion":
@@ -171,24 +179,43 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
         splits: one or more, pooled in this order.
         device: where batches are wanted.
         maps: an auxiliary loss's own.
-        budget: bytes that inputs as stored and targets as encoded may take.
+        budget: bytes that samples as stored, and auxiliary maps, may take.
 
     """
-    first = task.encode_inputs(_tensor([split.inputs[:1] for split in splits], device)[:1])
     count = sum(map(len, splits))
-    stored = sum(split.inputs.nbytes for split in splits)
-    labels = task.encode_targets(_tensor([split.targets[:1] for split in splits], device)[:1])
-    needed = stored + count * labels.nbytes
+    first = task.encode_inputs(_tensor([split.inputs[:1] for split in splits], device)[:1])
+    label = task.encode_targets(_tensor([split.targets[:1] for split in splits], device)[:1])
+    needed = sum(split.inputs.nbytes + split.targets.nbytes for split in splits)
     if maps is not None:
-        needed += count * maps(labels.cpu()).nbytes
+        needed += count * maps(label.cpu()).nbytes
     if needed > budget:
         return Portion(Mapped(task, splits, device, maps))
     inputs = _tensor([split.inputs for split in splits], device)
-    ahead = count * first.nbytes <= ENCODED_AHEAD
-    inputs = channels_last(task.encode_inputs(inputs)) if ahead else inputs
-    targets = task.encode_targets(_tensor([split.targets for split in splits], device))
-    auxiliary = None if maps is None else maps(targets.cpu()).to(device)
-    return Portion(Resident(task, inputs, ahead, targets, auxiliary))
+    labels = _tensor([split.targets for split in splits], device)
+    auxiliary = None if maps is None else maps(task.encode_targets(labels).cpu()).to(device)
+    inputs_ahead = count * first.nbytes <= ENCODED_AHEAD
+    labels_ahead = count * label.nbytes <= ENCODED_AHEAD
+    if inputs_ahead:
+        inputs = channels_last(task.encode_inputs(inputs))
+    if labels_ahead:
+        labels = task.encode_targets(labels)
+    return Portion(Resident(task, inputs, labels, auxiliary, inputs_ahead, labels_ahead))
+
+
+def joined(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Concatenate (n, ...) to (``count``, ...) as they come.
+
+    Into memory taken at once: small tensors kept between the large ones of a forward pass would riddle the
+    heap, and a concatenation at the end needs room for both.
+    """
+    whole, start = None, 0
+    for part in parts:
+        whole = part.new_empty((count, *part.shape[1:])) if whole is None else whole
+        whole[start : start + len(part)] = part
+        start += len(part)
+    if whole is None or start != count:
+        raise ValueError(f"{start} samples; expected {count}")
+    return whole
 
 
 def parts(count: int, size: int) -> list[Tensor]:

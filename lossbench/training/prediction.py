@@ -14,9 +14,8 @@ from lossbench.models import build
 from lossbench.params import Compute, Network
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import deterministic
-from lossbench.training.portions import channels_last
+from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined
 
-BATCH = 512
 Array = npt.NDArray[Any]
 State = dict[str, Tensor]
 
@@ -50,20 +49,24 @@ class Predictor:
 
     def batches(self, inputs: Array) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield (rows, encoded inputs, outputs) batch by batch, on the device."""
-        for start in range(0, len(inputs), BATCH):
-            rows = slice(start, start + BATCH)
+        for start in range(0, len(inputs), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
             stored = torch.from_numpy(np.array(inputs[rows])).to(self.compute.device)
             encoded = self.task.encode_inputs(stored)
             yield rows, encoded, self.forward(encoded)
 
     def digests(self, split: Split) -> tuple[Array, bool]:
         """What scoring needs of a split, (N, ...), and whether all outputs were finite."""
-        kept, finite = [], True
-        for rows, encoded, outputs in self.batches(split.inputs):
-            stored = torch.from_numpy(np.array(split.targets[rows])).to(self.compute.device)
-            finite = finite and bool(torch.isfinite(outputs).all())
-            kept.append(self.task.digest(outputs, self.task.encode_targets(stored), encoded).cpu())
-        return torch.cat(kept).numpy(), finite
+        finite = True
+
+        def digests() -> Iterator[Tensor]:
+            nonlocal finite
+            for rows, encoded, outputs in self.batches(split.inputs):
+                stored = torch.from_numpy(np.array(split.targets[rows])).to(self.compute.device)
+                finite = finite and bool(torch.isfinite(outputs).all())
+                yield self.task.digest(outputs, self.task.encode_targets(stored), encoded).cpu()
+
+        return joined(digests(), len(split.inputs)).numpy(), finite
 
 
 @contextmanager
@@ -100,7 +103,7 @@ def predict(task: Task, network: Network, state: State, inputs: Array, compute: 
 
     """
     with predicting(task, network, state, inputs, compute) as predictor:
-        return torch.cat([outputs.cpu() for _, _, outputs in predictor.batches(inputs)])
+        return joined((outputs.cpu() for _, _, outputs in predictor.batches(inputs)), len(inputs))
 
 
 def without_weights(network: Network) -> Network:

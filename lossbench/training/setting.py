@@ -16,7 +16,7 @@ from lossbench.tasks.base import Task
 from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
 
-CHECKED_AT_ONCE = 4096
+CHECKED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)

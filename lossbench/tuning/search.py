@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from lossbench.losses import REGISTRY
 from lossbench.params import Range, Tuning
@@ -57,6 +56,8 @@ def trial_points(tuning: Tuning, loss: Mapping[str, Any]) -> list[dict[str, Any]
     if len(columns) == 1:  # along one axis an even grid beats random points, and includes both ends
         unit = np.linspace(0, 1, tuning.trials)[:, None] if tuning.trials > 1 else np.array([[0.5]])
     else:
+        from scipy.stats import qmc  # half a second, for searches of several axes alone
+
         unit = qmc.Halton(len(columns), rng=np.random.default_rng(SEED)).random(tuning.trials)
     points = []
     for row in unit:
