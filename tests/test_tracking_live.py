@@ -1,5 +1,6 @@
 """The live shipper: shows running arms while they train, and never gets in their way."""
 
+import itertools
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,33 @@ def test_a_long_training_starts_one_shipper_that_ends_after_it(study, monkeypatc
     assert len(role(runs_of(study), "arm")) == 1
 
 
+def test_sending_rests_until_it_took_its_share_of_the_machine_and_ends_with_training(tmp_path, monkeypatch):
+    """The clock stands still but for sleeps; each sending takes two seconds of one of two processors."""
+    now, spent, sent, looks = [0.0], [0.0], [], itertools.count()
+    monkeypatch.setattr(live, "_processors", lambda: 2)
+    monkeypatch.setattr(live, "SHARE", 0.05)
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live.time, "process_time", lambda: spent[0])
+    monkeypatch.setattr(live.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    attempt = types.SimpleNamespace(status=None)
+    shipper = Shipper(write_study(tmp_path), tmp_path)
+
+    def read():
+        attempt.status = "FINISHED" if next(looks) == 45 else None
+
+    def ship():
+        sent.append(now[0])
+        spent[0] += 2.0
+        return True
+
+    attempt.read = read
+    shipper._attempts.append(attempt)
+    monkeypatch.setattr(shipper, "_find", lambda: None)
+    monkeypatch.setattr(shipper, "ship", ship)
+    shipper.run()
+    assert sent == [0.0, 20.0, 40.0, 60.0, 80.0, 45 * live.POLL]
+
+
 @pytest.mark.slow
 def test_a_server_killed_and_restarted_at_random_ends_with_a_complete_record(
     tmp_path, empty_store, monkeypatch
@@ -211,6 +240,7 @@ def test_a_server_killed_and_restarted_at_random_ends_with_a_complete_record(
     """SIGKILL to the server a few times while arms train and the shipper ships; then one `make track`."""
     monkeypatch.setattr(live, "POLL", 0.05)
     monkeypatch.setattr(live, "RETRY", 0.2)
+    monkeypatch.setattr(live, "SHARE", 1.0)
     params = write_study(tmp_path, losses=("cross_entropy", "focal", "dice"), seeds=4)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     port, chance = free_port(0), random.Random(1)

@@ -39,6 +39,10 @@ POLL = 2.0
 """Seconds between two looks at the journals."""
 RETRY = 15.0
 """Seconds before a server that did not answer is tried again."""
+SHARE = 0.005
+"""Of the machine's processor time that sending may take: it rests after each time until that is true."""
+LONGEST = 30.0
+"""Seconds that it rests at most, so that the first time, which takes longest, is not the last for minutes."""
 
 
 @dataclass
@@ -165,15 +169,21 @@ class Shipper:
 
     def run(self) -> None:
         """Ship until no training is alive; what could not be sent then is left to ``stages.track``."""
+        due = time.monotonic()
         while True:
             self._find()
             for attempt in self._attempts:
                 attempt.read()
             over = all(attempt.status is not None for attempt in self._attempts)
-            reached = self.ship()
+            if over or time.monotonic() >= due:
+                before = time.process_time()
+                reached = self.ship()
+                spent = time.process_time() - before
+                rest = min(spent / (SHARE * _processors()), LONGEST)
+                due = time.monotonic() + (rest if reached else RETRY)
             if over:
                 return
-            time.sleep(POLL if reached else RETRY)
+            time.sleep(POLL)
 
     def ship(self) -> bool:
         """Send what is new; say whether the server answered."""
@@ -206,6 +216,10 @@ class Shipper:
             attempt = LiveAttempt(path, study_shown(self._params, self._root))
             if attempt.status is None and not attempt.owner.dead():
                 self._attempts.append(attempt)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _begun(path: Path) -> bool:
