@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from lossbench.errors import GateError, UserError, exit_code, printable
@@ -80,21 +82,25 @@ def side_by_side(params: Params, jobs: int) -> None:
     Processors are divided between the jobs; on GPUs each job gets one (``CUDA_VISIBLE_DEVICES``).
     """
     dvc("repro", *(f"validate@{name}" for name in params.datasets))
-    slots = _slots(params, jobs)
-    with ThreadPoolExecutor(len(slots)) as pool:
-        for stage in ("tune", "train"):
-            free = list(slots)
+    free, commands = _slots(params, jobs), Commands()
 
-            def one(arm: str, stage: str = stage, free: list[dict[str, str]] = free) -> int:
-                slot = free.pop()
-                try:
-                    return _call(["dvc", "--wait-for-lock", "repro", "-s", f"{stage}@{arm}"], slot)
-                finally:
-                    free.append(slot)
+    def one(arm: str) -> int:
+        slot = free.pop()
+        stages = [f"tune@{arm}", f"train@{arm}"]
+        try:
+            return commands.call(["dvc", "--wait-for-lock", "repro", "-s", *stages], slot)
+        finally:
+            free.append(slot)
 
-            failed = [arm for arm, code in zip(params.arms, pool.map(one, params.arms), strict=True) if code]
-            if failed:
-                raise GateError(f"stage {stage} failed for {', '.join(failed)}; its output stands above")
+    with ThreadPoolExecutor(len(free)) as pool:
+        try:
+            codes = list(pool.map(one, params.arms))
+        except BaseException:  # Ctrl-C or SIGTERM: the pool would wait for hours of training
+            commands.end()
+            raise
+    failed = [arm for arm, code in zip(params.arms, codes, strict=True) if code]
+    if failed:
+        raise GateError(f"stage tune or train failed for {', '.join(failed)}; its output stands above")
 
 
 def _slots(params: Params, jobs: int) -> list[dict[str, str]]:
@@ -114,7 +120,7 @@ def dvc(*arguments: str) -> None:
         GateError: if it fails; its own output says why.
 
     """
-    if _call(["dvc", *arguments], {}):
+    if Commands().call(["dvc", *arguments], {}):
         raise GateError(f"`dvc {' '.join(arguments)}` failed; its output stands above")
 
 
@@ -125,27 +131,55 @@ def run(command: Sequence[str]) -> None:
         GateError: if it fails.
 
     """
-    if _call(command, {}):
+    if Commands().call(command, {}):
         raise GateError(f"`{' '.join(command[1:])}` failed; its output stands above")
 
 
-def _call(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run a command in its own process group, ended with us: dvc leaves its stages running."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        process_group=0,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, and no lock that a thread could hold
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
+class Commands:
+    """Commands that run side by side and end together, each with its group: dvc leaves its stages running."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._over = False
+
+    def call(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Run a command, ended with us; its exit code. After :meth:`end` none is started any more."""
+        with self._lock:
+            if self._over:
+                return -signal.SIGTERM
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                process_group=0,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, and no lock that a thread could hold
+            )
+            self._running.add(process)
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        raise
+            return process.wait()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            self._running.discard(process)
+
+    def end(self) -> None:
+        """End what runs, by SIGTERM, and after ten seconds by SIGKILL."""
+        with self._lock:
+            self._over = True
+            running = list(self._running)
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, number)
 
 
 def _terminated(number: int, frame: object) -> None:

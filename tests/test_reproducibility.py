@@ -23,6 +23,13 @@ from benchmarks.fault_kinds import CLOCK
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return [found for found in psutil.Process(process.pid).children(recursive=True) if found.is_running()]
+    except psutil.NoSuchProcess:
+        return []
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study after its first dvc repro."""
@@ -119,6 +126,29 @@ def test_arms_side_by_side_give_the_same_lock(number: int, done: Path, tmp_path:
     assert lock(folder) == lock(done)
 
 
+def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: Path) -> None:
+    folder = checkout(tmp_path, done)
+    edit(folder, "experiments", "digits", "recipe", "epochs", value=100_000)
+    command = [sys.executable, "-m", "stages.repro", "--jobs", "2"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=log, stderr=log, process_group=0
+        )
+    deadline = time.monotonic() + 120
+    while (said := (tmp_path / "log").read_text()).count("train digits-") < 2:
+        assert process.poll() is None, said
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+    children = family(process)
+    assert len(children) >= 4
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 20  # seconds for the checkpoints, where hours were left to train
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive, f"left running: {[child.cmdline() for child in alive]}"
+
+
 def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
     command = [sys.executable, "-m", "stages.repro"]
@@ -160,13 +190,6 @@ def test_make_repro_mends_a_lock_file_cut_off_and_a_torn_rwlock(study: Path) -> 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "repaired: " in ran.stderr
     assert lock(study) == YAML(typ="safe").load(whole.decode())
-
-
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return [found for found in psutil.Process(process.pid).children(recursive=True) if found.is_running()]
-    except psutil.NoSuchProcess:
-        return []
 
 
 @pytest.mark.parametrize("who", ["dvc", "stage", "group"])
