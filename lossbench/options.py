@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from lossbench.errors import UserError, brief, nearest
 
@@ -36,6 +37,12 @@ def parse_options(model: type[OptionsT], options: Mapping[str, Any], key: str) -
         raise UserError(_sentence(error, model, key)) from None
 
 
+def telling(error: ValidationError) -> ErrorDetails:
+    """Choose the error that says most: a required key that was mistyped is both missing and unknown."""
+    found = error.errors(include_url=False)
+    return next((one for one in found if one["type"] != "missing"), found[0])
+
+
 def keyword_options(function: Callable[..., Any]) -> type[Options]:
     """Build the options model of a function from its keyword-only parameters."""
     fields: dict[str, Any] = {
@@ -47,7 +54,7 @@ def keyword_options(function: Callable[..., Any]) -> type[Options]:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel], key: str) -> str:
-    first = error.errors(include_url=False)[0]
+    first = telling(error)
     where = ".".join([key, *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
         allowed = nearest(str(first["loc"][0]), model.model_fields) if model.model_fields else "it takes none"

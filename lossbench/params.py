@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief, nearest
+from lossbench.options import telling
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -340,7 +341,7 @@ def parse_params(content: Mapping[str, Any], file: str = "params.yaml") -> Param
 
 
 def _sentence(error: ValidationError, file: str) -> str:
-    first = error.errors(include_url=False)[0]
+    first = telling(error)
     where = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join(where) or "(top level)"
     match first["type"]:

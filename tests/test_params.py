@@ -43,6 +43,8 @@ BAD: list[tuple[str, list[str], Any, list[str]]] = [
      ["experiments.digits.metric", "'accuracy'"]),
     ("an unknown optimizer", ["experiments", "digits", "recipe", "optimizer", "name"], "adm", ["adm", "adam"]),
     ("a missing key", ["experiments", "digits", "recipe"], {"epochs": 1}, ["recipe.batch_size", "missing"]),
+    ("a mistyped key that is required", ["experiments", "digits", "recipe"], {"epochz": 1, "batch_size": 8},
+     ["unknown key", "recipe.epochz", "'epochs'"]),
     ("a mistyped value", ["experiments", "digits", "recipe", "epochs"], "many", ["recipe.epochs", "many"]),
     ("shares that leave nothing", ["datasets", "digits", "splits"], {"test": 0.9}, ["datasets.digits.splits"]),
     ("a baseline that is no loss", ["comparison", "baseline"], "ce", ["comparison.baseline", "ce"]),
