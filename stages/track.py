@@ -2,12 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossbench.errors import GateError, exit_code
 from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
+
+if TYPE_CHECKING:
+    from lossbench.tracking.track import Charts, Drawn
 
 WIDTH = 640
 """Of a chart, in pixels."""
@@ -56,15 +59,16 @@ def _track(params: Params, root: Path) -> None:
     )
 
 
-def _charts(params: Params, root: Path) -> Callable[[str], dict[str, str]]:
-    """Draw the report's charts as SVG, which MLflow's artifact viewer shows."""
+def _charts(params: Params, root: Path) -> "Charts":
+    """Draw the report's charts as SVG, which MLflow's artifact viewer shows; its colours become the runs'."""
 
-    def draw(experiment: str) -> dict[str, str]:
+    def draw(experiment: str) -> "Drawn":
         import vl_convert
 
         from lossbench.reporting import charts
         from lossbench.reporting.inputs import read_study
         from lossbench.reporting.tables import curves, findings, leaderboard
+        from lossbench.tracking.track import Drawn
 
         study = read_study(params, root)
         one = study.evaluated[experiment]
@@ -75,7 +79,9 @@ def _charts(params: Params, root: Path) -> Callable[[str], dict[str, str]]:
         }
         if found:
             specs["differences.svg"] = charts.forest(one, found)
-        return {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}
+        drawn = {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}
+        colours = {arm: charts.PALETTE[i % len(charts.PALETTE)] for i, arm in enumerate(one.arms)}
+        return Drawn(drawn, colours)
 
     return draw
 

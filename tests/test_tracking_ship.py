@@ -21,7 +21,7 @@ from lossbench.tracking import server
 from lossbench.tracking.records import flatten
 from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
 from lossbench.tracking.ship import COMPLETE, CURRENT, OWNER
-from lossbench.tracking.track import track
+from lossbench.tracking.track import Drawn, track
 from tests.tracking_study import (
     EPOCHS,
     described,
@@ -441,7 +441,7 @@ def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_re
 
     def charts(experiment):
         drawn.append(experiment)
-        return {"scores.svg": f"<svg>{len(drawn)}</svg>"}
+        return Drawn({"scores.svg": f"<svg>{len(drawn)}</svg>"}, {"toy-focal": "#d55e00"})
 
     track(params, study, charts=charts)
     assert drawn == []  # no report yet
@@ -452,6 +452,8 @@ def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_re
     for parent in role(runs_of(study), "arm"):
         path = connect(study).download_artifacts(parent.info.run_id, "charts/scores.svg")
         assert Path(path).read_text() == "<svg>2</svg>"
+        coloured = parent.info.run_name == "toy-focal"
+        assert parent.data.tags.get("mlflow.runColor") == ("#d55e00" if coloured else None)
 
 
 def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):

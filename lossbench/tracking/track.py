@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +43,27 @@ class Tracked:
     missing: tuple[str, ...]
 
 
-Charts = Callable[[str], Mapping[str, str]]
-"""Experiment → file name → SVG."""
+COLOUR = "mlflow.runColor"
+"""MLflow's own tag; without it a run's colour follows from its id, and two may be alike."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An experiment as the report draws it: file name → SVG, and the colour of each of its arms."""
+
+    charts: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+
+Charts = Callable[[str], Drawn]
+"""From an experiment."""
 
 
 def track(
     params: Params,
     root: Path,
     say: Callable[[str], None] = lambda _: None,
-    charts: Charts = lambda _: {},
+    charts: Charts = lambda _: Drawn(),
 ) -> Tracked:
     """Record every trained arm in MLflow.
 
@@ -163,9 +175,11 @@ class _Pass:
         reported = self._reports.digest(outs.experiment)
         if reported is None or self._client.get_run(run_id).data.tags.get(CHARTS) == reported:
             return
-        for name, svg in self._charts(outs.experiment).items():
+        drawn = self._charts(outs.experiment)
+        for name, svg in drawn.charts.items():
             self._client.log_text(run_id, svg, f"charts/{name}")
-        shelf.tag(run_id, {CHARTS: reported})
+        colour = {COLOUR: drawn.colours[outs.arm]} if outs.arm in drawn.colours else {}
+        shelf.tag(run_id, {**colour, CHARTS: reported})
 
     def _mark_current(self, shelf: Shelf, kept: set[str]) -> None:
         """Tell the runs of the present outs from those of earlier ones."""
