@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -164,15 +165,16 @@ class Commands:
             self._running.discard(process)
 
     def end(self) -> None:
-        """End what runs, by SIGTERM, and after ten seconds by SIGKILL."""
+        """End what runs, by SIGTERM, and what still runs ten seconds later by SIGKILL."""
         with self._lock:
             self._over = True
             running = list(self._running)
         for process in running:
             _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + 10
         for process in running:
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(process, signal.SIGKILL)
 
@@ -182,8 +184,11 @@ def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _terminated(number: int, frame: object) -> None:
+def _asked_to_end(number: int, frame: object) -> None:
+    """Leave by an exception, once: a second signal would break off the ending of what runs."""
     del frame
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
@@ -195,9 +200,8 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="train stages side by side")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _asked_to_end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
+        signal.signal(signal.SIGINT, _asked_to_end)
     collect_rarely()
-    try:
-        sys.exit(exit_code(lambda: main(chosen.study, chosen.jobs, chosen.device)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(exit_code(lambda: main(chosen.study, chosen.jobs, chosen.device)))

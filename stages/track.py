@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.errors import GateError, exit_code
-from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -98,5 +97,4 @@ if __name__ == "__main__":
     parser.add_argument("--live", action="store_true", help="follow running trainings until they end")
     parser.add_argument("--lenient", action="store_true", help="a dead tracking server is just a warning")
     arguments = parser.parse_args()
-    collect_rarely()
     sys.exit(exit_code(live if arguments.live else lambda: main(arguments.lenient)))

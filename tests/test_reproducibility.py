@@ -142,7 +142,8 @@ def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: 
     children = family(process)
     assert len(children) >= 4
     began = time.monotonic()
-    process.terminate()
+    for _ in range(3):  # as `timeout` and make do, which both pass it on
+        process.terminate()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert time.monotonic() - began < 20  # seconds for the checkpoints, where hours were left to train
     _, alive = psutil.wait_procs(children, timeout=5)

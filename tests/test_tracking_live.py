@@ -22,7 +22,7 @@ from lossbench.tracking.live import LiveAttempt, Shipper
 from lossbench.tracking.names import open_shelf
 from lossbench.tracking.server import connect
 from lossbench.tracking.ship import SHIPPED
-from lossbench.tracking.track import track
+from lossbench.tracking.track import SHIPPER, track
 from lossbench.tracking.viewer import end_group, free_port, mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
 from tests.tracking_study import described, replicate, tell, train, write_outs, write_study
@@ -214,23 +214,29 @@ def test_sending_rests_until_it_took_its_share_of_the_machine_and_ends_with_trai
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(live.time, "process_time", lambda: spent[0])
     monkeypatch.setattr(live.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    attempt = types.SimpleNamespace(status=None)
+    monkeypatch.setattr(live, "LONGEST", 20.0)
+    attempt = types.SimpleNamespace(status=None, done=False)
+    early = types.SimpleNamespace(status=None, done=False, read=lambda: None)
     shipper = Shipper(write_study(tmp_path), tmp_path)
 
     def read():
-        attempt.status = "FINISHED" if next(looks) == 45 else None
+        look = next(looks)
+        attempt.status = "FINISHED" if look == 45 else None
+        early.status = "FINISHED" if look >= 12 else None
 
     def ship():
         sent.append(now[0])
         spent[0] += 2.0
+        early.done = early.status is not None
         return True
 
     attempt.read = read
-    shipper._attempts.append(attempt)
+    shipper._attempts += [attempt, early]
     monkeypatch.setattr(shipper, "_find", lambda: None)
     monkeypatch.setattr(shipper, "ship", ship)
     shipper.run()
-    assert sent == [0.0, 20.0, 40.0, 60.0, 80.0, 45 * live.POLL]
+    assert sent == [0.0, 20.0, 12 * live.POLL, 44.0, 64.0, 84.0, 45 * live.POLL]
+    assert live.POLL < SHIPPER / 2  # what ended is there before `stages.track` gives up waiting for it
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import stage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -454,6 +455,17 @@ def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_re
         assert Path(path).read_text() == "<svg>2</svg>"
         coloured = parent.info.run_name == "toy-focal"
         assert parent.data.tags.get("mlflow.runColor") == ("#d55e00" if coloured else None)
+
+
+def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study, tmp_path_factory):
+    ended = stage(study, "track")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert sorted(file.name for file in study.glob("mlflow.db*")) == ["mlflow.db"]
+    copy = tmp_path_factory.mktemp("copy") / "mlflow.db"
+    shutil.copy(study / "mlflow.db", copy)
+    with closing(sqlite3.connect(copy)) as store:
+        count = store.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()[0]
+    assert count == len(runs_of(study)) > 0
 
 
 def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):

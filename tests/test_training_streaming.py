@@ -48,6 +48,19 @@ def test_the_bits_are_those_of_data_in_memory(data, recipe, way, monkeypatch):
     assert digest(train_replicate(made, Member(0))) == expected
 
 
+def test_targets_that_are_large_once_encoded_are_validated_as_stored_and_shared_by_all_workers(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(portions, "ENCODED_AHEAD", 0)
+    data = masks_dataset(tmp_path)
+    resident = setting(data).validation
+    assert resident.truth().dtype == torch.uint8
+    assert resident.truth().data_ptr() == resident.source.labels.data_ptr()
+    assert resident.targets().dtype == torch.int64
+    monkeypatch.setenv("LOSSBENCH_MEMORY", "0")
+    assert torch.equal(setting(data).validation.truth(), resident.truth())
+
+
 def test_a_loss_with_maps_of_its_own_streams_alike(tmp_path, monkeypatch):
     loss = {"sum": {"cross_entropy": 1.0, "boundary": 0.1}}
     data = masks_dataset(tmp_path)

@@ -182,7 +182,16 @@ class Task(ABC):
 
     @abstractmethod
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
-        """Score a whole split cheaply during training; holds at least ``monitor``."""
+        """Score a whole split cheaply during training.
+
+        Args:
+            digests: (N, ...), on the device.
+            targets: encoded; or as stored, the same values in a narrower type, where that saves much memory.
+
+        Returns:
+            Metrics by name, ``monitor`` at least.
+
+        """
 
     @abstractmethod
     def score(self, digests: Array, targets: Array) -> Scores:

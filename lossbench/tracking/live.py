@@ -41,8 +41,8 @@ RETRY = 15.0
 """Seconds before a server that did not answer is tried again."""
 SHARE = 0.005
 """Of the machine's processor time that sending may take: it rests after each time until that is true."""
-LONGEST = 30.0
-"""Seconds that it rests at most, so that the first time, which takes longest, is not the last for minutes."""
+LONGEST = 15.0
+"""Seconds that it rests at most: the first time takes longest, and would be the last for minutes."""
 
 
 @dataclass
@@ -169,13 +169,14 @@ class Shipper:
 
     def run(self) -> None:
         """Ship until no training is alive; what could not be sent then is left to ``stages.track``."""
-        due = time.monotonic()
+        due, reached = time.monotonic(), True
         while True:
             self._find()
             for attempt in self._attempts:
                 attempt.read()
             over = all(attempt.status is not None for attempt in self._attempts)
-            if over or time.monotonic() >= due:
+            ended = any(attempt.status is not None and not attempt.done for attempt in self._attempts)
+            if over or (ended and reached) or time.monotonic() >= due:
                 before = time.process_time()
                 reached = self.ship()
                 spent = time.process_time() - before

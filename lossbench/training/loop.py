@@ -130,7 +130,7 @@ class _Run:
                 yield task.digest(outputs, batch.targets, batch.inputs)
                 self._stop_if_asked()
 
-        return task.validate(joined(digests(), len(portion)), portion.targets()), finite
+        return task.validate(joined(digests(), len(portion)), portion.truth()), finite
 
     def _save_or_stop(self) -> None:
         if self.checkpoint is not None and self.checkpoint.due:

@@ -267,7 +267,11 @@ class _Population:
             finite &= torch.isfinite(outputs).flatten(1).all(1)
             for i in members:
                 digests[i].append(task.digest(outputs[i], own[i].targets, own[i].inputs))
-        scores = [task.validate(torch.cat(digests[i]), self.plans[i].validation.targets()) for i in members]
+        truth = plan.validation.truth() if shared else None
+        scores = [
+            task.validate(torch.cat(digests[i]), self.plans[i].validation.truth() if truth is None else truth)
+            for i in members
+        ]
         return list(zip(scores, finite.tolist(), strict=True))
 
     def _try(self, batch: Batch) -> None:

@@ -51,6 +51,9 @@ class Source(Protocol):
     def targets(self, index: Tensor) -> Tensor:
         """Fetch encoded targets alone."""
 
+    def truth(self, index: Tensor | None) -> Tensor:
+        """Fetch targets, or all, for ``Task.validate``: encoded, or as stored where those would be large."""
+
 
 @dataclass(frozen=True)
 class Resident:
@@ -79,9 +82,9 @@ class Resident:
         labels = self.labels[index.to(self.labels.device)]
         return labels if self.labels_encoded else self.task.encode_targets(labels)
 
-    def all_targets(self) -> Tensor:
-        """Fetch all encoded targets, without a copy where they are at hand."""
-        return self.labels if self.labels_encoded else self.task.encode_targets(self.labels)
+    def truth(self, index: Tensor | None) -> Tensor:
+        """Return the targets as they lie; all of them without a copy, which forked workers share."""
+        return self.labels if index is None else self.labels[index.to(self.labels.device)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,16 @@ class Mapped:
 
     def targets(self, index: Tensor) -> Tensor:
         """Read and encode targets."""
-        return self.task.encode_targets(self._read([split.targets for split in self.splits], index))
+        return self.task.encode_targets(self._stored_targets(index))
+
+    def truth(self, index: Tensor | None) -> Tensor:
+        """Read targets; encode them where that takes little."""
+        stored = self._stored_targets(torch.arange(len(self)) if index is None else index)
+        encoded = self.task.encode_targets(stored[:1]).nbytes * len(stored)
+        return self.task.encode_targets(stored) if encoded <= ENCODED_AHEAD else stored
+
+    def _stored_targets(self, index: Tensor) -> Tensor:
+        return self._read([split.targets for split in self.splits], index)
 
     def _read(self, arrays: Sequence[npt.NDArray[Any]], index: Tensor) -> Tensor:
         wanted = index.numpy()
@@ -137,9 +149,11 @@ class Portion:
 
     def targets(self) -> Tensor:
         """Fetch all encoded targets."""
-        if self.rows is None and isinstance(self.source, Resident):
-            return self.source.all_targets()
         return self.source.targets(self.numbers(torch.arange(len(self))))
+
+    def truth(self) -> Tensor:
+        """Fetch all targets for ``Task.validate``: encoded, or as stored where those would be large."""
+        return self.source.truth(self.rows)
 
     def among(self, rows: Tensor) -> "Portion":
         """Keep some samples only."""
@@ -192,7 +206,11 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
         return Portion(Mapped(task, splits, device, maps))
     inputs = _tensor([split.inputs for split in splits], device)
     labels = _tensor([split.targets for split in splits], device)
-    auxiliary = None if maps is None else maps(task.encode_targets(labels).cpu()).to(device)
+    auxiliary = None
+    if maps is not None:
+        stored = (labels[start : start + EVALUATION_BATCH] for start in range(0, count, EVALUATION_BATCH))
+        pieces = (maps(task.encode_targets(part).cpu()).to(device) for part in stored)
+        auxiliary = joined(pieces, count)
     inputs_ahead = count * first.nbytes <= ENCODED_AHEAD
     labels_ahead = count * label.nbytes <= ENCODED_AHEAD
     if inputs_ahead:
