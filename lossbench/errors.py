@@ -70,7 +70,7 @@ def exit_code(main: Callable[[], None]) -> int:
     except GateError as error:
         print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
         return 1
-    except Exception as error:  # what is not the machine's fault is a bug of ours, and raised again
+    except Exception as error:  # Rust's libraries have types of their own; a bug is raised again
         said = _of_the_machine(error)
         if said is None:
             raise

@@ -7,6 +7,8 @@ import os
 import signal
 
 PR_SET_PDEATHSIG = 1
+LIBRARY = ctypes.CDLL(None, use_errno=True)
+"""Loaded before any fork: between fork and exec nothing may wait for a lock that another thread held."""
 ALLOCATIONS = 50_000
 """Between two looks for garbage; Python's own 700 means hundreds of them while torch is imported."""
 
@@ -14,7 +16,7 @@ ALLOCATIONS = 50_000
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Ask the kernel to end this process with its parent, so that a killed dvc leaves nothing running."""
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+    LIBRARY.prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended in between
         os.kill(os.getpid(), number)
 

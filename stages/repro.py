@@ -153,7 +153,7 @@ class Commands:
                 command,
                 env={**os.environ, **environment},
                 process_group=0,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, and no lock that a thread could hold
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # only system calls: no lock to wait for
             )
             self._running.add(process)
         try:
