@@ -109,14 +109,33 @@ def test_an_absolute_path_in_an_archive_lands_inside(tmp_path: Path) -> None:
     assert not outside.exists()
 
 
-def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "evil.tgz"
+def linked(file: Path, name: str, kind: bytes, target: str) -> Path:
+    """Make an archive of one link, and of a file and another link that would follow it outside."""
     with tarfile.open(file, "w:gz") as tar:
-        link = tarfile.TarInfo("package/link")
-        link.type, link.linkname = tarfile.SYMTYPE, "../../../etc"
-        tar.addfile(link)
-    with pytest.raises(UserError, match="refused"):
+        for one, its_kind, its_target in [
+            (name, kind, target), ("package/a", tarfile.REGTYPE, ""), (".", tarfile.SYMTYPE, "../out"),
+        ]:  # fmt: skip
+            info = tarfile.TarInfo(one)
+            info.type, info.linkname = its_kind, its_target
+            tar.addfile(info, io.BytesIO())
+    return file
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("package/link", "../../../etc"),
+        ("package/link", "package/a"),
+        ("", "."),  # the two that fuzzing found: they took the place of the folder that was to be made
+        ("", ""),
+    ],
+)
+def test_a_link_is_refused_wherever_it_leads(name: str, target: str, kind: bytes, tmp_path: Path) -> None:
+    file = linked(tmp_path / "evil.tgz", name, kind, target)
+    with pytest.raises(UserError, match=r"refused: .* is neither a file nor a folder"):
         unpack(file, tmp_path / "into")
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["evil.tgz", "into"]
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
@@ -142,6 +161,16 @@ def test_a_package_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cache/package/data/one").unlink()  # as a damaged file is
     npm_package("some@1.0", tmp_path / "cache", ["data/one"])
     assert (tmp_path / "cache/package/data/one").read_bytes() == b"1"
+
+
+def test_a_package_that_lacks_what_is_needed_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path / "ready.tgz", ("package/data/other", b"1"))
+    fake_npm(tmp_path / "bin", f"cp {tmp_path}/ready.tgz one.tgz", monkeypatch)
+    with pytest.raises(UnavailableError, match=r"some@1\.0 lacks one of data/one"):
+        npm_package("some@1.0", tmp_path / "cache", ["data/one"])
+    assert left_in(tmp_path / "cache") == []
 
 
 def test_a_failing_or_missing_npm_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

