@@ -1,12 +1,13 @@
 """What everything around training costs: `python -m benchmarks.overhead`.
 
 Runs the default `make repro` in a fresh copy of this checkout, with a probe in every Python process, and says
-by stage where the time went: training proper (the replicates' own seconds, divided by the processors that
-train them side by side), imports, DVC, MLflow, hashing, data and their validation. Then one arm is trained
-for longer with the live shipper beside it, for what MLflow costs while training runs: about two minutes, as
-long as an arm trains before it gets a shipper at all. What the shipper does once, but for its imports, counts
-as if it did it again in every two minutes: an upper bound. Prints a table and
-writes benchmarks/results/overhead.json. `--params FILE` takes another comparison than the default one.
+by program where the processors' time went: training proper (the workers of tune and train), imports, the
+rest, and how long processors had nothing to do. Around training is all but training proper: the clock's
+seconds less those for which training proper keeps all processors busy. Then one arm is trained for longer
+with the live shipper beside it, for what MLflow costs while training runs: about two minutes, as long as an
+arm trains before it gets a shipper at all. What the shipper does once, but for its imports, counts as if it
+did it again in every two minutes: an upper bound. Prints a table and writes
+benchmarks/results/overhead.json. `--params FILE` takes another comparison than the default one.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import commit, machine, write
-from benchmarks.probe import Process, read, site_folder
+from benchmarks.probe import Process, read, site_folder, workers_cpu
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 HOUR = 3600.0
-TRACKING = ("stages.track",)
+TRAINING = ("stages.tune", "stages.train")
 LIVE = """
 import sys
 from lossbench.params import load_params
@@ -80,39 +81,37 @@ def replicates(folder: Path) -> list[tuple[float, float]]:
     ]
 
 
-def by_stage(processes: Sequence[Process], trained: Sequence[tuple[float, float]], cores: int) -> list[Row]:
-    """Add up the processes of each stage; seconds of wall time, all but ``training`` being overhead."""
+def by_program(processes: Sequence[Process], trained: float) -> list[Row]:
+    """Add up the processor seconds of each program: a stage, DVC, the entry point.
+
+    Training proper is what the workers of tune and train took, or the replicates' own seconds ``trained``
+    where they are fewer: so that neither a worker's start nor its waiting for a processor counts as training.
+    """
+    workers = {one.pid: workers_cpu(one, processes) for one in processes}
+    of_workers = sum(workers[one.pid] for one in processes if one.module in TRAINING)
+    proper = min(1.0, trained / of_workers) if of_workers else 0.0
     rows: dict[str, Row] = {}
-    stages = [one for one in processes if one.module.startswith("stages.") and one.module != "stages.repro"]
-    for one in stages:
-        training = sum(seconds for kept, seconds in trained if one.born <= kept <= one.ended) / cores
-        row = rows.setdefault(
-            one.module, dict.fromkeys(("processes", "wall", "training", "imports", "rest"), 0)
-        )
+    for one in processes:
+        parts = ("processes", "seconds", "training", "imports", "rest")
+        row = rows.setdefault(one.module, dict.fromkeys(parts, 0))
+        seconds = one.cpu + workers[one.pid]
+        training = proper * workers[one.pid] if one.module in TRAINING else 0.0
         row["processes"] += 1
-        for key, seconds in (("wall", one.wall), ("training", training), ("imports", one.imports)):
-            row[key] += seconds
-        row["rest"] += one.wall - training - one.imports
+        row["seconds"] += seconds
+        row["training"] += training
+        row["imports"] += one.imports_cpu
+        row["rest"] += seconds - training - one.imports_cpu
     return [{"what": name, **row} for name, row in rows.items()]
 
 
-def around(processes: Sequence[Process], wall: float, stages: Sequence[Row]) -> list[Row]:
-    """Say what is left beside the stages: DVC, and the entry point with its check."""
-    within = sum(row["wall"] for row in stages if row["what"] not in (*TRACKING, "stages.summary"))
-    after = sum(row["wall"] for row in stages) - within
-    commands = [one for one in processes if one.module == "dvc"]
-    dvc = sum(one.wall for one in commands)
-    imports = sum(one.imports for one in commands)
-    other = wall - dvc - after
-    return [
-        {"what": "dvc", "processes": len(commands), "wall": dvc - within, "training": 0.0,
-         "imports": imports, "rest": dvc - within - imports},
-        {"what": "stages.repro itself", "processes": 1, "wall": other, "training": 0.0,
-         "imports": sum(one.imports for one in processes if one.module == "stages.repro"), "rest": 0.0},
-    ]  # fmt: skip
+def idle(rows: Sequence[Row], wall: float, cores: int) -> Row:
+    """Say how long processors had nothing to do."""
+    left = wall * cores - sum(row["seconds"] for row in rows)
+    nothing = {"processes": 0, "training": 0.0, "imports": 0.0}
+    return {"what": "idle processors", **nothing, "seconds": left, "rest": left}
 
 
-def hashing(folder: Path, stages: int) -> Row:
+def hashing(folder: Path, stages: int) -> float:
     """Seconds that our own hashing of code and data takes in the stages that open a store."""
     code = (
         "import json, time; from pathlib import Path; from lossbench.training.store import *\n"
@@ -124,7 +123,7 @@ def hashing(folder: Path, stages: int) -> Row:
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     of_code, of_data = json.loads(ended.stdout)
-    return {"what": "hashing of code and data, within tune and train", "wall": stages * (of_code + of_data)}
+    return float(stages * (of_code + of_data))
 
 
 def live(folder: Path, times: int) -> Row:
@@ -177,14 +176,14 @@ def conclude(wall: float, rows: Sequence[Row], cores: int, entry: float, count: 
 
     Args:
         wall: of the whole run.
-        rows: by stage.
+        rows: processor seconds by program.
         cores: that train side by side.
         entry: seconds of one entry in the journal.
         count: epochs journalled.
         shown: what :func:`live` found.
 
     """
-    training = sum(row["training"] for row in rows)
+    training = sum(row["training"] for row in rows) / cores
     fixed = wall - training
     rate = (shown["shipper"] - shown["shipper_start"]) / shown["training"]
     of_journal = entry * count / (training * cores)
@@ -217,17 +216,13 @@ def goals(found: Row) -> list[Row]:
     ]
 
 
-def show(rows: Sequence[Row], wall: float) -> None:
-    print(
-        f"\n{'what':<50}{'processes':>10}{'seconds':>9}{'share':>8}{'training':>10}{'imports':>9}{'rest':>8}"
-    )
+def show(rows: Sequence[Row], total: float) -> None:
+    heads = (("processes", 11), ("seconds", 9), ("share", 8), ("training", 10), ("imports", 9), ("rest", 8))
+    print("\nprocessor seconds" + " " * 33 + "".join(f"{head:>{width}}" for head, width in heads))
     for row in rows:
         print(
-            f"{row['what']:<50}{row.get('processes', ''):>10}{row['wall']:>9.2f}{row['wall'] / wall:>8.1%}"
-            + "".join(
-                f"{row[key]:>{width}.2f}" if key in row else " " * width
-                for key, width in (("training", 10), ("imports", 9), ("rest", 8))
-            )
+            f"{row['what']:<50}{row['processes']:>11}{row['seconds']:>9.2f}{row['seconds'] / total:>8.1%}"
+            + "".join(f"{row[key]:>{width}.2f}" for key, width in heads[3:])
         )
 
 
@@ -249,15 +244,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         environment = site_folder(folder / "probe")
         wall = run([sys.executable, "-m", "stages.repro"], folder, environment)
         processes = read(folder / "probe")
-        stages = by_stage(processes, replicates(folder), cores)
-        rows = [*stages, *around(processes, wall, stages)]
+        rows = by_program(processes, sum(seconds for _, seconds in replicates(folder)))
+        rows.append(idle(rows, wall, cores))
         count = epochs(folder)
-        opened = sum(row["processes"] for row in stages if row["what"] in ("stages.tune", "stages.train"))
-        within = [hashing(folder, opened)]
+        opened = sum(row["processes"] for row in rows if row["what"] in TRAINING)
+        within = hashing(folder, opened)
         found = conclude(wall, rows, cores, journal(folder), count, live(folder, given.longer))
-    sums = {key: sum(row[key] for row in rows) for key in ("processes", "training", "imports", "rest")}
-    rows.append({"what": "all", **sums, "wall": wall})
-    show([*rows, *within], wall)
+    keys = ("processes", "seconds", "training", "imports", "rest")
+    rows.append({"what": "all", **{key: sum(row[key] for row in rows) for key in keys}})
+    show(rows, wall * cores)
+    print(f"\n{wall:.1f} s by the clock; hashing of code and data, within tune and train: {within:.2f} s")
     checked = goals(found)
     print("\ngoals")
     for one in checked:
@@ -266,7 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {
         "machine": f"{machine('torch', 'dvc', 'mlflow', 'great-expectations')}; {cores} cores",
         "commit": commit(),
-        "rows": [rounded(row) for row in [*rows, *within]],
+        "rows": [rounded(row) for row in rows],
+        "hashing_seconds": round(within, 4),
         "shares": rounded(found),
         "goals": checked,
     }

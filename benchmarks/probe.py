@@ -1,19 +1,21 @@
 """Sees every Python process of a command from within, for benchmarks.overhead.
 
 `site_folder` writes a `sitecustomize` module to be put on PYTHONPATH: each process then appends one line when
-it ends: what it ran, when it was born and ended, its processor time, and what its imports took of both.
+it ends: what it ran, when it was born and ended, its processor time and its children's, and what its imports
+took.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LOG = "LOSSBENCH_PROBE"
 CODE = """
-import atexit, builtins, importlib, json, os, sys, threading, time
+import atexit, builtins, importlib, json, os, resource, sys, threading, time
 
 _main, _state = threading.main_thread(), {"depth": 0, "seconds": 0.0, "cpu": 0.0}
 
@@ -44,9 +46,11 @@ def _born():
 def _write(born=_born(), pid=os.getpid()):
     if os.getpid() != pid:
         return
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     line = {
         "argv": sys.orig_argv[1:], "born": born, "ended": time.time(), "imports": _state["seconds"],
         "cpu": time.process_time(), "imports_cpu": _state["cpu"], "cwd": os.getcwd(),
+        "children_cpu": children.ru_utime + children.ru_stime, "pid": pid, "parent": os.getppid(),
     }
     file = os.open(os.environ["LOSSBENCH_PROBE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, (json.dumps(line) + "\\n").encode())
@@ -71,6 +75,9 @@ class Process:
         imports: seconds of import statements, by the clock.
         cpu: processor seconds.
         imports_cpu: processor seconds of import statements.
+        children_cpu: processor seconds of all its descendants that have ended.
+        pid: its number.
+        parent: its parent's number.
 
     """
 
@@ -80,6 +87,9 @@ class Process:
     imports: float
     cpu: float
     imports_cpu: float
+    children_cpu: float = 0.0
+    pid: int = 0
+    parent: int = 0
 
     @property
     def wall(self) -> float:
@@ -105,6 +115,15 @@ def read(folder: Path) -> list[Process]:
     """Read what the processes wrote, in the order of their births."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    keys = ("born", "ended", "imports", "cpu", "imports_cpu")
-    made = [Process(tuple(one["argv"]), *(float(one[key]) for key in keys)) for one in found]
+    keys = ("born", "ended", "imports", "cpu", "imports_cpu", "children_cpu")
+    made = [
+        Process(tuple(one["argv"]), *(float(one[key]) for key in keys), one["pid"], one["parent"])
+        for one in found
+    ]
     return sorted(made, key=lambda one: one.born)
+
+
+def workers_cpu(one: Process, processes: Sequence[Process]) -> float:
+    """Processor seconds of a process's descendants that wrote no line of their own: its forked workers."""
+    wrote = sum(other.cpu + other.children_cpu for other in processes if other.parent == one.pid)
+    return max(0.0, one.children_cpu - wrote)

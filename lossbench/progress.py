@@ -1,17 +1,23 @@
 """Progress bars that also behave in a log file."""
 
+import os
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
+LINES = "LOSSBENCH_PROGRESS_LINES"
+"""Set where several processes show their progress on one terminal: each then writes lines."""
+
 
 def bar(total: int, label: str, delay: float = 0) -> "tqdm[Any]":
     """Make a bar; on a terminal it moves, in a log file it writes a line every 10 seconds at most.
 
+    With :data:`LINES` in the environment a terminal is treated as a log file.
+
     What ends within ``delay`` seconds shows none.
     """
-    moving = sys.stderr.isatty()
+    moving = sys.stderr.isatty() and LINES not in os.environ
     return tqdm(
         total=total,
         desc=label,

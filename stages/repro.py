@@ -1,32 +1,31 @@
 """Run the whole comparison: check, `dvc repro`, the record in MLflow, the result.
 
-`dvc repro` alone does the same work; this adds the repair of what a killed run left in DVC's way, arms side
-by side (--jobs), the device as a switch, one sentence for bad params, and the summary at the end.
+`dvc repro` alone does the same work, one stage after another; this adds arms side by side, the repair of what
+a killed run left, the device as a switch, one sentence for bad params, and the result at the end.
 """
 
 import argparse
 import os
 import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from lossbench.commands import Commands
 from lossbench.errors import GateError, UserError, exit_code, printable
-from lossbench.lifetime import collect_rarely, die_with_parent
-from lossbench.params import Params, load_params
+from lossbench.lifetime import collect_rarely
+from lossbench.lock import REPRO_LOCK, HeldError, only_one
+from lossbench.params import load_params
+from stages.common import home
 
 
-def main(study: Path, jobs: int, device: str | None) -> None:
+def main(study: Path, jobs: int | None, device: str | None) -> None:
     """Run a study.
 
     Args:
         study: its folder.
-        jobs: train stages side by side.
+        jobs: arms side by side; None for as many as keep the processors, or the GPUs, at work.
         device: written to ``compute.device`` of params.yaml, where given.
 
     """
@@ -41,12 +40,27 @@ def main(study: Path, jobs: int, device: str | None) -> None:
     check(params)
     if device is not None:
         set_device(device)
-    mend()
-    if jobs > 1:
-        side_by_side(params, jobs)
-    dvc("repro")
-    run([sys.executable, "-m", "stages.track", "--lenient"])
-    run([sys.executable, "-m", "stages.summary"])
+    from stages.side_by_side import side_by_side, upstream  # they import torch, as the check does
+
+    with _alone():
+        mend()
+        if jobs != 1:
+            if targets := upstream(params):
+                step("dvc", "repro", *targets)
+            side_by_side(params, jobs)
+        step("dvc", "repro")
+        step(sys.executable, "-m", "stages.track", "--lenient")
+        step(sys.executable, "-m", "stages.summary")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse to run beside another of its kind: each would stop at the stages that the other has begun."""
+    try:
+        with only_one(home() / REPRO_LOCK, "`make repro`"):
+            yield
+    except HeldError as held:
+        raise GateError(f"{held}; try again when it has ended") from None
 
 
 def mend() -> None:
@@ -77,111 +91,22 @@ def set_device(device: str) -> None:
         yaml.dump(content, stream)
 
 
-def side_by_side(params: Params, jobs: int) -> None:
-    """Tune and train arms in parallel: everything upstream first, then `dvc --wait-for-lock repro -s` each.
-
-    Processors are divided between the jobs; on GPUs each job gets one (``CUDA_VISIBLE_DEVICES``).
-    """
-    dvc("repro", *(f"validate@{name}" for name in params.datasets))
-    free, commands = _slots(params, jobs), Commands()
-
-    def one(arm: str) -> int:
-        slot = free.pop()
-        stages = [f"tune@{arm}", f"train@{arm}"]
-        try:
-            return commands.call(["dvc", "--wait-for-lock", "repro", "-s", *stages], slot)
-        finally:
-            free.append(slot)
-
-    with ThreadPoolExecutor(len(free)) as pool:
-        try:
-            codes = list(pool.map(one, params.arms))
-        except BaseException:  # Ctrl-C or SIGTERM: the pool would wait for hours of training
-            commands.end()
-            raise
-    failed = [arm for arm, code in zip(params.arms, codes, strict=True) if code]
-    if failed:
-        raise GateError(f"stage tune or train failed for {', '.join(failed)}; its output stands above")
-
-
-def _slots(params: Params, jobs: int) -> list[dict[str, str]]:
-    if params.compute.device == "cuda":
-        import torch
-
-        gpus = torch.cuda.device_count()
-        return [{"CUDA_VISIBLE_DEVICES": str(slot % gpus)} for slot in range(jobs)]
-    share = max(1, len(os.sched_getaffinity(0)) // jobs)
-    return [{"LOSSBENCH_WORKERS": str(share)} for _ in range(jobs)]
-
-
-def dvc(*arguments: str) -> None:
-    """Run a dvc command.
+def step(*command: str) -> None:
+    """Run one step of the whole.
 
     Raises:
         GateError: if it fails; its own output says why.
 
     """
-    if Commands().call(["dvc", *arguments], {}):
-        raise GateError(f"`dvc {' '.join(arguments)}` failed; its output stands above")
-
-
-def run(command: Sequence[str]) -> None:
-    """Run a step after dvc.
-
-    Raises:
-        GateError: if it fails.
-
-    """
     if Commands().call(command, {}):
-        raise GateError(f"`{' '.join(command[1:])}` failed; its output stands above")
+        shown = " ".join(command).removeprefix(f"{sys.executable} ")
+        raise GateError(f"`{shown}` failed; its output stands above")
 
 
-class Commands:
-    """Commands that run side by side and end together, each with its group: dvc leaves its stages running."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._over = False
-
-    def call(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run a command, ended with us; its exit code. After :meth:`end` none is started any more."""
-        with self._lock:
-            if self._over:
-                return -signal.SIGTERM
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **environment},
-                process_group=0,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # only system calls: no lock to wait for
-            )
-            self._running.add(process)
-        try:
-            return process.wait()
-        except BaseException:
-            self.end()
-            raise
-        finally:
-            self._running.discard(process)
-
-    def end(self) -> None:
-        """End what runs, by SIGTERM, and what still runs ten seconds later by SIGKILL."""
-        with self._lock:
-            self._over = True
-            running = list(self._running)
-        for process in running:
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        for process in running:
-            try:
-                process.wait(timeout=max(0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
-
-
-def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
-    with suppress(ProcessLookupError):  # it has just ended
-        os.killpg(process.pid, number)
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
+    return int(text)
 
 
 def _asked_to_end(number: int, frame: object) -> None:
@@ -197,7 +122,11 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
-    parser.add_argument("--jobs", type=int, default=1, help="train stages side by side")
+    parser.add_argument(
+        "--jobs",
+        type=_number,
+        help="arms side by side; 1 for one after another; default: what the machine has room for",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, _asked_to_end)

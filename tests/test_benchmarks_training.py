@@ -103,10 +103,27 @@ def test_the_probe_sees_a_process_its_imports_and_its_children(tmp_path):
     assert child.wall >= 0.2
     assert parent.born <= child.born <= child.ended <= parent.ended + 0.01
     assert 0 < parent.imports < parent.wall
+    assert child.parent == parent.pid
+    assert probe.workers_cpu(parent, [parent, child]) < 0.5 * child.cpu
+
+
+def test_the_probe_tells_forked_workers_from_programs(tmp_path):
+    environment = probe.site_folder(tmp_path / "probe")
+    code = (
+        "import os, subprocess, sys, time\n"
+        "spin = 'import time\\nwhile time.process_time() < .6: pass'\n"
+        "subprocess.run([sys.executable, '-c', spin])\n"
+        "if not os.fork():\n    began = time.process_time()\n    while time.process_time() < began + .3: pass\n"
+        "    os._exit(0)\n"
+        "os.wait()"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    found = probe.read(tmp_path / "probe")
+    assert probe.workers_cpu(found[0], found) == pytest.approx(0.3, abs=0.15)
 
 
 def test_time_not_spent_training_is_overhead():
-    stage = {"training": 40.0, "wall": 60.0}
+    stage = {"training": 80.0}
     shown = {"shipper": 5.0, "shipper_start": 2.0, "training": 1000.0}
     found = overhead.conclude(100.0, [stage], cores=2, entry=1e-4, count=800, shown=shown)
     assert found["share"] == pytest.approx(0.6)
@@ -117,16 +134,27 @@ def test_time_not_spent_training_is_overhead():
     assert [goal["met"] for goal in overhead.goals(found)] == [False, False, True, True]
 
 
-def test_training_is_told_from_overhead_by_when_its_replicates_were_kept():
-    stages = [
-        probe.Process(("-m", "stages.tune", "a"), born=0, ended=10, imports=2, cpu=8, imports_cpu=2),
-        probe.Process(("-m", "stages.train", "a"), born=20, ended=40, imports=3, cpu=30, imports_cpu=3),
-        probe.Process(("-m", "stages.train", "b"), born=40, ended=50, imports=3, cpu=10, imports_cpu=3),
+def process(module, pid, cpu, imports_cpu, children_cpu=0.0, parent=1):
+    return probe.Process(("-m", module), 0, 10, imports_cpu, cpu, imports_cpu, children_cpu, pid, parent)
+
+
+@pytest.mark.parametrize(("trained", "proper"), [(100.0, 1.0), (20.0, 0.5)])
+def test_training_proper_is_what_the_workers_took_or_the_replicates_where_that_is_less(trained, proper):
+    processes = [
+        process("stages.repro", 2, 1.0, 0.5, 60.0),
+        process("dvc", 3, 2.0, 1.0, 57.0, parent=2),
+        process("stages.tune", 4, 3.0, 2.0, 10.0, parent=3),
+        process("stages.train", 5, 3.0, 2.0, 30.0, parent=3),
+        process("stages.evaluate", 6, 4.0, 2.0, 5.0, parent=3),
     ]
-    trained = [(9.0, 4.0), (30.0, 10.0), (39.0, 14.0), (49.0, 2.0)]
-    tune, train = overhead.by_stage(stages, trained, cores=2)
-    assert (tune["what"], tune["training"], tune["rest"]) == ("stages.tune", 2.0, 6.0)
-    assert (train["processes"], train["wall"], train["training"], train["rest"]) == (2, 30, 13.0, 11.0)
+    rows = overhead.by_program(processes, trained)
+    found = {row["what"]: row for row in rows}
+    assert found["stages.tune"]["training"] == pytest.approx(10 * proper)
+    assert found["stages.train"]["training"] == pytest.approx(30 * proper)
+    assert found["stages.train"]["rest"] == pytest.approx(1 + 30 * (1 - proper))
+    assert (found["stages.evaluate"]["training"], found["stages.evaluate"]["rest"]) == (0, 7)
+    assert found["dvc"]["seconds"] == pytest.approx(2 + 57 - (3 + 10 + 3 + 30 + 4 + 5))
+    assert overhead.idle(rows, 40.0, cores=2)["seconds"] == pytest.approx(80 - 61)
 
 
 def test_one_pair_that_differs_in_its_bits_misses_the_goal_and_is_no_gpu_result():
@@ -157,8 +185,9 @@ def test_the_overhead_is_measured_stage_by_stage(tmp_path):
     assert {"stages.fetch", "stages.validate", "stages.train", "stages.track", "dvc"} <= set(rows)
     assert rows["stages.train"]["processes"] == 2
     assert rows["stages.train"]["training"] > 0
-    parts = [row["wall"] for name, row in rows.items() if name.startswith(("stages", "dvc"))]
-    assert sum(parts) == pytest.approx(rows["all"]["wall"], rel=0.02)
+    parts = [row["seconds"] for name, row in rows.items() if name != "all"]
+    assert sum(parts) == pytest.approx(found["shares"]["wall"] * len(os.sched_getaffinity(0)), rel=0.001)
+    assert rows["idle processors"]["seconds"] > 0
     assert found["shares"]["shipper_core_seconds_per_training_core_second"] > 0
 
 

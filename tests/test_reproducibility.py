@@ -118,12 +118,49 @@ def test_metrics_and_plots_are_dvcs(study: Path) -> None:
     assert plots.returncode == 0, plots.stderr
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_arms_side_by_side_give_the_same_lock(number: int, done: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [[], ["--jobs", "1"], ["--jobs", "2"], ["--jobs", "9"]])
+def test_arms_side_by_side_give_the_same_lock(how: list[str], done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
-    run = python(folder, "stages.repro", "--jobs", "2")
+    run = python(folder, "stages.repro", *how)
     assert run.returncode == 0, run.stdout + run.stderr
     assert lock(folder) == lock(done)
+    beforehand = "Stage 'evaluate@digits' didn't change, skipping" in run.stdout
+    assert beforehand == (how != ["--jobs", "1"]), "one after another, or all arms before the last dvc"
+
+
+def test_side_by_side_only_what_has_changed_runs(study: Path) -> None:
+    idle = python(study, "stages.repro")
+    assert idle.returncode == 0, idle.stdout + idle.stderr
+    assert "Running stage" not in idle.stdout
+    edit(study, "losses", "focal", "gamma", value=1.5)
+    run = python(study, "stages.repro")
+    assert run.returncode == 0, run.stdout + run.stderr
+    ran = [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
+    assert sorted(ran) == sorted(
+        ["check", "tune@digits-focal", "train@digits-focal", "tune@scenes-focal", "train@scenes-focal",
+         "evaluate@digits", "evaluate@scenes", "report"]
+    )  # fmt: skip
+
+
+def test_an_arm_that_fails_is_named_and_the_others_are_done(study: Path) -> None:
+    (study / "lossbench/losses/margin.py").open("a").write("# an edit\n")
+    code = study / "stages/train.py"
+    code.write_text(
+        code.read_text().replace("    chosen = ", '    assert "focal" not in arm, "planted"\n    chosen = ')
+    )
+    run = python(study, "stages.repro")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        "refused: a stage failed for digits-focal, scenes-focal; its output stands above"
+    )
+    assert "planted" in run.stderr
+    assert "Running stage 'evaluate" not in run.stdout
+
+
+def test_a_senseless_number_of_jobs_is_refused(study: Path) -> None:
+    run = python(study, "stages.repro", "--jobs", "0")
+    assert run.returncode == 2
+    assert "--jobs: '0'; allowed: a whole number from 1" in run.stderr
 
 
 def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: Path) -> None:
@@ -160,10 +197,9 @@ def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     assert not any("Traceback" in text for text in said)
     for one, text in zip(both, said, strict=True):
         if one.returncode:
-            assert text.splitlines()[-1].startswith("refused: `dvc repro` failed; its output stands above"), (
+            assert text.splitlines()[-1].startswith("refused: another `make repro` is at work: process "), (
                 text
             )
-            assert "lock" in text
     repro(folder)
     assert lock(folder) == lock(done)
 

@@ -188,19 +188,19 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 
     from conftest import ROOT
 
-    from lossbench.retraining.lock import HeldError, only_one
+    from lossbench.lock import HeldError, only_one
 
     lock = tmp_path / "retraining.lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom lossbench.retraining.lock import only_one\n"
-        f"with only_one(Path({str(lock)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom lossbench.lock import only_one\n"
+        f"with only_one(Path({str(lock)!r}), 'retraining'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(HeldError, match=f"process {holder.pid} on "), only_one(lock):
+    with pytest.raises(HeldError, match=f"process {holder.pid} on "), only_one(lock, "retraining"):
         pass
     holder.kill()
     holder.wait()
-    with only_one(lock):
+    with only_one(lock, "retraining"):
         pass

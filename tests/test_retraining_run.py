@@ -16,6 +16,8 @@ from dvc_cases import environment
 from PIL import Image
 from retraining_cases import NAME, add_images, aliases, growing_study, params, records, retrain, runs
 
+from lossbench.lock import REPRO_LOCK, only_one
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -31,6 +33,12 @@ def test_the_whole_life_of_a_champion(study: Path) -> None:
     assert aliases(study) == {"champion": "1"}
 
     before = runs(study)
+    beside = (
+        study / "studies/never-run"
+    )  # another study of the same checkout is no reason to retrain this one
+    beside.mkdir(parents=True)
+    (beside / "dvc.yaml").symlink_to("../../dvc.yaml")
+    write_params(beside, params() | {"root": "../.."})
     again = retrain(study)
     assert (again.returncode, again.stdout) == (0, "nothing new since the last retraining; nothing done\n")
     assert runs(study) == before
@@ -159,6 +167,14 @@ def test_a_second_call_leaves_at_once_and_says_who_is_at_work(study: Path) -> No
     third = retrain(study)
     assert third.returncode == 0, third.stdout + third.stderr
     assert aliases(study) == {"champion": "1"}
+
+
+def test_while_make_repro_is_at_work_a_retraining_leaves(study: Path) -> None:
+    with only_one(study / ".lossbench" / REPRO_LOCK, "`make repro`"):
+        ended = retrain(study)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"another `make repro` is at work: process {os.getpid()} on " in ended.stdout
+    assert not (study / "reports/retraining.csv").exists()
 
 
 def test_of_many_retrainings_at_once_one_promotes_and_the_others_leave(study: Path) -> None:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
 from lossbench.doctor import examine, find_repository, guarded, repair_all
 from lossbench.errors import GateError, UserError
 from lossbench.lifetime import die_with_parent
+from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import Params
 from lossbench.retraining import records
-from lossbench.retraining.changes import fingerprint, pending
+from lossbench.retraining.changes import fingerprint
 from lossbench.retraining.gate import Decision, Slices, decide
-from lossbench.retraining.lock import HeldError, only_one
 from lossbench.retraining.notify import notify
 from lossbench.retraining.promotion import (
     CHAMPION,
@@ -63,7 +64,7 @@ def retrain(params: Params, root: Path, say: Say = print) -> int:
     """
     experiment_of(params)
     try:
-        with only_one(places.home(root) / LOCK):
+        with only_one(places.home(root) / LOCK, "retraining"):
             return _Attempt(params, root, say).run()
     except HeldError as held:
         say(f"{held}; nothing done")
@@ -78,7 +79,7 @@ def rollback(params: Params, root: Path, say: Say = print) -> None:
 
     """
     try:
-        with only_one(places.home(root) / LOCK), _registry_errors():
+        with only_one(places.home(root) / LOCK, "retraining"), _registry_errors():
             now, before = roll_back(Registry(connect(root), params.retraining.model_name))
     except HeldError as held:
         raise GateError(f"{held}; try again when it has ended") from None
@@ -149,6 +150,12 @@ class _Attempt:
 
     def _in_use(self) -> bool:
         """Repair what a crash left, and leave a study alone that somebody else works on."""
+        try:
+            with only_one(places.home(self.root) / REPRO_LOCK, "`make repro`"):
+                pass  # so none is; one that begins now refuses ours, in its own words
+        except HeldError as held:
+            self.say(f"{held}; nothing done")
+            return True
         with guarded(find_repository(self.root)) as undisturbed:
             made = examine(self.root, undisturbed, WAITING)
             if made.busy:
@@ -159,7 +166,7 @@ class _Attempt:
         return False
 
     def _anything_new(self) -> bool:
-        stages = pending(self.root)
+        stages = sorted(changed_stages(self.root))
         if stages:
             self.say(f"new: {len(stages)} stages have changed dependencies ({', '.join(stages[:3])}…)")
             return True

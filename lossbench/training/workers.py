@@ -18,12 +18,15 @@ import torch
 from lossbench.errors import UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.progress import bar
+from lossbench.training.slots import Slots
 
 T = TypeVar("T")
 Emit = Callable[[Any], None]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 GRACE = 3.0
 """Seconds that workers have to write their checkpoints when training is ended."""
+PAUSE = 0.05
+"""Seconds between two looks for a free slot."""
 
 
 class WorkerError(RuntimeError):
@@ -88,13 +91,17 @@ def _deaf(job: Callable[[], T]) -> Callable[[Emit], T]:
 
 
 class Pool(Generic[T]):
-    """Runs ``job(emit)`` for each job, each in a process of its own; events arrive while they run."""
+    """Runs ``job(emit)`` for each job, each in a process of its own; events arrive while they run.
+
+    At most ``workers`` run at a time, and no more than there are :class:`Slots`.
+    """
 
     def __init__(self, jobs: Sequence[Callable[[Emit], T]], workers: int, threads: int = 1) -> None:
         self.jobs = jobs
         self.workers = workers
         self.threads = threads
-        self.running: dict[connection.Connection, tuple[int, BaseProcess]] = {}
+        self.slots = Slots()
+        self.running: dict[connection.Connection, tuple[int, BaseProcess, int]] = {}
         self.results: dict[int, T] = {}
 
     def run(
@@ -108,15 +115,24 @@ class Pool(Generic[T]):
         waiting = list(range(len(self.jobs)))
         try:
             while waiting or self.running:
-                while waiting and len(self.running) < self.workers:
-                    self._start(waiting.pop(0))
-                for pipe in connection.wait(list(self.running)):
+                short = self._start_some(waiting)
+                for pipe in connection.wait(list(self.running), PAUSE if short else None):
                     self._receive(pipe, on_event, on_result)  # type: ignore[arg-type]  # wait gives back our pipes
         finally:
             self._end_all()
+            self.slots.close()
         return [self.results[index] for index in range(len(self.jobs))]
 
-    def _start(self, index: int) -> None:
+    def _start_some(self, waiting: list[int]) -> bool:
+        """Start what there are workers and slots for; say whether it was a slot that was wanting."""
+        while waiting and len(self.running) < self.workers:
+            slot = self.slots.take()
+            if slot is None:
+                return True
+            self._start(waiting.pop(0), slot)
+        return False
+
+    def _start(self, index: int, slot: int) -> None:
         context = get_context("fork")
         here, there = context.Pipe(duplex=False)
         sys.stdout.flush()
@@ -124,7 +140,7 @@ class Pool(Generic[T]):
         process = context.Process(target=_work, args=(self.jobs[index], there, self.threads), daemon=True)
         process.start()
         there.close()
-        self.running[here] = (index, process)
+        self.running[here] = (index, process, slot)
 
     def _receive(
         self,
@@ -132,7 +148,7 @@ class Pool(Generic[T]):
         on_event: Callable[[int, Any], None],
         on_result: Callable[[int, T], None],
     ) -> None:
-        index, process = self.running[pipe]
+        index, process, slot = self.running[pipe]
         try:
             kind, content = pickle.loads(pipe.recv_bytes())  # noqa: S301  # our own worker's bytes
         except EOFError:
@@ -147,21 +163,23 @@ class Pool(Generic[T]):
         del self.running[pipe]
         pipe.close()
         process.join()
+        self.slots.give(slot)
         if kind == "error":
             raise content
         self.results[index] = content
         on_result(index, content)
 
     def _end_all(self) -> None:
-        for _, process in self.running.values():
+        for _, process, _ in self.running.values():
             process.terminate()
         deadline = time.monotonic() + GRACE
-        for pipe, (_, process) in self.running.items():
+        for pipe, (_, process, slot) in self.running.items():
             process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
             pipe.close()
+            self.slots.give(slot)
         self.running.clear()
 
 

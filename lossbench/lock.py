@@ -1,4 +1,4 @@
-"""One retraining at a time: a lock that says who holds it, and that dies with its holder."""
+"""One at a time: a lock that says who holds it, and that dies with its holder."""
 
 import fcntl
 import json
@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+REPRO_LOCK = "repro.lock"
+"""In the study's private folder: held while `make repro` is at work."""
+
 
 class HeldError(Exception):
-    """Another process retrains; the message says which."""
+    """Another process is at work; the message says which."""
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
+def only_one(path: Path, what: str) -> Iterator[None]:
     """Hold the lock while the block runs.
 
     The kernel keeps it (``flock``), so a dead holder's lock is free at once, however it died; the file only
@@ -23,6 +26,7 @@ def only_one(path: Path) -> Iterator[None]:
 
     Args:
         path: of the lock file; it stays.
+        what: there is to be only one of.
 
     Raises:
         HeldError: naming the holder's process, host and start.
@@ -33,7 +37,7 @@ def only_one(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HeldError(f"another retraining is at work: {_holder(path)}") from None
+            raise HeldError(f"another {what} is at work: {_holder(path)}") from None
         file.seek(0)
         file.truncate()
         file.write(json.dumps(_me()) + "\n")
