@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 
+from lossbench.errors import GateError
 from lossbench.lifetime import die_with_parent
 
 
@@ -19,14 +22,20 @@ class Commands:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._over = False
 
-    def call(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+    def call(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        stdin: IO[str] | None = None,
+    ) -> int:
         """Run a command, ended with us; its exit code. After :meth:`end` none is started any more."""
         with self._lock:
             if self._over:
                 return -signal.SIGTERM
             process = subprocess.Popen(
                 command,
-                env={**os.environ, **environment},
+                env={**os.environ, **(environment or {})},
+                stdin=stdin,
                 process_group=0,
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # only system calls: no lock to wait for
             )
@@ -57,3 +66,20 @@ class Commands:
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
     with suppress(ProcessLookupError):  # it has just ended
         os.killpg(process.pid, number)
+
+
+def step(*command: str, stdin: IO[str] | None = None, commands: Commands | None = None) -> None:
+    """Run one step of a whole, ended with us.
+
+    Args:
+        command: with its arguments.
+        stdin: of the command.
+        commands: among which it runs.
+
+    Raises:
+        GateError: if it fails; its own output says why.
+
+    """
+    if (commands or Commands()).call(command, stdin=stdin):
+        shown = " ".join(command).removeprefix(f"{sys.executable} ")
+        raise GateError(f"`{shown}` failed; its output stands above")

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lossbench.commands import Commands
+from lossbench.commands import step
 from lossbench.errors import GateError, UserError, exit_code, printable
 from lossbench.lifetime import collect_rarely
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import load_params
 from stages.common import home
+from stages.recorder import RECORD, Recorder
 
 
 def main(study: Path, jobs: int | None, device: str | None) -> None:
@@ -40,16 +41,19 @@ def main(study: Path, jobs: int | None, device: str | None) -> None:
     check(params)
     if device is not None:
         set_device(device)
-    from stages.side_by_side import side_by_side, upstream  # they import torch, as the check does
+    from stages.side_by_side import side_by_side  # imports torch, as the check does
 
     with _alone():
         mend()
-        if jobs != 1:
-            if targets := upstream(params):
-                step("dvc", "repro", *targets)
-            side_by_side(params, jobs)
-        step("dvc", "repro")
-        step(sys.executable, "-m", "stages.track", "--lenient")
+        if jobs == 1:
+            step("dvc", "repro")
+            step(sys.executable, *RECORD)
+        else:
+            with Recorder() as recorder:
+                side_by_side(params, jobs, nearly_done=recorder.start)
+                recorder.tell("trained")
+                step("dvc", "repro")
+                recorder.tell("reported")
         step(sys.executable, "-m", "stages.summary")
 
 
@@ -89,18 +93,6 @@ def set_device(device: str) -> None:
     content["compute"]["device"] = device
     with file.open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
-
-
-def step(*command: str) -> None:
-    """Run one step of the whole.
-
-    Raises:
-        GateError: if it fails; its own output says why.
-
-    """
-    if Commands().call(command, {}):
-        shown = " ".join(command).removeprefix(f"{sys.executable} ")
-        raise GateError(f"`{shown}` failed; its output stands above")
 
 
 def _number(text: str) -> int:

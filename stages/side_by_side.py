@@ -1,13 +1,14 @@
-"""Arms side by side: DVC runs one stage after another, and processors idle while each starts and ends."""
+"""Stages side by side: DVC runs one after another, and processors idle while each of them starts and ends."""
 
 import math
 import os
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lossbench.chain import changed_stages
-from lossbench.commands import Commands
+from lossbench.commands import Commands, step
 from lossbench.errors import GateError
 from lossbench.params import Params
 from lossbench.progress import LINES
@@ -16,33 +17,33 @@ from lossbench.training.slots import make_slots
 from lossbench.training.workers import worker_count
 from stages.common import home
 
-
-def upstream(params: Params) -> list[str]:
-    """Name what has to be done before the first arm, if anything: dvc's targets."""
-    stages = ["check", *(f"{stage}@{name}" for name in params.datasets for stage in ("fetch", "validate"))]
-    return [f"validate@{name}" for name in params.datasets] if changed_stages(Path(), stages) else []
+Place = Mapping[str, str]
+"""The environment of what runs in it."""
 
 
-def side_by_side(params: Params, jobs: int | None) -> None:
-    """Tune, train and evaluate what has changed, several arms at a time; the rest is left to `dvc repro`.
+def side_by_side(params: Params, jobs: int | None, nearly_done: Callable[[], None]) -> None:
+    """Do all that has changed, but for the report: data, then arms and the experiments that they complete.
 
-    Each arm is a `dvc repro` of its own. Workers of all arms share one set of slots, as many as there are
-    processors; on GPUs each arm has one to itself (``CUDA_VISIBLE_DEVICES``).
+    Each dataset, arm and experiment is a `dvc repro` of its own. Workers of all share one set of slots, as
+    many as there are processors; on GPUs each has one to itself (``CUDA_VISIBLE_DEVICES``).
 
     Args:
-        params: of the study in the working directory, its data fetched and validated.
-        jobs: arms at a time; None for what :func:`room` says.
+        params: of the study in the working directory.
+        jobs: how many at a time; None for what :func:`room` says.
+        nearly_done: called when the last arm has been trained; an evaluation is left.
 
     Raises:
-        GateError: naming the arms of which a stage failed.
+        GateError: naming what failed.
 
     """
-    stages = {arm: {f"tune@{arm}", f"train@{arm}"} for arm in params.arms}
-    changed = changed_stages(Path(), sorted(set().union(*stages.values())))
-    waiting = [arm for arm in params.arms if stages[arm] & changed]
-    jobs = min(jobs or room(params), len(waiting))
-    if jobs > 1:
-        _Arms(params, waiting, jobs).run()
+    chain = _Chain(params, jobs or room(params), nearly_done)
+    changed = changed_stages(Path(), ["check", *chain.of_data, *chain.of_arms])
+    if changed.intersection(["check", *chain.of_data]):
+        step("dvc", "repro", "check")
+        chain.prepare(changed)
+        if not changed.issuperset(chain.of_arms):  # new data may have changed more
+            changed |= changed_stages(Path(), chain.of_arms)
+    chain.compare(changed)
 
 
 def room(params: Params) -> int:
@@ -61,49 +62,82 @@ def room(params: Params) -> int:
     return math.ceil(processors / replicates) + 1
 
 
-class _Arms:
-    """Arms that wait for a place, and experiments that wait for their last arm."""
+class _Chain:
+    """The chain between check and report, several of its stages at a time."""
 
-    def __init__(self, params: Params, waiting: list[str], jobs: int) -> None:
-        self._experiment = {arm: params.arms[arm].experiment for arm in waiting}
-        self._left = dict(self._experiment)
-        self._places = _places(params, jobs)
-        self._commands = Commands()
+    def __init__(self, params: Params, jobs: int, nearly_done: Callable[[], None]) -> None:
+        self._params = params
+        self._jobs = jobs
+        self._nearly_done = nearly_done
+        self._left: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def run(self) -> None:
-        with ThreadPoolExecutor(len(self._places)) as pool:
-            try:
-                codes = list(pool.map(self._one, self._experiment))
-            except BaseException:  # Ctrl-C or SIGTERM: the pool would wait for hours of training
-                self._commands.end()
-                raise
-        failed = [arm for arm, code in zip(self._experiment, codes, strict=True) if code]
-        if failed:
-            raise GateError(f"a stage failed for {', '.join(failed)}; its output stands above")
+    @property
+    def of_data(self) -> list[str]:
+        return [f"{stage}@{name}" for name in self._params.datasets for stage in ("fetch", "validate")]
 
-    def _one(self, arm: str) -> int:
-        place = self._places.pop()
-        try:
-            code = self._dvc(place, f"tune@{arm}", f"train@{arm}")
-            if not code and self._was_last(arm):
-                code = self._dvc(place, f"evaluate@{self._experiment[arm]}")
-            return code
-        finally:
-            self._places.append(place)
+    @property
+    def of_arms(self) -> list[str]:
+        stages = [f"{stage}@{arm}" for arm in self._params.arms for stage in ("tune", "train")]
+        return stages + [f"evaluate@{name}" for name in self._params.experiments]
 
-    def _dvc(self, place: dict[str, str], *stages: str) -> int:
-        return self._commands.call(["dvc", "--wait-for-lock", "repro", "--single-item", *stages], place)
+    def prepare(self, changed: set[str]) -> None:
+        """Fetch and validate the datasets of which something has changed."""
+        stages = {name: (f"fetch@{name}", f"validate@{name}") for name in self._params.datasets}
+        waiting = [name for name, both in stages.items() if changed.intersection(both)]
+        self._together(waiting, lambda name, dvc: dvc(*stages[name]))
+
+    def compare(self, changed: set[str]) -> None:
+        """Tune and train the arms that have changed; evaluate an experiment when its last arm is done."""
+        arms = self._params.arms
+        waiting = [arm for arm in arms if changed.intersection((f"tune@{arm}", f"train@{arm}"))]
+        self._left = {arm: arms[arm].experiment for arm in waiting}
+        trained = set(self._params.experiments) - set(self._left.values())
+        scored = [
+            name for name in self._params.experiments if name in trained and f"evaluate@{name}" in changed
+        ]
+        self._together(scored, lambda name, dvc: dvc(f"evaluate@{name}"))
+        self._together(waiting, self._arm)
+
+    def _arm(self, arm: str, dvc: Callable[..., int]) -> int:
+        code = dvc(f"tune@{arm}", f"train@{arm}")
+        if not code and self._was_last(arm):
+            code = dvc(f"evaluate@{self._params.arms[arm].experiment}")
+        return code
 
     def _was_last(self, arm: str) -> bool:
         """Say whether the arm was the last of its experiment; one that failed is never done."""
         with self._lock:
             experiment = self._left.pop(arm)
+            if not self._left:
+                self._nearly_done()
             return experiment not in self._left.values()
 
+    def _together(self, names: list[str], work: Callable[[str, Callable[..., int]], int]) -> None:
+        if not names:
+            return
+        commands, places = Commands(), _places(self._params, min(self._jobs, len(names)))
 
-def _places(params: Params, jobs: int) -> list[dict[str, str]]:
-    """Return the environment of each place for an arm."""
+        def one(name: str) -> int:
+            place = places.pop()
+            command = ["dvc", "--wait-for-lock", "repro", "--single-item"]
+            try:
+                return work(name, lambda *stages: commands.call([*command, *stages], place))
+            finally:
+                places.append(place)
+
+        with ThreadPoolExecutor(len(places)) as pool:
+            try:
+                codes = list(pool.map(one, names))
+            except BaseException:  # Ctrl-C or SIGTERM: the pool would wait for hours of training
+                commands.end()
+                raise
+        failed = [name for name, code in zip(names, codes, strict=True) if code]
+        if failed:
+            raise GateError(f"a stage failed for {', '.join(failed)}; its output stands above")
+
+
+def _places(params: Params, jobs: int) -> list[Place]:
     lines = {LINES: "yes"}  # bars of several arms would overwrite one another
     if params.compute.device == "cuda":
         import torch

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,13 @@ WIDTH = 640
 """Of a chart, in pixels."""
 
 
-def main(lenient: bool = False) -> None:
+def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
     """Record every trained arm of the study in the current folder.
 
     Args:
         lenient: a tracking server that does not answer is a warning, not an error.
+        told: returns when the arms are there, and a second time when the report is; False if they will never
+            be. Without it both are.
 
     """
     params = load_params()
@@ -28,7 +32,7 @@ def main(lenient: bool = False) -> None:
 
     root = Path.cwd()
     try:
-        _track(params, root)
+        _track(params, root, told)
     except LockedError:
         raise GateError("another `stages.track` of this study is at work; nothing to do here") from None
     except OSError as error:
@@ -43,11 +47,16 @@ def main(lenient: bool = False) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _track(params: Params, root: Path) -> None:
+def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
     from lossbench.tracking.server import shown, tracking_uri
     from lossbench.tracking.track import track
 
-    tracked = track(params, root, say=print, charts=_charts(params, root))
+    if told is not None:
+        _warm_up(root)
+        if not told():
+            return
+    reported = told or (lambda: True)
+    tracked = track(params, root, say=print, charts=_charts(params, root), reported=reported)
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `make repro`")
         return
@@ -56,6 +65,14 @@ def _track(params: Params, root: Path) -> None:
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
         + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
     )
+
+
+def _warm_up(root: Path) -> None:
+    """Do beforehand what takes seconds and needs no arm: import, and make a new store's tables."""
+    from lossbench.tracking.server import connect
+
+    import_module("lossbench.reporting")
+    connect(root)
 
 
 def _charts(params: Params, root: Path) -> "Charts":
@@ -96,5 +113,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--live", action="store_true", help="follow running trainings until they end")
     parser.add_argument("--lenient", action="store_true", help="a dead tracking server is just a warning")
-    arguments = parser.parse_args()
-    sys.exit(exit_code(live if arguments.live else lambda: main(arguments.lenient)))
+    parser.add_argument(
+        "--when-told",
+        action="store_true",
+        help="a line on standard input says that the arms are there, another that the report is",
+    )
+    given = parser.parse_args()
+    told = (lambda: bool(sys.stdin.readline())) if given.when_told else None
+    sys.exit(exit_code(live if given.live else lambda: main(given.lenient, told)))

@@ -64,6 +64,7 @@ def track(
     root: Path,
     say: Callable[[str], None] = lambda _: None,
     charts: Charts = lambda _: Drawn(),
+    reported: Callable[[], bool] = lambda: True,
 ) -> Tracked:
     """Record every trained arm in MLflow.
 
@@ -72,6 +73,7 @@ def track(
         root: the study's folder.
         say: hears a line per arm written.
         charts: draws an experiment's charts; asked only where its report has changed.
+        reported: returns when the report is written, or False if none will be; called when the rest is done.
 
     Raises:
         ServerGoneError: the tracking server does not answer (any more); call again later.
@@ -84,7 +86,11 @@ def track(
         return Tracked((), (), missing)
     client = connect(root)
     with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
-        return _Pass(params, root, client, say, charts).run(trained, missing)
+        done = _Pass(params, root, client, say, charts)
+        tracked = done.run(trained, missing)
+        if reported():
+            done.add_report()
+        return tracked
 
 
 class _Pass:
@@ -103,7 +109,7 @@ class _Pass:
         self._client = client
         self._say = say
         self._charts = cache(charts)
-        self._reports = Reports(root)
+        self._recorded: list[tuple[Shelf, str, ArmOuts]] = []
 
     def run(self, trained: list[ArmOuts], missing: tuple[str, ...]) -> Tracked:
         written: list[str] = []
@@ -114,18 +120,24 @@ class _Pass:
             kept = {}
             for outs in (one for one in trained if one.experiment == experiment):
                 kept[outs.arm], fresh = self._arm(shelf, outs)
+                self._recorded.append((shelf, kept[outs.arm], outs))
                 (written if fresh else present).append(outs.arm)
             self._mark_current(shelf, set(kept.values()))
         return Tracked(tuple(written), tuple(present), missing)
+
+    def add_report(self) -> None:
+        """Bring the arms' summaries and charts up to date with the report."""
+        reports = Reports(self._root)
+        for shelf, run_id, outs in self._recorded:
+            metric = self._params.experiments[outs.experiment].metric
+            self._summarise(shelf, run_id, summarise(outs, reports, metric))
+            self._add_charts(shelf, run_id, outs, reports.digest(outs.experiment))
 
     def _arm(self, shelf: Shelf, outs: ArmOuts) -> tuple[str, bool]:
         record = arm_record(self._params, outs)
         self._wait_for_shipper(shelf, record)
         run_id, fresh = ship_arm(shelf, record)
-        summary = summarise(outs, self._reports, self._params.experiments[outs.experiment].metric)
-        self._summarise(shelf, run_id, summary)
         self._add_extras(shelf, run_id, outs)
-        self._add_charts(shelf, run_id, outs)
         if fresh:
             self._say(f"recorded {outs.arm}: {len(record.seeds)} replicates, {len(record.trials)} trials")
         return run_id, fresh
@@ -170,9 +182,8 @@ class _Pass:
         if MODEL not in tags and self._params.tracking.log_models:
             shelf.tag(run_id, {MODEL: log_model(shelf, run_id, self._params, outs)})
 
-    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
+    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts, reported: str | None) -> None:
         """Hang the experiment's charts on the run, anew where its report has changed."""
-        reported = self._reports.digest(outs.experiment)
         if reported is None or self._client.get_run(run_id).data.tags.get(CHARTS) == reported:
             return
         drawn = self._charts(outs.experiment)
