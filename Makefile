@@ -34,7 +34,7 @@ setup: $(VENV)/installed ## install what the pipeline needs into .venv
 dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
 
 .PHONY: repro
-repro: setup ## run the comparison (JOBS=n arms side by side, DEVICE=cuda, STUDY=studies/name)
+repro: setup ## run the comparison (JOBS=n arms at a time, DEVICE=cuda, STUDY=studies/name)
 	@python -m stages.repro $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: test test-slow lint audit format

@@ -95,9 +95,11 @@ def set_device(device: str) -> None:
         yaml.dump(content, stream)
 
 
-def _number(text: str) -> int:
+def _number(text: str) -> int | None:
+    if text == "auto":
+        return None
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number from 1, or auto")
     return int(text)
 
 
@@ -117,7 +119,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--jobs",
         type=_number,
-        help="arms side by side; 1 for one after another; default: what the machine has room for",
+        help="arms side by side; 1 for one after another; auto, the default: what the machine has room for",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
     chosen = parser.parse_args()

@@ -1,6 +1,7 @@
 """Print the result: verdicts, scores with intervals, answers to the declared claims, the page's path."""
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -12,18 +13,18 @@ from lossbench.params import load_params
 def main() -> None:
     """Read reports/ and print."""
     params = load_params()
-    import pandas as pd
-
     if not Path("reports/leaderboard.csv").exists():
         raise UserError("reports/leaderboard.csv: no such file; run `make repro` first")
-    board = pd.read_csv("reports/leaderboard.csv")
+    with Path("reports/leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        board = list(csv.DictReader(file))
     primary = {name: one.metric for name, one in params.experiments.items()}
-    chosen = board[board["metric"] == board["experiment"].map(primary)].to_dict("records")
+    chosen = [row for row in board if row["metric"] == primary.get(row["experiment"])]
     print(f"\n{'experiment':<16}{'loss':<20}{'metric':<18}{'mean':>8}  {'interval':<18}{'replicates':>10}")
     for row in chosen:
-        interval = f"{row['ci_low']:.4f} to {row['ci_high']:.4f}" if row["n"] > 1 else "(one seed)"
+        low, high, mean = (float(row[key] or "nan") for key in ("ci_low", "ci_high", "mean"))
+        interval = f"{low:.4f} to {high:.4f}" if int(row["n"]) > 1 else "(one seed)"
         who = f"{row['experiment']:<16}{row['loss']:<20}{row['metric']:<18}"
-        print(f"{who}{row['mean']:>8.4f}  {interval:<18}{row['n']:>10}")
+        print(f"{who}{mean:>8.4f}  {interval:<18}{row['n']:>10}")
     verdicts = json.loads(Path("reports/verdicts.json").read_bytes())
     print()
     for one in verdicts["verdicts"]:

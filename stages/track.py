@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.errors import GateError, exit_code
+from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -102,6 +103,20 @@ def _charts(params: Params, root: Path) -> "Charts":
     return draw
 
 
+def closing_store(work: Callable[[], None]) -> Callable[[], None]:
+    """Close MLflow's store after the work: Python would take a second to find what is open."""
+
+    def run() -> None:
+        from lossbench.tracking.server import close_store
+
+        try:
+            work()
+        finally:
+            close_store()
+
+    return run
+
+
 def live() -> None:
     """Show running arms until none is alive; training starts this by itself in long runs."""
     from lossbench.tracking.live import ship_live
@@ -119,5 +134,6 @@ if __name__ == "__main__":
         help="a line on standard input says that the arms are there, another that the report is",
     )
     given = parser.parse_args()
+    collect_rarely()
     told = (lambda: bool(sys.stdin.readline())) if given.when_told else None
-    sys.exit(exit_code(live if given.live else lambda: main(given.lenient, told)))
+    sys.exit(exit_code(closing_store(live if given.live else lambda: main(given.lenient, told))))

@@ -132,6 +132,7 @@ def test_side_by_side_only_what_has_changed_runs(study: Path) -> None:
     idle = python(study, "stages.repro")
     assert idle.returncode == 0, idle.stdout + idle.stderr
     assert "Running stage" not in idle.stdout
+    assert [file.name for file in study.glob("mlflow.db*")] == ["mlflow.db"]  # SQLite's log is written back
     edit(study, "losses", "focal", "gamma", value=1.5)
     run = python(study, "stages.repro")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -160,7 +161,7 @@ def test_an_arm_that_fails_is_named_and_the_others_are_done(study: Path) -> None
 def test_a_senseless_number_of_jobs_is_refused(study: Path) -> None:
     run = python(study, "stages.repro", "--jobs", "0")
     assert run.returncode == 2
-    assert "--jobs: '0'; allowed: a whole number from 1" in run.stderr
+    assert "--jobs: '0'; allowed: a whole number from 1, or auto" in run.stderr
 
 
 def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ a call gives up after seconds, because the journal and the outs hold everything 
 import logging
 import os
 import socket
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +111,9 @@ def _own_environment() -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+_OPENED: set[sqlite3.Connection] = set()
+
+
 @cache
 def _write_ahead() -> None:
     """Have SQLite write ahead: readers (the UI) and writers stop blocking each other, and commits cost less.
@@ -121,13 +125,24 @@ def _write_ahead() -> None:
     from sqlalchemy.engine import Engine
 
     def set_pragmas(connection: Any, _record: Any) -> None:
-        if type(connection).__module__.startswith("sqlite3"):
+        if isinstance(connection, sqlite3.Connection):
+            _OPENED.add(connection)
             cursor = connection.cursor()
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=NORMAL")
             cursor.close()
 
     event.listen(Engine, "connect", set_pragmas)
+    event.listen(Engine, "close", lambda connection, _record: _OPENED.discard(connection))
+
+
+def close_store() -> None:
+    """Close MLflow's connections to SQLite files: the last to close writes the log back and removes it.
+
+    Python would close them when it ends, but only after it has looked through all that was ever imported.
+    """
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 class _Guarded:
