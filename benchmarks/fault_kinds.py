@@ -250,6 +250,8 @@ def kinds() -> list[Kind]:
         Kind("SIGKILL to the whole group", "ready", killing("group")),
         Kind("SIGTERM to the stage", "ready", killing("stage", signal.SIGTERM)),
         Kind("SIGTERM to `make repro`", "ready", killing("command", signal.SIGTERM, REPRO)),
+        Kind("SIGKILL to `make repro`", "ready", killing("command", signal.SIGKILL, REPRO)),
+        Kind("SIGKILL to all that `make repro` started", "ready", killing("stage", signal.SIGKILL, REPRO)),
         Kind("two `make repro` at once", "ready", two_at_once),
         Kind("disk full (no file may grow)", "ready", disk_full),
         Kind("a folder is read-only", "ready", read_only),
