@@ -52,9 +52,7 @@ def room(params: Params) -> int:
     While one arm starts or ends, the others have the processors.
     """
     if params.compute.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
+        return len(_gpus())
     processors = worker_count(params.compute.threads)
     if params.compute.engine == "population":  # trains all of an arm's replicates in one process
         return processors
@@ -140,10 +138,17 @@ class _Chain:
 def _places(params: Params, jobs: int) -> list[Place]:
     lines = {LINES: "yes"}  # bars of several arms would overwrite one another
     if params.compute.device == "cuda":
-        import torch
-
-        gpus = torch.cuda.device_count()
-        return [{**lines, "CUDA_VISIBLE_DEVICES": str(place % gpus)} for place in range(jobs)]
+        gpus = _gpus()
+        return [{**lines, "CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} for place in range(jobs)]
     memory = os.environ.get("LOSSBENCH_MEMORY") or str(memory_budget("cpu") // MiB // jobs)
     slots = make_slots(home(), worker_count(params.compute.threads))
     return [{**lines, **slots, "LOSSBENCH_MEMORY": memory} for _ in range(jobs)]
+
+
+def _gpus() -> list[str]:
+    """Name our GPUs as ``CUDA_VISIBLE_DEVICES`` does, which may leave us some of the machine's only."""
+    import torch
+
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[:count] if given else [str(number) for number in range(count)]

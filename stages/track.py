@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,10 +71,11 @@ def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
 
 def _warm_up(root: Path) -> None:
     """Do beforehand what takes seconds and needs no arm: import, and make a new store's tables."""
-    from lossbench.tracking.server import connect
+    from lossbench.tracking.server import RefusedError, ServerGoneError, connect
 
     import_module("lossbench.reporting")
-    connect(root)
+    with suppress(ServerGoneError, RefusedError):  # it is asked again when there is something to record
+        connect(root)
 
 
 def _charts(params: Params, root: Path) -> "Charts":

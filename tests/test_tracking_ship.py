@@ -22,7 +22,7 @@ from lossbench.tracking import server
 from lossbench.tracking.records import flatten
 from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
 from lossbench.tracking.ship import COMPLETE, CURRENT, OWNER
-from lossbench.tracking.track import Drawn, track
+from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,
     described,
@@ -124,6 +124,45 @@ def test_a_second_pass_writes_nothing(study):
     before = {run.info.run_id: (run.data.tags, run.data.metrics) for run in runs_of(study)}
     assert track(params, study).written == ()
     assert {run.info.run_id: (run.data.tags, run.data.metrics) for run in runs_of(study)} == before
+
+
+def test_the_report_is_waited_for_and_read_last(study):
+    params = load_params(study / "params.yaml")
+
+    def reported():
+        runs = assert_mirrors(study)  # all but what the report says
+        assert not any(SUMMARY in run.data.tags for run in runs)
+        write_report(study, params)
+        return True
+
+    assert track(params, study, reported=reported).written == ("toy-cross_entropy", "toy-focal")
+    parents = role(runs_of(study), "arm")
+    assert {run.data.tags.get("verdict") for run in parents} == {"better", "baseline"}
+    assert track(params, study).written == ()
+
+
+def test_without_a_report_to_come_the_runs_stand_alone(study):
+    tracked = track(load_params(study / "params.yaml"), study, reported=lambda: False)
+    assert tracked.written == ("toy-cross_entropy", "toy-focal")
+    assert not any(SUMMARY in run.data.tags for run in assert_mirrors(study))
+
+
+def test_an_arm_trained_anew_while_the_report_was_awaited_is_recorded_anew(study):
+    params = load_params(study / "params.yaml")
+
+    def reported():
+        write_outs(study, params, "toy-focal", shift=0.5)
+        write_scores(study, params, "toy")
+        write_report(study, params)
+        return True
+
+    track(params, study, reported=reported)
+    current = [run for run in role(runs_of(study), "arm") if run.data.tags[CURRENT] == "true"]
+    focal = next(run for run in current if run.data.tags["loss"] == "focal")
+    mean = sum(value_of("toy-focal", seed, 5, 0.5) for seed in (0, 1)) / 2
+    assert (len(current), focal.data.metrics["test/accuracy"]) == (2, pytest.approx(mean))
+    superseded = [run for run in role(runs_of(study), "arm") if run.data.tags[CURRENT] == "false"]
+    assert [SUMMARY in run.data.tags for run in superseded] == [False]
 
 
 def test_outs_without_a_journal_get_their_runs(study):

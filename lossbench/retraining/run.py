@@ -150,12 +150,7 @@ class _Attempt:
 
     def _in_use(self) -> bool:
         """Repair what a crash left, and leave a study alone that somebody else works on."""
-        try:
-            with only_one(places.home(self.root) / REPRO_LOCK, "`make repro`"):
-                pass  # so none is; one that begins now refuses ours, in its own words
-        except HeldError as held:
-            self.say(f"{held}; nothing done")
-            return True
+        self._leave_to_make_repro()
         with guarded(find_repository(self.root)) as undisturbed:
             made = examine(self.root, undisturbed, WAITING)
             if made.busy:
@@ -164,6 +159,11 @@ class _Attempt:
             if failed := repair_all(made.findings, self.say):
                 raise GateError(f"{failed} of {len(made.findings)} things a crash left could not be repaired")
         return False
+
+    def _leave_to_make_repro(self) -> None:
+        """Raise HeldError where `make repro` is at work."""
+        with only_one(places.home(self.root) / REPRO_LOCK, "`make repro`"):
+            pass
 
     def _anything_new(self) -> bool:
         stages = sorted(changed_stages(self.root))
@@ -182,6 +182,7 @@ class _Attempt:
         if ended.returncode == 2:
             raise UserError("`make repro` refused params.yaml; its sentence stands above")
         if ended.returncode:
+            self._leave_to_make_repro()  # one that has begun since refused ours
             raise GateError(
                 "`make repro` failed (data that fail validation, or a stage); its output stands above"
             )

@@ -30,9 +30,18 @@ class ArmOuts:
         """``reports/evaluation/<experiment>``."""
         return self.root / "reports" / "evaluation" / self.experiment
 
+    @property
+    def _tuning(self) -> Path:
+        return self.root / "reports" / "tuning" / f"{self.arm}.json"
+
     def exist(self) -> bool:
         """Say whether the arm has been trained."""
         return (self.folder / "arm.json").exists() and (self.folder / "history.csv").exists()
+
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Name, time and size of each file that a record is made of: they differ once it is written anew."""
+        files = [*self.folder.glob("*"), self._tuning, self.evaluation / "scores.csv"]
+        return sorted((str(one), one.stat().st_mtime_ns, one.stat().st_size) for one in files if one.exists())
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -71,8 +80,7 @@ class ArmOuts:
     @cached_property
     def tuning(self) -> dict[str, Any]:
         """The arm's search; empty where there was none."""
-        path = self.root / "reports" / "tuning" / f"{self.arm}.json"
-        content: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+        content: dict[str, Any] = json.loads(self._tuning.read_bytes()) if self._tuning.exists() else {}
         return content
 
     def key(self, study: str) -> str:

@@ -87,8 +87,12 @@ def track(
     client = connect(root)
     with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
         done = _Pass(params, root, client, say, charts)
+        before = [one.stamp() for one in trained]
         tracked = done.run(trained, missing)
         if reported():
+            if [one.stamp() for one in trained] != before:  # trained anew: what they depend on has changed
+                done = _Pass(params, root, client, say, charts)
+                tracked = done.run([ArmOuts(root, one.experiment, one.arm) for one in trained], missing)
             done.add_report()
         return tracked
 

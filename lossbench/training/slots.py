@@ -66,4 +66,5 @@ def _open(folder: Path) -> list[int]:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     if not files:
         raise UserError(f"{VARIABLE} is '{folder}'; allowed: a folder with a lock file for each slot")
-    return [os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in files]
+    # For writing: on a network file system a lock is one of the file's bytes, which a reader may not have.
+    return [os.open(file, os.O_RDWR | os.O_CLOEXEC) for file in files]

