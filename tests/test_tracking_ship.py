@@ -152,17 +152,19 @@ def test_an_arm_trained_anew_while_the_report_was_awaited_is_recorded_anew(study
 
     def reported():
         write_outs(study, params, "toy-focal", shift=0.5)
-        write_scores(study, params, "toy")
         write_report(study, params)
         return True
 
     track(params, study, reported=reported)
-    current = [run for run in role(runs_of(study), "arm") if run.data.tags[CURRENT] == "true"]
-    focal = next(run for run in current if run.data.tags["loss"] == "focal")
-    mean = sum(value_of("toy-focal", seed, 5, 0.5) for seed in (0, 1)) / 2
-    assert (len(current), focal.data.metrics["test/accuracy"]) == (2, pytest.approx(mean))
-    superseded = [run for run in role(runs_of(study), "arm") if run.data.tags[CURRENT] == "false"]
-    assert [SUMMARY in run.data.tags for run in superseded] == [False]
+    arms, children = role(runs_of(study), "arm"), role(runs_of(study), "replicate")
+    flags = Counter((run.data.tags["arm"], run.data.tags[CURRENT], SUMMARY in run.data.tags) for run in arms)
+    fresh, old = ("toy-focal", "true", True), ("toy-focal", "false", False)
+    assert flags == {("toy-cross_entropy", "true", True): 1, fresh: 1, old: 1}
+    focal = [
+        run for run in children if run.data.tags["arm"] == "toy-focal" and run.data.tags[CURRENT] == "true"
+    ]
+    scores = sorted(run.data.metrics["test/accuracy"] for run in focal)
+    assert scores == sorted(value_of("toy-focal", seed, 5, 0.5) for seed in (0, 1))
 
 
 def test_outs_without_a_journal_get_their_runs(study):
