@@ -26,8 +26,7 @@ def collect_rarely() -> None:
 
     A command that imports torch, works for seconds and goes spends half a second less; what it held goes
     back to the kernel with it. Handlers that run at the end still do; what a cycle alone keeps alive is not
-    finalised. So a process that writes to MLflow's store itself has to close it first: its connections are
-    such cycles, and the last to close writes SQLite's log back into the database.
+    finalised. MLflow's connections are such cycles; ``lossbench.tracking.server`` closes them when we end.
     """
     gc.set_threshold(ALLOCATIONS)
     atexit.register(gc.freeze)

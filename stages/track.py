@@ -105,20 +105,6 @@ def _charts(params: Params, root: Path) -> "Charts":
     return draw
 
 
-def closing_store(work: Callable[[], None]) -> Callable[[], None]:
-    """Close MLflow's store after the work: Python would take a second to find what is open."""
-
-    def run() -> None:
-        from lossbench.tracking.server import close_store
-
-        try:
-            work()
-        finally:
-            close_store()
-
-    return run
-
-
 def live() -> None:
     """Show running arms until none is alive; training starts this by itself in long runs."""
     from lossbench.tracking.live import ship_live
@@ -138,4 +124,4 @@ if __name__ == "__main__":
     given = parser.parse_args()
     collect_rarely()
     told = (lambda: bool(sys.stdin.readline())) if given.when_told else None
-    sys.exit(exit_code(closing_store(live if given.live else lambda: main(given.lenient, told))))
+    sys.exit(exit_code(live if given.live else lambda: main(given.lenient, told)))

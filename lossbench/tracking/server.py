@@ -4,13 +4,14 @@ MLflow's defaults make a client of a dead server wait for a quarter of an hour (
 a call gives up after seconds, because the journal and the outs hold everything and can be shipped later.
 """
 
+import atexit
 import logging
 import os
 import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,6 +76,7 @@ def connect(root: Path) -> "MlflowClient":
     prepare_environment()
     uri = tracking_uri(root)
     _expect_listener(uri)
+    _write_ahead()  # before MLflow: what it still has to do when the process ends comes before the closing
     import mlflow
     from mlflow import MlflowClient
 
@@ -86,7 +88,6 @@ def connect(root: Path) -> "MlflowClient":
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         else:
-            _write_ahead()
             with lock(places.home(root) / "mlflow-init.lock", wait=120):
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
@@ -134,15 +135,18 @@ def _write_ahead() -> None:
 
     event.listen(Engine, "connect", set_pragmas)
     event.listen(Engine, "close", lambda connection, _record: _OPENED.discard(connection))
+    atexit.register(_close_store)
 
 
-def close_store() -> None:
+def _close_store() -> None:
     """Close MLflow's connections to SQLite files: the last to close writes the log back and removes it.
 
-    Python would close them when it ends, but only after it has looked through all that was ever imported.
+    Left to itself Python does so at the very end, after it has looked through all that was ever imported; or,
+    where somebody still holds one, never.
     """
     while _OPENED:
-        _OPENED.pop().close()
+        with suppress(sqlite3.ProgrammingError):  # another thread's, which alone may close it
+            _OPENED.pop().close()
 
 
 class _Guarded:
