@@ -37,7 +37,9 @@ class Commands:
                 env={**os.environ, **(environment or {})},
                 stdin=stdin,
                 process_group=0,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # only system calls: no lock to wait for
+                # Ruff warns of it beside threads: the child could wait for ever for a lock that another of
+                # them held at the fork. This one takes none: only system calls, by a loaded library.
+                preexec_fn=die_with_parent,  # noqa: PLW1509
             )
             self._running.add(process)
         try:

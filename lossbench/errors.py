@@ -70,7 +70,9 @@ def exit_code(main: Callable[[], None]) -> int:
     except GateError as error:
         print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
         return 1
-    except Exception as error:  # Rust's libraries have types of their own; a bug is raised again
+    except Exception as error:
+        # Of any type, for libraries in Rust have types of their own. Nothing is swallowed: what the machine
+        # refused becomes a sentence and exit code 1, all else is a bug and raised again.
         said = _of_the_machine(error)
         if said is None:
             raise

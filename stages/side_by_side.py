@@ -90,11 +90,9 @@ class _Chain:
         arms = self._params.arms
         waiting = [arm for arm in arms if changed.intersection((f"tune@{arm}", f"train@{arm}"))]
         self._left = {arm: arms[arm].experiment for arm in waiting}
-        trained = set(self._params.experiments) - set(self._left.values())
-        scored = [
-            name for name in self._params.experiments if name in trained and f"evaluate@{name}" in changed
-        ]
-        self._together(scored, lambda name, dvc: dvc(f"evaluate@{name}"))
+        complete = [name for name in self._params.experiments if name not in self._left.values()]
+        to_score = [name for name in complete if f"evaluate@{name}" in changed]
+        self._together(to_score, lambda name, dvc: dvc(f"evaluate@{name}"))
         self._together(waiting, self._arm)
 
     def _arm(self, arm: str, dvc: Callable[..., int]) -> int:

@@ -33,9 +33,8 @@ def test_the_whole_life_of_a_champion(study: Path) -> None:
     assert aliases(study) == {"champion": "1"}
 
     before = runs(study)
-    beside = (
-        study / "studies/never-run"
-    )  # another study of the same checkout is no reason to retrain this one
+    # Another study of the same checkout is no reason to retrain this one.
+    beside = study / "studies/never-run"
     beside.mkdir(parents=True)
     (beside / "dvc.yaml").symlink_to("../../dvc.yaml")
     write_params(beside, params() | {"root": "../.."})

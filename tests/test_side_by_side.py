@@ -67,7 +67,7 @@ def test_places_share_slots_and_memory(tmp_path: Any, monkeypatch: pytest.Monkey
     one, other = side_by_side._places(params(), 2)
     assert one["LOSSBENCH_SLOTS"] == other["LOSSBENCH_SLOTS"]
     assert len(list((tmp_path / "slots-3").iterdir())) == 3
-    alone, _ = side_by_side._places(params(), 1)[0], None
+    alone = side_by_side._places(params(), 1)[0]
     assert int(one["LOSSBENCH_MEMORY"]) <= 0.6 * int(alone["LOSSBENCH_MEMORY"])
     monkeypatch.setenv("LOSSBENCH_MEMORY", "77")
     assert side_by_side._places(params(), 2)[0]["LOSSBENCH_MEMORY"] == "77"
