@@ -42,7 +42,7 @@ class Problem:
 
     def __init__(self, folder: Path, network: Row, samples: int, epochs: int) -> None:
         from lossbench.data.dataset import Dataset
-        from lossbench.params import Network
+        from lossbench.recipe import Network
         from lossbench.tasks import task_class
 
         self.data = Dataset.open(folder)
@@ -182,7 +182,7 @@ def with_lightning(problem: Problem, way: Way) -> tuple[float, Row]:
 
 def ours(problem: Problem, way: Way) -> tuple[float, Row]:
     """``prepare`` and ``fit``: loading, forking and a validation after every epoch are in the time."""
-    from lossbench.params import Compute, Recipe
+    from lossbench.recipe import Compute, Recipe
     from lossbench.training import Member, fit, prepare
 
     optimizer = {"name": "adam", "learning_rate": RATE}
@@ -204,7 +204,7 @@ def train(problem: Problem, way: Way) -> Row:
     """Train in this process; seconds per replicate, test accuracy of the first."""
     import torch
 
-    from lossbench.params import Compute
+    from lossbench.recipe import Compute
     from lossbench.training import predict
 
     if way.by != "ours":

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
-from lossbench.params import Compute, Network, Recipe
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.training import Setting, prepare
 

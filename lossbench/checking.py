@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from lossbench import losses, models
 from lossbench.data import sources
 from lossbench.errors import UserError, nearest
-from lossbench.params import Compute, Experiment, Params
-from lossbench.tasks import task_class
-from lossbench.tasks.base import GAP, Task
+from lossbench.params import Experiment, Params
+from lossbench.recipe import Compute
+from lossbench.tasks.base import GAP, Task, task_class
 
 
 def check(params: Params, file: str = "params.yaml") -> None:

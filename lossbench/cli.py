@@ -1,72 +1,48 @@
-"""The `lossbench` command: new-study, predict, export."""
+"""The `lossbench` command: every verb in one place, each imported when it is called."""
 
 import argparse
 import sys
-from pathlib import Path
+from importlib import import_module
 
 from lossbench.errors import exit_code
 
+VERBS = {
+    "run": "run a study: check, data, all trainings at once, evaluation, report, record",
+    "plan": "say what a run would train, and about how long it takes",
+    "summary": "print the result again",
+    "track": "complete the record in MLflow from outs and journals",
+    "ui": "open the MLflow UI on 127.0.0.1 and print where to look",
+    "new-study": "turn a folder of images into a study, ready to run",
+    "predict": "classify (segment, …) image files with a trained model",
+    "export": "write a trained model as ONNX, checked against torch",
+    "retrain": "retrain if anything is new; promote the winner or keep the champion",
+    "rollback": "give the former champion its place back",
+    "schedule": "print what a scheduler needs to call `lossbench retrain`",
+    "doctor": "find and repair what crashes left behind",
+    "store": "list, verify and prune what was computed",
+}
+
 
 def main() -> None:
-    """Parse the command line and run a command."""
+    """Parse the command line and run a verb; exits with its code."""
     parser = argparse.ArgumentParser(
-        prog="lossbench", description="Which loss should I train with, on my data?"
+        prog="lossbench",
+        description="Which loss should I train with, on my data?",
+        epilog="`lossbench VERB --help` says more. Exit codes: 0 done; 1 something failed, or a gate stays "
+        "closed; 2 bad input, said in one sentence.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    study = commands.add_parser(
-        "new-study", help="turn a folder of images into a study, ready for `dvc repro`"
-    )
-    study.add_argument("name", help="of the study: studies/NAME")
-    study.add_argument("data", type=Path, help="one folder per class, or images/ and masks/")
-    study.set_defaults(run=lambda chosen: _new_study(chosen.name, chosen.data))
-    _add_predict(commands)
-    _add_export(commands)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    asked = next((word for word in sys.argv[1:] if word in VERBS), None)
+    for verb, told in VERBS.items():
+        one = verbs.add_parser(verb, help=told, description=told)
+        if verb == asked:
+            module = import_module(f"lossbench.commands.{verb.replace('-', '_')}")
+            module.arguments(one)
+            one.set_defaults(main=module.main)
     chosen = parser.parse_args()
-    sys.exit(exit_code(lambda: chosen.run(chosen)))
-
-
-def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    made = commands.add_parser("predict", help="classify (segment, …) image files with a trained model")
-    made.add_argument("files", nargs="+", type=Path, help="images")
-    source = made.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="of MLflow's registry: models:/NAME@champion")
-    source.add_argument("--arm", help="trained here: a name under 'arms' in params.yaml")
-    made.add_argument("--seed", type=int, help="of the arm's replicate (default: median validation score)")
-    made.add_argument("--json", action="store_true", help="a JSON object a line, with all probabilities")
-    made.set_defaults(run=_predict)
-
-
-def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    made = commands.add_parser("export", help="write a trained model as ONNX, checked against torch")
-    source = made.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="of MLflow's registry: models:/NAME@champion")
-    source.add_argument("--arm", help="trained here: a name under 'arms' in params.yaml")
-    made.add_argument("--seed", type=int, help="of the arm's replicate (default: median validation score)")
-    made.add_argument("--onnx", type=Path, required=True, help="the file to write")
-    made.set_defaults(run=_export)
-
-
-def _predict(chosen: argparse.Namespace) -> None:
-    from lossbench.serving.files import predict_files
-    from lossbench.serving.source import load_model
-
-    predict_files(load_model(Path(), chosen.model, chosen.arm, chosen.seed), chosen.files, chosen.json)
-
-
-def _export(chosen: argparse.Namespace) -> None:
-    from lossbench.serving.onnx import export, trial_inputs
-    from lossbench.serving.source import load_model
-
-    model = load_model(Path(), chosen.model, chosen.arm, chosen.seed)
-    worst = export(model, trial_inputs(model, Path()), chosen.onnx)
-    print(f"{chosen.onnx}: written; outputs differ from torch's by {worst:.1e} at most")
-
-
-def _new_study(name: str, data: Path) -> None:
-    from lossbench.studies import new_study
-
-    folder = new_study(name, data, Path())
-    print(f"{folder}: ready. Look at {folder / 'params.yaml'}, then run: make repro STUDY={folder}")
+    codes: list[int | None] = []
+    refused = exit_code(lambda: codes.append(chosen.main(chosen)))
+    sys.exit(refused or codes[0] or 0)
 
 
 if __name__ == "__main__":

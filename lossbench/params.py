@@ -8,34 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief, nearest
 from lossbench.options import telling
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Model(BaseModel):
-    """Frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Open(Model):
-    """A block whose further keys belong to whatever its first key names (a source, a model, a task)."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=False)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys beyond the declared ones."""
-        return dict(self.model_extra or {})
+from lossbench.recipe import (
+    Compute,
+    Count,
+    Fraction,
+    Model,
+    Name,
+    Network,
+    NonNegative,
+    Open,
+    Positive,
+    Recipe,
+    TaskSpec,
+)
 
 
 class Splits(Model):
@@ -85,7 +75,7 @@ class Expectations(Model):
     min_per_class: Annotated[int, Field(ge=0)] = 1
     max_share_drift: NonNegative = 0.25
     max_intensity_drift: NonNegative = 0.25
-    severities: dict[str, Literal["critical", "warning", "info"]] = {}
+    severities: dict[str, Literal["critical", "warning", "info"]] = Field(default_factory=dict)
     extra: str | None = None
 
 
@@ -103,66 +93,6 @@ class Dataset(Open):
     anomaly: Anomaly | None = None
     expectations: Expectations = Expectations()
     subset: Count | None = None
-
-
-class Optimizer(Model):
-    """The optimizer and its constants, as torch names them."""
-
-    name: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adam"
-    learning_rate: Positive = 1e-3
-    weight_decay: NonNegative = 0.0
-    momentum: Fraction = 0.9
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-
-
-class Schedule(Model):
-    """Learning rate over time; ``warmup`` is a share of all steps, ``step_at`` are shares of all epochs."""
-
-    name: Literal["constant", "cosine", "exponential", "step"] = "constant"
-    warmup: Fraction = 0.0
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9
-    step_at: tuple[Fraction, ...] = (0.5, 0.75)
-    final: NonNegative = 0.0
-
-
-class Augmentation(Model):
-    """Random changes of training images, drawn on the device from the replicate's own generator."""
-
-    shift: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-    vertical_flip: bool = False
-    noise: NonNegative = 0.0
-    cutout: Annotated[int, Field(ge=0)] = 0
-    rare_classes_only: bool = False
-
-
-class Recipe(Model):
-    """Everything about training but the loss: the same for all arms of an experiment."""
-
-    epochs: Count
-    batch_size: Count
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    l1: NonNegative = 0.0
-    gradient_clip: NonNegative | None = None
-    early_stopping: Count | None = None
-    checkpoint: Literal["last", "best"] = "last"
-    sampling: Literal["shuffle", "balanced"] = "shuffle"
-    augmentation: Augmentation = Augmentation()
-    validation: Literal["fixed", "per_seed"] = "fixed"
-    drop_last: bool = True
-
-
-class Network(Open):
-    """A model by name; further keys are its options."""
-
-    name: str
-
-
-class TaskSpec(Open):
-    """A task by name; further keys are its options."""
-
-    name: str
 
 
 class Experiment(Model):
@@ -193,15 +123,6 @@ class Arm(Model):
     experiment: Name
     dataset: Name
     loss: Name
-
-
-class Compute(Model):
-    """What decides the bits of a result: part of every replicate's identity."""
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    engine: Literal["loop", "population"] = "loop"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    threads: Count = 1
 
 
 class Range(Model):
@@ -236,7 +157,7 @@ class Comparison(Model):
     """
 
     baseline: Name
-    baselines: dict[Name, Name] = {}
+    baselines: dict[Name, Name] = Field(default_factory=dict)
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     contrasts: Literal["baseline", "all_pairs"] = "baseline"
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
@@ -279,13 +200,17 @@ class Retraining(Model):
     max_class_drop: NonNegative = 0.05
     slices: tuple[str, ...] = ()
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    notify: list[str] = []
+    notify: list[str] = Field(default_factory=list)
 
 
 class Params(Model):
-    """The whole of ``params.yaml``. ``root`` leads from the study's folder to the code (dvc.yaml uses it)."""
+    """The whole of ``params.yaml``. ``root`` leads from the study's folder to the code (dvc.yaml uses it).
+
+    ``code`` is the folder of the user's own modules.
+    """
 
     root: str = "."
+    code: str = "plugins"
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
     losses: dict[Name, dict[str, Any]]
@@ -294,7 +219,7 @@ class Params(Model):
     compute: Compute  # required: DVC knows no optional dependency on a key
     tuning: Tuning
     comparison: Comparison
-    hypotheses: dict[Name, Hypothesis] = {}
+    hypotheses: dict[Name, Hypothesis] = Field(default_factory=dict)
     tracking: Tracking = Tracking()
     retraining: Retraining = Retraining()
 

@@ -1,24 +1,31 @@
-"""Refuse a params.yaml that makes no sense, before anything else runs."""
+"""Refuse a params.yaml that makes no sense, before anything else runs; say what each stage depends on."""
 
 import argparse
+import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from lossbench.errors import exit_code
 from lossbench.lifetime import collect_rarely, die_with_parent
+from lossbench.outs import Outs
 from lossbench.params import load_params
+
+CHECKED = "LOSSBENCH_CHECKED"
+"""The hash of the params.yaml that whoever calls has just checked."""
 
 
 def main() -> None:
-    """Check; the out is constant, so that a valid edit reruns nothing for it."""
+    """Check; a valid edit changes the outs of what it concerns, and so reruns nothing else."""
     die_with_parent()  # a killed dvc leaves nothing that still writes
     params = load_params()
-    from lossbench.checking import check
+    if os.environ.get(CHECKED) != sha256(Path("params.yaml").read_bytes()).hexdigest():
+        from lossbench.checking import check
 
-    check(params)
-    out = Path("reports/checked.txt")
-    out.parent.mkdir(exist_ok=True)
-    out.write_text("params.yaml makes sense\n", encoding="utf-8")
+        check(params)
+    from lossbench.execution.lineage import write_lineage
+
+    write_lineage(params, Outs(Path.cwd()))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""What every stage script shares: its one argument, its params, its exit code."""
+"""What every stage script shares: its one argument, its params, its exit code, and the way to the store."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import UserError, exit_code, nearest
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
 
+if TYPE_CHECKING:
+    from lossbench.execution.fill import Filling
+    from lossbench.store import Store
 
-def home() -> Path:
-    """Return the study's folder for what is no out: stores, checkpoints, journals."""
-    return Path(os.environ.get("LOSSBENCH_HOME", ".lossbench"))
+ATTEMPTS = 3
+"""At filling the store and writing outs from it: an entry may turn out to be damaged."""
 
 
 def run_stage(
@@ -34,3 +35,52 @@ def run_stage(
     die_with_parent()  # a killed dvc leaves nothing that still writes
     collect_rarely()
     sys.exit(exit_code(stage))
+
+
+def from_store(
+    params: Params,
+    store: "Store",
+    add: Callable[["Filling"], None],
+    collect: Callable[[], None],
+    label: str,
+) -> None:
+    """Compute what the store lacks, then write outs from it; no torch where it lacks nothing.
+
+    Args:
+        params: of the study.
+        store: that is filled.
+        add: adds the flows that compute what is wanted.
+        collect: writes the outs.
+        label: of the progress bar.
+
+    """
+    from lossbench.execution.collect import LostError
+    from lossbench.execution.fill import Filling
+    from lossbench.training.interruption import ending_on_sigterm
+
+    for attempt in range(ATTEMPTS):
+        filling = Filling(lambda: _executor(params), _watch(params, store, label))
+        add(filling)
+        with ending_on_sigterm():
+            filling.run()
+        try:
+            collect()
+        except LostError as lost:
+            if attempt == ATTEMPTS - 1:
+                raise
+            print(f"warning: {lost}; it is computed anew", file=sys.stderr)
+        else:
+            return
+
+
+def _executor(params: Params) -> Any:
+    from lossbench.execution.local import LocalExecutor, worker_count
+
+    return LocalExecutor(params.compute, worker_count(params.compute))
+
+
+def _watch(params: Params, store: "Store", label: str) -> Any:
+    from lossbench.outs import Outs
+    from lossbench.tracking.watch import Watcher
+
+    return Watcher(params, Outs(Path.cwd()), store, label)

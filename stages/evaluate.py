@@ -1,23 +1,33 @@
-"""Score every replicate of one experiment on the test split."""
+"""Score every replicate of one experiment on the test split; what the store has is taken from it."""
 
 from pathlib import Path
 
 from lossbench.params import Params
-from stages.common import run_stage
+from stages.common import from_store, run_stage
 
 
 def main(params: Params, experiment: str) -> None:
     """Read models/<experiment>, write reports/evaluation/<experiment>."""
-    from lossbench.evaluation import evaluate
+    from lossbench.data.dataset import DatasetInfo
+    from lossbench.execution.collect import collect_evaluation, weights_in_models
+    from lossbench.execution.fill import Experiment
+    from lossbench.execution.local import where
+    from lossbench.outs import Outs
+    from lossbench.store import opened
 
-    dataset = params.experiments[experiment].dataset
-    evaluate(
-        params,
-        experiment,
-        models=Path("models") / experiment,
-        data=Path("data") / dataset,
-        out=Path("reports/evaluation") / experiment,
-    )
+    outs = Outs(Path.cwd())
+    with opened(outs.home) as store:
+        made = Experiment(params, experiment, outs.study)
+        weights = weights_in_models(params, experiment, outs)
+        classes = DatasetInfo.read(outs.data(params.experiments[experiment].dataset)).classes
+        place = where(params, outs, store)
+        from_store(
+            params,
+            store,
+            lambda filling: filling.add(experiment, lambda: made.flow(store, place, weights)),
+            lambda: collect_evaluation(made, weights, classes, store, outs),
+            label=f"evaluate {experiment}",
+        )
 
 
 if __name__ == "__main__":

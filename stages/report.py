@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lossbench.errors import exit_code
 from lossbench.lifetime import collect_rarely, die_with_parent
+from lossbench.outs import Outs
 from lossbench.params import load_params
-from stages.common import home
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     params = load_params()
     from lossbench.reporting import write_report
 
-    write_report(params, Path(), home())
+    write_report(params, Path(), Outs().home)
 
 
 if __name__ == "__main__":

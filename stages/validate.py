@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from lossbench.outs import Outs
 from lossbench.params import Params
-from stages.common import home, run_stage
+from stages.common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:
@@ -18,7 +19,7 @@ def main(params: Params, dataset: str) -> None:
         params.datasets[dataset].expectations,
         dataset,
         report=out / f"{dataset}.json",
-        docs=home() / "gx" / dataset,
+        docs=Outs().home / "gx" / dataset,
     )
     passed.write_text("passed\n", encoding="utf-8")
 

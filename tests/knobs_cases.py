@@ -9,7 +9,7 @@ import numpy as np
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
-from lossbench.params import Compute, Network, Recipe
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.training import Member, Replicate, Setting, prepare
 from lossbench.training.loop import train_replicate

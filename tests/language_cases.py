@@ -8,8 +8,8 @@ import numpy as np
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
-from lossbench.params import Compute, Network, Recipe
 from lossbench.params import Dataset as Block
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.language import LanguageModel
 from lossbench.training import Replicate, Setting, prepare

@@ -15,8 +15,9 @@ from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
 from lossbench.models import build
-from lossbench.params import Anomaly, Compute, Network, Recipe
+from lossbench.params import Anomaly
 from lossbench.params import Dataset as DatasetParams
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate

@@ -14,7 +14,7 @@ from conftest import ROOT, tiny_params, write_params
 from benchmarks import gpu, overhead, probe, training
 from benchmarks.contenders import Way, as_taught, ways
 from lossbench.models import build
-from lossbench.params import Network
+from lossbench.recipe import Network
 
 CASE = training.CASES[0]
 GOAL_KEYS = {"name", "goal", "measured", "met"}

@@ -13,7 +13,7 @@ from lossbench.errors import UserError
 from lossbench.losses import REGISTRY, LossContext
 from lossbench.losses import build as build_loss
 from lossbench.models import build
-from lossbench.params import Compute, Network, Recipe
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.detection import Detection
 from lossbench.tasks.matching import mistakes
 from lossbench.training import Member, Setting, prepare

@@ -43,7 +43,7 @@ assert torch.allclose(loss(logits, target), torch.nn.functional.cross_entropy(lo
 NEW_MODEL = """
 import torch
 from lossbench.models import build
-from lossbench.params import Network
+from lossbench.recipe import Network
 assert build(Network(name="mlp", hidden=5), (1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 """
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lossbench.data.dataset import DatasetInfo, Split
 from lossbench.models import build
-from lossbench.params import Network
+from lossbench.recipe import Network
 from lossbench.serving.link import fit_link
 from lossbench.serving.onnx import export
 from lossbench.serving.replicate import ReplicateModel, load_predictor

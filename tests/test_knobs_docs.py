@@ -8,7 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from lossbench import losses, models
-from lossbench.params import Corruption, Hypothesis, Network, Recipe
+from lossbench.params import Corruption, Hypothesis
+from lossbench.recipe import Network, Recipe
 
 ROOT = Path(__file__).parent.parent
 KNOBS = (ROOT / "docs/imbalance-and-regularisation.md").read_text(encoding="utf-8")

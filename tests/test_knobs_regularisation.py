@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.models import MODELS, build, check
-from lossbench.params import Network
+from lossbench.recipe import Network
 from lossbench.training import Member, Replicate, Setting
 from lossbench.training.loop import train_replicate
 from lossbench.training.optimization import Optimizer

@@ -10,7 +10,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.models import build
-from lossbench.params import Network
+from lossbench.recipe import Network
 from lossbench.tasks.ngram import NGram, stretches
 from lossbench.training import fit
 from lossbench.training.determinism import deterministic

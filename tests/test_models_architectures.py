@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lossbench.errors import UserError
 from lossbench.models import MODELS, build, check
-from lossbench.params import Network
+from lossbench.recipe import Network
 from lossbench.training.determinism import deterministic
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)

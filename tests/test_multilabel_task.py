@@ -14,8 +14,8 @@ from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.data.fetching import fetch
 from lossbench.data.sources.multilabel_csv import read_table
 from lossbench.errors import UserError
-from lossbench.params import Compute, Network, Recipe
 from lossbench.params import Dataset as DatasetParams
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
 from lossbench.tasks.ranking import auroc, average_precision

@@ -9,8 +9,9 @@ import torch
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
-from lossbench.params import Compute, Network, Recipe, Retraining
 from lossbench.params import Dataset as DatasetParams
+from lossbench.params import Retraining
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.retraining.gate import decide, judge
 from lossbench.retraining.scoring import Contender, Scored, paired_difference, score
 from lossbench.tasks import task_class

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from lossbench.data.dataset import Dataset
-from lossbench.params import Compute, load_params
+from lossbench.params import load_params
+from lossbench.recipe import Compute
 from lossbench.tasks import task_class
 from lossbench.tracking.models import median_seed
 from lossbench.tracking.outs import ArmOuts

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossbench.params import Augmentation
+from lossbench.recipe import Augmentation
 from lossbench.training.augmentation import Draws, augment, draw
 
 

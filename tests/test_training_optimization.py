@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from lossbench.params import Optimizer, Schedule
+from lossbench.recipe import Optimizer, Schedule
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
 
 STEPS = 25

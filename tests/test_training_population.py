@@ -8,8 +8,8 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.losses import REGISTRY
-from lossbench.params import Compute, Network, Recipe
 from lossbench.params import Dataset as DatasetParams
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.training import Member, fit, prepare
 from lossbench.training.loop import train_replicate

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.data.dataset import Dataset, DatasetInfo
-from lossbench.params import Compute, Network, Recipe
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.training import Replicate, Setting, prepare
 

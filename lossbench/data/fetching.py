@@ -13,7 +13,7 @@ from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import DatasetInfo
 from lossbench.data.manifest import manifest
 from lossbench.data.samples import Array, Fetched, Samples
-from lossbench.data.sources import source
+from lossbench.data.sources.base import source
 from lossbench.data.splits import position, split
 from lossbench.errors import UserError
 from lossbench.params import Dataset

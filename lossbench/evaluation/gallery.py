@@ -1,8 +1,7 @@
 """Test samples on which the arms disagree most: what the report shows of them."""
 
-import json
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,16 @@ Array = npt.NDArray[Any]
 SAMPLES = 12
 
 
-def write_gallery(
-    folder: Path,
+def gallery(
     data: Dataset,
     task: Task,
     decisions: Mapping[str, Array],
     texts: Mapping[str, tuple[str, ...]],
     seed: int,
-) -> None:
-    """Write ``gallery.npz`` (inputs, targets, one array of decisions per arm) and ``gallery.json``.
+) -> tuple[dict[str, Any], bytes]:
+    """Make the content of ``gallery.json`` and of ``gallery.npz`` (inputs, targets, one array per arm).
 
     Args:
-        folder: where to write.
         data: the dataset; samples come from its test split.
         task: says how far decisions differ.
         decisions: arm → (N, ...), the decisions of one seed's replicates.
@@ -38,12 +35,9 @@ def write_gallery(
     amount = task.disagreement(list(decisions.values()))
     order = np.argsort(-amount, kind="stable")[:SAMPLES]
     arrays = {f"decision/{arm}": decided[order] for arm, decided in decisions.items()}
+    buffer = io.BytesIO()
     np.savez_compressed(
-        folder / "gallery.npz",
-        inputs=test.inputs[order],
-        targets=test.targets[order],
-        allow_pickle=False,
-        **arrays,
+        buffer, inputs=test.inputs[order], targets=test.targets[order], allow_pickle=False, **arrays
     )
     described = {
         "seed": seed,
@@ -53,5 +47,4 @@ def write_gallery(
         "share_disagreeing": float((amount > 0).mean()),
         "texts": {arm: list(said) for arm, said in texts.items() if said},
     }
-    text = json.dumps(described, indent=1, ensure_ascii=False)
-    (folder / "gallery.json").write_text(text + "\n", encoding="utf-8")
+    return described, buffer.getvalue()

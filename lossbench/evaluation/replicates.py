@@ -1,19 +1,16 @@
 """Scoring one replicate."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import load_file
 
 from lossbench.data.dataset import Dataset, Split
-from lossbench.params import Compute, Network
+from lossbench.recipe import Compute, Network
 from lossbench.statistics.calibration import Calibration, calibrate
 from lossbench.tasks.base import GAP, Scores, Task
-from lossbench.training.prediction import Predictor, predicting
+from lossbench.training.prediction import Predictor, State, predicting
 
 Array = npt.NDArray[Any]
 POSITIONS = 50_000
@@ -25,10 +22,7 @@ class Scored:
     """One replicate's test scores.
 
     Attributes:
-        arm: its name.
-        loss: the arm's loss.
-        seed: the replicate's.
-        diverged: its outputs or its training were not finite.
+        finite: whether all its outputs are.
         scores: on the test split.
         calibration: of its probabilities, where the task has any.
         decisions: (N, ...) what it made of each test sample.
@@ -36,10 +30,7 @@ class Scored:
 
     """
 
-    arm: str
-    loss: str
-    seed: int
-    diverged: bool
+    finite: bool
     scores: Scores
     calibration: Calibration | None
     decisions: Array
@@ -47,8 +38,8 @@ class Scored:
 
 
 def score_replicate(
-    folder: Path,
-    described: Mapping[str, Any],
+    state: State,
+    network: Network,
     seed: int,
     task: Task,
     metric: str,
@@ -56,14 +47,14 @@ def score_replicate(
     compute: Compute,
     write: bool = False,
 ) -> Scored:
-    """Load a replicate's weights, predict, score.
+    """Predict with a replicate's weights, and score.
 
     A replicate whose outputs are not finite gets the score of the constant majority prediction.
 
     Args:
-        folder: of the arm.
-        described: its ``arm.json``.
-        seed: which replicate.
+        state: its weights and buffers.
+        network: the architecture.
+        seed: of the replicate; it drives what is drawn in scoring.
         task: what scores it.
         metric: the experiment's primary one.
         data: the dataset.
@@ -71,11 +62,8 @@ def score_replicate(
         write: have it generate texts, where the task does that.
 
     """
-    network = Network.model_validate(described["model"])
-    state = load_file(folder / f"seed-{seed}.safetensors")
     test = data.split("test")
     targets = np.asarray(test.targets)
-    who = (described["arm"], described["loss"], seed)
     with predicting(task, network, state, test.inputs, compute) as predictor:
         if task.adapts:
             validation = data.split("validation")
@@ -84,15 +72,14 @@ def score_replicate(
         digests, finite = predictor.digests(test)
         if not finite:
             digests = task.majority_digests(targets)
-            return Scored(*who, True, task.score(digests, targets), None, task.decide(digests))
+            return Scored(False, task.score(digests, targets), None, task.decide(digests))
         scores = task.score(digests, targets)
         trained_on = _training_score(task, metric, predictor, data.split("train"), len(test))
         sign = 1 if task.direction(metric).higher_is_better else -1
         scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
         calibration = _calibration(task, predictor, data) if task.calibrated else None
         texts = tuple(task.generate(predictor.forward, seed)) if write else ()
-    diverged = seed in described["diverged"]
-    return Scored(*who, diverged, scores, calibration, task.decide(digests), texts)
+    return Scored(True, scores, calibration, task.decide(digests), texts)
 
 
 def _training_score(task: Task, metric: str, predictor: Predictor, train: Split, most: int) -> float:

@@ -2,28 +2,27 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TypeVar
 
+from lossbench.lookup import Lookup
 from lossbench.losses.base import Loss
+from lossbench.losses.names import MODULES
 
 L = TypeVar("L", bound=Loss)
 
-_LOSSES: dict[str, type[Loss]] = {}
+_LOSSES: Lookup[type[Loss]] = Lookup("lossbench.losses", MODULES)
 
-#: Every registered loss by its name in params.yaml.
-REGISTRY: Mapping[str, type[Loss]] = MappingProxyType(_LOSSES)
+#: Every registered loss by its name in params.yaml, imported when it is asked for.
+REGISTRY: Mapping[str, type[Loss]] = _LOSSES
 
 
 def register(name: str) -> Callable[[type[L]], type[L]]:
     """Enter a loss under ``name``; complete its docstring with "Shapes:" and "Parameters:"."""
 
     def enter(cls: type[L]) -> type[L]:
-        if name in _LOSSES:
-            raise ValueError(f"two losses are registered as {name!r}")
         cls.name = name
         cls.__doc__ = _completed(cls)
-        _LOSSES[name] = cls
+        _LOSSES.enter(name, cls, cls.__module__)
         return cls
 
     return enter

@@ -1,33 +1,13 @@
 """Models: one file per architecture."""
 
-from lossbench.models import (
-    autoencoder,
-    detector,
-    lenet,
-    lstm,
-    mnist_cnn,
-    resnet,
-    simple_cnn,
-    torchvision,
-    unet,
-)
-from lossbench.models.base import MODELS, build, check
+from typing import TYPE_CHECKING
 
-LOOP_ONLY = frozenset({"lstm"})
-"""Models that no population can train: torch has no rule for stacking an LSTM."""
+from lossbench.lookup import lazily
 
-__all__ = [
-    "LOOP_ONLY",
-    "MODELS",
-    "autoencoder",
-    "build",
-    "check",
-    "detector",
-    "lenet",
-    "lstm",
-    "mnist_cnn",
-    "resnet",
-    "simple_cnn",
-    "torchvision",
-    "unet",
-]
+if TYPE_CHECKING:
+    from lossbench.models.base import MODELS as MODELS
+    from lossbench.models.names import LOOP_ONLY as LOOP_ONLY
+    from lossbench.models.base import build as build
+    from lossbench.models.base import check as check
+
+__getattr__ = lazily(__name__, {"MODELS": "base", "LOOP_ONLY": "names", "build": "base", "check": "base",})

@@ -8,15 +8,18 @@ from pydantic import create_model
 from torch import nn
 
 from lossbench.errors import UserError, nearest
+from lossbench.lookup import Lookup
+from lossbench.models.names import MODULES
 from lossbench.models.weights import head_of, load_weights, put_weights
 from lossbench.options import Options, keyword_options, parse_options
-from lossbench.params import Network
+from lossbench.recipe import Network
 
 Builder = Callable[..., nn.Module]
 PRETRAINED: dict[str, Any] = {"weights": (str | None, None), "sha256": (str | None, None)}
 """Options of every model: a local file of weights to begin with, and its hash."""
 
-MODELS: dict[str, Builder] = {}
+MODELS: Lookup[Builder] = Lookup("lossbench.models", MODULES)
+"""Every model by its name in params.yaml, imported when it is asked for."""
 OPTIONS: dict[str, type[Options]] = {}
 OWN: dict[str, tuple[str, ...]] = {}
 """Options that a builder itself declares."""
@@ -24,7 +27,7 @@ OWN: dict[str, tuple[str, ...]] = {}
 
 def register(builder: Builder) -> Builder:
     """Make a model known under its function's name; its keyword-only parameters are its options."""
-    MODELS[builder.__name__] = builder
+    MODELS.enter(builder.__name__, builder, builder.__module__)
     own = keyword_options(builder)
     added = {name: field for name, field in PRETRAINED.items() if name not in own.model_fields}
     OWN[builder.__name__] = tuple(own.model_fields)
@@ -41,9 +44,14 @@ def check(network: Network, key: str) -> None:
     """
     if network.name not in MODELS:
         raise UserError(f"'{key}' names no model: '{network.name}'; {nearest(network.name, MODELS)}")
-    options = parse_options(OPTIONS[network.name], network.options, key).model_dump()
+    options = _options(network, key)
     if options["weights"] is not None and options["sha256"] is None:
         raise UserError(f"'{key}.weights' is given without '{key}.sha256', the hash of that file")
+
+
+def _options(network: Network, key: str) -> dict[str, Any]:
+    builder = MODELS[network.name]  # its import enters its options
+    return parse_options(OPTIONS[builder.__name__], network.options, key).model_dump()
 
 
 def build(network: Network, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -62,9 +70,9 @@ def build(network: Network, input_shape: tuple[int, ...], outputs: int) -> nn.Mo
 
     """
     check(network, "model")
-    options = parse_options(OPTIONS[network.name], network.options, "model").model_dump()
+    builder, options = MODELS[network.name], _options(network, "model")
     own = OWN[network.name]
-    model = MODELS[network.name](input_shape, outputs, **{name: options[name] for name in own})
+    model = builder(input_shape, outputs, **{name: options[name] for name in own})
     if options["weights"] is not None and "weights" not in own:
         file = Path(options["weights"])
         put_weights(model, load_weights(file, options["sha256"]), head_of(model), file)

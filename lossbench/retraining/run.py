@@ -282,7 +282,7 @@ class _Attempt:
 
 def _challenger(outs: ArmOuts, data: Dataset) -> tuple[Contender, int]:
     """Load the arm's replicate with the median validation score: the best one's luck would not last."""
-    from lossbench.tasks import task_class
+    from lossbench.tasks.base import task_class
 
     seed = median_seed(outs, task_class(outs.described["task"]).monitor)
     weights = outs.folder / f"seed-{seed}.safetensors"

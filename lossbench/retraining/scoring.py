@@ -11,9 +11,8 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 from lossbench.data.dataset import DatasetInfo, Split
-from lossbench.params import Compute, Network
-from lossbench.tasks import task_class
-from lossbench.tasks.base import Scores, Task
+from lossbench.recipe import Compute, Network
+from lossbench.tasks.base import Scores, Task, task_class
 from lossbench.training.prediction import State, predicting
 
 Array = npt.NDArray[Any]

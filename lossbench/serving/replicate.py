@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
-from lossbench.params import Compute, Network
+from lossbench.recipe import Compute, Network
 from lossbench.serving.answers import Answer, answers
 from lossbench.serving.link import Link
-from lossbench.tasks import task_class
-from lossbench.tasks.base import Task
+from lossbench.tasks.base import Task, task_class
 from lossbench.training.prediction import Predictor
 
 Array = npt.NDArray[Any]

@@ -66,7 +66,7 @@ def _download(root: Path, address: str, into: Path) -> Path:
 
 
 def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
-    from lossbench.tasks import task_class
+    from lossbench.tasks.base import task_class
     from lossbench.tracking.models import median_seed, pack_replicate
     from lossbench.tracking.outs import ArmOuts
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.errors import UserError, nearest
-from lossbench.losses import check_targets
+from lossbench.lookup import Lookup
+from lossbench.losses.inputs import check_targets
 from lossbench.options import Options, parse_options
+from lossbench.tasks.names import MODULES
 
 Array = npt.NDArray[Any]
 GAP = "generalisation_gap"
@@ -273,12 +275,13 @@ class Task(ABC):
         return next(known for known in self.metrics if known.name == metric)
 
 
-TASKS: dict[str, type[Task]] = {}
+TASKS: Lookup[type[Task]] = Lookup("lossbench.tasks", MODULES)
+"""Every task by its name in params.yaml, imported when it is asked for."""
 
 
 def register(task: type[Task]) -> type[Task]:
     """Make a task known under its name."""
-    TASKS[task.name] = task
+    TASKS.enter(task.name, task, task.__module__)
     return task
 
 

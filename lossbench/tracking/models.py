@@ -58,7 +58,7 @@ def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    from lossbench.tasks import task_class
+    from lossbench.tasks.base import task_class
 
     client = shelf.client
     for old in client.search_logged_models([shelf.id], filter_string=f"source_run_id = '{run_id}'"):

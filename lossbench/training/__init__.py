@@ -1,9 +1,29 @@
 """Training many replicates on equal terms. Imports neither mlflow nor dvc nor Great Expectations."""
 
-from lossbench.training.fit import fit
-from lossbench.training.prediction import predict
-from lossbench.training.replicate import Observer, Record, Replicate
-from lossbench.training.setting import Member, Setting, prepare
-from lossbench.training.store import Store
+from typing import TYPE_CHECKING
 
-__all__ = ["Member", "Observer", "Record", "Replicate", "Setting", "Store", "fit", "predict", "prepare"]
+from lossbench.lookup import lazily
+
+if TYPE_CHECKING:
+    from lossbench.training.fit import fit as fit
+    from lossbench.training.member import Member as Member
+    from lossbench.training.prediction import predict as predict
+    from lossbench.training.replicate import Observer as Observer
+    from lossbench.training.replicate import Record as Record
+    from lossbench.training.replicate import Replicate as Replicate
+    from lossbench.training.setting import Setting as Setting
+    from lossbench.training.setting import prepare as prepare
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Member": "member",
+        "Observer": "replicate",
+        "Record": "replicate",
+        "Replicate": "replicate",
+        "Setting": "setting",
+        "fit": "fit",
+        "predict": "prediction",
+        "prepare": "setting",
+    },
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lossbench.params import Augmentation
+from lossbench.recipe import Augmentation
 
 
 @dataclass(frozen=True)

@@ -1,167 +1,70 @@
-"""Training many replicates of an arm: the one door to whatever engine stands behind it."""
+"""Training an arm's members: the one door to whatever engine stands behind it."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from lossbench.progress import bar
-from lossbench.training.interruption import ending_on_sigterm, noticing_sigterm
+from lossbench.training.checkpoint import Checkpoint
+from lossbench.training.determinism import threads
+from lossbench.training.interruption import noticing_sigterm
 from lossbench.training.loop import train_replicate
-from lossbench.training.population import populations, train_population
-from lossbench.training.replicate import Observer, Replicate
-from lossbench.training.setting import Member, Setting
-from lossbench.training.store import Store
-from lossbench.training.workers import Pool, worker_count
+from lossbench.training.member import Member, populations
+from lossbench.training.population import train_population
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting
 
-OnEvent = Callable[[int, tuple[int, dict[str, float]]], None]
-OnResult = Callable[[int, Replicate], None]
-
-
-class Silent:
-    """Watches nothing."""
-
-    def started(self, seed: int, epochs: int) -> None:
-        """Ignore."""
-
-    def epoch(self, seed: int, epoch: int, values: Any) -> None:
-        """Ignore."""
-
-    def finished(self, replicate: Replicate) -> None:
-        """Ignore."""
+OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+"""Told seed, epoch and its values, keyed ``split/metric``."""
 
 
-def fit(
-    setting: Setting,
-    members: Sequence[Member],
-    *,
-    store: Store | None = None,
-    observer: Observer | None = None,
-    label: str = "train",
-    workers: int | None = None,
-) -> list[Replicate]:
-    """Train the members of an arm; those in the store are taken from there.
+def fit(setting: Setting, members: Sequence[Member], on_epoch: OnEpoch = lambda *_: None) -> list[Replicate]:
+    """Train the members of an arm, here and now.
 
-    A replicate's bits depend on the setting and its member alone: not on its neighbours, their order, or
-    how many train at a time.
+    A replicate's bits depend on the setting and its member alone: not on its neighbours or their order (of a
+    population: on its members).
 
     Args:
         setting: the arm, from :func:`lossbench.training.prepare`.
         members: seeds, and what each has of its own.
-        store: finished replicates and unfinished checkpoints.
-        observer: told of starts, epochs and ends.
-        label: of the progress bar.
-        workers: replicates side by side (CPU).
+        on_epoch: told of each epoch.
 
     Returns:
         A replicate per member, in order.
 
     """
-    watch = observer or Silent()
-    company = _company(setting, members)
+    if setting.compute.engine == "loop":
+        return [train(setting, [member], on_epoch)[0] for member in members]
     done: dict[int, Replicate] = {}
-    for index, member in enumerate(members):
-        found = store.get(member, company[index]) if store is not None else None
-        if found is not None:
-            done[index] = found
-    epochs = setting.recipe.epochs
-    seen = [0] * len(members)
-    with bar(len(members) * epochs, label) as progress:
-        progress.update(len(done) * epochs)
-        for index, replicate in done.items():
-            watch.started(members[index].seed, epochs)
-            watch.finished(replicate)
+    for numbers in populations(setting.loss, members):
+        together = train(setting, [members[number] for number in numbers], on_epoch)
+        done |= dict(zip(numbers, together, strict=True))
+    return [done[number] for number in range(len(members))]
 
-        def on_event(index: int, event: tuple[int, dict[str, float]]) -> None:
-            if event[0] == 0:
-                watch.started(members[index].seed, epochs)
-                return
-            watch.epoch(members[index].seed, *event)
-            seen[index] += 1
-            progress.update()
 
-        def on_result(index: int, replicate: Replicate) -> None:
-            done[index] = replicate
-            watch.finished(replicate)
-            progress.update(epochs - seen[index])  # resumed, or stopped early
+def train(
+    setting: Setting,
+    members: Sequence[Member],
+    on_epoch: OnEpoch = lambda *_: None,
+    checkpoint: Checkpoint | None = None,
+) -> list[Replicate]:
+    """Train one replicate, or one population; SIGTERM ends it with its checkpoint written.
 
-        waiting = [index for index in range(len(members)) if index not in done]
+    Args:
+        setting: the arm.
+        members: one for the loop; those of a population share a loss.
+        on_epoch: told of each epoch.
+        checkpoint: where an interrupted training left its state, and leaves it again.
+
+    """
+    with threads(setting.compute.threads), noticing_sigterm() as interruption:
         if setting.compute.engine == "population":
-            _run_populations(setting, members, store, set(waiting), on_event, on_result)
-        elif setting.compute.device == "cpu":
-            _run_side_by_side(setting, members, store, waiting, workers, on_event, on_result)
-        else:  # CUDA does not survive a fork: one after another, here
-            for index in waiting:
-                on_result(index, _train(setting, members[index], store, partial(on_event, index)))
-    return [done[index] for index in range(len(members))]
-
-
-def _company(setting: Setting, members: Sequence[Member]) -> list[Sequence[Member]]:
-    """Return the members of each one's population; nobody for the loop, which trains each alone."""
-    company: list[Sequence[Member]] = [()] * len(members)
-    if setting.compute.engine == "population":
-        for numbers in populations(setting, members):
-            for number in numbers:
-                company[number] = [members[other] for other in numbers]
-    return company
-
-
-def _run_side_by_side(
-    setting: Setting,
-    members: Sequence[Member],
-    store: Store | None,
-    waiting: Sequence[int],
-    workers: int | None,
-    on_event: OnEvent,
-    on_result: OnResult,
-) -> None:
-    jobs = [partial(_train, setting, members[index], store) for index in waiting]
-    many = workers or worker_count(setting.compute.threads)
-    with ending_on_sigterm():
-        Pool(jobs, many, setting.compute.threads).run(
-            lambda position, event: on_event(waiting[position], event),
-            lambda position, replicate: on_result(waiting[position], replicate),
-        )
-
-
-def _run_populations(
-    setting: Setting,
-    members: Sequence[Member],
-    store: Store | None,
-    waiting: set[int],
-    on_event: OnEvent,
-    on_result: OnResult,
-) -> None:
-    """Train every population that lacks a member; its other members come out the same again."""
-    for numbers in populations(setting, members):
-        if not waiting.intersection(numbers):
-            continue
-        company = [members[number] for number in numbers]
-        checkpoint = store.checkpoint(company[0], company) if store is not None else None
-        for number in numbers:
-            on_event(number, (0, {}))
-        with noticing_sigterm() as interruption:
-            trained = train_population(
+            return train_population(
                 setting,
-                company,
-                lambda place, event, numbers=numbers: on_event(numbers[place], event),  # type: ignore[misc]  # the default binds the list
+                members,
+                lambda place, event: on_epoch(members[place].seed, *event),
                 checkpoint,
                 interruption,
             )
-        for number, replicate in zip(numbers, trained, strict=True):
-            if store is not None:
-                store.put(members[number], replicate, company)
-            on_result(number, replicate)
-        if checkpoint is not None:
-            checkpoint.remove()
-
-
-def _train(setting: Setting, member: Member, store: Store | None, emit: Callable[[Any], None]) -> Replicate:
-    emit((0, {}))
-    checkpoint = store.checkpoint(member) if store is not None else None
-    with noticing_sigterm() as interruption:
-        replicate = train_replicate(setting, member, emit, checkpoint, interruption)
-        if store is not None:
-            store.put(member, replicate)
-        if checkpoint is not None:
-            checkpoint.remove()
-    return replicate
+        (member,) = members
+        made = train_replicate(
+            setting, member, lambda event: on_epoch(member.seed, *event), checkpoint, interruption
+        )
+        return [made]

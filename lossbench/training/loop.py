@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossbench.params import Compute
+from lossbench.recipe import Compute
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic
 from lossbench.training.interruption import EXIT_CODE, Interruption
+from lossbench.training.member import Member
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
 from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Plan, changed
-from lossbench.training.setting import Member, Setting
+from lossbench.training.setting import Setting
 
 Emit = Callable[[tuple[int, dict[str, float]]], None]
 

@@ -15,8 +15,8 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from lossbench.params import Optimizer as OptimizerParams
-from lossbench.params import Schedule
+from lossbench.recipe import Optimizer as OptimizerParams
+from lossbench.recipe import Schedule
 
 EPSILON = 1e-8
 SMOOTHING = 0.99

@@ -6,7 +6,6 @@ populations of their own. Bits depend on the population's size, as those of batc
 """
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,21 +24,15 @@ from lossbench.training.determinism import deterministic
 from lossbench.training.dropout import draw_masks, find_sites, take_masks
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu, precision
+from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
 from lossbench.training.portions import EVALUATION_BATCH, Batch, Portion, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Epoch, Plan, changed
-from lossbench.training.setting import Member, Setting
+from lossbench.training.setting import Setting
 
 Emit = Callable[[int, tuple[int, dict[str, float]]], None]
-
-
-def populations(setting: Setting, members: Sequence[Member]) -> list[list[int]]:
-    """Divide members (by number) into populations: one per loss."""
-    spec = [json.dumps(dict(one.loss or setting.loss), sort_keys=True, default=list) for one in members]
-    numbers = sorted(range(len(members)), key=lambda number: (spec[number], number))
-    return [list(same) for _, same in groupby(numbers, key=lambda number: spec[number])]
 
 
 def train_population(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.data.dataset import Split
-from lossbench.models import build
-from lossbench.params import Compute, Network
+from lossbench.models.base import build
+from lossbench.recipe import Compute, Network
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import deterministic
 from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined

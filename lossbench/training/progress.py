@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lossbench.params import Recipe
+from lossbench.recipe import Recipe
 from lossbench.training.replicate import Record
 
 State = dict[str, Tensor]

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Replicate:
     """
 
     seed: int
-    state: dict[str, Tensor]
+    state: "dict[str, Tensor]"
     history: tuple[Record, ...]
     epoch: int
     diverged: bool

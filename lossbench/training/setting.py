@@ -9,24 +9,16 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import Dataset, Split
 from lossbench.errors import UserError
-from lossbench.losses import Loss, LossContext, build
-from lossbench.models import build as build_model
-from lossbench.params import Compute, Network, Recipe
+from lossbench.losses.base import Loss
+from lossbench.losses.building import LossContext, build
+from lossbench.models.base import build as build_model
+from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
+from lossbench.training.member import Member
 from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
 
 CHECKED_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class Member:
-    """One replicate to be trained: its seed, and what it has of its own (a tuning grid's point)."""
-
-    seed: int
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    loss: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,29 +89,35 @@ def loss_context(task: Task) -> LossContext:
 
 
 def prepare(
-    task: Task, data: Dataset, network: Network, recipe: Recipe, loss: Mapping[str, Any], compute: Compute
+    task: Task,
+    data: Dataset,
+    network: Network,
+    recipe: Recipe,
+    loss: Mapping[str, Any],
+    compute: Compute,
+    share: int = 1,
 ) -> Setting:
     """Bring the training and validation splits to the device, once for all replicates.
+
+    Where they take more than a ``share``-th of the memory that there is for them, they stay on disk.
 
     Raises:
         ValueError: if a target lies outside the classes.
         UserError: if the recipe asks for what these data do not allow.
 
     """
-    # Before anything runs: the parent's thread pool must stay unused, or forked workers would hang.
-    torch.set_num_threads(1)
     splits = [_samples(data, "train"), _samples(data, "validation")]
     maps = _maps(loss, task)
-    budget, device = memory_budget(compute.device), compute.device
+    budget, device = memory_budget(compute.device) // share, compute.device
     pool = None
     if recipe.validation == "per_seed":
         pool = open_portion(task, splits, device, maps, budget)
         first = len(splits[0])
         train, validation = pool.among(torch.arange(first)), pool.among(torch.arange(first, len(pool)))
     else:
-        share = len(splits[0]) / max(1, len(splits[0]) + len(splits[1]))
-        train = open_portion(task, splits[:1], device, maps, int(budget * share))
-        validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - share)))
+        part = len(splits[0]) / max(1, len(splits[0]) + len(splits[1]))
+        train = open_portion(task, splits[:1], device, maps, int(budget * part))
+        validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - part)))
     for portion in (train, validation):
         for rows in parts(len(portion), CHECKED_AT_ONCE):
             task.check_targets(portion.among(rows).targets())
@@ -137,6 +135,11 @@ def _samples(data: Dataset, name: str) -> Split:
     if not len(split):
         raise UserError(f"{data.folder}: split '{name}' is empty; training needs at least one sample in it")
     return split
+
+
+def wants_maps(loss: Mapping[str, Any], task: Task) -> bool:
+    """Whether a loss needs maps that are computed with the data."""
+    return build(loss, loss_context(task), "loss").auxiliary
 
 
 def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:

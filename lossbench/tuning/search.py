@@ -5,16 +5,13 @@ parameters; each point is trained with the same tuning seeds, which no replicate
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from lossbench.losses import REGISTRY
 from lossbench.params import Range, Tuning
-from lossbench.training.replicate import Replicate
-from lossbench.training.setting import Member
+from lossbench.training.member import Member
 
 SEED = 20240
 """Of the scrambled Halton sequence; one for all arms and experiments."""
@@ -30,7 +27,7 @@ class Trial:
     @property
     def mean(self) -> float:
         """Mean over the tuning seeds; minus infinity where one diverged."""
-        return float(np.mean(self.scores)) if all(map(math.isfinite, self.scores)) else -math.inf
+        return fmean(self.scores) if all(map(math.isfinite, self.scores)) else -math.inf
 
 
 def trial_points(tuning: Tuning, loss: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -54,11 +51,13 @@ def trial_points(tuning: Tuning, loss: Mapping[str, Any]) -> list[dict[str, Any]
     if not columns or not tuning.trials:
         return []
     if len(columns) == 1:  # along one axis an even grid beats random points, and includes both ends
-        unit = np.linspace(0, 1, tuning.trials)[:, None] if tuning.trials > 1 else np.array([[0.5]])
+        last = tuning.trials - 1
+        unit = [[number / last if last else 0.5] for number in range(tuning.trials)]
     else:
+        import numpy as np
         from scipy.stats import qmc  # half a second, for searches of several axes alone
 
-        unit = qmc.Halton(len(columns), rng=np.random.default_rng(SEED)).random(tuning.trials)
+        unit = qmc.Halton(len(columns), rng=np.random.default_rng(SEED)).random(tuning.trials).tolist()
     points = []
     for row in unit:
         values = [scale(chosen, float(u)) for chosen, u in zip(columns, row, strict=True)]
@@ -71,6 +70,10 @@ def trial_points(tuning: Tuning, loss: Mapping[str, Any]) -> list[dict[str, Any]
 
 def own_ranges(loss: Mapping[str, Any]) -> dict[str, Range]:
     """Return the declared ranges of a loss's tunable parameters; none for a sum."""
+    from lossbench.losses.registry import (
+        REGISTRY,
+    )  # imports torch, for who tunes a loss's own parameters alone
+
     entry = REGISTRY.get(str(loss.get("name")))
     if entry is None:
         return {}
@@ -89,38 +92,35 @@ def scale(chosen: Range, unit: float) -> float:
     return float(f"{value:.4g}")
 
 
-def search(
-    tuning: Tuning,
-    loss: Mapping[str, Any],
-    monitor: str,
-    train: Callable[[Sequence[Member]], Sequence[Replicate]],
+def tuning_members(tuning: Tuning, loss: Mapping[str, Any]) -> list[Member]:
+    """List who is trained in the search: every point with every tuning seed."""
+    return [Member(seed, **point) for point in trial_points(tuning, loss) for seed in tuning.seeds]
+
+
+def chosen(
+    tuning: Tuning, loss: Mapping[str, Any], monitor: str | None, scores: Sequence[float]
 ) -> dict[str, Any]:
-    """Try every point with every tuning seed and return the content of ``reports/tuning/<arm>.json``.
+    """Choose the best point; the content of ``reports/tuning/<arm>.json``.
 
     Args:
         tuning: the search.
         loss: the loss's block.
         monitor: the validation metric, higher is better.
-        train: trains members, in order.
+        scores: of :func:`tuning_members`, in order; see :func:`last_score`.
 
     Returns:
         trials, the best point (empty: the params as written) and whether it lies at the edge of a range.
 
     """
     points = trial_points(tuning, loss)
-    members = [Member(seed, **point) for point in points for seed in tuning.seeds]
-    replicates = list(train(members)) if members else []
     count = len(tuning.seeds)
-    trials = [
-        Trial(point, tuple(last_score(one, monitor) for one in replicates[i * count : (i + 1) * count]))
-        for i, point in enumerate(points)
-    ]
+    trials = [Trial(point, tuple(scores[i * count : (i + 1) * count])) for i, point in enumerate(points)]
     best = max(trials, key=lambda trial: trial.mean, default=None)
     if best is not None and best.mean == -math.inf:
         best = None  # every point diverged: the params as written
     return {
         "points": len(points),
-        "seeds": list(tuning.seeds),
+        "seeds": list(tuning.seeds) if points else [],
         "monitor": monitor,
         "trials": [
             {
@@ -136,15 +136,18 @@ def search(
     }
 
 
-def last_score(replicate: Replicate, monitor: str) -> float:
-    """Return the monitor at the kept epoch; minus infinity for a diverged replicate."""
-    if replicate.diverged:
+def last_score(entry: Mapping[str, Any]) -> float:
+    """Return the monitor at the kept epoch of a finished replicate; minus infinity where it diverged.
+
+    Args:
+        entry: of the store.
+
+    """
+    if entry["diverged"]:
         return -math.inf
-    return next(
-        one.value
-        for one in reversed(replicate.history)
-        if one.split == "validation" and one.metric == monitor and one.epoch == replicate.epoch
-    )
+    wanted = (entry["epoch"], "validation", entry["described"]["monitor"])
+    found = [value for *where, value in entry["history"] if tuple(where) == wanted]
+    return float(found[-1])
 
 
 def edges(tuning: Tuning, point: Mapping[str, Any]) -> list[str]:

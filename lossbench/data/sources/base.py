@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lossbench.data.samples import Fetched
+from lossbench.data.sources.names import MODULES
 from lossbench.errors import UserError, nearest
+from lossbench.lookup import Lookup
 from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
 
@@ -37,12 +39,13 @@ class Source(ABC, Generic[OptionsT]):
         """Read the samples with checked options."""
 
 
-SOURCES: dict[str, Source[Any]] = {}
+SOURCES: Lookup[Source[Any]] = Lookup("lossbench.data.sources", MODULES)
+"""Every source by its name in params.yaml, imported when it is asked for."""
 
 
 def register(kind: type[Source[Any]]) -> type[Source[Any]]:
     """Make a source known under its name."""
-    SOURCES[kind.name] = kind()
+    SOURCES.enter(kind.name, kind(), kind.__module__)
     return kind
 
 

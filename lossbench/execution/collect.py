@@ -1,0 +1,227 @@
+"""Writing outs from the store: nothing is computed here, and torch is not imported.
+
+Nothing in an out differs between two runs: no time, no duration, no run id, no path.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import GateError
+from lossbench.execution.fill import Arm, Experiment
+from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN, WEIGHTS
+from lossbench.outs import Outs
+from lossbench.params import Params
+from lossbench.store import DamagedError, Entry, Store
+
+
+class LostError(GateError):
+    """An entry that was there a moment ago is gone, or damaged: filling the store again mends it."""
+
+
+def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
+    """Write ``models/<experiment>/<arm>`` and the report of its search.
+
+    Raises:
+        LostError: if an entry cannot be read.
+
+    """
+    found, _ = arm.found(store)
+    if found is None:
+        raise LostError(f"the search of '{arm.name}' is no longer in the store")
+    report = outs.tuning(arm.name)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(json.dumps({"arm": arm.name, **found}, indent=1) + "\n", encoding="utf-8")
+    wanted = arm.replicates(found["best"])
+    entries = {
+        member.seed: _there(store, TRAIN, key)
+        for member, key in zip(wanted.members, wanted.keys, strict=True)
+    }
+    folder = outs.arm(arm.experiment, arm.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for seed, entry in entries.items():
+        (folder / f"seed-{seed}.safetensors").write_bytes(_file(store, TRAIN, entry, WEIGHTS))
+    _write_history(folder / "history.csv", entries)
+    text = json.dumps(_described(arm, entries), indent=1)
+    (folder / "arm.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
+    chosen = arm.params.arms[arm.name]
+    first = next(iter(entries.values())).content["described"]
+    return {
+        "arm": arm.name,
+        "experiment": chosen.experiment,
+        "dataset": chosen.dataset,
+        "loss": chosen.loss,
+        **{
+            key: first[key]
+            for key in ("task", "task_options", "loss_parameters", "model", "recipe", "compute")
+        },
+        "seeds": list(entries),
+        "epochs": {str(seed): entry.content["epoch"] for seed, entry in entries.items()},
+        "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
+    }
+
+
+def _write_history(file: Path, entries: Mapping[int, Entry]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(["seed", "epoch", "split", "metric", "value"])
+        for seed, entry in entries.items():
+            rows.writerows([seed, *one] for one in entry.content["history"])
+
+
+def weights_in_models(
+    params: Params, experiment: str, outs: Outs
+) -> dict[str, dict[int, tuple[str, str | Path]]]:
+    """Find the weights that ``models/`` holds: arm → seed → SHA-256 and file."""
+    made: dict[str, dict[int, tuple[str, str | Path]]] = {}
+    for arm in params.arms_of(experiment):
+        folder = outs.arm(experiment, arm).resolve()
+        made[arm] = {}
+        for seed in params.seeds:
+            file = folder / f"seed-{seed}.safetensors"
+            made[arm][seed] = (hashlib.sha256(file.read_bytes()).hexdigest(), file)
+    return made
+
+
+def collect_evaluation(
+    experiment: Experiment,
+    weights: Mapping[str, Mapping[int, tuple[str, str | Path]]],
+    classes: Sequence[str],
+    store: Store,
+    outs: Outs,
+) -> None:
+    """Write ``reports/evaluation/<experiment>``.
+
+    Args:
+        experiment: which.
+        weights: arm → seed → the SHA-256 of the weights, and where they are.
+        classes: their names, in order.
+        store: that holds the scores.
+        outs: of the study.
+
+    Raises:
+        LostError: if an entry cannot be read.
+
+    """
+    import numpy as np
+
+    from lossbench.execution.serialised import read_array
+
+    params, out = experiment.params, outs.evaluation(experiment.name)
+    scored = {
+        (name, seed): _there(store, SCORES, arm.identity.scores(weights[name][seed][0]))
+        for name, arm in experiment.arms.items()
+        for seed in params.seeds
+    }
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    diverged = {
+        name: json.loads((outs.arm(experiment.name, name) / "arm.json").read_bytes())["diverged"]
+        for name in experiment.arms
+    }
+    for file, rows in _tables(params, scored, diverged, classes).items():
+        write_rows(out / f"{file}.csv", rows)
+    floors = _there(store, FLOORS, experiment.floors).content["floors"]
+    write_rows(
+        out / "floors.csv",
+        [
+            {"floor": name, "metric": metric, "value": value}
+            for name, metrics in floors.items()
+            for metric, value in metrics.items()
+        ],
+    )
+    if all("statistics.npy" in entry.files for entry in scored.values()):
+        (out / "statistics").mkdir()
+        for name in experiment.arms:
+            of_arm = [
+                read_array(_file(store, SCORES, scored[name, seed], "statistics.npy"))
+                for seed in params.seeds
+            ]
+            np.save(out / "statistics" / f"{name}.npy", np.stack(of_arm))
+        described = {"metric": params.experiments[experiment.name].metric, "seeds": list(params.seeds)}
+        (out / "statistics.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+    first = params.seeds[0]
+    shown = [(name, arm.identity.shown(weights[name][first][0])) for name, arm in experiment.arms.items()]
+    entry = _there(store, GALLERY, experiment.gallery(shown))
+    (out / "gallery.npz").write_bytes(_file(store, GALLERY, entry, "gallery.npz"))
+    text = json.dumps(entry.content, indent=1, ensure_ascii=False)
+    (out / "gallery.json").write_text(text + "\n", encoding="utf-8")
+
+
+Rows = list[dict[str, Any]]
+
+
+def _tables(
+    params: Params,
+    scored: Mapping[tuple[str, int], Entry],
+    diverged: Mapping[str, Sequence[int]],
+    classes: Sequence[str],
+) -> dict[str, Rows]:
+    tables: dict[str, Rows] = {
+        name: [] for name in ("scores", "per_class", "confusion", "reliability", "calibration")
+    }
+    for (arm, seed), entry in scored.items():
+        content, who = entry.content, {"arm": arm, "seed": seed}
+        values, calibration = dict(content["metrics"]), content["calibration"]
+        if calibration is not None:
+            values |= calibration["metrics"]
+            tables["reliability"] += [{**who, **row} for row in calibration["reliability"]]
+            tables["calibration"].append({**who, **calibration["link"]})
+        failed = not content["finite"] or seed in diverged[arm]
+        tables["scores"] += [
+            {"arm": arm, "loss": params.arms[arm].loss, "seed": seed}
+            | {"metric": metric, "value": value, "diverged": failed}
+            for metric, value in values.items()
+        ]
+        tables["per_class"] += [
+            {**who, "metric": metric, "class": label, "value": value}
+            for metric, of_class in content["per_class"].items()
+            for label, value in zip(classes, of_class, strict=True)
+        ]
+        tables["confusion"] += [
+            {**who, "true": classes[true], "predicted": classes[predicted], "count": count}
+            for true, predicted, count in content["confusion"] or ()
+        ]
+    return tables
+
+
+def write_rows(file: Path, rows: Rows) -> None:
+    """Write a table, if it has any rows; what is not a number is an empty cell."""
+    if not rows:
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows([_cell(row.get(key)) for key in columns] for row in rows)
+    file.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _there(store: Store, kind: str, key: str) -> Entry:
+    entry = store.get(kind, key)
+    if entry is None:
+        raise LostError(f"{store.shown}: an entry of kind '{kind}' is gone")
+    return entry
+
+
+def _file(store: Store, kind: str, entry: Entry, name: str) -> bytes:
+    """Read an entry's file; a damaged entry is dropped, so that it is computed anew."""
+    try:
+        return entry.read(name)
+    except DamagedError as error:
+        store.drop(kind, entry.folder.rpartition("/")[2])
+        raise LostError(f"{store.shown}: {error}") from None

@@ -1,0 +1,339 @@
+"""Filling the store: what is missing is submitted, wave after wave, until the outs can be written from it.
+
+An arm's search comes first, then its replicates with what the search found, then what is shown of its
+experiment. All arms of all experiments share one executor, so that no processor waits for the last replicate
+of one while another has not begun.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import GateError, UserError
+from lossbench.execution.identity import Identity
+from lossbench.execution.jobs import (
+    FLOORS,
+    GALLERY,
+    SCORES,
+    SHOWN,
+    TRAIN,
+    WEIGHTS,
+    Event,
+    Executor,
+    Floors,
+    Gallery,
+    Job,
+    Score,
+    Train,
+    Where,
+)
+from lossbench.params import Params
+from lossbench.recipe import Recipe
+from lossbench.store import Entry, Store, hashed
+from lossbench.training.member import Member, populations
+from lossbench.tuning.search import chosen, last_score, tuning_members
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Members of an arm that are to be trained alike, and the keys under which they are kept."""
+
+    recipe: Recipe
+    members: tuple[Member, ...]
+    keys: tuple[str, ...]
+    together: tuple[tuple[int, ...], ...]
+    """Numbers of the members that are trained in one job."""
+
+
+class Arm:
+    """What an arm needs of the store."""
+
+    def __init__(self, params: Params, name: str, study: Path) -> None:
+        self.params, self.name, self.study = params, name, study
+        self.experiment = params.arms[name].experiment
+        self.identity = Identity(params, name, study)
+        self.loss = params.losses[params.arms[name].loss]
+
+    @cached_property
+    def trials(self) -> Wanted:
+        """The search."""
+        recipe = self.params.experiments[self.experiment].recipe
+        if self.params.tuning.epochs is not None:
+            recipe = recipe.model_copy(update={"epochs": self.params.tuning.epochs})
+        return self._wanted(recipe, tuning_members(self.params.tuning, self.loss))
+
+    def replicates(self, best: dict[str, Any]) -> Wanted:
+        """The replicates, trained with what the search found."""
+        recipe = self.params.experiments[self.experiment].recipe
+        return self._wanted(recipe, [Member(seed, **best) for seed in self.params.seeds])
+
+    def found(self, store: Store) -> tuple[dict[str, Any] | None, list[Entry | None]]:
+        """Return what the search found, if all its trials are in the store; and the trials."""
+        entries = [store.get(TRAIN, key) for key in self.trials.keys]
+        there = [entry.content for entry in entries if entry is not None]
+        if len(there) < len(entries):
+            return None, entries
+        monitor = there[0]["described"]["monitor"] if there else None
+        return chosen(self.params.tuning, self.loss, monitor, [last_score(one) for one in there]), entries
+
+    def _wanted(self, recipe: Recipe, members: Sequence[Member]) -> Wanted:
+        stacked = self.params.compute.engine == "population"
+        together = populations(self.loss, members) if stacked else [[one] for one in range(len(members))]
+        keys: dict[int, str] = {}
+        for numbers in together:
+            company = [members[number] for number in numbers] if stacked else ()
+            for number in numbers:
+                keys[number] = self.identity.training(members[number], recipe, company)
+        in_order = tuple(keys[number] for number in range(len(members)))
+        return Wanted(recipe, tuple(members), in_order, tuple(tuple(numbers) for numbers in together))
+
+    def jobs(self, wanted: Wanted, missing: Iterable[str], where: Where, trial: bool) -> list[Job]:
+        """Make the jobs that compute missing members; a population that lacks one is trained whole."""
+        lacking = set(missing)
+        shown = frozenset(() if trial else self.params.seeds[:1])
+        return [
+            Train(
+                where,
+                self.params,
+                self.name,
+                wanted.recipe,
+                tuple(wanted.members[number] for number in numbers),
+                tuple(wanted.keys[number] for number in numbers),
+                trial,
+                shown,
+            )
+            for numbers in wanted.together
+            if any(wanted.keys[number] in lacking for number in numbers)
+        ]
+
+
+Flow = Generator[list[Job], None, None]
+"""Yields waves of jobs; it goes on when all of a wave are done."""
+
+
+def arm_flow(arm: Arm, store: Store, where: Where, scores: bool) -> Flow:
+    """Search, then train what is missing; and score what was trained before.
+
+    Args:
+        arm: which.
+        store: what is there.
+        where: for the jobs.
+        scores: whether scores are wanted as well.
+
+    """
+    yield arm.jobs(arm.trials, _missing(store, arm.trials.keys), where, trial=True)
+    found, _ = arm.found(store)
+    if found is None:
+        raise GateError(f"the search of '{arm.name}' is no longer in the store; run the same again")
+    wanted = arm.replicates(found["best"])
+    there = {key: entry for key in wanted.keys if (entry := store.get(TRAIN, key)) is not None}
+    jobs = arm.jobs(wanted, [key for key in wanted.keys if key not in there], where, trial=False)
+    if scores:
+        computed = {key for job in jobs if isinstance(job, Train) for key in job.keys}
+        for member, key in zip(wanted.members, wanted.keys, strict=True):
+            if key not in computed:
+                jobs += score_jobs(arm, store, where, member.seed, there[key].files[WEIGHTS], key)
+    yield jobs
+
+
+def score_jobs(
+    arm: Arm, store: Store, where: Where, seed: int, weights: str, source: str | Path
+) -> list[Job]:
+    """Make the job that scores a replicate, if its scores are missing.
+
+    Args:
+        arm: whose replicate it is.
+        store: what is there.
+        where: for the job.
+        seed: of the replicate.
+        weights: their SHA-256.
+        source: key of its entry in the store, or a file.
+
+    """
+    shown = seed == arm.params.seeds[0]
+    lacking = store.get(SCORES, arm.identity.scores(weights)) is None
+    if shown:
+        lacking = lacking or store.get(SHOWN, arm.identity.shown(weights)) is None
+    return [Score(where, arm.params, arm.name, seed, source, shown)] if lacking else []
+
+
+class Experiment:
+    """What is shown of an experiment beside its scores."""
+
+    def __init__(self, params: Params, name: str, study: Path) -> None:
+        self.params, self.name = params, name
+        self.arms = {arm: Arm(params, arm, study) for arm in params.arms_of(name)}
+
+    @cached_property
+    def floors(self) -> str:
+        """Key of the scores of predictors that need no training."""
+        first = next(iter(self.arms.values())).identity
+        return hashed([first.task, "floors"])
+
+    def gallery(self, shown: Sequence[tuple[str, str]]) -> str:
+        """Key of the gallery of replicates of which this is shown."""
+        first = next(iter(self.arms.values())).identity
+        return hashed([first.task, "gallery", self.params.seeds[0], [list(one) for one in shown]])
+
+    def flow(self, store: Store, where: Where, weights: dict[str, dict[int, tuple[str, str | Path]]]) -> Flow:
+        """Score what is not scored, then choose what is shown.
+
+        Args:
+            store: what is there.
+            where: for the jobs.
+            weights: arm → seed → the weights' SHA-256, and where they are.
+
+        """
+        wave: list[Job] = []
+        if store.get(FLOORS, self.floors) is None:
+            wave.append(Floors(where, self.params, self.name, self.floors))
+        for name, arm in self.arms.items():
+            for seed, (digest, source) in weights[name].items():
+                wave += score_jobs(arm, store, where, seed, digest, source)
+        yield wave
+        first = self.params.seeds[0]
+        shown = tuple((name, arm.identity.shown(weights[name][first][0])) for name, arm in self.arms.items())
+        key = self.gallery(shown)
+        if store.get(GALLERY, key) is None:
+            yield [Gallery(where, self.params, self.name, first, shown, key)]
+
+
+def weights_in_store(arm: Arm, store: Store) -> dict[int, tuple[str, str | Path]]:
+    """Find an arm's weights: seed → SHA-256 and key, of replicates that are all there."""
+    found, _ = arm.found(store)
+    wanted = arm.replicates((found or {})["best"])
+    made: dict[int, tuple[str, str | Path]] = {}
+    for member, key in zip(wanted.members, wanted.keys, strict=True):
+        entry = store.get(TRAIN, key)
+        if entry is None:
+            raise GateError(f"a replicate of '{arm.name}' is no longer in the store; run the same again")
+        made[member.seed] = (entry.files[WEIGHTS], key)
+    return made
+
+
+def _missing(store: Store, keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if store.get(TRAIN, key) is None]
+
+
+class Watch:
+    """Hears what is submitted and how it goes; this one tells nobody."""
+
+    def submitted(self, jobs: Sequence[Job]) -> None:
+        """Jobs were submitted."""
+
+    def event(self, event: Event) -> None:
+        """A job has news."""
+
+    def close(self, failed: bool) -> None:
+        """Nothing more will come."""
+
+
+@dataclass
+class _Started:
+    flow: Flow
+    left: int = 0
+
+
+@dataclass
+class Filling:
+    """Runs flows until all have ended.
+
+    Attributes:
+        executor: makes one when the first job is to be submitted.
+        watch: hears of everything.
+
+    """
+
+    executor: Callable[[], Executor]
+    watch: Watch = field(default_factory=Watch)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    _flows: dict[str, _Started] = field(default_factory=dict)
+    _later: list[tuple[set[str], str, Callable[[], Flow]]] = field(default_factory=list)
+    _owner: dict[int, tuple[Job, str]] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+    _running: Executor | None = None
+
+    def add(self, name: str, flow: Callable[[], Flow], after: Iterable[str] = ()) -> None:
+        """Have a flow run, once others have ended well."""
+        self._later.append((set(after), name, flow))
+
+    def run(self) -> None:
+        """Run all flows.
+
+        Raises:
+            UserError: a job's, if there is but one.
+            GateError: naming all jobs that failed; what did not need them has been computed.
+
+        """
+        try:
+            self._start_ready()
+            while self._running is not None and (event := self._running.next()) is not None:
+                self.watch.event(event)
+                if event.kind != "progress":
+                    self._over(event)
+        except BaseException:
+            self._cancel(failed=True)
+            raise
+        self._cancel(failed=bool(self.failures))
+        self._raise()
+
+    def _cancel(self, failed: bool) -> None:
+        if self._running is not None:
+            self._running.cancel()
+        self.watch.close(failed)
+
+    def _start_ready(self) -> None:
+        """Start flows whose predecessors have ended, until no more can be."""
+        while True:
+            ready = [one for one in self._later if one[0] <= self._ended]
+            if not ready:
+                return
+            for one in ready:
+                self._later.remove(one)
+                _, name, make = one
+                self._flows[name] = _Started(make())
+                self._advance(name)
+
+    def _advance(self, name: str) -> None:
+        started = self._flows[name]
+        for jobs in started.flow:
+            if jobs:
+                self._submit(name, jobs)
+                return
+        self._ended.add(name)
+
+    def _submit(self, name: str, jobs: list[Job]) -> None:
+        if self._running is None:
+            self._running = self.executor()
+        self._flows[name].left = len(jobs)
+        self._owner |= {
+            id(job): (job, name) for job in jobs
+        }  # kept: an object's id is its own while it lives
+        self.watch.submitted(jobs)
+        self._running.submit(jobs)
+
+    def _over(self, event: Event) -> None:
+        _, name = self._owner.pop(id(event.job))
+        if event.kind == "failed":
+            self.failures.setdefault(name, event.content)
+        started = self._flows[name]
+        started.left -= 1
+        if started.left == 0 and name not in self.failures:
+            self._advance(name)
+            self._start_ready()
+
+    def _raise(self) -> None:
+        if not self.failures:
+            return
+        errors = list(self.failures.values())
+        unknown = [one for one in errors if not isinstance(one, UserError | GateError)]
+        if unknown:
+            raise unknown[0]
+        if len(errors) == 1:
+            raise errors[0]
+        told = "\n".join(f"{name}: {error}" for name, error in self.failures.items())
+        raise GateError(
+            f"{len(errors)} of {len(self._flows)} parts failed, the others were finished:\n{told}"
+        )

@@ -1,0 +1,201 @@
+"""Keys: the hash of all that decides a result's bits, computed without torch.
+
+A replicate's key holds its experiment's and its loss's block, the data, the point and seed, device and
+precision, versions and processor, and the code that it really runs. Scores are kept by the weights they
+belong to: who only reads ``models/`` finds them too.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lossbench import losses, models, tasks
+from lossbench.closure import Closure, closure, versions_of
+from lossbench.losses import names as loss_names
+from lossbench.models import names as model_names
+from lossbench.params import Params
+from lossbench.recipe import Recipe
+from lossbench.store import hashed
+from lossbench.tasks import names as task_names
+from lossbench.training.member import Member
+
+DATA_FILES = ("dataset.json", "manifest.parquet", "provenance.json")
+"""What describes a dataset, content hashes of all samples and targets included."""
+NUMERIC = frozenset({"numpy", "pycocotools", "scipy", "sklearn", "torch", "torchvision"})
+"""Packages that compute; others read, write and check."""
+ENGINES = {"loop": "lossbench.training.loop", "population": "lossbench.training.population"}
+SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+"""Variables that choose the processor's kernels, and so the bits."""
+
+
+class Identity:
+    """What all replicates of an arm, and their scores, have in common.
+
+    Args:
+        params: of the study.
+        arm: its name.
+        study: the study's folder.
+
+    """
+
+    def __init__(self, params: Params, arm: str, study: Path) -> None:
+        chosen = params.arms[arm]
+        self.params, self.arm, self.study = params, arm, study
+        self.experiment = params.experiments[chosen.experiment]
+        self.loss = params.losses[chosen.loss]
+        self.data = study / "data" / chosen.dataset
+
+    def training(self, member: Member, recipe: Recipe, company: Sequence[Member] = ()) -> str:
+        """Key of one replicate; ``company`` are the members of its population, for bits depend on it."""
+        own = [member.own, *(one.own for one in company)]
+        return hashed([self._shared, recipe.model_dump(mode="json"), own])
+
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """Say what a replicate's key was made of."""
+        return {**self._shared, "recipe": recipe.model_dump(mode="json")}
+
+    def scores(self, weights: str) -> str:
+        """Key of the scores of a replicate whose weights have this SHA-256."""
+        return hashed([self._evaluation, weights])
+
+    def shown(self, weights: str) -> str:
+        """Key of what is shown of such a replicate: its decisions, and texts."""
+        return hashed([self._evaluation, weights, "shown"])
+
+    @cached_property
+    def costs(self) -> str:
+        """Key of what an epoch takes: of any arm of the experiment, on such a machine."""
+        experiment = self.experiment.model_dump(mode="json", exclude={"metric", "margin"})
+        return hashed([experiment, data_hash(self.data.resolve()), self._common(self.scoring)["machine"]])
+
+    @cached_property
+    def code(self) -> Closure:
+        """The code that a replicate runs."""
+        loss_modules = [module_of(name, losses, loss_names.MODULES) for name in losses_named(self.loss)]
+        roots = [ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
+        return closure([*roots, *loss_modules], user_code(self.params, self.study))
+
+    @cached_property
+    def scoring(self) -> Closure:
+        """The code that scores a replicate."""
+        roots = ["lossbench.evaluation.replicates", *self._task_and_model]
+        return closure(roots, user_code(self.params, self.study))
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """What floors and gallery follow from, beside the replicates."""
+        module = module_of(self.experiment.task.name, tasks, task_names.MODULES)
+        code = closure(["lossbench.evaluation.gallery", module], user_code(self.params, self.study))
+        return {key: value for key, value in self._common(code).items() if key not in ("model", "compute")}
+
+    @property
+    def _task_and_model(self) -> list[str]:
+        return [
+            module_of(self.experiment.task.name, tasks, task_names.MODULES),
+            module_of(self.experiment.model.name, models, model_names.MODULES),
+        ]
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        return {**self._common(self.code), "loss": dict(self.loss)}
+
+    @cached_property
+    def _evaluation(self) -> dict[str, Any]:
+        return {**self._common(self.scoring), "metric": self.experiment.metric}
+
+    def _common(self, code: Closure) -> dict[str, Any]:
+        return {
+            "code": code.digest,
+            "data": data_hash(self.data.resolve()),
+            "task": self.experiment.task.model_dump(mode="json"),
+            "model": self.experiment.model.model_dump(mode="json"),
+            "compute": self.params.compute.model_dump(mode="json"),
+            "versions": versions(code),
+            "machine": machine(self.params.compute.device),
+        }
+
+
+def versions(code: Closure) -> dict[str, str]:
+    """Versions of what computes: the numeric packages, and all that the user's own code stands on."""
+    known = versions_of(code.foreign & NUMERIC)
+    if "torch" in code.foreign:
+        known["torch"] = torch_version()
+    return known | versions_of(code.foreign - NUMERIC - READERS, deep=True)
+
+
+READERS = frozenset({"packaging", "pydantic", "pydantic_core", "safetensors", "tqdm"})
+"""Packages that our code reads and checks with; no number comes from them."""
+
+
+@cache
+def torch_version() -> str:
+    """Return torch's version, its build included, without importing it."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "none"
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__ = ['\"](.+)['\"]$", text, re.MULTILINE)
+    return found[1] if found else versions_of(["torch"])["torch"]
+
+
+@cache
+def data_hash(folder: Path) -> str:
+    """SHA-256 over what describes the data."""
+    return hashed([(folder / name).read_bytes().hex() for name in DATA_FILES])
+
+
+@cache
+def machine(device: str) -> dict[str, str]:
+    """Name what chooses kernels: the processor, and the GPU with its driver."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    read = {}
+    for name in ("model name", "cpu family", "flags", "Features"):
+        read[name] = next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+    vectors = [one for one in (read["flags"] or read["Features"]).split() if VECTOR.match(one)]
+    chosen = {name: os.environ[name] for name in SWITCHES if name in os.environ}
+    found = {
+        "processor": read["model name"],
+        "family": read["cpu family"],
+        "instructions": " ".join(sorted(vectors)),
+        **chosen,
+    }
+    return found | (_gpu() if device == "cuda" else {})
+
+
+VECTOR = re.compile(r"(avx|amx|fma|sse4|asimd|sve|bf16)")
+
+
+def _gpu() -> dict[str, str]:
+    import torch  # a GPU's name and driver are known to no file
+
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": str(torch.cuda.get_device_capability()),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch's own
+    }
+
+
+def module_of(name: str, package: Any, table: Mapping[str, str]) -> str:
+    """Name the module that defines a name of params.yaml: by our table, or as ``module:Object`` says."""
+    if ":" in name:
+        return name.partition(":")[0]
+    return f"{package.__name__}.{table[name]}" if name in table else package.__name__
+
+
+def losses_named(block: Mapping[str, Any]) -> list[str]:
+    """Name the losses of a block of params.yaml: one, or the parts of a sum."""
+    if "sum" not in block:
+        return [str(block.get("name"))]
+    parts = block["sum"].items()
+    return [str(one.get("name", key)) if isinstance(one, Mapping) else str(key) for key, one in parts]
+
+
+def user_code(params: Params, study: Path) -> Path | None:
+    """Find the folder of the user's own modules."""
+    folder = study / params.code
+    return folder.resolve() if folder.is_dir() else None

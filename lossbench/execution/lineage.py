@@ -1,0 +1,62 @@
+"""What the chain's stages depend on beside their data: code, arms and seeds, a file for each stage.
+
+DVC watches these files instead of whole folders of code. So a new loss reruns no arm, and an arm of one
+experiment no evaluation of another.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lossbench.closure import Closure, closure, versions_of
+from lossbench.data import sources
+from lossbench.data.sources import names as source_names
+from lossbench.execution.identity import Identity, module_of, user_code, versions
+from lossbench.outs import Outs
+from lossbench.params import Params
+
+FETCH = "lossbench.data.fetching"
+VALIDATE = "lossbench.data.expectations.run"
+REPORT = "lossbench.reporting.write"
+
+
+def write_lineage(params: Params, outs: Outs) -> None:
+    """Write ``reports/checked``."""
+    shutil.rmtree(outs.checked, ignore_errors=True)
+    for file, content in lineage(params, outs.study).items():
+        path = outs.checked / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def lineage(params: Params, study: Path) -> dict[str, dict[str, Any]]:
+    """Say, for each file of ``reports/checked``, what is to stand in it."""
+    user = user_code(params, study)
+    made: dict[str, dict[str, Any]] = {}
+    for name, dataset in params.datasets.items():
+        module = module_of(dataset.source, sources, source_names.MODULES)
+        made[f"datasets/{name}.json"] = _code(closure([FETCH, module], user), packages=True)
+    made["validation.json"] = _code(closure([VALIDATE], user), packages=True)
+    identities = {name: Identity(params, name, study) for name in params.arms}
+    for name, one in identities.items():
+        made[f"arms/{name}.json"] = {**_code(one.code), "versions": versions(one.code)}
+    for name in params.experiments:
+        arms = {arm: params.arms[arm].loss for arm in params.arms_of(name)}
+        code = identities[next(iter(arms))].scoring
+        made[f"experiments/{name}.json"] = {
+            **_code(code),
+            "versions": versions(code),
+            "arms": arms,
+            "seeds": list(params.seeds),
+        }
+    made["report.json"] = _code(closure([REPORT], user), packages=True)
+    return made
+
+
+def _code(code: Closure, packages: bool = False) -> dict[str, Any]:
+    content: dict[str, Mapping[str, str]] = {"code": dict(code.files)}
+    if packages:
+        content["versions"] = versions_of(code.foreign)
+    return content

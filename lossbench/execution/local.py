@@ -1,0 +1,265 @@
+"""Workers on the machine at hand: they import torch once and take job after job.
+
+They are forked from a server that has imported what they need (``multiprocessing``'s), so that the driver
+itself never imports torch. How many run at a time follows from the processors and, once a group's first job
+has shown how much it takes, from the memory; on GPUs there is one process for each.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection, forkserver, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import GateError, UserError
+from lossbench.execution.jobs import Event, Job, Train, Where
+from lossbench.lifetime import die_with_parent
+from lossbench.outs import Outs
+from lossbench.params import Params
+from lossbench.recipe import Compute
+from lossbench.store import Store
+from lossbench.system import available_memory, keep_memory, peak_memory, processors, reset_peak, resident
+
+GRACE = 10.0
+"""Seconds that workers have to write their checkpoints when training is ended."""
+RESERVE = 512 * 2**20
+"""Bytes that stay free of workers."""
+WORK = "lossbench.execution.work"
+
+
+def worker_count(compute: Compute) -> int:
+    """How many jobs run side by side, memory permitting.
+
+    ``LOSSBENCH_WORKERS``, or as many as this process's processors have room for; one a GPU.
+
+    Raises:
+        UserError: if the variable is no positive number.
+
+    """
+    wanted = os.environ.get("LOSSBENCH_WORKERS")
+    if wanted is not None:
+        if not wanted.isdigit() or int(wanted) < 1:
+            raise UserError(f"LOSSBENCH_WORKERS is {wanted!r}; allowed: a whole number from 1")
+        return int(wanted)
+    if compute.device == "cuda":
+        return max(1, len(gpus()))
+    return max(1, processors() // compute.threads)
+
+
+def where(params: Params, outs: Outs, store: Store) -> Where:
+    """Say to workers of this machine where the study lies."""
+    address = store.address if "://" in store.address else str(Path(store.address).resolve())
+    return Where(outs.study.resolve(), outs.home.resolve(), address, worker_count(params.compute))
+
+
+def gpus() -> list[str]:
+    """Name our GPUs as ``CUDA_VISIBLE_DEVICES`` does, which may leave us some of the machine's only."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    import torch
+
+    count = torch.cuda.device_count()
+    return given.split(",")[:count] if given else [str(number) for number in range(count)]
+
+
+def warm_up() -> None:
+    """Let the workers' server start and import torch while the caller does something else."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([WORK])
+    forkserver.ensure_running()
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: connection.Connection
+    place: int
+    job: Job | None = None
+
+
+@dataclass
+class LocalExecutor:
+    """Runs jobs in processes of this machine.
+
+    Attributes:
+        compute: device and threads of each worker.
+        workers: how many at a time; see :func:`worker_count`.
+
+    """
+
+    compute: Compute
+    workers: int
+    peaks: dict[str, int] = field(default_factory=dict)
+    _waiting: deque[Job] = field(default_factory=deque)
+    _alive: list[_Worker] = field(default_factory=list)
+    _again: set[str] = field(default_factory=set)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs; the long ones that others wait for come first as given."""
+        self._waiting.extend(jobs)
+
+    def next(self) -> Event | None:
+        """Begin what there is room for, and wait for news."""
+        while True:
+            self._begin()
+            busy = [worker for worker in self._alive if worker.job is not None]
+            if not busy:
+                return None
+            for pipe in connection.wait([worker.pipe for worker in busy]):
+                worker = next(one for one in busy if one.pipe is pipe)
+                event = self._receive(worker)
+                if event is not None:
+                    return event
+
+    def cancel(self) -> None:
+        """End all workers; those that train have time to write their checkpoints."""
+        self._waiting.clear()
+        for worker in self._alive:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for worker in self._alive:
+            worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._alive.clear()
+
+    def _begin(self) -> None:
+        for _ in range(len(self._waiting)):
+            job = self._waiting[0]
+            if not self._room(job):
+                # Another group's job may fit meanwhile.
+                self._waiting.rotate(-1)
+                continue
+            idle = next((worker for worker in self._alive if worker.job is None), None)
+            if idle is None and len(self._alive) >= self.workers:
+                return
+            self._waiting.popleft()
+            worker = idle or self._start()
+            worker.job = job
+            worker.pipe.send(job)
+
+    def _room(self, job: Job) -> bool:
+        """Whether there is memory for a job: the first of a group shows how much it takes."""
+        running = [(worker.process.pid, worker.job.group) for worker in self._alive if worker.job is not None]
+        peak = self.peaks.get(job.group)
+        if not running:
+            return True
+        if peak is None:
+            return all(group != job.group for _, group in running)
+        growing = sum(max(0, self.peaks.get(group, 0) - resident(pid)) for pid, group in running)
+        return peak + growing + RESERVE <= available_memory()
+
+    def _start(self) -> _Worker:
+        warm_up()
+        taken = {worker.place for worker in self._alive}
+        place = next(number for number in range(self.workers) if number not in taken)
+        context = get_context("forkserver")
+        here, there = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(there, self.compute, self._environment(place)), daemon=True
+        )
+        process.start()
+        there.close()
+        worker = _Worker(process, here, place)
+        self._alive.append(worker)
+        return worker
+
+    def _environment(self, place: int) -> Mapping[str, str]:
+        if self.compute.device != "cuda":
+            return {}
+        names = gpus()
+        return {"CUDA_VISIBLE_DEVICES": names[place % len(names)]} if names else {}
+
+    def _receive(self, worker: _Worker) -> Event | None:
+        job = worker.job
+        assert job is not None  # noqa: S101  # only busy workers are waited for
+        try:
+            kind, content = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return self._died(worker, job)
+        if kind == "peak":
+            self.peaks[job.group] = max(self.peaks.get(job.group, 0), content)
+            return None
+        if kind == "progress":
+            return Event(job, "progress", content)
+        worker.job = None
+        return Event(job, kind, content)
+
+    def _died(self, worker: _Worker, job: Job) -> Event | None:
+        worker.process.join()
+        worker.pipe.close()
+        self._alive.remove(worker)
+        code = worker.process.exitcode or 0
+        if code == -signal.SIGKILL and job.label not in self._again and self.workers > 1:
+            # Most likely for memory: once more, from its checkpoint, beside fewer.
+            self._again.add(job.label)
+            self.workers -= 1
+            print(
+                f"warning: the {job.label} was killed, most likely for memory; it goes on with "
+                f"{self.workers} at a time",
+                file=sys.stderr,
+            )
+            self._waiting.appendleft(job)
+            return None
+        reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        hint = (
+            "; the machine may be out of memory: lower 'recipe.batch_size', or LOSSBENCH_WORKERS"
+            if code == -signal.SIGKILL
+            else ""
+        )
+        return Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))
+
+
+def _serve(pipe: connection.Connection, compute: Compute, environment: Mapping[str, str]) -> None:
+    """Take job after job until there is nobody to give any."""
+    die_with_parent()
+    keep_memory()
+    os.environ.update(environment)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    import torch
+
+    from lossbench.execution.work import work
+
+    torch.set_num_threads(compute.threads)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        os.chdir(job.where.study)  # params.yaml names files as seen from there
+        reset_peak()
+        told = False
+
+        def emit(news: Any, group: bool = isinstance(job, Train)) -> None:
+            nonlocal told
+            if group and not told and news[0] == "epoch":  # an epoch has seen all of a job but its scores
+                pipe.send(("peak", peak_memory()))
+                told = True
+            pipe.send(("progress", news))
+
+        try:
+            work(job, emit)
+            pipe.send(("peak", peak_memory()))
+            pipe.send(("done", None))
+        except Exception as error:  # whatever it was, the driver tells it
+            if not isinstance(error, UserError | GateError):
+                error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
+            pipe.send(("failed", _picklable(error)))
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    except Exception:  # an exception that cannot travel is told in words
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error

@@ -1,0 +1,247 @@
+"""What a worker does with a job: prepare the data once, train or score, put the result in the store."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load, save
+
+from lossbench.data.dataset import Dataset
+from lossbench.errors import GateError
+from lossbench.evaluation.gallery import gallery
+from lossbench.evaluation.replicates import Scored, score_replicate
+from lossbench.execution.identity import Identity, data_hash
+from lossbench.execution.jobs import (
+    COSTS,
+    FLOORS,
+    GALLERY,
+    SCORES,
+    SHOWN,
+    TRAIN,
+    WEIGHTS,
+    Floors,
+    Gallery,
+    Job,
+    Measure,
+    Score,
+    Train,
+)
+from lossbench.execution.serialised import array_bytes, plain, read_array
+from lossbench.params import Params
+from lossbench.store import Store, hashed
+from lossbench.system import peak_memory
+from lossbench.tasks.base import Task, task_class
+from lossbench.training.checkpoint import Checkpoint
+from lossbench.training.determinism import threads
+from lossbench.training.fit import train
+from lossbench.training.measure import seconds_per_epoch
+from lossbench.training.member import Member
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting, prepare, wants_maps
+
+Emit = Callable[[Any], None]
+
+
+def work(job: Job, emit: Emit) -> None:
+    """Compute a job's entries.
+
+    Args:
+        job: what.
+        emit: hears of its progress: ``("begun", seed, described)``, ``("epoch", seed, epoch, values)`` and
+            ``("finished", seed)``.
+
+    """
+    match job:
+        case Train():
+            _train(job, emit)
+        case Score():
+            _score(job)
+        case Measure():
+            _measure(job)
+        case Floors():
+            _floors(job)
+        case Gallery():
+            _gallery(job)
+
+
+def _train(job: Train, emit: Emit) -> None:
+    identity = Identity(job.params, job.arm, job.where.study)
+    setting = _setting(job)
+    company = job.members if job.params.compute.engine == "population" else ()
+    keys = tuple(identity.training(member, job.recipe, company) for member in job.members)
+    if keys != job.keys:
+        raise GateError(
+            f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job"
+        )
+    store = Store(job.where.store)
+    described = describe(setting, job)
+    for member in job.members:
+        emit(("begun", member.seed, described))
+    checkpoint = Checkpoint(_checkpoints(job) / f"{hashed(keys)}.pt")
+
+    def on_epoch(seed: int, epoch: int, values: Mapping[str, float]) -> None:
+        emit(("epoch", seed, epoch, dict(values)))
+
+    replicates = train(setting, job.members, on_epoch, checkpoint)
+    for key, member, replicate in zip(keys, job.members, replicates, strict=True):
+        weights = _keep(store, key, job, described, replicate)
+        if not job.trial:
+            _keep_scores(store, identity, weights, replicate.state, member.seed, member.seed in job.shown)
+        emit(("finished", member.seed, key))
+    checkpoint.remove()
+    if len(replicates) == 1 and replicates[0].seconds and not replicates[0].diverged:
+        done = max(record.epoch for record in replicates[0].history)
+        _keep_costs(identity, store, replicates[0].seconds / done)
+
+
+def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], replicate: Replicate) -> str:
+    """Put a replicate into the store; returns the hash of its weights."""
+    content = {
+        "arm": job.arm,
+        "seed": replicate.seed,
+        "described": described,
+        "epoch": replicate.epoch,
+        "diverged": replicate.diverged,
+        "seconds": replicate.seconds,
+        "history": [[one.epoch, one.split, one.metric, one.value] for one in replicate.history],
+    }
+    return store.put(TRAIN, key, content, {WEIGHTS: save(replicate.state)}).files[WEIGHTS]
+
+
+def describe(setting: Setting, job: Train) -> dict[str, Any]:
+    """Say what is trained, parameters as resolved: the part of ``arm.json`` that needs torch."""
+    first = job.members[0]
+    return {
+        "task": setting.task.name,
+        "task_options": setting.task.options.model_dump(mode="json"),
+        "loss_parameters": setting.loss_of(first).parameters_stated(),
+        "model": setting.network.model_dump(mode="json"),
+        "recipe": setting.recipe_of(first).model_dump(mode="json"),
+        "compute": setting.compute.model_dump(mode="json"),
+        "monitor": setting.task.monitor,
+    }
+
+
+def _score(job: Score) -> None:
+    identity, store = Identity(job.params, job.arm, job.where.study), Store(job.where.store)
+    if isinstance(job.weights, Path):
+        written = job.weights.read_bytes()
+    else:
+        entry = store.get(TRAIN, job.weights)
+        if entry is None:
+            raise GateError(f"{job.label}: the replicate is no longer in the store; run the same again")
+        written = entry.read(WEIGHTS)
+    _keep_scores(store, identity, hashlib.sha256(written).hexdigest(), load(written), job.seed, job.shown)
+
+
+def _keep_scores(store: Store, identity: Identity, weights: str, state: Any, seed: int, shown: bool) -> None:
+    experiment, params = identity.experiment, identity.params
+    task, data = _task(params, params.arms[identity.arm].experiment, identity.study)
+    scored = score_replicate(
+        state, experiment.model, seed, task, experiment.metric, data, params.compute, write=shown
+    )
+    statistics = scored.scores.statistics.get(experiment.metric)
+    files = {} if statistics is None else {"statistics.npy": array_bytes(statistics.astype(np.float32))}
+    store.put(SCORES, identity.scores(weights), _scores(scored), files)
+    if shown:
+        texts = {"texts": list(scored.texts)}
+        store.put(SHOWN, identity.shown(weights), texts, {"decisions.npy": array_bytes(scored.decisions)})
+
+
+def _scores(scored: Scored) -> dict[str, Any]:
+    calibration, confusion = scored.calibration, scored.scores.confusion
+    content = {
+        "finite": scored.finite,
+        "metrics": dict(scored.scores.metrics),
+        "per_class": {metric: list(values) for metric, values in scored.scores.per_class.items()},
+        "confusion": None
+        if confusion is None
+        else [[int(i), int(j), int(confusion[i, j])] for i, j in np.argwhere(confusion > 0)],
+        "calibration": None
+        if calibration is None
+        else {
+            "metrics": calibration.metrics,
+            "reliability": calibration.reliability,
+            "link": calibration.link,
+        },
+    }
+    made: dict[str, Any] = plain(content)
+    return made
+
+
+def _measure(job: Measure) -> None:
+    params = job.params
+    recipe = params.experiments[params.arms[job.arm].experiment].recipe
+    member = Member(params.seeds[0])
+    setting = _setting(Train(job.where, params, job.arm, recipe, (member,), ()))
+    with threads(params.compute.threads):
+        seconds = seconds_per_epoch(setting, member)
+    _keep_costs(Identity(params, job.arm, job.where.study), Store(job.where.store), seconds)
+
+
+def _keep_costs(identity: Identity, store: Store, seconds: float) -> None:
+    store.put(COSTS, identity.costs, {"seconds": seconds, "peak": peak_memory()})
+
+
+def _floors(job: Floors) -> None:
+    task, data = _task(job.params, job.experiment, job.where.study)
+    Store(job.where.store).put(FLOORS, job.key, {"floors": plain(task.floors(data))})
+
+
+def _gallery(job: Gallery) -> None:
+    task, data = _task(job.params, job.experiment, job.where.study)
+    store = Store(job.where.store)
+    decisions, texts = {}, {}
+    for arm, key in job.shown:
+        entry = store.get(SHOWN, key)
+        if entry is None:
+            raise GateError(
+                f"{job.label}: what '{arm}' decided is no longer in the store; run the same again"
+            )
+        decisions[arm] = read_array(entry.read("decisions.npy"))
+        texts[arm] = tuple(entry.content["texts"])
+    described, arrays = gallery(data, task, decisions, texts, job.seed)
+    store.put(GALLERY, job.key, described, {"gallery.npz": arrays})
+
+
+def _setting(job: Train) -> Setting:
+    """Prepare an arm; data are read once for all arms and trials that see them alike."""
+    params, arm = job.params, job.params.arms[job.arm]
+    network, loss = params.experiments[arm.experiment].model, params.losses[arm.loss]
+    task, data = _task(params, arm.experiment, job.where.study)
+    alike = [
+        params.experiments[arm.experiment].task.model_dump(mode="json"),
+        data_hash(data.folder.resolve()),
+        job.recipe.model_dump(mode="json", exclude={"epochs", "optimizer", "schedule"}),
+        params.compute.model_dump(mode="json"),
+        loss if wants_maps(loss, task) else None,
+    ]
+    key = hashed(alike)
+    if key not in _PREPARED:
+        while len(_PREPARED) >= KEPT:
+            _PREPARED.pop(next(iter(_PREPARED)))
+        _PREPARED[key] = prepare(
+            task, data, network, job.recipe, loss, params.compute, job.where.share * KEPT
+        )
+    return replace(_PREPARED[key], network=network, recipe=job.recipe, loss=loss)
+
+
+KEPT = 2
+"""Settings that a worker keeps: jobs of two experiments may alternate."""
+_PREPARED: dict[str, Setting] = {}
+
+
+def _task(params: Params, experiment: str, study: Path) -> tuple[Task, Dataset]:
+    chosen = params.experiments[experiment]
+    data = Dataset.open(study / "data" / chosen.dataset)
+    return task_class(chosen.task.name)(data.info, chosen.task.options), data
+
+
+def _checkpoints(job: Train) -> Path:
+    """Beside the store where that is a folder: an interrupted training goes on wherever it is looked for."""
+    return (
+        job.where.home / "checkpoints" if "://" in job.where.store else Path(job.where.store) / "checkpoints"
+    )

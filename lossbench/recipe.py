@@ -1,0 +1,101 @@
+"""What a replicate is trained by: recipe, network, task and device, as strict, frozen models.
+
+Apart from the rest of ``params.yaml``: a replicate's key holds the code that it runs, and a new knob of the
+report is no part of that.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Model(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Open(Model):
+    """A block whose further keys belong to whatever its first key names (a source, a model, a task)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beyond the declared ones."""
+        return dict(self.model_extra or {})
+
+
+class Optimizer(Model):
+    """The optimizer and its constants, as torch names them."""
+
+    name: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+    momentum: Fraction = 0.9
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+
+
+class Schedule(Model):
+    """Learning rate over time; ``warmup`` is a share of all steps, ``step_at`` are shares of all epochs."""
+
+    name: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    warmup: Fraction = 0.0
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9
+    step_at: tuple[Fraction, ...] = (0.5, 0.75)
+    final: NonNegative = 0.0
+
+
+class Augmentation(Model):
+    """Random changes of training images, drawn on the device from the replicate's own generator."""
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    vertical_flip: bool = False
+    noise: NonNegative = 0.0
+    cutout: Annotated[int, Field(ge=0)] = 0
+    rare_classes_only: bool = False
+
+
+class Recipe(Model):
+    """Everything about training but the loss: the same for all arms of an experiment."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    l1: NonNegative = 0.0
+    gradient_clip: NonNegative | None = None
+    early_stopping: Count | None = None
+    checkpoint: Literal["last", "best"] = "last"
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    augmentation: Augmentation = Augmentation()
+    validation: Literal["fixed", "per_seed"] = "fixed"
+    drop_last: bool = True
+
+
+class Network(Open):
+    """A model by name; further keys are its options."""
+
+    name: str
+
+
+class TaskSpec(Open):
+    """A task by name; further keys are its options."""
+
+    name: str
+
+
+class Compute(Model):
+    """What decides the bits of a result: part of every replicate's identity."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    engine: Literal["loop", "population"] = "loop"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Count = 1

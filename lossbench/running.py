@@ -1,0 +1,208 @@
+"""The whole comparison: check, `dvc repro` of the data, the store filled, `dvc repro` of the rest, a record.
+
+`dvc repro` alone does the same work, one stage after another, to the same ``dvc.lock``; this adds all
+trainings of all arms at once, the repair of what a killed run left, one sentence for bad params, and the
+result at the end.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import GateError, UserError, printable
+from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
+from lossbench.execution.jobs import Where
+from lossbench.execution.local import LocalExecutor, warm_up, where, worker_count
+from lossbench.execution.plan import plan as make_plan
+from lossbench.execution.plan import sentences
+from lossbench.lifetime import collect_rarely
+from lossbench.lock import REPRO_LOCK, HeldError, only_one
+from lossbench.outs import Outs
+from lossbench.params import Params, load_params
+from lossbench.processes import step
+from lossbench.store import Store, opened
+
+CHECKED = "LOSSBENCH_CHECKED"
+
+
+def run(study: Path, jobs: str | None = None, device: str | None = None) -> None:
+    """Run a study.
+
+    Args:
+        study: its folder, and the working directory.
+        jobs: trainings side by side; None for what the machine has room for.
+        device: written to ``compute.device`` of params.yaml, where given.
+
+    """
+    _end_on_signals()
+    collect_rarely()
+    # DVC finds a stage's `python` on PATH: ours, whether or not the environment is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if jobs is not None:
+        os.environ["LOSSBENCH_WORKERS"] = jobs
+    params, outs = load_params(), Outs(study)
+    if device is not None:  # refused before params.yaml is touched
+        params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
+    worker_count(params.compute)
+    with _alone(outs):
+        warm_up()
+        check_in_worker(params)
+        if device is not None:
+            set_device(device)
+        mend()
+        os.environ[CHECKED] = sha256(Path("params.yaml").read_bytes()).hexdigest()
+        data = [f"{stage}@{name}" for stage in ("fetch", "validate") for name in params.datasets]
+        step("dvc", "repro", *data)
+        with opened(outs.home) as store:
+            fill(params, outs, store)
+            step("dvc", "repro")
+        step("lossbench", "track", "--lenient")
+        step("lossbench", "summary")
+
+
+def fill(params: Params, outs: Outs, store: Store) -> None:
+    """Compute all that the outs of a study need and the store lacks."""
+    from lossbench.tracking.watch import Watcher
+
+    workers = worker_count(params.compute)
+    arms = {name: Arm(params, name, outs.study) for name in params.arms}
+    say_plan(params, arms, outs, store)
+    filling = Filling(
+        lambda: LocalExecutor(params.compute, workers), Watcher(params, outs, store, label="training")
+    )
+    add_all(filling, params, arms, outs, store, where(params, outs, store))
+    filling.run()
+
+
+def add_all(
+    filling: Filling, params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, place: Where
+) -> None:
+    """Have all arms searched, trained and scored, and each experiment completed when its arms are."""
+    for name, arm in arms.items():
+        filling.add(name, lambda arm=arm: arm_flow(arm, store, place, scores=True))  # type: ignore[misc]  # the default binds the arm
+
+    def complete(name: str) -> Any:
+        weights = {arm: weights_in_store(arms[arm], store) for arm in params.arms_of(name)}
+        return Experiment(params, name, outs.study).flow(store, place, weights)
+
+    for name in params.experiments:
+        filling.add(f"experiment {name}", lambda name=name: complete(name), after=params.arms_of(name))  # type: ignore[misc]  # the default binds the name
+
+
+def plan(study: Path) -> None:
+    """Print what a run would train.
+
+    Raises:
+        GateError: if the data are not there yet: nothing is known of them.
+
+    """
+    params, outs = load_params(), Outs(study)
+    missing = [name for name in params.datasets if not (outs.data(name) / "dataset.json").is_file()]
+    if missing:
+        raise GateError(f"'{missing[0]}' has not been fetched yet; `dvc repro fetch@{missing[0]}` does it")
+    with opened(outs.home) as store:
+        arms = {name: Arm(params, name, study) for name in params.arms}
+        say_plan(params, arms, outs, store)
+
+
+def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> None:
+    """Print what is missing, and about how long it takes."""
+    workers = worker_count(params.compute)
+    planned = make_plan(
+        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers)
+    )
+    for line in sentences(planned, workers):
+        print(line, flush=True)
+
+
+def check_in_worker(params: Params) -> None:
+    """Check params where torch is imported already.
+
+    Raises:
+        UserError: what the check says.
+
+    """
+    context = get_context("forkserver")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_check, args=(there, params, str(Path.cwd())), daemon=True)
+    process.start()
+    there.close()
+    try:
+        error = here.recv()
+    except EOFError:
+        raise GateError("the process that checks params.yaml ended without an answer") from None
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+
+
+def _check(pipe: Connection, params: Params, folder: str) -> None:
+    from lossbench.checking import check
+
+    os.chdir(folder)
+    try:
+        check(params)
+    except (UserError, GateError) as error:
+        pipe.send(error)
+    else:
+        pipe.send(None)
+
+
+@contextmanager
+def _alone(outs: Outs) -> Iterator[None]:
+    """Refuse to run beside another of its kind: each would stop at the stages that the other has begun."""
+    try:
+        with only_one(outs.home / REPRO_LOCK, "`lossbench run`"):
+            yield
+    except HeldError as held:
+        raise GateError(f"{held}; try again when it has ended") from None
+
+
+def mend() -> None:
+    """Repair what a killed run left in DVC's way, unless somebody is at work here: then DVC decides."""
+    from lossbench.doctor import examine_files, find_repository, guarded, repair_all
+
+    root = Path.cwd()
+    with guarded(find_repository(root)) as undisturbed:
+        found = examine_files(root, undisturbed).findings
+        failed = repair_all(found, lambda sentence: print(printable(sentence), file=sys.stderr))
+    if failed:
+        raise GateError(f"{failed} of {len(found)} things that a killed run left could not be repaired")
+
+
+def set_device(device: str) -> None:
+    """Write ``compute.device``, keeping comments and order."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    file = Path("params.yaml")
+    content = yaml.load(file.read_text(encoding="utf-8"))
+    if content["compute"]["device"] == device:
+        return
+    content["compute"]["device"] = device
+    with file.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
+def _end_on_signals() -> None:
+    """Leave by an exception on SIGTERM and SIGINT, once: a second would break off the ending of what runs."""
+
+    def asked(number: int, frame: object) -> None:
+        del frame
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, asked)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background job
+        signal.signal(signal.SIGINT, asked)

@@ -1,0 +1,121 @@
+"""Watches jobs: one line for the whole, and a journal for each arm that trains."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lossbench.execution.fill import Watch
+from lossbench.execution.jobs import TRAIN, Event, Job, Train
+from lossbench.outs import Outs
+from lossbench.params import Params
+from lossbench.progress import bar
+from lossbench.store import Entry, Store
+from lossbench.tracking.journal import JournalObserver
+from lossbench.training.replicate import Record, Replicate
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class Watcher(Watch):
+    """Shows how far everything is, and journals what is trained.
+
+    Args:
+        params: of the study.
+        outs: of the study.
+        store: where results lie.
+        label: of the line.
+
+    """
+
+    def __init__(self, params: Params, outs: Outs, store: Store, label: str) -> None:
+        self._params, self._outs, self._store, self._label = params, outs, store, label
+        self._bar: tqdm[Any] | None = None
+        self._total = 0
+        self._seen: dict[tuple[str, str], set[int]] = {}
+        self._journals: dict[str, JournalObserver] = {}
+        self._left: dict[str, int] = {}
+        self._failed: set[str] = set()
+
+    def submitted(self, jobs: Sequence[Job]) -> None:
+        """Count what is to be done."""
+        self._total += sum(job.epochs for job in jobs)
+        if self._bar is None:
+            self._bar = bar(self._total, self._label)
+        self._bar.total = self._total
+        self._bar.refresh()
+        for job in jobs:
+            if isinstance(job, Train) and not job.trial:
+                self._left[job.arm] = self._left.get(job.arm, 0) + 1
+
+    def event(self, event: Event) -> None:
+        """Take note of an epoch, a start or an end."""
+        job = event.job
+        if not isinstance(job, Train):
+            return
+        if event.kind == "progress":
+            self._progress(job, event.content)
+            return
+        key = (job.arm, job.keys[0])
+        self._advance(job.epochs - len(self._seen.pop(key, ())))  # resumed, or stopped early
+        if not job.trial:
+            if event.kind == "failed":
+                self._failed.add(job.arm)
+            self._left[job.arm] -= 1
+            if not self._left[job.arm] and job.arm in self._journals:
+                status = "FAILED" if job.arm in self._failed else "FINISHED"
+                self._journals.pop(job.arm).close(status)
+
+    def close(self, failed: bool) -> None:
+        """End the line and the journals of what was broken off."""
+        for journal in self._journals.values():
+            journal.close("FAILED" if failed and self._failed else "KILLED")
+        self._journals.clear()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _progress(self, job: Train, news: Any) -> None:
+        match news:
+            case ("begun", seed, described):
+                if not job.trial:
+                    self._journal(job, described).started(seed, job.recipe.epochs)
+            case ("epoch", seed, epoch, values):
+                seen = self._seen.setdefault((job.arm, job.keys[0]), set())
+                fresh = seed * job.recipe.epochs + epoch not in seen
+                seen.add(seed * job.recipe.epochs + epoch)
+                self._advance(1 if fresh else 0)
+                if not job.trial:
+                    self._journals[job.arm].epoch(seed, epoch, values)
+            case ("finished", _, key):
+                if not job.trial and (entry := self._store.get(TRAIN, key)) is not None:
+                    self._journals[job.arm].finished(read_replicate(entry))
+
+    def _advance(self, epochs: int) -> None:
+        if self._bar is not None and epochs:
+            self._bar.update(epochs)
+
+    def _journal(self, job: Train, described: dict[str, Any]) -> JournalObserver:
+        """Open an arm's journal; replicates that were there already stand at its head."""
+        if job.arm not in self._journals:
+            chosen = self._params.arms[job.arm]
+            names = {"arm": job.arm, "experiment": chosen.experiment}
+            names |= {"dataset": chosen.dataset, "loss": chosen.loss}
+            shown = {key: value for key, value in described.items() if key != "monitor"}
+            content = {**names, **shown, "seeds": list(self._params.seeds)}
+            self._journals[job.arm] = JournalObserver(
+                self._outs.home, content, self._params.tracking.system_metrics
+            )
+        return self._journals[job.arm]
+
+
+def read_replicate(entry: Entry, fresh: bool = True) -> Replicate:
+    """Read a finished replicate, without its weights."""
+    content = entry.content
+    return Replicate(
+        seed=content["seed"],
+        state={},
+        history=tuple(Record(*one) for one in content["history"]),
+        epoch=content["epoch"],
+        diverged=content["diverged"],
+        seconds=content["seconds"],
+        fresh=fresh,
+    )
