@@ -179,6 +179,8 @@ def _memory() -> _Memory:
 def _shape(node: ast.AST) -> Iterator[str]:
     """Write a tree without positions and docstrings, alike under every Python that reads the same source."""
     if isinstance(node, ast.If) and _only_types(node.test):
+        for other in node.orelse:
+            yield from _shape(other)
         return
     yield type(node).__name__
     for name in node._fields:
@@ -200,6 +202,8 @@ def _shape(node: ast.AST) -> Iterator[str]:
 def _found(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Find imports, but for those that type checkers alone see."""
     if isinstance(node, ast.If) and _only_types(node.test):
+        for other in node.orelse:
+            yield from _found(other)
         return
     if isinstance(node, ast.Import):
         for alias in node.names:

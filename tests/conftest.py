@@ -110,38 +110,36 @@ def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
 
 def train_study(root: Path, content: dict[str, Any]) -> None:
     """Fetch, train and evaluate a study by the library, without DVC."""
-    from lossbench.data.dataset import Dataset
+    from lossbench.data.dataset import DatasetInfo
     from lossbench.data.fetching import fetch
-    from lossbench.evaluation import evaluate
+    from lossbench.execution.collect import collect_arm, collect_evaluation, weights_in_models
+    from lossbench.execution.fill import Arm, Experiment, Filling
+    from lossbench.execution.inline import InlineExecutor
+    from lossbench.execution.local import where
+    from lossbench.outs import Outs
     from lossbench.params import load_params
-    from lossbench.tasks import task_class
-    from lossbench.training import Member, fit, prepare
-    from lossbench.training.arm import describe, write_arm
+    from lossbench.running import add_all
+    from lossbench.store import opened
 
     root.mkdir(exist_ok=True)
     write_params(root, content)
-    params = load_params(root / "params.yaml")
+    params, outs = load_params(root / "params.yaml"), Outs(root)
     for name, dataset in params.datasets.items():
         fetch(dataset, name, root / "data" / name)
         (root / "reports/validation").mkdir(parents=True, exist_ok=True)
         empty = f'{{"dataset": "{name}", "success": true, "evaluated": 1, "expectations": []}}'
         (root / f"reports/validation/{name}.json").write_text(empty)
-    (root / "reports/tuning").mkdir()
-    for name, arm in params.arms.items():
-        tuned = f'{{"arm": "{name}", "points": 0, "seeds": [], "trials": [], "best": {{}}, "edge": []}}'
-        (root / f"reports/tuning/{name}.json").write_text(tuned)
-        experiment = params.experiments[arm.experiment]
-        data = Dataset.open(root / "data" / arm.dataset)
-        task = task_class(experiment.task.name)(data.info, experiment.task.options)
-        loss = params.losses[arm.loss]
-        setting = prepare(task, data, experiment.model, experiment.recipe, loss, params.compute)
-        members = [Member(seed) for seed in params.seeds]
-        names = {"arm": name, "experiment": arm.experiment, "dataset": arm.dataset, "loss": arm.loss}
-        replicates = fit(setting, members, label=name)
-        write_arm(root / "models" / arm.experiment / name, describe(setting, names, members), replicates)
-    for name, experiment in params.experiments.items():
-        out = root / "reports/evaluation" / name
-        evaluate(params, name, root / "models" / name, root / "data" / experiment.dataset, out)
+    with opened(outs.home) as store:
+        arms = {name: Arm(params, name, root) for name in params.arms}
+        filling = Filling(InlineExecutor)
+        add_all(filling, params, arms, outs, store, where(params, outs, store))
+        filling.run()
+        for arm in arms.values():
+            collect_arm(arm, store, outs)
+        for name, experiment in params.experiments.items():
+            classes = DatasetInfo.read(outs.data(experiment.dataset)).classes
+            weights = weights_in_models(params, name, outs)
+            collect_evaluation(Experiment(params, name, root), weights, classes, store, outs)
 
 
 @pytest.fixture(scope="session")

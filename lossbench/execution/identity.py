@@ -97,6 +97,7 @@ class Identity:
         return [
             module_of(self.experiment.task.name, tasks, task_names.MODULES),
             module_of(self.experiment.model.name, models, model_names.MODULES),
+            *([self.experiment.metric.partition(":")[0]] if ":" in self.experiment.metric else []),
         ]
 
     @cached_property

@@ -13,7 +13,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
-from lossbench.execution.identity import Identity, data_hash
+from lossbench.execution.identity import Identity, data_hash, user_code
 from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
@@ -31,9 +31,10 @@ from lossbench.execution.jobs import (
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
 from lossbench.params import Params
+from lossbench.plugins import use_code
 from lossbench.store import Store, hashed
 from lossbench.system import peak_memory
-from lossbench.tasks.base import Task, task_class
+from lossbench.tasks.base import Task, task_for
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.fit import train
@@ -54,6 +55,7 @@ def work(job: Job, emit: Emit) -> None:
             ``("finished", seed)``.
 
     """
+    use_code(user_code(job.params, job.where.study))
     match job:
         case Train():
             _train(job, emit)
@@ -237,7 +239,7 @@ _PREPARED: dict[str, Setting] = {}
 def _task(params: Params, experiment: str, study: Path) -> tuple[Task, Dataset]:
     chosen = params.experiments[experiment]
     data = Dataset.open(study / "data" / chosen.dataset)
-    return task_class(chosen.task.name)(data.info, chosen.task.options), data
+    return task_for(chosen.task.name, chosen.metric)(data.info, chosen.task.options), data
 
 
 def _checkpoints(job: Train) -> Path:

@@ -9,8 +9,10 @@ from torch import nn
 
 from lossbench.errors import UserError, nearest
 from lossbench.lookup import Lookup
+from lossbench.models import foreign
 from lossbench.models.names import MODULES
 from lossbench.models.weights import head_of, load_weights, put_weights
+from lossbench.plugins import is_path
 from lossbench.options import Options, keyword_options, parse_options
 from lossbench.recipe import Network
 
@@ -42,6 +44,9 @@ def check(network: Network, key: str) -> None:
         UserError: naming the key's path, what was found and what is allowed.
 
     """
+    if is_path(network.name):
+        foreign.check(network, key)
+        return
     if network.name not in MODELS:
         raise UserError(f"'{key}' names no model: '{network.name}'; {nearest(network.name, MODELS)}")
     options = _options(network, key)
@@ -70,6 +75,8 @@ def build(network: Network, input_shape: tuple[int, ...], outputs: int) -> nn.Mo
 
     """
     check(network, "model")
+    if is_path(network.name):
+        return foreign.build(network, input_shape, outputs)
     builder, options = MODELS[network.name], _options(network, "model")
     own = OWN[network.name]
     model = builder(input_shape, outputs, **{name: options[name] for name in own})

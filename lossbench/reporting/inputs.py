@@ -12,7 +12,7 @@ import pandas as pd
 
 from lossbench.data.dataset import Dataset
 from lossbench.params import Experiment, Params
-from lossbench.tasks.base import Task, task_class
+from lossbench.tasks.base import Task
 
 Array = npt.NDArray[Any]
 
@@ -112,7 +112,7 @@ def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
         history=pd.concat(history, ignore_index=True),
         statistics={file.stem: np.load(file) for file in sorted(folder.glob("statistics/*.npy"))},
         gallery=folder,
-        task=task_class(experiment.task.name)(dataset.info, experiment.task.options),
+        task=task_for(experiment.task.name, experiment.metric)(dataset.info, experiment.task.options),
     )
 
 

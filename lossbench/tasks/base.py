@@ -15,6 +15,7 @@ from lossbench.errors import UserError, nearest
 from lossbench.lookup import Lookup
 from lossbench.losses.inputs import check_targets
 from lossbench.options import Options, parse_options
+from lossbench.plugins import is_path, load_object
 from lossbench.tasks.names import MODULES
 
 Array = npt.NDArray[Any]
@@ -292,6 +293,47 @@ def task_class(name: str, key: str = "task") -> type[Task]:
         UserError: naming ``key`` and the nearest name.
 
     """
+    if is_path(name):
+        made = load_object(name, key)
+        if not (isinstance(made, type) and issubclass(made, Task)):
+            raise UserError(
+                f"'{key}' is '{name}', which is no task; allowed: a subclass of lossbench.tasks.Task"
+            )
+        return made
     if name not in TASKS:
         raise UserError(f"'{key}' names no task: '{name}'; {nearest(name, TASKS)}")
     return TASKS[name]
+
+
+def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
+    """Find an experiment's task; a metric ``module:function`` is one of its metrics then.
+
+    The function takes what the task decided, (N, ...), and the stored targets, (N, ...), and returns a number;
+    its attribute ``higher_is_better`` (default: true) says which way is better.
+
+    Raises:
+        UserError: naming ``key``.
+
+    """
+    task = task_class(name, f"{key}.task")
+    if not is_path(metric):
+        return task
+    measure = load_object(metric, f"{key}.metric")
+    if not callable(measure):
+        raise UserError(
+            f"'{key}.metric' is '{metric}', which cannot be called; allowed: (decisions, targets) → number"
+        )
+    added = Metric(metric, bool(getattr(measure, "higher_is_better", True)))
+
+    class Measured(task):  # type: ignore[misc, valid-type]  # a class made at run time
+        metrics = (*task.metrics, added)
+
+        def score(self, digests: Array, targets: Array) -> Scores:
+            scores: Scores = super().score(digests, targets)
+            try:
+                scores.metrics[metric] = float(measure(self.decide(digests), targets))
+            except Exception as error:  # the user's function may raise anything
+                raise UserError(f"'{key}.metric': {metric} raised {type(error).__name__}: {error}") from error
+            return scores
+
+    return Measured

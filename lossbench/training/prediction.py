@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.data.dataset import Split
+from lossbench.models import foreign
 from lossbench.models.base import build
+from lossbench.plugins import is_path
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import deterministic
@@ -108,5 +110,7 @@ def predict(task: Task, network: Network, state: State, inputs: Array, compute: 
 
 def without_weights(network: Network) -> Network:
     """Drop the file of pretrained weights: a trained state replaces them, and the file may be gone."""
+    if is_path(network.name):
+        return foreign.without_weights(network)
     kept = {key: value for key, value in network.options.items() if key not in ("weights", "sha256")}
     return Network(name=network.name, **kept)

@@ -9,6 +9,7 @@ from lossbench.errors import UserError, nearest
 from lossbench.lookup import Lookup
 from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
+from lossbench.plugins import is_path, load_object
 
 __all__ = ["SOURCES", "Options", "Source", "check", "register", "source"]
 
@@ -56,6 +57,13 @@ def source(name: str, key: str) -> Source[Any]:
         UserError: naming ``key`` and the nearest name.
 
     """
+    if is_path(name):
+        made = load_object(name, f"{key}.source")
+        if not (isinstance(made, type) and issubclass(made, Source)):
+            raise UserError(
+                f"'{key}.source' is '{name}', which is no source; allowed: a subclass of lossbench.data.sources.Source"
+            )
+        return made()
     if name not in SOURCES:
         raise UserError(f"'{key}.source' names no source: '{name}'; {nearest(name, SOURCES)}")
     return SOURCES[name]

@@ -1,0 +1,97 @@
+"""``module:Object`` in params.yaml: the user's own code, or any installed package's."""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import UserError, nearest
+
+FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def is_path(name: object) -> bool:
+    """Whether a name is ``module:Object`` and not one of ours."""
+    return isinstance(name, str) and ":" in name
+
+
+def use_code(folder: Path | None) -> None:
+    """Let modules of the user's folder be imported."""
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def load_object(name: str, key: str) -> Any:
+    """Import what ``module:Object`` names.
+
+    Args:
+        name: as written in params.yaml.
+        key: where it stands there, for messages.
+
+    Raises:
+        UserError: not of this form, no such module or object, or the module's own error.
+
+    """
+    if not FORM.fullmatch(name):
+        raise UserError(f"'{key}' is '{name}'; allowed: one of our names, or module:Object")
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.startswith(error.name):
+            where = "a module of your 'code' folder, or an installed package"
+            raise UserError(
+                f"'{key}' is '{name}', but there is no module '{error.name}'; allowed: {where}"
+            ) from None
+        raise UserError(
+            f"'{key}' is '{name}', whose module needs '{error.name}', which is not installed"
+        ) from None
+    except Exception as error:  # the user's module may raise anything; the sentence says what and where
+        raise UserError(f"'{key}' is '{name}', whose module raised {_told(error)}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            known = [one for one in dir(found) if not one.startswith("_")]
+            raise UserError(f"'{key}' is '{name}', but there is no '{part}' in it; {nearest(part, known)}")
+        found = getattr(found, part)
+    return found
+
+
+def call_object(made: Callable[..., Any], given: Mapping[str, Any], name: str, key: str) -> Any:
+    """Call a class or factory with keyword arguments of params.yaml.
+
+    Raises:
+        UserError: naming the argument that it does not take, or what it raised.
+
+    """
+    try:
+        inspect.signature(made).bind(**given)
+    except TypeError as error:
+        known = [
+            one.name
+            for one in inspect.signature(made).parameters.values()
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        ]
+        wrong = next((one for one in given if one not in known), None)
+        if wrong is not None:
+            raise UserError(f"unknown key '{key}.{wrong}'; {nearest(wrong, known)}") from None
+        raise UserError(f"'{key}': {name} {error}") from None
+    except ValueError:  # built in C, without a signature: its call says what it does not take
+        pass
+    try:
+        return made(**given)
+    except UserError:
+        raise
+    except Exception as error:  # the user's object may raise anything; the sentence says what and where
+        raise UserError(f"'{key}': {name} raised {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """Say an error with the user's line that raised it."""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    outside = [one for one in frames if "lossbench" not in one.filename and "importlib" not in one.filename]
+    where = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}{where}: {text}" if text else f"{type(error).__name__}{where}"

@@ -1,0 +1,144 @@
+"""A replicate's key holds the code that it runs: exactly that, read from the source."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_params
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossbench import closure as closures
+from lossbench.closure import closure, versions_of
+from lossbench.execution.identity import Identity, data_hash
+from lossbench.params import parse_params
+from lossbench.training.member import Member
+
+PACKAGE = ROOT / "lossbench"
+MODULES = sorted(
+    ".".join(("lossbench", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for file in PACKAGE.rglob("*.py")
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSSBENCH_HOME", str(tmp_path / "nowhere"))
+    closures._memory.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def arms(trained_study: Path) -> dict[str, Identity]:
+    params = parse_params(tiny_params())
+    return {name: Identity(params, name, trained_study) for name in params.arms}
+
+
+def keys(trained_study: Path) -> dict[str, str]:
+    """Keys of the arms' first replicates, computed anew."""
+    params = parse_params(tiny_params())
+    recipe = params.experiments["digits"].recipe
+    return {
+        name: Identity(params, name, trained_study).training(Member(0), recipe)
+        for name in ("digits-focal", "scenes-cross_entropy")
+    }
+
+
+def test_an_edit_changes_the_keys_of_exactly_the_replicates_that_run_it(
+    arms: dict[str, Identity], trained_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every file of the package, one after another."""
+    shutil.copytree(PACKAGE, tmp_path / "lossbench", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(closures, "PACKAGE", tmp_path / "lossbench")
+    running = {name: set(arms[name].code.files) for name in ("digits-focal", "scenes-cross_entropy")}
+    before = keys(trained_study)
+    for module in MODULES:
+        file = closures.source_of(module)
+        assert file is not None
+        written = file.read_text(encoding="utf-8")
+        file.write_text(written + "\nPLANTED = 1\n", encoding="utf-8")
+        changed = {name for name, key in keys(trained_study).items() if key != before[name]}
+        file.write_text(written, encoding="utf-8")
+        assert changed == {name for name, files in running.items() if module in files}, module
+
+
+def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) -> None:
+    """Told by an interpreter that imports the roots: nothing that runs is left out."""
+    code = arms["digits-focal"].code
+    roots = [
+        "lossbench.training.loop", "lossbench.training.setting", "lossbench.tasks.classification",
+        "lossbench.models.simple_cnn", "lossbench.losses.distribution",
+    ]  # fmt: skip
+    script = f"import sys\nfor one in {roots}: __import__(one)\nprint(*(m for m in sys.modules if m.startswith('lossbench')))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {one for one in run.stdout.split() if not one.endswith(".names") and not one.startswith("lossbench_")}
+    assert imported <= set(code.files)
+    others = {"lossbench.losses.region", "lossbench.tasks.segmentation", "lossbench.models.unet", "lossbench.cli"}
+    assert not others & set(code.files)
+
+
+@given(st.sampled_from(["# a comment\n", '"""A docstring."""\n', "\n\n", "if TYPE_CHECKING:\n    import nothing\n"]))
+def test_comments_docstrings_and_types_are_no_code(added: str) -> None:
+    plain = "import os\n\n\ndef f(x):\n    return x + 1\n"
+    code = added + plain
+    assert digest(code) == digest(plain)
+    assert digest(plain.replace("+ 1", "+ 2")) != digest(plain)
+
+
+def digest(source: str) -> str:
+    import ast
+
+    return "".join(closures._shape(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch.nn", {"torch"}),
+        ("def f():\n    from scipy import stats", {"scipy"}),
+        ("from . import beside", {"mine.beside"}),
+        ("from .beside import x", {"mine.beside"}),
+        ("from mine import beside", {"mine.beside"}),
+        ("import os, json", set()),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nelse:\n    import numpy", {"numpy"}),
+    ],
+)  # fmt: skip
+def test_the_users_own_modules_are_followed_and_the_rest_is_named(source: str, found: set[str], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").touch()
+    (tmp_path / "mine/beside.py").touch()
+    (tmp_path / "mine/own.py").write_text(source)
+    made = closure(["mine.own"], tmp_path)
+    assert (set(made.files) | made.foreign) - {"mine", "mine.own"} == found
+
+
+def test_what_was_read_is_remembered_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSSBENCH_HOME", str(tmp_path))
+    closures._memory.cache_clear()
+    first = closure(["lossbench.training.loop"])
+    assert (tmp_path / "closures.json").is_file()
+    closures._memory.cache_clear()
+    monkeypatch.setattr(closures.ast, "parse", lambda *_: pytest.fail("parsed again"))
+    assert closure(["lossbench.training.loop"]) == first
+    (tmp_path / "closures.json").write_text("torn")
+    closures._memory.cache_clear()
+    monkeypatch.undo()
+    assert closure(["lossbench.training.loop"]) == first
+
+
+def test_versions_are_those_of_the_metadata() -> None:
+    import numpy
+
+    assert versions_of(["numpy"]) == {"numpy": numpy.__version__}
+    assert {"numpy", "scipy", "scikit-learn", "joblib"} <= set(versions_of(["sklearn"], deep=True))
+    assert versions_of(["no_such_package"]) == {}
+
+
+def test_other_data_are_another_key(trained_study: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_study / "data/digits", tmp_path / "digits")
+    same = data_hash(tmp_path / "digits")
+    assert same == data_hash((trained_study / "data/digits").resolve())
+    (tmp_path / "digits/manifest.parquet").write_bytes(b"other hashes")
+    data_hash.cache_clear()
+    assert data_hash(tmp_path / "digits") != same
