@@ -12,7 +12,7 @@ import pandas as pd
 
 from lossbench.data.dataset import Dataset
 from lossbench.params import Experiment, Params
-from lossbench.tasks.base import Task
+from lossbench.tasks.base import Task, task_for
 
 Array = npt.NDArray[Any]
 

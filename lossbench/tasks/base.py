@@ -308,8 +308,8 @@ def task_class(name: str, key: str = "task") -> type[Task]:
 def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
     """Find an experiment's task; a metric ``module:function`` is one of its metrics then.
 
-    The function takes what the task decided, (N, ...), and the stored targets, (N, ...), and returns a number;
-    its attribute ``higher_is_better`` (default: true) says which way is better.
+    The function takes what the task decided, (N, ...), and the stored targets, and returns a number; its
+    attribute ``higher_is_better`` (default: true) says which way is better.
 
     Raises:
         UserError: naming ``key``.
