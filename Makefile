@@ -33,9 +33,12 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 setup: $(VENV)/installed ## install what the pipeline needs into .venv
 dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
 
-.PHONY: repro
-repro: setup ## run the comparison (JOBS=n arms at a time, DEVICE=cuda, STUDY=studies/name)
-	@python -m stages.repro $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+.PHONY: repro plan
+repro: setup ## run the comparison (JOBS=n trainings at a time, DEVICE=cuda, STUDY=studies/name)
+	@lossbench run $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+
+plan: setup ## say what repro would train, and about how long it takes
+	@lossbench plan $(if $(STUDY),--study $(STUDY))
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
@@ -55,19 +58,19 @@ format: dev ## let ruff write the format
 
 .PHONY: retrain rollback doctor
 retrain: setup ## retrain if anything is new; promote the winner or keep the champion (STUDY=studies/name)
-	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.retrain
+	@lossbench retrain $(if $(STUDY),--study $(STUDY))
 rollback: setup ## give the former champion its place back (STUDY=studies/name)
-	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.rollback
-doctor: setup ## find and repair what crashes left behind (python -m stages.doctor --check only looks)
-	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.doctor
+	@lossbench rollback $(if $(STUDY),--study $(STUDY))
+doctor: setup ## find and repair what crashes left behind (lossbench doctor --check only looks)
+	@lossbench doctor $(if $(STUDY),--study $(STUDY))
 
 .PHONY: track ui summary study
 track: setup ## complete the record in MLflow from outs and journals
-	@python -m stages.track
+	@lossbench track $(if $(STUDY),--study $(STUDY))
 ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
-	@python -m stages.ui
+	@lossbench ui $(if $(STUDY),--study $(STUDY))
 summary: setup ## print the result table again
-	@python -m stages.summary
+	@lossbench summary $(if $(STUDY),--study $(STUDY))
 study: setup ## make a study from your folder: make study NAME=mine DATA=/path/to/folder
 	@lossbench new-study "$(NAME)" "$(DATA)"
 

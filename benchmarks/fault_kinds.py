@@ -72,7 +72,7 @@ def killing(who: str, number: int = signal.SIGKILL, command: tuple[str, ...] = (
 
 
 def killed_tracker(study: Study, chance: random.Random) -> int:
-    """Kill `stages.track` while it records."""
+    """Kill `lossbench track` while it records."""
     process = study.start(*TRACK)
     time.sleep(chance.uniform(1.0, 12.0))
     end(process)

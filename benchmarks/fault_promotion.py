@@ -21,7 +21,7 @@ FIRST, SECOND = "1", "2"
 
 
 def killed(study: Study, chance: random.Random, most: float) -> int:
-    """Kill `stages.retrain` and all that it started at a random moment."""
+    """Kill `lossbench retrain` and all that it started at a random moment."""
     process = study.start(*RETRAIN)
     time.sleep(chance.uniform(1.0, most))
     children = family(process)

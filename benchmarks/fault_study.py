@@ -26,10 +26,10 @@ Point = tuple[str, str, str, int, float]
 OUTS = ("data", "models", "reports")
 OF_THE_CLOCK = ("system/", "seconds")
 """Metrics that say how the machine fared, not what was trained."""
-REPRO = (sys.executable, "-m", "stages.repro")
-TRACK = (sys.executable, "-m", "stages.track")
-DOCTOR = (sys.executable, "-m", "stages.doctor")
-RETRAIN = (sys.executable, "-m", "stages.retrain")
+REPRO = (sys.executable, "-m", "lossbench", "run")
+TRACK = (sys.executable, "-m", "lossbench", "track")
+DOCTOR = (sys.executable, "-m", "lossbench", "doctor")
+RETRAIN = (sys.executable, "-m", "lossbench", "retrain")
 EPOCHS = 80
 WEAK = 2
 """Epochs of a champion that any full training beats."""

@@ -2,7 +2,7 @@
 
 A pool of replicates of one recipe (and of one trained far too short) is trained once. Each simulated
 retraining draws champion and challenger from it and a test and a reference split from the samples that
-nobody trained on, and asks the gate as `stages.retrain` does:
+nobody trained on, and asks the gate as `lossbench retrain` does:
 
 - A/A: same recipe, another seed: how often is the challenger promoted?
 - better: the champion is of the short recipe: how often is the challenger promoted?

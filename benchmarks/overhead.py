@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = checkout(Path(temporary) / "copy", given.params)
         environment = site_folder(folder / "probe")
-        wall = run([sys.executable, "-m", "stages.repro"], folder, environment)
+        wall = run([sys.executable, "-m", "lossbench", "run"], folder, environment)
         processes = read(folder / "probe")
         rows = by_program(processes, sum(seconds for _, seconds in replicates(folder)))
         rows.append(idle(rows, wall, cores))

@@ -183,7 +183,7 @@ class Store:
         """Forget an entry."""
         self.place.remove(_folder(kind, key))
 
-    def keys(self) -> Iterator[tuple[str, str]]:
+    def entries(self) -> Iterator[tuple[str, str]]:
         """List kind and key of all entries."""
         for kind in self.place.list(""):
             for start in self.place.list(kind):
@@ -193,7 +193,7 @@ class Store:
     def damaged(self) -> list[tuple[str, str, str]]:
         """Read everything; list kind, key and a sentence for each entry that is not what was written."""
         found = []
-        for kind, key in self.keys():
+        for kind, key in self.entries():
             folder = _folder(kind, key)
             try:
                 entry = _entry(self.place, folder, self.place.read(f"{folder}/entry.json"))

@@ -19,7 +19,7 @@ from lossbench.errors import UserError
 from lossbench.scheduling import cron, systemd
 from lossbench.scheduling.job import Job
 
-ENTRY = "python -m stages.retrain"
+ENTRY = "python -m lossbench retrain"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_cron_s_lines_call_the_entry_point_under_flock(job: Job) -> None:
 def test_systemd_s_units_catch_up_and_end_all_children(job: Job) -> None:
     units = systemd.units(job, "*-*-* 03:17:00")
     text = "\n".join(units.values())
-    assert "-m stages.retrain" in text
+    assert "-m lossbench retrain" in text
     assert "Persistent=true" in text
     assert "KillMode=control-group" in text
     assert "OnCalendar=*-*-* 03:17:00" in text
@@ -61,7 +61,7 @@ def test_the_cron_job_of_kubernetes_runs_one_at_a_time_without_privileges() -> N
     spec = YAML(typ="safe").load((ROOT / "deploy/kubernetes/cronjob.yaml").read_text())["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"][1:] == ["-m", "stages.retrain"]
+    assert container["command"][1:] == ["-m", "lossbench", "retrain"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
 

@@ -46,7 +46,7 @@ def test_a_clone_with_a_remote_needs_no_training(clone: Path) -> None:
 
 def test_a_clone_s_runs_stand_in_mlflow_after_make_track(clone: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "stages.track"],
+        [sys.executable, "-m", "lossbench", "track"],
         cwd=clone,
         env=environment(),
         capture_output=True,

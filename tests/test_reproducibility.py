@@ -167,7 +167,7 @@ def test_a_senseless_number_of_jobs_is_refused(study: Path) -> None:
 def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
     edit(folder, "experiments", "digits", "recipe", "epochs", value=100_000)
-    command = [sys.executable, "-m", "stages.repro", "--jobs", "2"]
+    command = [sys.executable, "-m", "lossbench", "run", "--jobs", "2"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(), stdout=log, stderr=log, process_group=0
@@ -190,7 +190,7 @@ def test_arms_side_by_side_end_within_seconds_of_a_signal(done: Path, tmp_path: 
 
 def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
-    command = [sys.executable, "-m", "stages.repro"]
+    command = [sys.executable, "-m", "lossbench", "run"]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     both = [subprocess.Popen(command, cwd=folder, env=environment(), **streams) for _ in range(2)]
     said = [one.communicate(timeout=600)[0] for one in both]

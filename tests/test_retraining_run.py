@@ -149,7 +149,7 @@ def test_a_kill_between_any_two_steps_of_promotion_leaves_one_champion(study: Pa
 
 def test_a_second_call_leaves_at_once_and_says_who_is_at_work(study: Path) -> None:
     first = subprocess.Popen(
-        [sys.executable, "-m", "stages.retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
+        [sys.executable, "-m", "lossbench", "retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     lock = study / ".lossbench/retraining.lock"
@@ -179,7 +179,7 @@ def test_while_make_repro_is_at_work_a_retraining_leaves(study: Path) -> None:
 def test_of_many_retrainings_at_once_one_promotes_and_the_others_leave(study: Path) -> None:
     crowd = [
         subprocess.Popen(
-            [sys.executable, "-m", "stages.retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
+            [sys.executable, "-m", "lossbench", "retrain"], cwd=study, env=environment(), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )
         for _ in range(4)

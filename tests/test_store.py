@@ -29,7 +29,7 @@ def test_what_is_put_is_got_to_the_last_bit(store: Store) -> None:
     assert found.content == content
     assert list(found.content) == ["b", "a"], "order is kept: outs are written from it"
     assert found.read("w") == b"\x00\x01"
-    assert list(store.keys()) == [("things", "ab12")]
+    assert list(store.entries()) == [("things", "ab12")]
     assert store.damaged() == []
     store.drop("things", "ab12")
     assert store.get("things", "ab12") is None

@@ -236,7 +236,7 @@ def test_sending_rests_until_it_took_its_share_of_the_machine_and_ends_with_trai
     monkeypatch.setattr(shipper, "ship", ship)
     shipper.run()
     assert sent == [0.0, 20.0, 12 * live.POLL, 44.0, 64.0, 84.0, 45 * live.POLL]
-    assert live.POLL < SHIPPER / 2  # what ended is there before `stages.track` gives up waiting for it
+    assert live.POLL < SHIPPER / 2  # what ended is there before `lossbench track` gives up waiting for it
 
 
 @pytest.mark.slow
@@ -319,7 +319,7 @@ def test_the_ui_ends_its_children(tmp_path, empty_store):
     environment.pop("MLFLOW_TRACKING_URI", None)
     port = free_port(0)
     ui = subprocess.Popen(
-        [sys.executable, "-u", "-m", "stages.ui", "--port", str(port)],
+        [sys.executable, "-u", "-m", "lossbench", "ui", "--port", str(port)],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,

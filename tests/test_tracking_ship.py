@@ -438,7 +438,7 @@ def test_a_deleted_experiment_is_restored(study):
 
 def test_the_stage_says_what_it_did_and_where_the_server_is_missing(study):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.track"]
+    command = [sys.executable, "-m", "lossbench", "track"]
     for extra, code, text in (
         ([], 1, "refused: MLflow at http"),
         (["--lenient"], 0, "warning: MLflow at http"),
@@ -524,7 +524,7 @@ def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_one_sentence(study):
     (study / ".lossbench" / "track.lock").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.track"]
+    command = [sys.executable, "-m", "lossbench", "track"]
     done = subprocess.run(command, cwd=study, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("refused: ")

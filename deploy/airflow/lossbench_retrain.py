@@ -20,7 +20,7 @@ with DAG(
 ) as dag:
     BashOperator(
         task_id="retrain",
-        bash_command=f"cd {STUDY} && PATH={STUDY}/.venv/bin:$PATH exec python -m stages.retrain ",
+        bash_command=f"cd {STUDY} && PATH={STUDY}/.venv/bin:$PATH exec python -m lossbench retrain ",
         retries=0,
         execution_timeout=timedelta(hours=12),
     )

@@ -1,19 +1,111 @@
-"""`lossbench track`."""
+"""Complete the record in MLflow from outs and journals: nothing lost, nothing doubled."""
 
 import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossbench.commands.study import enter_study, study_argument
+from lossbench.errors import GateError
+from lossbench.lifetime import collect_rarely
+from lossbench.params import Params, load_params
+
+if TYPE_CHECKING:
+    from lossbench.tracking.track import Charts, Drawn
+
+WIDTH = 640
+"""Of a chart, in pixels."""
+
+
+def record(lenient: bool = False) -> None:
+    """Record every trained arm of the study in the current folder.
+
+    Args:
+        lenient: a tracking server that does not answer is a warning, not an error.
+
+    """
+    params = load_params()
+    from lossbench.tracking.locks import LockedError
+    from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
+
+    root = Path.cwd()
+    try:
+        _track(params, root)
+    except LockedError:
+        raise GateError("another `lossbench track` of this study is at work; nothing to do here") from None
+    except OSError as error:
+        raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
+    except (ServerGoneError, RefusedError) as error:
+        sentence = (
+            f"MLflow at {shown(tracking_uri(root))}: {error}; nothing is lost, `make track` will complete "
+            "the record"
+        )
+        if not lenient:
+            raise GateError(sentence) from None
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _track(params: Params, root: Path) -> None:
+    from lossbench.tracking.server import shown, tracking_uri
+    from lossbench.tracking.track import track
+
+    tracked = track(params, root, say=print, charts=_charts(params, root))
+    if not tracked.written and not tracked.present:
+        print("MLflow: no arm has been trained yet; run `make repro`")
+        return
+    print(
+        f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
+        + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
+        + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
+    )
+
+
+def _charts(params: Params, root: Path) -> "Charts":
+    """Draw the report's charts as SVG, which MLflow's artifact viewer shows; its colours become the runs'."""
+
+    def draw(experiment: str) -> "Drawn":
+        import vl_convert
+
+        from lossbench.reporting import charts
+        from lossbench.reporting.inputs import read_study
+        from lossbench.reporting.tables import curves, findings, leaderboard
+        from lossbench.tracking.track import Drawn
+
+        study = read_study(params, root)
+        one = study.evaluated[experiment]
+        found = [finding for finding in findings(study) if finding.experiment == experiment]
+        specs = {
+            "scores.svg": charts.scores(one, leaderboard(study)),
+            "curves.svg": charts.learning(one, curves(study)),
+        }
+        if found:
+            specs["differences.svg"] = charts.forest(one, found)
+        drawn = {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}
+        colours = {arm: charts.PALETTE[i % len(charts.PALETTE)] for i, arm in enumerate(one.arms)}
+        return Drawn(drawn, colours)
+
+    return draw
+
+
+def live() -> None:
+    """Show running arms until none is alive; training starts this by itself in long runs."""
+    from lossbench.tracking.live import ship_live
+
+    ship_live(load_params(), Path.cwd())
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     study_argument(parser)
+    parser.add_argument("--live", action="store_true", help="follow running trainings until they end")
     parser.add_argument("--lenient", action="store_true", help="a dead tracking server is just a warning")
 
 
 def main(chosen: argparse.Namespace) -> None:
-    """Run."""
+    """Enter the study's folder and do it."""
     enter_study(chosen.study)
-    from stages.track import main as verb
-
-    verb(chosen.lenient)
+    collect_rarely()
+    if chosen.live:
+        live()
+    else:
+        record(chosen.lenient)

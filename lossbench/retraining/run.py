@@ -177,7 +177,7 @@ class _Attempt:
         return True
 
     def _repro(self) -> None:
-        command = [sys.executable, "-m", "stages.repro"]
+        command = [sys.executable, "-m", "lossbench", "run"]
         ended = subprocess.run(command, cwd=self.root, check=False, preexec_fn=die_with_parent)
         if ended.returncode == 2:
             raise UserError("`make repro` refused params.yaml; its sentence stands above")

@@ -2,7 +2,7 @@
 
 MLflow mirrors the outs; it is never the truth. Training appends to a local journal
 (:func:`~lossbench.tracking.journal.JournalObserver`), a shipper in another process shows long runs live, and
-:func:`~lossbench.tracking.track.track` (``python -m stages.track``) completes the record from outs and
+:func:`~lossbench.tracking.track.track` (``python -m lossbench track``) completes the record from outs and
 journal: nothing lost, nothing doubled, whatever happened to the server in between.
 
 Public names, each imported from its module, so that training never pays for MLflow:

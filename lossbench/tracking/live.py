@@ -1,7 +1,7 @@
 """The live shipper: shows running arms in MLflow while they train, from their journals.
 
-It runs in a process of its own (``stages.track --live``) and can be killed, starved or cut off from the
-server at any time: the journal holds everything, and ``stages.track`` completes the record. Within one
+It runs in a process of its own (``lossbench track --live``) and can be killed, starved or cut off from the
+server at any time: the journal holds everything, and ``lossbench track`` completes the record. Within one
 life, an attempt whose last call failed is doubtful: its runs are deleted and written again whole.
 """
 
@@ -168,7 +168,7 @@ class Shipper:
         self._shelves: dict[str, Shelf] = {}
 
     def run(self) -> None:
-        """Ship until no training is alive; what could not be sent then is left to ``stages.track``."""
+        """Ship until no training is alive; what could not be sent then is left to ``lossbench track``."""
         due, reached = time.monotonic(), True
         while True:
             self._find()
@@ -204,7 +204,7 @@ class Shipper:
             self._shelves[attempt.experiment] = shelf
         try:
             attempt.ship(self._shelves[attempt.experiment])
-        except RefusedError as error:  # someone deleted the runs: `stages.track` writes them from the outs
+        except RefusedError as error:  # someone deleted the runs: `lossbench track` writes them from the outs
             print(f"{time.strftime('%H:%M:%S')} no longer shown live: {error}", flush=True)
             attempt.done = True
 

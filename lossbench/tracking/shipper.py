@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def spawn_shipper(home: Path) -> None:
-    """Start ``stages.track --live`` in a session of its own (it lowers its own priority).
+    """Start ``lossbench track --live`` in a session of its own (it lowers its own priority).
 
     Called from the study's folder. It shows running arms in MLflow until no training of this study is
     alive, then exits. A second one finds the first one's lock and exits at once. It outlives a Ctrl-C of
@@ -16,7 +16,7 @@ def spawn_shipper(home: Path) -> None:
     try:
         with log.open("ab") as output:
             subprocess.Popen(
-                [sys.executable, "-m", "stages.track", "--live"],
+                [sys.executable, "-m", "lossbench", "track", "--live"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -29,7 +29,7 @@ DATASET = "lossbench.dataset"
 MODEL = "lossbench.model"
 CHARTS = "lossbench.charts"
 OTHER_TRACKER = 300.0
-"""Seconds to wait for another `stages.track` of the same study."""
+"""Seconds to wait for another `lossbench track` of the same study."""
 SHIPPER = 20.0
 """Seconds to wait for the live shipper to finish an arm."""
 

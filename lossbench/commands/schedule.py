@@ -1,20 +1,17 @@
 """Put a study's retraining on a schedule of cron or systemd, or take it off; `show` only prints.
 
-python -m stages.schedule install cron                         every night at 03:17, as you
-sudo .venv/bin/python -m stages.schedule install systemd       likewise, made up for if it was off
-python -m stages.schedule install cron --when '*/30 * * * *' --study studies/mine
+python -m lossbench schedule install cron                         every night at 03:17, as you
+sudo .venv/bin/python -m lossbench schedule install systemd       likewise, made up for if it was off
+python -m lossbench schedule install cron --when '*/30 * * * *' --study studies/mine
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-from lossbench.errors import exit_code
 
 NIGHTLY = {"cron": "17 3 * * *", "systemd": "*-*-* 03:17:00"}
 
 
-def main(action: str, scheduler: str, when: str, study: Path) -> None:
+def put(action: str, scheduler: str, when: str, study: Path) -> None:
     """Install, remove or show the schedule."""
     from lossbench.scheduling import cron, systemd
     from lossbench.scheduling.job import Job
@@ -28,14 +25,15 @@ def main(action: str, scheduler: str, when: str, study: Path) -> None:
     print(chosen.install(job, when) if action == "install" else chosen.remove(job))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
     parser.add_argument("action", choices=["install", "remove", "show"])
     parser.add_argument("scheduler", choices=["cron", "systemd"])
     parser.add_argument("--when", help="in the scheduler's own words; default: every night at 03:17")
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
-    chosen = parser.parse_args()
+
+
+def main(chosen: argparse.Namespace) -> None:
+    """Enter the study's folder and do it."""
     when = chosen.when or NIGHTLY[chosen.scheduler]
-    sys.exit(exit_code(lambda: main(chosen.action, chosen.scheduler, when, chosen.study)))
+    put(chosen.action, chosen.scheduler, when, chosen.study)

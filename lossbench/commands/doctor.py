@@ -5,13 +5,13 @@ that does not answer or an error stood in the way; 2 this is no study.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from lossbench.errors import GateError, UserError, exit_code, printable
+from lossbench.commands.study import enter_study, study_argument
+from lossbench.errors import GateError, UserError, printable
 
 
-def main(check: bool) -> None:
+def examine_here(check: bool) -> None:
     """Examine and, unless ``check``, repair; a line for each thing.
 
     Args:
@@ -49,10 +49,13 @@ def say(sentence: str) -> None:
     print(printable(sentence))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    study_argument(parser)
     parser.add_argument("--check", action="store_true", help="only look; exit code 1 if something is found")
-    chosen = parser.parse_args()
-    sys.exit(exit_code(lambda: main(chosen.check)))
+
+
+def main(chosen: argparse.Namespace) -> None:
+    """Enter the study's folder and do it."""
+    enter_study(chosen.study)
+    examine_here(chosen.check)

@@ -2,15 +2,15 @@
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 
-from lossbench.errors import GateError, exit_code
+from lossbench.commands.study import enter_study, study_argument
+from lossbench.errors import GateError
 from lossbench.params import Params, load_params
 
 
-def main(port: int) -> None:
+def show(port: int) -> None:
     """Serve the study's store and print the pages of its experiments."""
     params = load_params()
     from lossbench.tracking import places
@@ -54,8 +54,13 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    study_argument(parser)
     parser.add_argument("--port", type=int, default=5000, help="another one is chosen where it is taken")
-    arguments = parser.parse_args()
-    sys.exit(exit_code(lambda: main(arguments.port)))
+
+
+def main(chosen: argparse.Namespace) -> None:
+    """Enter the study's folder and do it."""
+    enter_study(chosen.study)
+    show(chosen.port)
