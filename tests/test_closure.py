@@ -72,13 +72,24 @@ def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) 
     ]  # fmt: skip
     script = f"import sys\nfor one in {roots}: __import__(one)\nprint(*(m for m in sys.modules if m.startswith('lossbench')))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    imported = {one for one in run.stdout.split() if not one.endswith(".names") and not one.startswith("lossbench_")}
+    imported = {
+        one for one in run.stdout.split() if not one.endswith(".names") and not one.startswith("lossbench_")
+    }
     assert imported <= set(code.files)
-    others = {"lossbench.losses.region", "lossbench.tasks.segmentation", "lossbench.models.unet", "lossbench.cli"}
+    others = {
+        "lossbench.losses.region",
+        "lossbench.tasks.segmentation",
+        "lossbench.models.unet",
+        "lossbench.cli",
+    }
     assert not others & set(code.files)
 
 
-@given(st.sampled_from(["# a comment\n", '"""A docstring."""\n', "\n\n", "if TYPE_CHECKING:\n    import nothing\n"]))
+@given(
+    st.sampled_from(
+        ["# a comment\n", '"""A docstring."""\n', "\n\n", "if TYPE_CHECKING:\n    import nothing\n"]
+    )
+)
 def test_comments_docstrings_and_types_are_no_code(added: str) -> None:
     plain = "import os\n\n\ndef f(x):\n    return x + 1\n"
     code = added + plain
@@ -104,7 +115,9 @@ def digest(source: str) -> str:
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nelse:\n    import numpy", {"numpy"}),
     ],
 )  # fmt: skip
-def test_the_users_own_modules_are_followed_and_the_rest_is_named(source: str, found: set[str], tmp_path: Path) -> None:
+def test_the_users_own_modules_are_followed_and_the_rest_is_named(
+    source: str, found: set[str], tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/__init__.py").touch()
     (tmp_path / "mine/beside.py").touch()

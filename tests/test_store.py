@@ -83,7 +83,7 @@ def test_two_writers_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
         assert found is None or found.read("w") == b"same" * 1000
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert store.damaged() == []
-    assert not [one for one in Path(tmp_path).rglob("*.part")]
+    assert not list(Path(tmp_path).rglob("*.part"))
 
 
 def test_a_fresh_run_has_an_empty_store_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,15 @@ import multiprocessing
 import os
 import pickle
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from training_cases import digest, labels_dataset, setting
 
-from lossbench.training import Member, Setting, Store, checkpoint, fit
+from lossbench.training import Member, Setting, checkpoint, fit
+from lossbench.training.fitting import train
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import train_replicate
 
@@ -41,63 +39,45 @@ def eager(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
 
 
-def workers_of(pid: int) -> list[int]:
-    """Ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 @pytest.mark.parametrize("engine", ["loop", "population"])
 def test_killed_at_random_moments_the_replicates_are_the_undisturbed_ones(data, tmp_path, eager, engine):
     made = setting(
         data, NETWORK, epochs=12, checkpoint="best", augmentation=AUGMENTATION, compute={"engine": engine}
     )
-    undisturbed = [digest(one) for one in fit(made, MEMBERS)]
-    store = Store.of(tmp_path, made, data.folder)
+    members = MEMBERS if engine == "population" else MEMBERS[:1]
+    undisturbed = [digest(one) for one in fit(made, members)]
+    kept = checkpoint.Checkpoint(tmp_path / "a.pt")
     chance = random.Random(1)
     killed = resumed = 0
     while killed < KILLS:
-        child = multiprocessing.get_context("fork").Process(target=lambda: fit(made, MEMBERS, store=store))
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: train(made, members, checkpoint=kept)
+        )
         child.start()
         child.join(0.05 + chance.random() * 0.4)
         if child.exitcode is not None:  # it was faster: another round
             assert child.exitcode == 0
-            assert [digest(one) for one in fit(made, MEMBERS, store=store)] == undisturbed
-            shutil.rmtree(tmp_path / "replicates")
+            kept.remove()
             continue
-        workers = workers_of(child.pid)
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         killed += 1
-        deadline = time.monotonic() + 2
-        while not all(map(gone, workers)):
-            assert time.monotonic() < deadline, "a worker outlived its parent"
-            time.sleep(0.01)
-        resumed += any((tmp_path / "checkpoints").glob("*.pt"))
+        resumed += kept.file.exists()
     assert resumed >= 3
-    assert [digest(one) for one in fit(made, MEMBERS, store=store)] == undisturbed
-    assert not any((tmp_path / "checkpoints").iterdir())
+    assert [digest(one) for one in train(made, members, checkpoint=kept)] == undisturbed
 
 
 @pytest.mark.parametrize("asked_at", [1, 5, 16, 17, 40])
 def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(data, tmp_path, asked_at):
     made = make(data, epochs=4)
     undisturbed = digest(train_replicate(made, MEMBERS[0]))
-    store = Store.of(tmp_path, made, data.folder)
+    kept = checkpoint.Checkpoint(tmp_path / "a.pt")
     interruption = CountDown(asked_at)
     with pytest.raises(SystemExit) as ended:
-        train_replicate(made, MEMBERS[0], checkpoint=store.checkpoint(MEMBERS[0]), interruption=interruption)
+        train_replicate(made, MEMBERS[0], checkpoint=kept, interruption=interruption)
     assert ended.value.code == EXIT_CODE == 143
     seen: list[int] = []
-    after = train_replicate(
-        made, MEMBERS[0], lambda event: seen.append(event[0]), store.checkpoint(MEMBERS[0])
-    )
+    after = train_replicate(made, MEMBERS[0], lambda event: seen.append(event[0]), kept)
     assert digest(after) == undisturbed
     assert len(seen) < 4 or asked_at <= 17, "finished epochs were trained again"
 
@@ -114,57 +94,11 @@ class CountDown(Interruption):
         return self.looks <= 0
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from training_cases import setting
-from lossbench.data.dataset import Dataset
-from lossbench.training import Member, Store, fit
-made = setting(Dataset.open(Path({data!r})), epochs=100_000, compute={{"engine": {engine!r}}})
-store = Store.of(Path({home!r}), made, Path({data!r}))
-print("ready", flush=True)
-try:
-    fit(made, [Member(0), Member(1)], store=store, workers=2)
-finally:
-    print("left in order", flush=True)
-"""
-
-
-@pytest.mark.parametrize("engine", ["loop", "population"])
-def test_sigterm_ends_training_soon_with_its_checkpoint_written(data, tmp_path, engine):
-    script = SCRIPT.format(
-        tests=str(Path(__file__).parent), data=str(data.folder), home=str(tmp_path), engine=engine
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parent.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout.readline() == "ready\n"
-    time.sleep(1.0)
-    workers = workers_of(child.pid)
-    assert len(workers) == (2 if engine == "loop" else 0)
-    began = time.monotonic()
-    child.terminate()
-    output, _ = child.communicate(timeout=5)
-    assert time.monotonic() - began < 5
-    assert child.returncode == 143
-    assert output == "left in order\n"
-    assert all(map(gone, workers))
-    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == (2 if engine == "loop" else 1)
-    assert not list((tmp_path / "checkpoints").glob("*.part"))
-
-
 def test_a_torn_checkpoint_is_said_so_and_training_starts_anew(data, tmp_path, capsys):
     made = make(data, epochs=1)
-    store = Store.of(tmp_path, made, data.folder)
-    file = store.checkpoint(MEMBERS[0]).file
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"half a file")
-    found = train_replicate(made, MEMBERS[0], checkpoint=store.checkpoint(MEMBERS[0]))
+    kept = checkpoint.Checkpoint(tmp_path / "a.pt")
+    kept.file.write_bytes(b"half a file")
+    found = train_replicate(made, MEMBERS[0], checkpoint=kept)
     assert digest(found) == digest(train_replicate(made, MEMBERS[0]))
     assert "torn" in capsys.readouterr().err
 

@@ -11,9 +11,7 @@ from lossbench.store import opened
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument(
-        "action", choices=["list", "verify"], help="how many of each kind, or read all"
-    )
+    parser.add_argument("action", choices=["list", "verify"], help="how many of each kind, or read all")
     study_argument(parser)
     parser.add_argument("--drop", action="store_true", help="forget what verify finds damaged")
 
@@ -37,6 +35,4 @@ def main(chosen: argparse.Namespace) -> None:
             if chosen.drop:
                 store.drop(kind, key)
     if damaged and not chosen.drop:
-        raise GateError(
-            f"{len(damaged)} entries are damaged; --drop has them computed anew"
-        )
+        raise GateError(f"{len(damaged)} entries are damaged; --drop has them computed anew")

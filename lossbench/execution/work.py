@@ -37,7 +37,7 @@ from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
-from lossbench.training.fit import train
+from lossbench.training.fitting import train
 from lossbench.training.measure import seconds_per_epoch
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate

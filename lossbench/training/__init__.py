@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lossbench.lookup import lazily
 
 if TYPE_CHECKING:
-    from lossbench.training.fit import fit as fit
+    from lossbench.training.fitting import fit as fit
     from lossbench.training.member import Member as Member
     from lossbench.training.prediction import predict as predict
     from lossbench.training.replicate import Observer as Observer
@@ -22,7 +22,7 @@ __getattr__ = lazily(
         "Record": "replicate",
         "Replicate": "replicate",
         "Setting": "setting",
-        "fit": "fit",
+        "fit": "fitting",
         "predict": "prediction",
         "prepare": "setting",
     },
