@@ -8,7 +8,7 @@ result at the end.
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
@@ -51,20 +51,39 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     if device is not None:  # refused before params.yaml is touched
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     worker_count(params.compute)
-    with _alone(outs):
+    with _alone(outs), opened(outs.home) as store:
         warm_up()
-        check_in_worker(params)
-        if device is not None:
-            set_device(device)
-        mend()
-        os.environ[CHECKED] = sha256(Path("params.yaml").read_bytes()).hexdigest()
-        data = [f"{stage}@{name}" for stage in ("fetch", "validate") for name in params.datasets]
-        step("dvc", "repro", *data)
-        with opened(outs.home) as store:
-            fill(params, outs, store)
-            step("dvc", "repro")
+        with validator(params, outs, store) as validate:
+            check_in_worker(params)
+            if device is not None:
+                set_device(device)
+            mend()
+            os.environ[CHECKED] = sha256(Path("params.yaml").read_bytes()).hexdigest()
+            step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
+            validate()
+        step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
+        fill(params, outs, store)
+        step("dvc", "repro")
         step("lossbench", "track", "--lenient")
         step("lossbench", "summary")
+
+
+@contextmanager
+def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[], None]]:
+    """Give what validates all datasets in one process, which gets ready meanwhile where one will be needed."""
+    from lossbench.execution.validation import Validator, unknown
+
+    waiting = Validator() if unknown(params, outs, store) else None
+
+    def validate() -> None:
+        if waiting is not None or unknown(params, outs, store):
+            (waiting or Validator()).validate(params, outs, store)
+
+    try:
+        yield validate
+    finally:
+        if waiting is not None:
+            waiting.close()
 
 
 def fill(params: Params, outs: Outs, store: Store) -> None:

@@ -2,26 +2,19 @@
 
 from pathlib import Path
 
-from lossbench.outs import Outs
 from lossbench.params import Params
 from stages.common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:
     """Read data/<dataset>, write reports/validation/<dataset>.json and, where all is well, .passed."""
-    from lossbench.data.expectations import validate
+    from lossbench.execution.validation import collect_validation
+    from lossbench.outs import Outs
+    from lossbench.store import opened
 
-    out = Path("reports/validation")
-    passed = out / f"{dataset}.passed"
-    passed.unlink(missing_ok=True)
-    validate(
-        Path("data") / dataset,
-        params.datasets[dataset].expectations,
-        dataset,
-        report=out / f"{dataset}.json",
-        docs=Outs().home / "gx" / dataset,
-    )
-    passed.write_text("passed\n", encoding="utf-8")
+    outs = Outs(Path.cwd())
+    with opened(outs.home) as store:
+        collect_validation(params, dataset, outs, store)
 
 
 if __name__ == "__main__":

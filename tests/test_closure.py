@@ -153,5 +153,4 @@ def test_other_data_are_another_key(trained_study: Path, tmp_path: Path) -> None
     same = data_hash(tmp_path / "digits")
     assert same == data_hash((trained_study / "data/digits").resolve())
     (tmp_path / "digits/manifest.parquet").write_bytes(b"other hashes")
-    data_hash.cache_clear()
     assert data_hash(tmp_path / "digits") != same

@@ -143,9 +143,14 @@ def torch_version() -> str:
     return found[1] if found else versions_of(["torch"])["torch"]
 
 
-@cache
 def data_hash(folder: Path) -> str:
     """SHA-256 over what describes the data."""
+    found = [(folder / name).stat() for name in DATA_FILES]
+    return _data_hash(folder, tuple((one.st_mtime_ns, one.st_size) for one in found))
+
+
+@cache
+def _data_hash(folder: Path, _as_of: tuple[tuple[int, int], ...]) -> str:
     return hashed([(folder / name).read_bytes().hex() for name in DATA_FILES])
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.interruption import noticing_sigterm
@@ -54,7 +56,12 @@ def train(
         checkpoint: where an interrupted training left its state, and leaves it again.
 
     """
-    with threads(setting.compute.threads), noticing_sigterm() as interruption:
+    devices = [torch.cuda.current_device()] if setting.compute.device == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),  # a model draws from the global generators by itself
+        threads(setting.compute.threads),
+        noticing_sigterm() as interruption,
+    ):
         if setting.compute.engine == "population":
             return train_population(
                 setting,

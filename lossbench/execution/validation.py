@@ -1,0 +1,143 @@
+"""Validation results in the store.
+
+Great Expectations, whose import takes seconds, is imported once for all datasets, and not at all where
+everything is known.
+"""
+
+import json
+import sys
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lossbench.closure import closure, versions_of
+from lossbench.errors import GateError, UserError
+from lossbench.execution.identity import data_hash
+from lossbench.outs import Outs
+from lossbench.params import Params
+from lossbench.store import Entry, Store, hashed
+
+KIND = "validations"
+MODULE = "lossbench.data.expectations.run"
+
+
+def key(params: Params, dataset: str, outs: Outs) -> str:
+    """Key of what the expectations say of a dataset: data, knobs, the user's own, code and packages."""
+    knobs, code = params.datasets[dataset].expectations, closure([MODULE])
+    extra = hashed((outs.study / knobs.extra).read_text(encoding="utf-8")) if knobs.extra else None
+    what = [dataset, data_hash(outs.data(dataset).resolve()), knobs.model_dump(mode="json"), extra]
+    return hashed([*what, code.digest, versions_of(code.foreign)])
+
+
+def validated(params: Params, dataset: str, outs: Outs, store: Store) -> Entry:
+    """Hold a dataset against its expectations, or look up what came out.
+
+    Args:
+        params: of the study.
+        dataset: its name.
+        outs: of the study.
+        store: that keeps the result.
+
+    """
+    where = key(params, dataset, outs)
+    known = store.get(KIND, where)
+    if known is not None:
+        return known
+    from lossbench.data.expectations import validate
+
+    knobs = params.datasets[dataset].expectations
+    with TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        try:
+            validate(outs.data(dataset), knobs, dataset, report=report, docs=outs.home / "gx" / dataset)
+            failed = None
+        except GateError as error:
+            failed = str(error)
+        written = report.read_bytes()
+    return store.put(KIND, where, {"failed": failed}, {"report.json": written})
+
+
+def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -> None:
+    """Write ``reports/validation/<dataset>.json`` and, where all is well, ``.passed``.
+
+    Raises:
+        GateError: a sentence per failed critical expectation.
+
+    """
+    report = outs.validation(dataset)
+    passed = report.with_suffix(".passed")
+    passed.unlink(missing_ok=True)
+    entry = validated(params, dataset, outs, store)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_bytes(entry.read("report.json"))
+    content = json.loads(entry.read("report.json"))
+    met = sum(one["success"] for one in content["expectations"])
+    print(f"{dataset}: {met} of {len(content['expectations'])} expectations met")
+    if entry.content["failed"] is not None:
+        raise GateError(entry.content["failed"])
+    passed.write_text("passed\n", encoding="utf-8")
+
+
+class Validator:
+    """A process that imports Great Expectations while the data are fetched, then validates them all."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def validate(self, params: Params, outs: Outs, store: Store) -> None:
+        """Validate all datasets; what fails is left to the stage to tell.
+
+        Raises:
+            UserError: if an expectation is malformed.
+
+        """
+        try:
+            self._pipe.send((params, outs, store.address))
+            error = self._pipe.recv()
+        except (EOFError, BrokenPipeError):  # it was killed: the stages do it themselves
+            return
+        finally:
+            self._process.join()
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """End it, if it still waits."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection) -> None:
+    from lossbench.data.expectations.run import great_expectations
+    from lossbench.lifetime import die_with_parent
+
+    die_with_parent()
+    great_expectations()
+    try:
+        params, outs, address = pipe.recv()
+    except EOFError:
+        return
+    answer: Any = None
+    try:
+        for dataset in params.datasets:
+            validated(params, dataset, outs, Store(address))
+    except (UserError, GateError) as error:
+        answer = error
+    sys.stdout.flush()
+    pipe.send(answer)
+
+
+def unknown(params: Params, outs: Outs, store: Store) -> bool:
+    """Whether any dataset's validation is not in the store (or its data are not there yet)."""
+    return any(
+        not (outs.data(name) / "manifest.parquet").is_file()
+        or store.get(KIND, key(params, name, outs)) is None
+        for name in params.datasets
+    )
