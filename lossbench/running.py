@@ -70,7 +70,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
 
 @contextmanager
 def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[], None]]:
-    """Give what validates all datasets in one process, which gets ready meanwhile where one will be needed."""
+    """Give what validates all datasets in one process, which gets ready meanwhile where it is needed."""
     from lossbench.execution.validation import Validator, unknown
 
     waiting = Validator() if unknown(params, outs, store) else None

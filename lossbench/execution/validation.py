@@ -136,8 +136,5 @@ def _serve(pipe: Connection) -> None:
 
 def unknown(params: Params, outs: Outs, store: Store) -> bool:
     """Whether any dataset's validation is not in the store (or its data are not there yet)."""
-    return any(
-        not (outs.data(name) / "manifest.parquet").is_file()
-        or store.get(KIND, key(params, name, outs)) is None
-        for name in params.datasets
-    )
+    fetched = all((outs.data(name) / "manifest.parquet").is_file() for name in params.datasets)
+    return not fetched or any(store.get(KIND, key(params, name, outs)) is None for name in params.datasets)

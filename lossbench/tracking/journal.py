@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LIVE_AFTER = 120.0
 """Seconds of training after which a shipper shows it in MLflow live: its start (about 2 core-seconds)
-then costs at most 1 % of two cores, and short arms, which `lossbench track` records at the end, pay nothing."""
+then costs at most 1 % of two cores; short arms, which `lossbench track` records at the end, pay nothing."""
 
 
 class JournalObserver:
