@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossbench.errors import UserError, nearest
+from lossbench.losses import foreign
 from lossbench.losses.base import Loss
 from lossbench.losses.compound import Sum
 from lossbench.losses.declare import ParameterError
 from lossbench.losses.registry import REGISTRY
 from lossbench.losses.weights import balanced, class_balanced
+from lossbench.plugins import is_path
 
 #: Words that class_weights takes in params.yaml, and what they stand for.
 WORDS = ("balanced", "class_balanced")
@@ -104,6 +106,8 @@ def _class(spec: Mapping[str, Any], key: str) -> type[Loss]:
 
 def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
     """Check name, parameter names and ranges; what the data decide is stood in for."""
+    if is_path(spec.get("name")):
+        return type(foreign.build(spec, None, key))
     cls = _class(spec, key)
     known = dict(spec)
     for name, value in spec.items():
@@ -125,6 +129,8 @@ def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
 
 
 def _single(spec: Mapping[str, Any], context: LossContext, key: str) -> Loss:
+    if is_path(spec.get("name")):
+        return foreign.build(spec, context.ignore_index, key)
     cls = _checked(spec, key)
     if not (cls.multi if context.multilabel else cls.single):
         kind = "several labels a sample" if context.multilabel else "one class a sample"

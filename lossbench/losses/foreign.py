@@ -1,0 +1,99 @@
+"""Any callable (logits, target) → scalar as a loss: ``my_losses:Focal2``, ``torch.nn:CrossEntropyLoss``."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossbench.errors import UserError
+from lossbench.losses.base import Loss
+from lossbench.losses.batch import Batch
+from lossbench.plugins import call_object, load_object
+
+
+class Foreign(Loss):
+    """A loss that somebody else wrote; it is shown logits and target as they come.
+
+    Args:
+        call: (logits (N, C, *spatial), target) → a scalar.
+        name: ``module:Object``.
+        given: its keyword arguments in params.yaml.
+
+    """
+
+    multi = True
+    reduces = "whatever its author says"
+
+    def __init__(self, call: Callable[..., Any], name: str, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.call, self.name, self.given = call, name, dict(given)  # type: ignore[misc]  # its own name
+
+    def forward(self, logits: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return the callable's value.
+
+        Raises:
+            UserError: if it returns anything but a scalar tensor.
+
+        """
+        made = self.call(logits, target)
+        if not isinstance(made, torch.Tensor) or made.ndim != 0:
+            shape = (
+                f"a tensor of shape {tuple(made.shape)}"
+                if isinstance(made, torch.Tensor)
+                else f"a {type(made).__name__}"
+            )
+            raise UserError(f"loss '{self.name}' returns {shape}; allowed: a scalar tensor")
+        return made if made.dtype in (torch.float32, torch.float64) else made.float()
+
+    def value(self, batch: Batch) -> Tensor:
+        """Return its value as a part of a sum, whose batch is flat."""
+        shape = (batch.samples, batch.classes, *batch.spatial)
+        target = (
+            batch.labels.reshape(shape) if batch.multilabel else batch.index.reshape(shape[0], *shape[2:])
+        )
+        return self.forward(batch.logits.reshape(shape), target)
+
+    def parameters_stated(self) -> dict[str, Any]:
+        """Return its name and what it was given."""
+        return {"name": self.name, **self.given, "reduces": self.reduces}
+
+
+def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreign:
+    """Build a loss from ``module:Object`` and its keyword arguments.
+
+    A class is called with them; a function of (logits, target) keeps them. One that takes ``ignore_index`` is
+    told the data's.
+
+    Raises:
+        UserError: no such object, an argument that it does not take, or what it raised.
+
+    """
+    name = str(spec["name"])
+    made = load_object(name, f"{key}.name")
+    if not callable(made):
+        raise UserError(f"{key}.name is '{name}', a {type(made).__name__}; allowed: a class or a function")
+    given = {argument: value for argument, value in spec.items() if argument != "name"}
+    known = _parameters(made)
+    if ignore_index is not None and "ignore_index" in known:
+        given.setdefault("ignore_index", ignore_index)
+    if isinstance(made, type):
+        loss = Foreign(call_object(made, given, name, key), name, given)
+        if isinstance(loss.call, torch.nn.Module):
+            loss.add_module("own", loss.call)  # its buffers move to the device with it
+        return loss
+    unknown = next((argument for argument in given if known and argument not in known), None)
+    if unknown is not None:
+        raise UserError(
+            f"{key}.{unknown} is no parameter of {name}; allowed: {', '.join(known[2:]) or 'none'}"
+        )
+    return Foreign(partial(made, **given), name, given)
+
+
+def _parameters(made: Any) -> list[str]:
+    try:
+        return list(inspect.signature(made).parameters)
+    except (TypeError, ValueError):  # built in C, without a signature
+        return []

@@ -1,0 +1,200 @@
+"""Names by import path: the user's own code, and other packages', from params.yaml alone."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from test_execution import filled, load, study_params
+
+from lossbench.checking import check
+from lossbench.errors import UserError
+from lossbench.execution.identity import Identity
+from lossbench.losses import LossContext, build
+from lossbench.models import build as build_model
+from lossbench.params import parse_params
+from lossbench.plugins import use_code
+from lossbench.recipe import Network
+from lossbench.tasks.base import task_for
+
+CONTEXT = LossContext(classes=3)
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of the user's own modules, importable."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    use_code(folder)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.startswith("mine"):
+            del sys.modules[name]
+
+
+def test_a_function_and_a_class_are_losses(code: Path) -> None:
+    (code / "mine.py").write_text(
+        "import torch\n"
+        "def flat(logits, target, *, times=1.0):\n"
+        "    return times * torch.nn.functional.cross_entropy(logits, target)\n"
+        "class Kept(torch.nn.Module):\n"
+        "    def __init__(self, times=1.0):\n"
+        "        super().__init__()\n"
+        "        self.times = times\n"
+        "    def forward(self, logits, target):\n"
+        "        return flat(logits, target, times=self.times)\n"
+    )
+    logits, target = torch.randn(4, 3, 5), torch.randint(3, (4, 5))
+    expected = 2 * torch.nn.functional.cross_entropy(logits, target)
+    for name in ("mine:flat", "mine:Kept"):
+        loss = build({"name": name, "times": 2.0}, CONTEXT)
+        torch.testing.assert_close(loss(logits, target), expected)
+        assert loss.parameters_stated()["times"] == 2.0
+    mixed = build({"sum": {"mine:flat": 1.0, "cross_entropy": 1.0}}, CONTEXT)
+    torch.testing.assert_close(mixed(logits, target), expected)
+    torch.testing.assert_close(
+        build({"name": "torch.nn:CrossEntropyLoss"}, CONTEXT)(logits, target), expected / 2
+    )
+
+
+def test_a_loss_that_takes_an_ignored_value_is_told_the_datas() -> None:
+    loss = build({"name": "torch.nn:CrossEntropyLoss"}, LossContext(classes=3, ignore_index=255))
+    target = torch.tensor([[0, 255], [2, 1]])
+    assert torch.isfinite(loss(torch.randn(2, 3, 2), target))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("mine", {}, "losses.x.name is 'mine'; did you mean"),
+        ("mine:", {}, "allowed: one of our names, or module:Object"),
+        ("nowhere:Loss", {}, "there is no module 'nowhere'; allowed: a module of your 'code' folder"),
+        ("mine:Los", {}, "there is no 'Los' in it; did you mean 'Loss'?"),
+        ("mine:Loss", {"gama": 1.0}, "unknown key 'losses.x.gama'; did you mean 'gamma'?"),
+        ("mine:flat", {"gama": 1.0}, "losses.x.gama is no parameter of mine:flat"),
+        ("mine:number", {}, "a int; allowed: a class or a function"),
+        ("mine:Broken", {}, "mine:Broken raised ValueError (mine.py, line 9): no"),
+        ("broken:x", {}, "whose module raised SyntaxError"),
+        ("lacking:x", {}, "whose module needs 'not_there', which is not installed"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_said_in_one_sentence(
+    code: Path, name: str, given: dict[str, Any], said: str
+) -> None:
+    (code / "mine.py").write_text(
+        "number = 3\n"
+        "def flat(logits, target):\n    return logits.sum()\n"
+        "class Loss:\n    def __init__(self, gamma=1.0):\n        self.gamma = gamma\n"
+        "class Broken:\n    def __init__(self):\n        raise ValueError('no')\n"
+    )
+    (code / "broken.py").write_text("def (")
+    (code / "lacking.py").write_text("import not_there")
+    with pytest.raises(UserError) as refused:
+        build({"name": name, **given}, CONTEXT, "losses.x")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_that_returns_no_scalar_is_refused(code: Path) -> None:
+    (code / "mine.py").write_text(
+        "def each(logits, target):\n    return logits.sum(1)\ndef none(logits, target):\n    return 1.0\n"
+    )
+    logits, target = torch.randn(4, 3), torch.randint(3, (4,))
+    for name, said in (("mine:each", r"a tensor of shape \(4,\)"), ("mine:none", "a float")):
+        with pytest.raises(UserError, match=f"loss '{name}' returns {said}; allowed: a scalar tensor"):
+            build({"name": name}, CONTEXT)(logits, target)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "classes"),
+    [
+        ({"name": "segmentation_models_pytorch:Unet", "encoder_name": "resnet18", "encoder_weights": None,
+          "in_channels": "{channels}", "classes": "{outputs}"}, (1, 32, 32), 3),
+        ({"name": "torchvision.models.segmentation:lraspp_mobilenet_v3_large", "weights": None,
+          "weights_backbone": None, "num_classes": "{outputs}"}, (3, 32, 32), 3),
+        ({"name": "timm:create_model", "model_name": "resnet10t", "num_classes": "{outputs}",
+          "in_chans": "{channels}"}, (1, 32, 32), None),
+        ({"name": "monai.networks.nets:UNet", "spatial_dims": 2, "in_channels": "{channels}",
+          "out_channels": "{outputs}", "channels": [4, 8], "strides": [2]}, (1, 32, 32), 3),
+        ({"name": "example_model:small_net", "width": 4}, (1, 8, 8), None),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_any_module_class_or_factory_is_a_model(
+    network: dict[str, Any], shape: tuple[int, ...], classes: int | None
+) -> None:
+    use_code(ROOT / "plugins")
+    model = build_model(Network(**network), shape, 3)
+    made = model.eval()(torch.zeros(2, *shape))
+    assert made.shape == ((2, 3) if classes is None else (2, 3, *shape[1:]))
+
+
+def test_a_foreign_model_begins_with_a_files_weights(tmp_path: Path) -> None:
+    use_code(ROOT / "plugins")
+    first = build_model(Network(name="example_model:small_net", width=4), (1, 8, 8), 3)
+    torch.save(first.network.state_dict(), tmp_path / "w.pt")
+    digest = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
+    spec = {
+        "name": "example_model:small_net",
+        "width": 4,
+        "weights_file": str(tmp_path / "w.pt"),
+        "sha256": digest,
+    }
+    again = build_model(Network(**spec), (1, 8, 8), 3)
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(UserError, match="has"):
+        build_model(Network(**{**spec, "sha256": "0" * 64}), (1, 8, 8), 3)
+
+
+def test_a_model_that_returns_a_tuple_is_told(code: Path) -> None:
+    (code / "mine_net.py").write_text(
+        "from torch import nn\nclass Two(nn.Module):\n    def forward(self, x):\n        return x, x\n"
+    )
+    model = build_model(Network(name="mine_net:Two"), (1, 8, 8), 3)
+    with pytest.raises(UserError, match="model 'mine_net:Two' returns a tuple; allowed: a tensor"):
+        model(torch.zeros(1, 1, 8, 8))
+
+
+def test_a_metric_of_ones_own_scores_what_the_task_decided(code: Path) -> None:
+    (code / "mine_metric.py").write_text(
+        "def wrong(decisions, targets):\n    return (decisions != targets).mean()\nwrong.higher_is_better = False\n"
+    )
+    task = task_for("classification", "mine_metric:wrong")
+    assert [one.higher_is_better for one in task.metrics if one.name == "mine_metric:wrong"] == [False]
+
+
+def own_study(root: Path) -> dict[str, Any]:
+    content = study_params(code=str(ROOT / "plugins"), seeds=[0, 1])
+    content["losses"]["own"] = {"name": "example_loss:asymmetric_focal", "gamma": 1.0}
+    content["arms"]["digits-own"] = {"experiment": "digits", "dataset": "digits", "loss": "own"}
+    content["experiments"]["digits"]["model"] = {"name": "example_model:small_net", "width": 4}
+    return content
+
+
+def test_a_study_of_ones_own_loss_and_model_trains(tmp_path: Path) -> None:
+    from conftest import train_study
+
+    root = tmp_path / "s"
+    train_study(root, own_study(root))
+    check(parse_params(load(root)))
+    assert (root / "models/digits/digits-own/seed-1.safetensors").is_file()
+    assert filled(root).trained == []
+
+
+def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_study: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    for name in ("example_loss.py", "example_model.py"):
+        (tmp_path / "plugins" / name).write_bytes((ROOT / "plugins" / name).read_bytes())
+    (tmp_path / "data").symlink_to(trained_study / "data")
+    params = parse_params({**own_study(tmp_path), "code": "plugins"})
+    before = {arm: Identity(params, arm, tmp_path).code.digest for arm in params.arms}
+    with (tmp_path / "plugins/example_loss.py").open("a") as file:
+        file.write("EDITED = True\n")
+    after = {arm: Identity(params, arm, tmp_path).code.digest for arm in params.arms}
+    assert {arm for arm in before if before[arm] != after[arm]} == {"digits-own"}
