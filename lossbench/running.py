@@ -92,10 +92,9 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
 
     workers = worker_count(params.compute)
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
-    say_plan(params, arms, outs, store)
-    filling = Filling(
-        lambda: LocalExecutor(params.compute, workers), Watcher(params, outs, store, label="training")
-    )
+    epochs = say_plan(params, arms, outs, store)
+    watcher = Watcher(params, outs, store, "training", epochs)
+    filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
     add_all(filling, params, arms, outs, store, where(params, outs, store))
     filling.run()
 
@@ -131,14 +130,15 @@ def plan(study: Path) -> None:
         say_plan(params, arms, outs, store)
 
 
-def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> None:
-    """Print what is missing, and about how long it takes."""
+def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> int:
+    """Print what is missing, and about how long it takes; returns how many epochs that are."""
     workers = worker_count(params.compute)
     planned = make_plan(
         params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers)
     )
     for line in sentences(planned, workers):
         print(line, flush=True)
+    return sum(one.epochs for one in planned)
 
 
 def check_in_worker(params: Params) -> None:

@@ -76,7 +76,8 @@ def _train(job: Train, emit: Emit) -> None:
     keys = tuple(identity.training(member, job.recipe, company) for member in job.members)
     if keys != job.keys:
         raise GateError(
-            f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job"
+            f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job; "
+            "was a file edited meanwhile?"
         )
     store = Store(job.where.store)
     described = describe(setting, job)

@@ -24,13 +24,15 @@ class Watcher(Watch):
         outs: of the study.
         store: where results lie.
         label: of the line.
+        expected: epochs that are known to be wanted, beside those that will turn out to be.
 
     """
 
-    def __init__(self, params: Params, outs: Outs, store: Store, label: str) -> None:
+    def __init__(self, params: Params, outs: Outs, store: Store, label: str, expected: int = 0) -> None:
         self._params, self._outs, self._store, self._label = params, outs, store, label
         self._bar: tqdm[Any] | None = None
-        self._total = 0
+        self._expected = expected
+        self._submitted = 0
         self._seen: dict[tuple[str, str], set[int]] = {}
         self._journals: dict[str, JournalObserver] = {}
         self._left: dict[str, int] = {}
@@ -38,11 +40,12 @@ class Watcher(Watch):
 
     def submitted(self, jobs: Sequence[Job]) -> None:
         """Count what is to be done."""
-        self._total += sum(job.epochs for job in jobs)
-        if self._bar is None:
-            self._bar = bar(self._total, self._label)
-        self._bar.total = self._total
-        self._bar.refresh()
+        self._submitted += sum(job.epochs for job in jobs)
+        total = max(self._expected, self._submitted)
+        if self._bar is None and total:
+            self._bar = bar(total, self._label)
+        elif self._bar is not None:
+            self._bar.total = total
         for job in jobs:
             if isinstance(job, Train) and not job.trial:
                 self._left[job.arm] = self._left.get(job.arm, 0) + 1
