@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lossbench.data.images import read_header
-from lossbench.data.sources.listing import SIDES, images_below
+from lossbench.data.sources.listing import SIDES, entries
 from lossbench.errors import UserError
 
 LOSSES: dict[str, dict[str, Any]] = {

@@ -22,8 +22,8 @@ from lossbench.data.samples import Array
 from lossbench.errors import UserError
 
 __all__ = [
-    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "read_header", "read_image",
-    "read_mask", "resized",
+    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "no_range", "read_header",
+    "read_image", "read_mask", "resized",
 ]  # fmt: skip
 
 Resize = Literal["stretch", "pad", "crop"]
