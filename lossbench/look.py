@@ -106,7 +106,7 @@ def _size(task: str, headers: Sequence[Header], said: list[str]) -> tuple[tuple[
     if changed:
         said.append(
             f"{changed} of {len(headers)} images are stretched to {size[1]}×{size[0]} (a middling one has "
-            f"{width}×{height}): 'size', 'resize: pad' or 'crop' change that"
+            f"{width}×{height}); 'size' and, but for boxes, 'resize: pad' or 'crop' change that"
         )
     return (size[0], size[1]), halvings
 

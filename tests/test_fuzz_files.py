@@ -73,7 +73,9 @@ def test_an_image_of_any_bytes_is_read_or_refused_by_name(content: bytes) -> Non
             lambda: read_image(file, 3, (8, 8), "pad"),
             lambda: read_image(file, 1, None, "stretch"),
             lambda: read_image(file, 5, (8, 8), "crop", dtype="uint16"),
-            lambda: read_image(file, 1, None, "stretch", dtype="float32", span=(0, 1000), orientation="ignore"),
+            lambda: read_image(
+                file, 1, None, "stretch", dtype="float32", span=(0, 1000), orientation="ignore"
+            ),
             lambda: read_mask(file, (8, 8), "crop", 0),
         ):
             try:

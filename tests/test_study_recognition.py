@@ -339,7 +339,6 @@ def test_a_proposal_fits_the_size_of_its_images(side: int, tmp_path: Path) -> No
     assert 2 <= experiment.recipe.batch_size <= 16
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["masks", "classes", "COCO", "labels"])
 def test_what_is_proposed_trains(kind: str, tmp_path: Path) -> None:
     import torch
