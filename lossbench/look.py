@@ -11,6 +11,7 @@ import numpy as np
 
 from lossbench.data.decoding import decode
 from lossbench.data.images import Header, read_mask
+from lossbench.data.sources.boxes import ROUNDED
 from lossbench.data.sources.reading import ImageOptions, headers_of, side_by_side
 from lossbench.errors import UserError
 from lossbench.recognition import Found
@@ -64,18 +65,36 @@ def look(found: Found) -> Look:
         options |= turned
         if turned:
             headers = headers_of(files, "images", ImageOptions.model_validate(turned))
+        _refuse_other_sizes(found, headers, ImageOptions.model_validate(turned))
     elif tagged := sum(one.orientation != 1 for one in headers):
         said.append(f"{tagged} images are tagged to be turned (EXIF orientation), and will be")
+    options |= _beyond(found, headers, said)
     size, halvings = _size(found.task, headers, said)
     options |= {"size": list(size), "channels": _channels(files, headers, said)}
     options |= _range(files, headers, said)
     if found.masks:
         options |= _classes(found, str(options.get("orientation", "apply")), said)
+    sides = [min(x1 - x0, y1 - y0) for some in found.boxes for x0, y0, x1, y1 in some]
     scale = min(
         size[0] / median(one.height for one in headers), size[1] / median(one.width for one in headers)
     )
     pixels = sum(one.width * one.height for one in headers)
-    return Look(size, options, halvings, _stride(size, found.sides, scale), pixels, tuple(said))
+    return Look(size, options, halvings, _stride(size, sides, scale), pixels, tuple(said))
+
+
+def _beyond(found: Found, headers: Sequence[Header], said: list[str]) -> dict[str, Any]:
+    """Propose to cut boxes off where some reach beyond their image by more than rounding explains."""
+    count = sum(
+        any(
+            min(x0, y0) < -ROUNDED or x1 > one.width + ROUNDED or y1 > one.height + ROUNDED
+            for x0, y0, x1, y1 in some
+        )
+        for some, one in zip(found.boxes, headers, strict=bool(found.boxes))
+    )
+    if not count:
+        return {}
+    said.append(f"boxes of {count} images reach beyond the edge, and are cut off there (boxes: clip)")
+    return {"boxes": "clip"}
 
 
 def _counted(found: Found, headers: Sequence[Header]) -> str:
@@ -167,7 +186,6 @@ def _masks_turned(found: Found, headers: Sequence[Header], said: list[str]) -> d
     own = headers_of(masks, "masks", ImageOptions())
     apart = [place for place, one in enumerate(own) if one.orientation != headers[place].orientation]
     if not apart:
-        _refuse_other_sizes(images, masks, headers, own)
         return {}
     raw = all((own[one].width, own[one].height) == (headers[one].height, headers[one].width) for one in apart)
     square = all(headers[one].width == headers[one].height for one in apart)
@@ -183,9 +201,10 @@ def _masks_turned(found: Found, headers: Sequence[Header], said: list[str]) -> d
     return {"orientation": "ignore"} if raw and not square else {}
 
 
-def _refuse_other_sizes(
-    images: Sequence[Path], masks: Sequence[Path], headers: Sequence[Header], own: Sequence[Header]
-) -> None:
+def _refuse_other_sizes(found: Found, headers: Sequence[Header], options: ImageOptions) -> None:
+    images = [file for some in found.images.values() for file in some]
+    masks = [file for some in found.masks.values() for file in some]
+    own = headers_of(masks, "masks", options)
     for image, mask, header, one in zip(images, masks, headers, own, strict=True):
         if (header.width, header.height) != (one.width, one.height):
             raise UserError(
@@ -215,9 +234,8 @@ def _classes(found: Found, orientation: str, said: list[str]) -> dict[str, Any]:
         )
     if len(values) < 2:
         raise UserError(f"{masks[0].parent}: masks hold the value {values[0]} only; nothing can be learned")
-    void = (
-        VOID if VOID in values and len(values) > 2 and values[:-1] == list(range(len(values) - 1)) else None
-    )
+    # Class numbers are small; 255 beside them is what datasets leave undecided.
+    void = VOID if values[-1] == VOID and len(values) > 2 and values[-2] < MOST_CLASSES else None
     known = [one for one in values if one != void]
     names = (
         ["background", "foreground"]

@@ -35,7 +35,7 @@ class Found:
         options: of the source, beside ``path``, that this folder needs.
         images: split (or POOL) → its images.
         masks: split → the mask of each image, where there are any.
-        sides: of all boxes, in pixels on disk: the shorter one.
+        boxes: of each image, in the same order: (x0, y0, x1, y1) in pixels on disk.
         said: sentences for the user.
 
     """
@@ -45,7 +45,7 @@ class Found:
     images: Mapping[str, list[Path]]
     options: Mapping[str, Any] = field(default_factory=dict)
     masks: Mapping[str, list[Path]] = field(default_factory=dict)
-    sides: tuple[float, ...] = ()
+    boxes: tuple[tuple[tuple[float, float, float, float], ...], ...] = ()
     said: tuple[str, ...] = ()
 
 
@@ -116,8 +116,8 @@ def _detection(
         raise UserError("no box in any image; nothing can be learned")
     images = {split: [one.file for one in some] for split, some in groups.items()}
     told = _boxes_said(boxes, sum(map(len, images.values())))
-    sides = tuple(min(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (box.edges for box in boxes))
-    return Found(source, "detection", images, options, sides=sides, said=(told, *said))
+    edges = tuple(tuple(box.edges for box in one.boxes) for some in groups.values() for one in some)
+    return Found(source, "detection", images, options, boxes=edges, said=(told, *said))
 
 
 def _voc(root: Path) -> Found | None:
@@ -193,14 +193,15 @@ def _images_of(root: Path, file: Path) -> Path:
 
 def _refuse_other_boxes(root: Path) -> None:
     """Boxes in other forms are no masks and no classes."""
-    for folder in _looked_at(root):
-        for one in (folder, *(two for two in listing.entries(folder) if two.is_dir())):
-            files = _files(one)
-            if xml := next((file for file in files if file.suffix.lower() == ".xml"), None):
-                raise UserError(f"{xml}: an annotation in XML; {READ}")
-            text = next((file for file in files if file.suffix.lower() == ".txt"), None)
-            if text is not None and one.name.lower() == "labels":
-                raise UserError(f"{text}: boxes as YOLO has them are not read; convert them to COCO; {READ}")
+    below = [root, *(one for one in listing.entries(root) if one.is_dir())]
+    below += [two for one in below[1:] for two in listing.entries(one) if two.is_dir()]
+    for one in below:
+        files = _files(one)
+        if xml := next((file for file in files if file.suffix.lower() == ".xml"), None):
+            raise UserError(f"{xml}: an annotation in XML; {READ}")
+        text = next((file for file in files if file.suffix.lower() == ".txt"), None)
+        if text is not None and "labels" in (one.name.lower(), one.parent.name.lower()):
+            raise UserError(f"{text}: boxes as YOLO has them are not read; convert them to COCO; {READ}")
 
 
 def _table(root: Path, tables: list[Path]) -> Found:

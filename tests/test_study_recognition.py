@@ -101,14 +101,14 @@ def test_masks_are_recognised_by_the_names_people_give_them(layout: str, tmp_pat
         np.testing.assert_array_equal(opened.split(row["split"]).targets[row["index"]], expected)
 
 
-def coco(root: Path, file: str, images: str, start: int = 0) -> Path:
+def coco(root: Path, file: str, images: str, start: int = 0, side: int = 30) -> Path:
     names = [f"{number}.png" for number in range(start, start + COUNT)]
     for number, name in enumerate(names):
         picture(root / images / name, (64, 64, 3), seed=start + number)
     content = {
         "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
         "annotations": [
-            {"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 30, 30]} for n in range(COUNT)
+            {"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, side, side]} for n in range(COUNT)
         ],
         "categories": [{"id": 1, "name": "cell"}],
     }
@@ -174,8 +174,8 @@ def beside_classes(root: Path) -> Path:
 def yolo(root: Path) -> Path:
     for number in range(COUNT):
         picture(root / "images/train" / f"{number}.png")
-    (root / "labels").mkdir()
-    (root / "labels/0.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/0.txt").write_text("0 .5 .5 .1 .1\n")
     return root
 
 
@@ -262,6 +262,7 @@ def test_what_is_not_read_is_refused_with_what_is(layout: str, tmp_path: Path) -
         ((0, 1, 255), 2, 255),
         ((0, 1, 2), 3, None),
         ((0, 128, 255), 3, None),
+        ((0, 7, 15, 255), 3, 255),
         ((3, 9), 2, None),
     ],
 )
@@ -276,6 +277,13 @@ def test_values_of_masks_are_looked_at(
     assert all(f"{value}: " in shares for value in values)
     assert any("foreground" in one for one in said)
     assert any("void" in one for one in said) == (ignored is not None)
+
+
+@pytest.mark.parametrize(("side", "clipped"), [(30, None), (60.4, None), (63, "clip")])
+def test_boxes_beyond_the_edge_are_said_and_cut_off(side: float, clipped: str | None, tmp_path: Path) -> None:
+    params, said = proposed(coco(tmp_path / "mine", "annotations/instances.json", "images", side=side))
+    assert params.datasets["mine"].options.get("boxes") == clipped
+    assert any("boxes of 24 images reach beyond the edge" in one for one in said) == (clipped is not None)
 
 
 def test_what_is_resized_is_said(tmp_path: Path) -> None:
