@@ -295,6 +295,21 @@ def test_values_without_a_scale_need_a_range(values: np.ndarray, says: str, tmp_
         read_image(tmp_path / "x.tif", 1, None, "stretch")
 
 
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_half_a_tiff_is_no_image(compression, kind, tile, share, tmp_path: Path) -> None:
+    raw = pixels(0, (64, 64), kind)
+    options = {"rowsperstrip": 8} if tile is None else {"tile": tile}
+    file = tiff(tmp_path / "x.tif", raw, photometric="minisblack", compression=compression, **options)
+    read_image(file, 1, None, "stretch", dtype="float32", span=(0, 9))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"x\.tif: unreadable image"):
+        read_image(file, 1, None, "stretch", dtype="float32", span=(0, 9))
+
+
 def test_no_number_is_refused_even_within_a_range(tmp_path: Path) -> None:
     tiff(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32), photometric="minisblack")
     with pytest.raises(UserError, match=r"x\.tif: holds values that are no numbers"):

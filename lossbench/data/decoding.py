@@ -380,6 +380,9 @@ def _tiff_type(page: "tifffile.TiffPage", file: Path) -> str:
 
 def _tiff_values(page: "tifffile.TiffPage", stored: Stored, colours: bool) -> Array:
     """(H, W, S) of what Pillow does not read, or not all of."""
+    pieces = int(np.prod(page.chunked))
+    if len(page.dataoffsets) < pieces:  # those missing would come out black
+        raise ValueError(f"{len(page.dataoffsets)} of {pieces} strips or tiles are there")
     found = page.asarray(squeeze=False, maxworkers=1)  # (separate samples, 1, H, W, samples together)
     values = found[:, 0].transpose(1, 2, 0, 3).reshape(stored.height, stored.width, page.samplesperpixel)
     extra = _extra(page)
