@@ -2,14 +2,19 @@
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from lossbench.data.images import read_header
-from lossbench.data.sources.listing import SIDES, images_below
+from lossbench.data.fetching import class_counts
+from lossbench.data.sources import source
+from lossbench.data.splits import split
 from lossbench.errors import UserError
+from lossbench.look import Look, look
+from lossbench.params import Dataset
+from lossbench.recognition import Found, recognise
 
 LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {"name": "cross_entropy"},
@@ -17,15 +22,37 @@ LOSSES: dict[str, dict[str, Any]] = {
     "dice": {"name": "dice"},
     "hinge": {"name": "hinge"},
 }
+BINARY: dict[str, dict[str, Any]] = {
+    "binary_cross_entropy": {"name": "binary_cross_entropy"},
+    "focal": {"name": "focal", "gamma": 2.0},
+    "asymmetric": {"name": "asymmetric"},
+    "hinge": {"name": "hinge"},
+}
+METRICS = {
+    "classification": "balanced_accuracy",
+    "segmentation": "mean_iou",
+    "detection": "map50",
+    "multilabel": "map",
+}
+SHARES: tuple[dict[str, float], ...] = (
+    {},
+    {"validation": 0.2, "test": 0.2, "reference": 0.05},
+    {"validation": 0.25, "test": 0.25, "reference": 0.0},
+    {"validation": 0.35, "test": 0.3, "reference": 0.0},
+)
+"""Divisions to try, for few images leave a split of the usual shares empty."""
+TRIED = 2 * 10**8
+"""Pixels of all images up to which they are read and divided before a study is called ready."""
 
 
-def new_study(name: str, data: Path, root: Path) -> Path:
+def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = print) -> Path:
     """Make ``studies/<name>`` for a folder of images.
 
     Args:
         name: letters, digits, '_' and '-'.
-        data: one folder per class, or images/ and masks/, each perhaps under train/, val/, test/.
+        data: a folder that one of our sources reads.
         root: of the checkout.
+        say: takes sentences on what was found, and what is proposed.
 
     Raises:
         UserError: if the name is taken or no name, or the folder is none that we can read.
@@ -38,7 +65,7 @@ def new_study(name: str, data: Path, root: Path) -> Path:
     study = root / "studies" / name
     if study.exists():
         raise UserError(f"{study}: exists already; choose another NAME")
-    content = params_for(name, data.resolve())
+    content = params_for(name, data.resolve(), say)
     study.mkdir(parents=True)
     (study / "dvc.yaml").symlink_to(Path("../../dvc.yaml"))
     yaml = YAML()
@@ -51,63 +78,105 @@ def new_study(name: str, data: Path, root: Path) -> Path:
     return study
 
 
-def params_for(name: str, data: Path) -> dict[str, Any]:
-    """Propose params for a folder: the task it shows, a size its images share, and four losses."""
-    train = next((one for one in data.iterdir() if SIDES.get(one.name.lower()) == "train"), data)
-    masks = (train / "masks").is_dir() and (train / "images").is_dir()
-    height, width, channels = common_size(train / "images" if masks else train, masks)
-    dataset: dict[str, Any] = {
-        "source": "segmentation_folder" if masks else "image_folder",
-        "path": os.fspath(data),
-        "size": [height, width],
-        "channels": channels,
-    }
+def params_for(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Propose params for a folder: the task it shows, a size its images share, and four losses.
+
+    Raises:
+        UserError: if no source reads the folder as it is.
+
+    """
+    found = recognise(data)
+    seen = look(found)
+    block = {"source": found.source, "path": os.fspath(data), **found.options, **seen.options}
+    shares, training = _divided(block, name, found, seen)
+    if shares:
+        block["splits"] = shares
+    for one in (*found.said, *seen.said):
+        say(one)
+    say(f"proposed: {found.task} with about {training} images to train on")
+    losses = BINARY if found.task == "multilabel" else LOSSES
     return {
         "root": "../..",
-        "datasets": {name: dataset},
-        "experiments": {name: experiment_for(name, masks)},
-        "losses": LOSSES,
-        "arms": {f"{name}-{loss}": {"experiment": name, "dataset": name, "loss": loss} for loss in LOSSES},
+        "datasets": {name: block},
+        "experiments": {name: experiment_for(name, found, seen, training)},
+        "losses": losses,
+        "arms": {f"{name}-{loss}": {"experiment": name, "dataset": name, "loss": loss} for loss in losses},
         "seeds": list(range(8)),
         "compute": {"device": "cpu", "engine": "loop", "precision": "fp32", "threads": 1},
         "tuning": {"trials": 3, "seeds": [1000], "learning_rate": {"low": 0.001, "high": 0.01}},
-        "comparison": {"baseline": "cross_entropy", "level": 0.05, "contrasts": "baseline"},
+        "comparison": {"baseline": next(iter(losses)), "level": 0.05, "contrasts": "baseline"},
     }
 
 
-def experiment_for(name: str, masks: bool) -> dict[str, Any]:
-    """Propose task, model and recipe."""
+def _divided(block: Mapping[str, Any], name: str, found: Found, seen: Look) -> tuple[dict[str, float], int]:
+    """Find shares that leave no split empty and no class untrained; few images are read and divided for it.
+
+    Returns:
+        the shares, {} for the usual; and the number of training images.
+
+    """
+    counts = {side: len(files) for side, files in found.images.items()}
+    if seen.pixels > TRIED:
+        return {}, counts.get("train", round(0.65 * sum(counts.values())))
+    dataset = Dataset.model_validate(block)
+    fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
+    problem: UserError | None = None
+    for shares in SHARES:
+        tried = Dataset.model_validate({**block, "splits": shares})
+        try:
+            train = split(fetched.groups, tried.splits, name)["train"]
+        except UserError as error:
+            problem = error
+            continue
+        missing = [
+            one
+            for one, count in zip(fetched.classes, class_counts(train.targets, fetched), strict=True)
+            if not count
+        ]
+        if not missing:
+            return shares, len(train)
+        problem = UserError(f"class '{missing[0]}' has no training sample once images are divided; add some")
+    raise UserError(f"{block['path']}: {sum(counts.values())} images are too few: {problem}")
+
+
+def experiment_for(name: str, found: Found, seen: Look, training: int) -> dict[str, Any]:
+    """Propose task, model and recipe.
+
+    Args:
+        name: of the dataset.
+        found: the folder.
+        seen: the size its images get.
+        training: images to train on.
+
+    """
+    dense = found.task in ("segmentation", "detection")
+    most = 8 if found.task == "detection" else 16 if dense else 32
+    task, model = _task_and_model(found.task, seen)
     return {
-        "task": "segmentation" if masks else "classification",
+        "task": task,
         "dataset": name,
-        "model": {"name": "unet", "width": 16, "depth": 3}
-        if masks
-        else {"name": "simple_cnn", "width": 32, "layers": 3},
+        "model": model,
         "recipe": {
             "epochs": 20,
-            "batch_size": 16 if masks else 32,
+            # A handful of steps an epoch at least, and never a batch of one.
+            "batch_size": max(2, min(most, training // 4)),
             "optimizer": {"name": "adam", "learning_rate": 0.003},
             "schedule": {"name": "cosine"},
-            "augmentation": {"flip": True, "shift": 2},
+            # Boxes do not move along with their images.
+            "augmentation": {"noise": 0.05} if found.task == "detection" else {"flip": True, "shift": 2},
             "drop_last": False,
         },
-        "metric": "mean_iou" if masks else "balanced_accuracy",
+        "metric": METRICS[found.task],
         "margin": 0.02,
     }
 
 
-def common_size(folder: Path, masks: bool) -> tuple[int, int, int]:
-    """Propose (height, width, channels): of the first image, at most 128 a side, divisible by 8 for a U-Net.
-
-    Raises:
-        UserError: if the folder holds no image.
-
-    """
-    files = images_below(folder)
-    if not files:
-        raise UserError(f"{folder}: no images; expected a folder per class, or images/ and masks/")
-    first = read_header(files[0])
-    shrink = min(1.0, 128 / max(first.height, first.width))
-    step = 8 if masks else 1
-    height, width = (max(step, round(side * shrink / step) * step) for side in (first.height, first.width))
-    return max(height, 8), max(width, 8), first.channels
+def _task_and_model(task: str, seen: Look) -> tuple[Any, dict[str, Any]]:
+    if task == "segmentation":
+        return task, {"name": "unet", "width": 16, "depth": seen.halvings}
+    if task == "detection":
+        stride = seen.stride
+        levels = max(0, min(2, (min(seen.size) // stride).bit_length() - 2))  # two cells a side are left
+        model = {"name": "grid_detector", "width": 16, "stride": stride, "levels": levels, "blocks": 1}
+        return {"name": "detection", "stride": stride, "radius": 1}, model
+    return task, {"name": "simple_cnn", "width": 32, "layers": 3}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lossbench.data.dataset import DatasetInfo, Split
+from lossbench.data.dataset import DatasetInfo, Split, full_scale
 from lossbench.models import build
 from lossbench.recipe import Network
 from lossbench.serving.link import fit_link
-from lossbench.serving.onnx import export
+from lossbench.serving.onnx import export, trial_inputs
 from lossbench.serving.replicate import ReplicateModel, load_predictor
 from lossbench.tasks import task_class
 
@@ -35,7 +35,7 @@ CASES = {
 }  # fmt: skip
 
 
-def packed(name, folder):
+def packed(name, folder, dtype="uint8"):
     """A replicate's folder with fresh weights, and inputs for it."""
     kind, model, shape, targets = CASES[name]
     random = np.random.default_rng(0)
@@ -43,10 +43,11 @@ def packed(name, folder):
     info = DatasetInfo(
         kind=kind, classes=("cat", "dog"), input_shape=shape, target_shape=truth.shape[1:], mean=(0.5,) * channels,
         std=(0.25,) * channels, counts=(4, 4), sizes={"train": 8, "validation": 12, "test": 4, "reference": 0},
-        extra={"level": "char", "length": 8} if kind == "tokens" else {},
+        extra={"level": "char", "length": 8} if kind == "tokens" else {} if dtype == "uint8" else {"reading": {"dtype": dtype}},
     )  # fmt: skip
     info.write(folder)
-    inputs = random.integers(0, 2 if kind == "tokens" else 256, (SAMPLES, *shape)).astype(np.uint8)
+    most = 2 if kind == "tokens" else full_scale(dtype) + 1
+    inputs = random.integers(0, most, (SAMPLES, *shape)).astype(dtype)
     task = task_class(name)(info, {})
     network = Network.model_validate(model)
     encoded = tuple(task.encode_inputs(torch.from_numpy(inputs[:1])).shape[1:])
@@ -80,3 +81,17 @@ def test_a_task_s_model_answers_states_its_signature_and_becomes_onnx(name, tmp_
     assert model.link.temperature > 0
     assert _signature(inputs[:2], tmp_path).params is not None
     assert export(model, inputs[:5], tmp_path / "model.onnx") <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("name", ["classification", "segmentation", "anomaly"])
+def test_a_model_of_deep_images_becomes_onnx_and_is_tried_on_its_own_type(name, dtype, tmp_path):
+    from lossbench.tracking.models import _signature
+
+    inputs = packed(name, tmp_path, dtype)
+    model = ReplicateModel(tmp_path)
+    model.arm["dataset"] = "elsewhere"
+    tried = trial_inputs(model, tmp_path)
+    assert tried.dtype == inputs.dtype == dtype
+    assert export(model, tried, tmp_path / "model.onnx") <= 1e-4
+    assert _signature(inputs[:2], tmp_path).inputs.inputs[0].type == dtype

@@ -10,8 +10,10 @@ import sys
 import tarfile
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from data_cases import idx
 from fuzz_cases import damaged, fuzzed, sandbox
 from hypothesis import strategies as st
@@ -41,11 +43,23 @@ def with_metadata() -> dict[str, object]:
     return {"pnginfo": text, "exif": exif}
 
 
+def tiff(bands: int, kind: type, **options: object) -> bytes:
+    """A TIFF that Pillow alone does not read."""
+    stream = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 200, (9, 12, bands)).astype(kind)
+    layout = "contig" if bands > 1 else None
+    tifffile.imwrite(stream, values.squeeze(), photometric="minisblack", planarconfig=layout, **options)
+    return stream.getvalue()
+
+
 IMAGES = [
     encoded("PNG", "RGB", **with_metadata()), encoded("PNG", "L"), encoded("PNG", "P"), encoded("PNG", "RGBA"),
     encoded("PNG", "1"), encoded("PNG", "I;16"), encoded("JPEG", "RGB"), encoded("JPEG", "L", progressive=True),
     encoded("JPEG", "CMYK"), encoded("BMP", "RGB"), encoded("TIFF", "RGB"), encoded("TIFF", "L", compression="tiff_lzw"),
     encoded("TIFF", "RGB", compression="jpeg"), encoded("WEBP", "RGB"), encoded("GIF", "P"), encoded("PPM", "RGB"),
+    tiff(5, np.uint16, compression="lzw"), tiff(1, np.uint16, compression="deflate", predictor=True), tiff(4, np.uint8),
+    tiff(1, np.float32, tile=(16, 16)), tiff(2, np.uint8, bigtiff=True), tiff(3, np.uint16, byteorder=">"),
+    imagecodecs.png_encode(np.full((9, 12, 3), 300, np.uint16)), b"P6 2 2 1000\n" + bytes(24),
 ]  # fmt: skip
 
 
@@ -58,6 +72,10 @@ def test_an_image_of_any_bytes_is_read_or_refused_by_name(content: bytes) -> Non
             lambda: read_header(file),
             lambda: read_image(file, 3, (8, 8), "pad"),
             lambda: read_image(file, 1, None, "stretch"),
+            lambda: read_image(file, 5, (8, 8), "crop", dtype="uint16"),
+            lambda: read_image(
+                file, 1, None, "stretch", dtype="float32", span=(0, 1000), orientation="ignore"
+            ),
             lambda: read_mask(file, (8, 8), "crop", 0),
         ):
             try:

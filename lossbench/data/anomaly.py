@@ -1,5 +1,6 @@
 """From labelled samples to anomaly detection: trained on normal samples alone, tested on both."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -35,10 +36,10 @@ def hold_out(
         raise UserError(
             f"{key}: needs one label per sample; this dataset's targets are of kind '{fetched.kind}'"
         )
-    for name in (*anomaly.normal, *anomaly.abnormal):
+    named = [unicodedata.normalize("NFC", name) for name in (*anomaly.normal, *anomaly.abnormal)]
+    for name in named:
         if name not in fetched.classes:
             raise UserError(f"{key}: no class is named '{name}'; {nearest(name, fetched.classes)}")
-    named = anomaly.normal or anomaly.abnormal
     is_named = np.array([name in named for name in fetched.classes])
     abnormal = ~is_named if anomaly.normal else is_named
     if abnormal.all() or not abnormal.any():

@@ -5,7 +5,7 @@ Layout of ``data/<dataset>``::
     dataset.json          DatasetInfo
     provenance.json       source, version, licence, SHA-256 of what was read
     manifest.parquet      one row per sample
-    <split>/inputs.npy    (n, *input_shape), uint8 where the samples are images
+    <split>/inputs.npy    (n, *input_shape); images are uint8, uint16 where a file has 16 bits, or float32 in 0..1
     <split>/targets.npy   (n, *target_shape)
 
 Training reads nothing else, whatever the source was.
@@ -30,6 +30,15 @@ Kind = Literal["label", "mask", "tokens", "boxes", "multilabel", "anomaly"]
 not (1), with normal samples alone in training and validation."""
 
 
+FULL = {"uint8": 255, "uint16": 65535, "float32": 1}
+"""Type of stored images → the value of white."""
+
+
+def full_scale(dtype: object) -> int:
+    """The stored value of white: what is scaled to 1; values of other types are taken as they are."""
+    return FULL.get(str(dtype).removeprefix("torch."), 1)
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What a task, a model and a loss must know about a dataset before they see it.
@@ -44,6 +53,7 @@ class DatasetInfo:
         counts: per class, of the training targets (samples, positions, boxes or positives).
         sizes: samples per split.
         ignore_index: the target value that stands for "unknown", if any.
+        extra: what the source says to its task; of images ``reading``: how they are read, where not as usual.
 
     """
 
@@ -57,6 +67,17 @@ class DatasetInfo:
     sizes: dict[str, int]
     ignore_index: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How images were read: ``dtype``, ``orientation`` and ``range``, where they differ from the usual."""
+        found: dict[str, Any] = self.extra.get("reading", {})
+        return found
+
+    @property
+    def dtype(self) -> str:
+        """Of stored images."""
+        return str(self.reading.get("dtype", "uint8"))
 
     def write(self, folder: Path) -> None:
         """Write ``dataset.json``."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
-from lossbench.data.dataset import DatasetInfo
+from lossbench.data.dataset import DatasetInfo, full_scale
 from lossbench.data.manifest import manifest
 from lossbench.data.samples import Array, Fetched, Samples
 from lossbench.data.sources.base import source
@@ -93,14 +93,21 @@ def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
 
 
 def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images (N, C, H, W), scaled to 0..1.
+    """Mean and standard deviation per channel of images (N, C, H, W), scaled to 0..1.
 
-    Taken from a histogram: exact, and no float copy of the set.
+    Taken from a histogram, where values are integers: exact, and no float copy of the set.
     """
-    values = np.arange(256) / 255
+    if images.dtype.kind == "f":
+        parts = [images[:, channel] for channel in range(images.shape[1])]
+        return (
+            tuple(round(float(one.mean(dtype=np.float64)), 9) for one in parts),
+            tuple(round(max(float(one.std(dtype=np.float64)), 1e-6), 9) for one in parts),
+        )
+    full = full_scale(images.dtype)
+    values = np.arange(full + 1) / full
     means, stds = [], []
     for channel in range(images.shape[1]):
-        share = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
+        share = np.bincount(images[:, channel].ravel(), minlength=full + 1) / images[:, channel].size
         center = float(share @ values)
         means.append(round(center, 9))
         stds.append(round(max(float(share @ (values - center) ** 2) ** 0.5, 1e-6), 9))

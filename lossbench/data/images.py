@@ -1,156 +1,212 @@
 """Reading a user's images: any common format, depth and orientation; one sentence where it fails."""
 
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from lossbench.data.decoding import (
+    DAMAGE,
+    FORMATS,
+    MAX_PIXELS,
+    Decoded,
+    Stored,
+    decode,
+    inspect,
+    sentences,
+    turned,
+)
 from lossbench.data.samples import Array
 from lossbench.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
-"""Those whose readers start no other program and follow no reference."""
-MAX_PIXELS = 2**26
-"""67 million: a larger image is a decompression bomb, or wants cutting before it is trained on."""
+__all__ = [
+    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "no_range", "read_header",
+    "read_image", "read_mask", "resized",
+]  # fmt: skip
 
 Resize = Literal["stretch", "pad", "crop"]
+Orientation = Literal["apply", "ignore"]
 Size = tuple[int, int]
-
-# What Pillow's readers are known to raise on damaged bytes.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    Image.DecompressionBombError,
-)
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself, upright (EXIF orientation applied)."""
+    """What an image says of itself, the way up it is read.
+
+    Attributes:
+        width: in pixels.
+        height: likewise.
+        channels: bands, alpha not counted.
+        dtype: of its values on disk: uint8, uint16, or one that needs a range (int16, float32, …).
+        orientation: as EXIF counts, 1 (upright) to 8, whether applied or not.
+
+    """
 
     width: int
     height: int
     channels: int
+    dtype: str = "uint8"
+    orientation: int = 1
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    """Open an image, upright; whatever is wrong with it becomes one sentence."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels are what counts
-            with Image.open(file, formats=FORMATS) as image:
-                _check(image, file)
-                yield image
-    except UserError:
-        raise
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{file}: not an image Lossbench can read; allowed: {', '.join(FORMATS)}; move it elsewhere"
-        ) from None
-    except DAMAGE as error:
-        text = str(error).removesuffix(f": '{file}'") or type(error).__name__
-        raise UserError(f"{file}: unreadable image: {text}") from None
+def read_header(file: Path, orientation: Orientation = "apply") -> Header:
+    """Read an image's size, channels and depth without decoding its pixels, where the format allows."""
+    stored = inspect(file)
+    width, height = stored.width, stored.height
+    if orientation == "apply" and stored.orientation in (5, 6, 7, 8):  # lies on its side
+        width, height = height, width
+    return Header(width, height, stored.bands, stored.dtype, stored.orientation)
 
 
-def _check(image: Image.Image, file: Path) -> None:
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise UserError(
-            f"{file}: {image.width}×{image.height} pixels; at most {MAX_PIXELS} are read "
-            "(a larger one is taken for a decompression bomb)"
-        )
-    if image.mode == "F":
-        raise UserError(f"{file}: floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a phone's JPEG with a preview behind the picture
-        raise UserError(f"{file}: holds {frames} pictures; expected one per file")
+def read_image(
+    file: Path,
+    channels: int,
+    size: Size | None,
+    resize: Resize,
+    *,
+    dtype: str = "uint8",
+    orientation: Orientation = "apply",
+    span: Range | None = None,
+) -> Array:
+    """Read an image as (channels, H, W).
 
-
-def read_header(file: Path) -> Header:
-    """Read an image's size and channels without decoding its pixels."""
-    with _opened(file) as image:
-        width, height = image.size
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # lies on its side
-            width, height = height, width
-        return Header(width, height, 1 if _is_grey(image) else 3)
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-
-
-def read_image(file: Path, channels: int, size: Size | None, resize: Resize) -> Array:
-    """Read an image as (channels, H, W) uint8.
-
-    16-bit values are divided by 256; an alpha channel is dropped; colour turns to grey by ITU-R 601.
+    Alpha is dropped, unless ``channels`` counts it; colour turns to grey by ITU-R 601, grey to three equal
+    bands; of RGB with further bands, 3 takes the colours.
 
     Args:
         file: the image.
-        channels: 1 or 3.
+        channels: bands wanted.
         size: (H, W) to resize to, or None to leave it.
         resize: how: stretch, pad with black, or crop the middle (see :func:`resized`).
+        dtype: uint8, uint16 or float32 (0..1). Without ``span``, 8-bit values times 257 become 16-bit ones,
+            whose upper half makes 8-bit ones.
+        orientation: apply the file's tag, or ignore it.
+        span: (lowest, highest) value, which become 0 and the type's largest; those beyond are clipped.
 
     Raises:
         UserError: naming the file and what is wrong with it.
 
     """
-    with _opened(file) as image:
-        upright = _eight_bits(ImageOps.exif_transpose(image), file)
-        coloured = upright.convert("RGB") if upright.mode == "P" else upright
-        wanted = coloured.convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(resized(wanted, size, resize, Image.Resampling.BILINEAR, 0))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    with sentences(file):
+        decoded = decode(file)
+        values = _banded(decoded, channels, file)
+        if orientation == "apply":
+            values = turned(values, decoded.stored.orientation)
+        values = _resized_bands(_of_depth(values, dtype, span, file), size, resize)
+    return values.transpose(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image, file: Path) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise UserError(f"{file}: values from {values.min()} to {values.max()}; allowed: 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+def _banded(decoded: Decoded, wanted: int, file: Path) -> Array:
+    values, stored = decoded.values, decoded.stored
+    if wanted == stored.bands:
+        return values[..., : stored.bands]
+    if wanted == values.shape[2]:
+        return values  # alpha counted
+    if wanted == 3 and stored.rgb:
+        return values[..., :3]
+    if wanted == 3 and stored.bands == 1:
+        return values[..., :1].repeat(3, axis=2)
+    if wanted == 1 and stored.rgb:
+        return _grey(values[..., :3])
+    raise UserError(f"{file}: {_bands(stored)}; 'channels: {wanted}' cannot be made of that")
 
 
-def read_mask(file: Path, size: Size | None, resize: Resize, fill: int) -> Array:
+def _bands(stored: Stored) -> str:
+    return {1: "grey", 3: "colour"}.get(stored.bands, f"{stored.bands} bands")
+
+
+def _grey(values: Array) -> Array:
+    """ITU-R 601, by the weights that Pillow has for 8 bits."""
+    if values.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values)).convert("L"))[..., None]
+    weights = np.array([19595, 38470, 7471]) / 65536
+    grey = values @ weights
+    return (grey if values.dtype.kind == "f" else np.rint(grey)).astype(values.dtype)[..., None]
+
+
+def _of_depth(values: Array, dtype: str, span: Range | None, file: Path) -> Array:
+    if span is not None:
+        return _within(values, dtype, span, file)
+    match str(values.dtype), dtype:
+        case have, want if have == want and have in ("uint8", "uint16"):
+            return values
+        case "uint8", "uint16":
+            return values.astype(np.uint16) * np.uint16(257)
+        case "uint16", "uint8":
+            return (values >> 8).astype(np.uint8)
+    raise UserError(no_range(file, str(values.dtype)))
+
+
+def no_range(file: Path, dtype: str, key: str = "") -> str:
+    """Say that an image needs a range."""
+    kind = "floating-point" if dtype.startswith("float") else dtype
+    name = f"{key}.range" if key else "range"
+    return f"{file}: {kind} pixels have no fixed range; say '{name}: [lowest, highest]'"
+
+
+def _within(values: Array, dtype: str, span: Range, file: Path) -> Array:
+    low, high = span
+    wide: Array = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    if np.isnan(wide).any():
+        raise UserError(f"{file}: holds values that are no numbers (NaN)")
+    share = np.clip((wide - low) / (high - low), 0, 1)
+    return (
+        share.astype(np.float32) if dtype == "float32" else np.rint(share * np.iinfo(dtype).max).astype(dtype)
+    )
+
+
+def _resized_bands(values: Array, size: Size | None, resize: Resize) -> Array:
+    """Resize (H, W, C), bilinearly."""
+    if size is None or values.shape[:2] == tuple(size):
+        return values
+    if values.dtype == np.uint8 and values.shape[2] == 3:
+        image = Image.fromarray(np.ascontiguousarray(values))
+        return np.asarray(resized(image, size, resize, Image.Resampling.BILINEAR, 0))
+    return np.stack([_resized_band(values[..., one], size, resize) for one in range(values.shape[2])], axis=2)
+
+
+def _resized_band(values: Array, size: Size, resize: Resize) -> Array:
+    deep = values.dtype != np.uint8
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32 if deep else None))
+    found = np.asarray(resized(image, size, resize, Image.Resampling.BILINEAR, 0))
+    return np.rint(found).astype(np.uint16) if values.dtype == np.uint16 else found
+
+
+def read_mask(
+    file: Path, size: Size | None, resize: Resize, fill: int, orientation: Orientation = "apply"
+) -> Array:
     """Read a mask's values as (H, W) integers: grey values or palette indices, never blended.
+
+    Grey values of few bits count from 0 on, however a viewer would spread them.
 
     Args:
         file: the mask.
         size: (H, W) to resize to by nearest neighbour, or None.
         resize: as for its image.
         fill: the value that padding gets.
+        orientation: apply the file's tag, or ignore it.
 
     Raises:
         UserError: naming the file and what is wrong with it.
 
     """
-    with _opened(file) as image:
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+    with sentences(file):
+        decoded = decode(file, colours=False)
+        values, stored = decoded.values, decoded.stored
+        if values.shape[2] != 1 or values.dtype.kind not in "bui":
             raise UserError(
-                f"{file}: a mask of mode {image.mode}; expected one value per pixel (grey or palette)"
+                f"{file}: a mask of mode {stored.mode}; expected one value per pixel (grey or palette)"
             )
+        if orientation == "apply":
+            values = turned(values, stored.orientation)
+        if values.min() < -(2**31) or values.max() >= 2**31:
+            raise UserError(f"{file}: mask values from {values.min()} to {values.max()}; allowed: 0 to 65535")
         # A palette's indices are the classes; its colours are only for the eye.
-        values = Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.int32))
-        return np.asarray(resized(values, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
+        image = Image.fromarray(np.ascontiguousarray(values[..., 0], np.int32))
+        return np.asarray(resized(image, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
 
 
 def resized(

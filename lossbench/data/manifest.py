@@ -19,6 +19,8 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
     foreground (share of positions not of class 0); for tokens stray likewise, and unknown (share of tokens
     to predict that are ``<unk>``, class 0); for boxes their number, stray_boxes (beyond the stored
     image, without an area or of no class) and dropped_boxes (left out by the source, as they have no area).
+    Sources of a user's files add orientation (of the file, as EXIF counts), and with masks or boxes
+    orientation_in_doubt; with boxes clipped_boxes and repeated_boxes.
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)
@@ -36,8 +38,8 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
         "width": width,
         "height": height,
         "channels": samples.inputs.shape[1] if samples.inputs.ndim > 3 else 1,
-        "minimum": flat.min(axis=1).astype(np.int64),
-        "maximum": flat.max(axis=1).astype(np.int64),
+        "minimum": _wide(flat.min(axis=1)),
+        "maximum": _wide(flat.max(axis=1)),
         "mean": flat.mean(axis=1, dtype=np.float64),
         "std": flat.std(axis=1, dtype=np.float64),
         "sha256": samples.hashes(),
@@ -52,6 +54,10 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
         columns |= _box_columns(samples, fetched)
     columns |= {key: list(values) for key, values in samples.columns.items()}
     return pd.DataFrame(columns)
+
+
+def _wide(values: Array) -> Array:
+    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 
 def _labels(targets: Array, fetched: Fetched) -> Any:

@@ -20,7 +20,7 @@ class Samples:
     """Samples in a fixed order, index-aligned.
 
     Attributes:
-        inputs: (N, *input_shape), uint8 where they are images (channels first).
+        inputs: (N, *input_shape); images have channels first, as uint8, uint16 or float32 in 0..1.
         targets: (N, *target_shape).
         names: where each came from, relative to the source; unique.
         columns: further columns of the manifest, each of length N.

@@ -41,15 +41,22 @@ def predict_files(model: ReplicateModel, files: Sequence[Path], as_json: bool) -
 
 
 def _read(model: ReplicateModel, file: Path) -> Any:
-    """Read an image as the dataset's were: channels, size and way of resizing."""
+    """Read an image as the dataset's were: channels, size and way of resizing, depth, range, orientation."""
     shape = model.info.input_shape
     if model.info.kind == "tokens" or len(shape) != 3:
         raise UserError(f"{file}: `lossbench predict` reads images, but this model takes {model.info.kind}")
     if not file.is_file():
         raise UserError(f"{file}: no such file; name images")
-    if shape[0] not in (1, 3):
-        raise UserError(f"{file}: this model takes images of {shape[0]} channels; allowed: 1 or 3")
-    return read_image(file, shape[0], (shape[1], shape[2]), cast("Resize", model.resize))
+    reading = model.info.reading
+    return read_image(
+        file,
+        shape[0],
+        (shape[1], shape[2]),
+        cast("Resize", model.resize),
+        dtype=model.info.dtype,
+        orientation=reading.get("orientation", "apply"),
+        span=reading.get("range"),
+    )
 
 
 def _row(answer: Answer) -> tuple[str, str]:

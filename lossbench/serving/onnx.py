@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lossbench.data.dataset import full_scale
 from lossbench.errors import GateError, UserError
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.tasks.base import Task
@@ -43,7 +44,9 @@ def trial_inputs(model: ReplicateModel, root: Path) -> npt.NDArray[Any]:
     random, shape = np.random.default_rng(0), (max(BATCHES), *model.info.input_shape)
     if model.info.kind == "tokens":
         return random.integers(0, len(model.info.classes), shape, dtype=np.int64)
-    return random.integers(0, 256, shape, dtype=np.uint8)
+    if model.info.dtype == "float32":
+        return random.random(shape, dtype=np.float32)
+    return random.integers(0, full_scale(model.info.dtype) + 1, shape, dtype=np.dtype(model.info.dtype))
 
 
 def export(model: ReplicateModel, samples: npt.NDArray[Any], out: Path) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossbench.data.dataset import Dataset
+from lossbench.data.dataset import Dataset, full_scale
 from lossbench.errors import UserError
 from lossbench.tasks.base import Array, Metric, Scores, Shown, Task, register
 from lossbench.tasks.ranking import auroc, average_precision
@@ -123,11 +123,11 @@ class Anomaly(Task):
     def show_decision(self, decision: Array, target: Array, inputs: Array) -> Shown:
         """Reconstruction, and beside it where it errs."""
         del target
-        image = inputs / 255 if inputs.dtype == np.uint8 else inputs
+        image = inputs / full_scale(inputs.dtype)
         error = np.abs(decision - image).mean(axis=0, keepdims=True).repeat(len(decision), axis=0)
         both = np.concatenate([decision, error], axis=-1)
         pixels = np.rint(both.clip(0, 1) * 255).astype(np.uint8)
-        shown = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1)
+        shown = pixels[0] if len(pixels) < 3 else np.moveaxis(pixels[:3], 0, -1)
         return Shown(shown, f"reconstruction and error, MSE {np.square(decision - image).mean():.4f}")
 
     def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
@@ -152,7 +152,7 @@ def _or_chance(value: float, chance: float) -> float:
 
 
 def _flat(images: Array) -> Tensor:
-    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
+    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / full_scale(images.dtype))
 
 
 def _nearest(known: Tensor, asked: Tensor) -> Array:

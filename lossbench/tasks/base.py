@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lossbench.data.dataset import Dataset, DatasetInfo
+from lossbench.data.dataset import Dataset, DatasetInfo, full_scale
 from lossbench.errors import UserError, nearest
 from lossbench.lookup import Lookup
 from lossbench.losses.inputs import check_targets
@@ -129,7 +129,8 @@ class Task(ABC):
     def encode_inputs(self, inputs: Tensor) -> Tensor:
         """Turn stored inputs (N, *input_shape) into what the model sees: floats, normalised."""
         mean, std = self._normalisation(inputs.device)
-        scaled = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+        whole = inputs.float()
+        scaled = whole if inputs.is_floating_point() else whole / full_scale(inputs.dtype)
         return (scaled - mean) / std
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -258,8 +259,8 @@ class Task(ABC):
 
     def show_input(self, inputs: Array) -> Shown:
         """Show one stored sample: here the image (C, H, W)."""
-        pixels = inputs if inputs.dtype == np.uint8 else np.clip(inputs * 255, 0, 255).astype(np.uint8)
-        return Shown(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1))
+        pixels = inputs if inputs.dtype == np.uint8 else _visible(inputs)
+        return Shown(pixels[0] if len(pixels) < 3 else np.moveaxis(pixels[:3], 0, -1))
 
     def show_target(self, target: Array, inputs: Array) -> Shown:
         """Show one stored target."""
@@ -274,6 +275,12 @@ class Task(ABC):
     def direction(self, metric: str) -> Metric:
         """Find one of the task's metrics by name."""
         return next(known for known in self.metrics if known.name == metric)
+
+
+def _visible(pixels: Array) -> Array:
+    """Deep pixels for a screen: their own range becomes black to white; 12 bits in 16 would all be black."""
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.rint((pixels - low) / max(high - low, 1e-9) * 255).astype(np.uint8)
 
 
 TASKS: Lookup[type[Task]] = Lookup("lossbench.tasks", MODULES)

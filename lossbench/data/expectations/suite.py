@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lossbench.data.dataset import DatasetInfo
+from lossbench.data.dataset import DatasetInfo, full_scale
 from lossbench.errors import UserError, nearest
 from lossbench.params import Expectations
 
@@ -57,7 +57,7 @@ def suite(info: DatasetInfo, knobs: Expectations, extra: Sequence[Expected] = ()
     if info.kind == "tokens":
         built_in = _tokens(info, knobs)
     else:
-        built_in = [*_shape(info), *_content(), *_targets(info, knobs), *_drift(info, knobs)]
+        built_in = [*_shape(info), *_content(info), *_targets(info, knobs), *_drift(info, knobs)]
     wanted = [*built_in, *extra]
     names = {one.name for one in wanted}
     for one in extra:
@@ -186,7 +186,12 @@ def _shape(info: DatasetInfo) -> list[Expected]:
     ]
 
 
-def _content() -> list[Expected]:
+LEAST_RANGE = 0.25
+"""Share of the values between black and white that most images should use: 12 bits in 16 use a sixteenth."""
+
+
+def _content(info: DatasetInfo) -> list[Expected]:
+    white = full_scale(info.dtype)
     return [
         Expected(
             "lowest_value",
@@ -199,8 +204,17 @@ def _content() -> list[Expected]:
             "highest_value",
             "samples",
             "ExpectColumnValuesToBeBetween",
-            {"column": "maximum", "max_value": 255},
-            "no pixel value lies above 255",
+            {"column": "maximum", "max_value": white},
+            f"no pixel value lies above {white}",
+        ),
+        Expected(
+            "range_used",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "range_used", "min_value": LEAST_RANGE, "mostly": 0.5},
+            f"most images use at least {LEAST_RANGE:g} of the range of their values (fewer bits than stored? say "
+            "'range: [lowest, highest]')",
+            "warning",
         ),
         Expected(
             "not_constant",
@@ -302,6 +316,18 @@ def _targets(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
         ]
     if info.kind == "boxes":
         found += _boxes()
+    if info.kind in ("mask", "boxes"):
+        found.append(
+            Expected(
+                "orientation_agrees",
+                "samples",
+                "ExpectColumnValuesToBeBetween",
+                {"column": "orientation_in_doubt", "max_value": 0},
+                "an image is tagged to be turned (EXIF orientation) only if its mask is too, and none with boxes, "
+                "unless 'orientation: apply' or 'ignore' is declared",
+                "warning",
+            )
+        )
     return found
 
 
@@ -320,6 +346,22 @@ def _boxes() -> list[Expected]:
             "ExpectColumnValuesToBeBetween",
             {"column": "dropped_boxes", "min_value": 0, "max_value": 0},
             "every annotated box has an area (those without were left out)",
+            "warning",
+        ),
+        Expected(
+            "boxes_within",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "clipped_boxes", "max_value": 0},
+            "no annotated box reaches beyond its image (those that did were cut off at its edge)",
+            "warning",
+        ),
+        Expected(
+            "boxes_once",
+            "samples",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "repeated_boxes", "max_value": 0},
+            "no box stands twice in an image",
             "warning",
         ),
         Expected(

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.data.dataset import DatasetInfo
+from lossbench.data.dataset import DatasetInfo, full_scale
 
 DRIFTS = ("label_drift", "intensity_drift", "foreground_drift", "unknown_drift", "boxes_drift")
+TOLD = ("orientation_in_doubt", "clipped_boxes", "repeated_boxes")
+"""Columns that only sources of a user's files have."""
 HELD_OUT = ("validation", "test", "reference")
 CHANCE = 2.0
 """Standard errors of a difference that are put down to chance: small splits always differ a little."""
@@ -17,7 +19,8 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
     """Derive what is checked from a manifest.
 
     Returns:
-        samples: the manifest, with splits_of_content (in how many splits the same content stands).
+        samples: the manifest, with splits_of_content (in how many splits the same content stands), range_used
+            (by an image, of the values between black and white), and 0 for doubts and counts that its source has not.
         classes: per class, its training targets (samples, positions, boxes or positives) and, where samples
             have one label each, its samples in validation and test.
         drift: per held-out split, how far it lies from the training split beyond what chance explains
@@ -28,6 +31,11 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
     """
     samples = manifest.copy()
     samples["splits_of_content"] = samples.groupby("sha256")["split"].transform("nunique")
+    if info.kind != "tokens":
+        samples["range_used"] = (samples["maximum"] - samples["minimum"]) / full_scale(info.dtype)
+    for column in TOLD:
+        if column not in samples:
+            samples[column] = 0
     return {"samples": samples, "classes": class_table(manifest, info), "drift": drift_table(manifest)}
 
 

@@ -1,19 +1,19 @@
 """Images with boxes, whatever the format they were annotated in: checked, resized together, padded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from lossbench.data.images import Header
-from lossbench.data.samples import POOL, Array, Samples
+from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.sources.listing import ClassNames
 from lossbench.data.sources.reading import (
     ImageOptions,
-    agreed_channels,
-    agreed_size,
+    agree,
     headers_of,
     original,
     read_images,
@@ -22,18 +22,22 @@ from lossbench.data.sources.reading import (
 from lossbench.errors import UserError, nearest
 
 SLACK = 1e-3
-"""Pixels that a box may reach beyond its image: what is lost when numbers are written with few digits."""
-Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=1000)]
+"""Pixels beyond the image that are not worth a word."""
+ROUNDED = 0.5
+"""Pixels that a box may reach beyond its image: what rounding does to corners and sizes."""
+Names = Annotated[ClassNames, Field(min_length=1, max_length=1000)]
 
 
 class BoxOptions(ImageOptions):
     """How annotated images are read: ``size`` stretches images and boxes alike.
 
     ``classes`` are the names allowed, in the order of their numbers; without it, those found in training.
+    ``boxes``: what is done with those that reach beyond their image by more than rounding explains.
     """
 
     resize: Literal["stretch"] = "stretch"
     classes: Names | None = None
+    boxes: Literal["clip", "refuse"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -70,45 +74,74 @@ class Picture:
     where: str
 
 
-def samples_of(
-    groups: Mapping[str, Sequence[Picture]], classes: Sequence[str], options: BoxOptions, root: Path, key: str
-) -> dict[str, Samples]:
+def boxes_of(
+    groups: Mapping[str, Sequence[Picture]],
+    classes: Sequence[str],
+    options: BoxOptions,
+    root: Path,
+    key: str,
+    provenance: Mapping[str, Any],
+) -> Fetched:
     """Read all images and turn their boxes into targets (N, K, 5).
 
-    Boxes without an area are left out; the manifest's column ``dropped_boxes`` counts them.
+    Boxes without an area are left out, those beyond their image cut off at its edge: columns ``dropped_boxes`` and
+    ``clipped_boxes`` of the manifest count them; ``repeated_boxes`` those that stand twice, which are kept.
 
     Args:
         groups: split → its images.
         classes: names, in the order of their numbers.
-        options: size and channels.
+        options: size, channels, what is done with boxes beyond their image.
         root: what sample names are relative to.
         key: the dataset's path in params.yaml.
+        provenance: of the source; what became of boxes is added.
 
     Raises:
         UserError: for a box outside its image or of an unknown class, sizes that disagree, a damaged image.
 
     """
     files = {split: [one.file for one in some] for split, some in groups.items()}
-    headers = {split: headers_of(some, split) for split, some in files.items()}
+    headers = {split: headers_of(some, split, options) for split, some in files.items()}
     every = [one for some in files.values() for one in some]
-    facts = [one for some in headers.values() for one in some]
-    size = agreed_size(every, facts, options, key)
-    channels = agreed_channels(every, facts, options, key)
-    rows = {split: _checked(some, headers[split], classes, size) for split, some in groups.items()}
-    most = max(len(one) for some in rows.values() for one in some)
-    return {
-        split: Samples(
-            read_images(files[split], channels, size, options.resize, split),
-            _padded(rows[split], max(1, most)),
-            relative_names(files[split], root),
-            {
-                **original(headers[split]),
-                "dropped_boxes": [
-                    len(one.boxes) - len(kept) for one, kept in zip(some, rows[split], strict=True)
-                ],
-            },
-        )
+    reading = agree(every, [one for some in headers.values() for one in some], options, key)
+    rows = {
+        split: _checked(some, headers[split], classes, reading.size, options, key)
         for split, some in groups.items()
+    }
+    most = max(len(one.rows) for some in rows.values() for one in some)
+    samples = {
+        split: Samples(
+            read_images(files[split], reading, split),
+            _padded([one.rows for one in rows[split]], max(1, most)),
+            relative_names(files[split], root),
+            {**original(headers[split]), **_counts(rows[split])},
+        )
+        for split in groups
+    }
+    counts = [_counts(some) for some in rows.values()]
+    told = {
+        name: sum(sum(one[f"{name}_boxes"]) for one in counts) for name in ("clipped", "dropped", "repeated")
+    }
+    extra = {**provenance, "boxes": {"beyond": options.boxes, **told}}
+    return Fetched("boxes", tuple(classes), samples, extra, extra=reading.extra)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What became of one image's boxes."""
+
+    rows: list[list[float]]
+    clipped: int
+    dropped: int
+    repeated: int
+    doubt: int
+
+
+def _counts(kept: Sequence[_Kept]) -> dict[str, list[int]]:
+    return {
+        "clipped_boxes": [one.clipped for one in kept],
+        "dropped_boxes": [one.dropped for one in kept],
+        "repeated_boxes": [one.repeated for one in kept],
+        "orientation_in_doubt": [one.doubt for one in kept],
     }
 
 
@@ -127,8 +160,13 @@ def found_classes(groups: Mapping[str, Sequence[Picture]], key: str) -> tuple[st
 
 
 def _checked(
-    pictures: Sequence[Picture], headers: Sequence[Header], classes: Sequence[str], size: tuple[int, int]
-) -> list[list[list[float]]]:
+    pictures: Sequence[Picture],
+    headers: Sequence[Header],
+    classes: Sequence[str],
+    size: tuple[int, int],
+    options: BoxOptions,
+    key: str,
+) -> list[_Kept]:
     """Boxes with an area, scaled to the stored size, as rows of (x0, y0, x1, y1, class)."""
     numbers = {name: number for number, name in enumerate(classes)}
     found = []
@@ -137,28 +175,57 @@ def _checked(
             (width, height), is_ = picture.size, f"{header.width}×{header.height}"
             raise UserError(
                 f"{picture.where}: says that the image is {width}×{height} pixels; {picture.file} is {is_}"
+                f"{_turned(picture.size, header, key)}"
             )
-        found.append(list(_rows(picture, header, numbers, size)))
+        found.append(_kept(picture, header, numbers, size, options, key))
     return found
 
 
-def _rows(
-    picture: Picture, header: Header, numbers: Mapping[str, int], size: tuple[int, int]
-) -> Iterator[list[float]]:
+def _turned(size: tuple[int, int], header: Header, key: str) -> str:
+    """A hint where it is the tag that makes the sizes differ."""
+    if header.orientation == 1 or size != (header.height, header.width):
+        return ""
+    return (
+        f", turned as its EXIF tag asks (orientation {header.orientation}); if boxes were drawn on raw pixels, say "
+        f"'{key}.orientation: ignore'"
+    )
+
+
+def _kept(
+    picture: Picture,
+    header: Header,
+    numbers: Mapping[str, int],
+    size: tuple[int, int],
+    options: BoxOptions,
+    key: str,
+) -> _Kept:
     wide, high = size[1] / header.width, size[0] / header.height
+    rows: list[list[float]] = []
+    clipped = 0
     for box in picture.boxes:
         if box.label not in numbers:
             raise UserError(f"{box.where}: no class is named '{box.label}'; {nearest(box.label, numbers)}")
         x0, y0, x1, y1 = box.edges
         if not all(np.isfinite(box.edges)) or x1 < x0 or y1 < y0:
             raise UserError(f"{box.where}: {_edges(box)} is no box; expected xmin ≤ xmax and ymin ≤ ymax")
-        if min(x0, y0) < -SLACK or x1 > header.width + SLACK or y1 > header.height + SLACK:
+        beyond = max(-x0, -y0, x1 - header.width, y1 - header.height)
+        if beyond > ROUNDED and options.boxes == "refuse":
             raise UserError(
-                f"{box.where}: {_edges(box)} reaches beyond the image's {header.width}×{header.height} pixels"
+                f"{box.where}: {_edges(box)} reaches beyond the image's {header.width}×{header.height} pixels; "
+                f"mend it, or say '{key}.boxes: clip'"
             )
+        clipped += beyond > SLACK
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, header.width), min(y1, header.height)
         if x1 > x0 and y1 > y0:
-            yield [x0 * wide, y0 * high, x1 * wide, y1 * high, numbers[box.label]]
+            rows.append([x0 * wide, y0 * high, x1 * wide, y1 * high, numbers[box.label]])
+    repeated = len(rows) - len({tuple(row) for row in rows})
+    return _Kept(rows, clipped, len(picture.boxes) - len(rows), repeated, _in_doubt(picture, header, options))
+
+
+def _in_doubt(picture: Picture, header: Header, options: BoxOptions) -> int:
+    """Whether an image is tagged to be turned, and neither params nor the annotation's size say if boxes are."""
+    told = picture.size is not None and header.orientation > 4 and header.width != header.height
+    return int(header.orientation != 1 and options.orientation is None and not told)
 
 
 def _edges(box: Box) -> str:

@@ -1,6 +1,8 @@
 """Images with a file of COCO instances per split."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +12,7 @@ from pydantic import AllowInfNan, BaseModel, Field, ValidationError
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
-from lossbench.data.sources.boxes import Box, BoxOptions, Picture, found_classes, samples_of
+from lossbench.data.sources.boxes import Box, BoxOptions, Picture, boxes_of, found_classes
 from lossbench.errors import UserError, brief
 from lossbench.params import Dataset
 
@@ -32,6 +34,7 @@ class CocoImage(BaseModel):
 class CocoAnnotation(BaseModel):
     """An entry of ``annotations``: ``bbox`` is x, y, width, height in pixels."""
 
+    id: int | str | None = None
     image_id: int
     category_id: int
     bbox: tuple[Finite, Finite, Finite, Finite]
@@ -81,13 +84,24 @@ class Coco(Source[CocoOptions]):
     def load(self, dataset: Dataset, options: CocoOptions, key: str) -> Fetched:
         """Read instances, then images; boxes around crowds are left out, as they hold no single object."""
         root = listing.existing_folder(dataset.path, key)
-        groups: dict[str, list[Picture]] = {}
-        seen: dict[Path, str] = {}
-        for split, file in _instances(root, options, key).items():
-            groups[split] = _pictures(file, _folder(root, split, file, options, key))
-            _refuse_twice(groups[split], seen)
+        groups = instance_groups(root, options, key)
         classes = options.classes or found_classes(groups, key)
-        return Fetched("boxes", classes, samples_of(groups, classes, options, root, key), PROVENANCE)
+        return boxes_of(groups, classes, options, root, key, PROVENANCE)
+
+
+def instance_groups(root: Path, options: CocoOptions, key: str) -> dict[str, list[Picture]]:
+    """Split → its images and their boxes.
+
+    Raises:
+        UserError: naming the file and the entry that cannot be.
+
+    """
+    groups: dict[str, list[Picture]] = {}
+    seen: dict[Path, str] = {}
+    for split, file in _instances(root, options, key).items():
+        groups[split] = _pictures(file, _folder(root, split, file, options, key))
+        _refuse_twice(groups[split], seen)
+    return groups
 
 
 def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
@@ -148,6 +162,11 @@ def read_instances(file: Path) -> Instances:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if (encoding := json.detect_encoding(content)) != "utf-8":  # with a byte order mark, or none of UTF-8
+        try:
+            content = content.decode(encoding).encode()
+        except UnicodeError as error:
+            raise UserError(f"{file}: not {encoding} text: {error}") from None
     try:
         return Instances.model_validate_json(content)
     except ValidationError as error:
@@ -162,10 +181,15 @@ def read_instances(file: Path) -> Instances:
 
 def _pictures(file: Path, folder: Path) -> list[Picture]:
     content = read_instances(file)
-    names = {one.id: one.name for one in content.categories}
+    names = _categories(content.categories, file)
+    _refuse_same_ids(content.annotations, file)
     boxes: dict[int, list[Box]] = {one.id: [] for one in content.images}
     if len(boxes) < len(content.images):
-        raise UserError(f"{file}: two of 'images' share an id; each needs its own")
+        twice = [one for one, count in Counter(one.id for one in content.images).items() if count > 1][0]
+        same = [one.file_name for one in content.images if one.id == twice]
+        raise UserError(
+            f"{file}: two of 'images' share an id, {twice} ({brief(same[0])}, {brief(same[1])}); each needs its own"
+        )
     if not boxes:
         raise UserError(f"{file}: 'images' is empty")
     for number, one in enumerate(content.annotations):
@@ -181,6 +205,33 @@ def _pictures(file: Path, folder: Path) -> list[Picture]:
     return [_picture(one, number, boxes[one.id], file, folder) for number, one in enumerate(content.images)]
 
 
+def _categories(categories: Sequence[CocoCategory], file: Path) -> dict[int, str]:
+    """Number → name, of which none may stand twice."""
+    numbers: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for one in categories:
+        name = listing.nfc(one.name)
+        if one.id in names:
+            raise UserError(f"{file}: 'categories' has id {one.id} twice, for '{names[one.id]}' and '{name}'")
+        if name in numbers:
+            raise UserError(
+                f"{file}: 'categories' has two of the name '{name}', ids {numbers[name]} and {one.id}; a class is "
+                "known by its name: rename one, or give both annotations one id"
+            )
+        names[one.id], numbers[name] = name, one.id
+    return names
+
+
+def _refuse_same_ids(annotations: Sequence[CocoAnnotation], file: Path) -> None:
+    seen: dict[int | str, int] = {}
+    for number, one in enumerate(annotations):
+        if one.id is not None and seen.setdefault(one.id, number) != number:
+            raise UserError(
+                f"{file}: annotations[{seen[one.id]}] and annotations[{number}] share the id {brief(one.id)}; "
+                "each needs its own"
+            )
+
+
 def _known(names: Mapping[int, str]) -> str:
     shown = [f"{number} ('{name}')" for number, name in sorted(names.items())][:20]
     return f"'categories' has {', '.join(shown) or 'none'}"
@@ -188,7 +239,9 @@ def _known(names: Mapping[int, str]) -> str:
 
 def _picture(one: CocoImage, number: int, boxes: Sequence[Box], file: Path, folder: Path) -> Picture:
     where = f"{file}: images[{number}]"
-    size = (one.width, one.height) if one.width and one.height else None
+    # Some tools write 0 or -1 where they do not know.
+    known = one.width is not None and one.height is not None and min(one.width, one.height) > 0
+    size = (one.width or 0, one.height or 0) if known else None
     found = listing.below(folder, one.file_name, f"{where}.file_name")
     if not found.is_file():
         raise UserError(f"{where}.file_name: {brief(one.file_name)} is a folder; expected an image")
@@ -197,6 +250,6 @@ def _picture(one: CocoImage, number: int, boxes: Sequence[Box], file: Path, fold
 
 def _refuse_twice(pictures: Sequence[Picture], seen: dict[Path, str]) -> None:
     for one in pictures:
-        first = seen.setdefault(one.file, one.where)
+        first = seen.setdefault(one.file.resolve(), one.where)
         if first != one.where:
             raise UserError(f"{one.where}: {one.file.name} is the image of {first} too; keep one")

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from lossbench.data.images import Size, read_mask
+from lossbench.data.images import Header, read_mask
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.pairs import mask_pairs
 from lossbench.data.sources.reading import (
     ImageOptions,
-    agreed_channels,
-    agreed_size,
+    Reading,
+    agree,
     headers_of,
     original,
     read_images,
@@ -45,7 +46,7 @@ class ImageFolder(Source[ImageOptions]):
     def load(self, dataset: Dataset, options: ImageOptions, key: str) -> Fetched:
         """Read the images; classes are the folders' names, in natural order (2 before 10)."""
         root = listing.existing_folder(dataset.path, key)
-        groups = {split: _classes(folder) for split, folder in _divided(root).items()}
+        groups = class_files(root)
         main = groups.get("train", groups.get(POOL, {}))
         classes = tuple(main)
         if len(classes) < 2:
@@ -59,7 +60,7 @@ class ImageFolder(Source[ImageOptions]):
         paths = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
         images = _Images.agree(paths, options, root, key)
         samples = {split: images.samples(split, _labels(found, classes)) for split, found in groups.items()}
-        return Fetched("label", classes, samples, PROVENANCE)
+        return Fetched("label", classes, samples, PROVENANCE, extra=images.reading.extra)
 
 
 def _labels(files: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> Array:
@@ -67,17 +68,27 @@ def _labels(files: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> Arra
     return np.repeat(np.array(numbers, np.int64), [len(some) for some in files.values()])
 
 
-def _divided(root: Path) -> Mapping[str, Path]:
-    return listing.split_folders(root) or {POOL: root}
+def class_files(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """Split (or POOL) → class → its files.
+
+    Raises:
+        UserError: for a file or folder that stands where none should, or an empty class.
+
+    """
+    divided: Mapping[str, Path] = listing.split_folders(root) or {POOL: root}
+    return {split: _classes(folder) for split, folder in divided.items()}
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Class name → its files."""
-    found = {}
+    found: dict[str, list[Path]] = {}
     for one in listing.entries(folder):
         if not one.is_dir():
             raise UserError(f"{one}: a file beside the class folders; images must lie in a folder per class")
-        found[one.name] = listing.files_in(one, f"class '{one.name}'")
+        name = listing.nfc(one.name)
+        if name in found:
+            raise UserError(f"{one} and {found[name][0].parent} differ in their spelling of accents only; keep one")
+        found[name] = listing.files_in(one, f"class '{one.name}'")
     if not found:
         raise UserError(f"{folder}: no class folders in it; expected a folder of images per class")
     return found
@@ -90,28 +101,25 @@ class _Images:
     root: Path
     files: Mapping[str, Sequence[Path]]
     arrays: Mapping[str, Array]
-    columns: Mapping[str, Mapping[str, list[int]]]
-    size: Size
+    headers: Mapping[str, Sequence[Header]]
+    reading: Reading
 
     @classmethod
     def agree(
         cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
     ) -> "_Images":
-        headers = {split: headers_of(some, split) for split, some in files.items()}
+        headers = {split: headers_of(some, split, options) for split, some in files.items()}
         every = [one for some in files.values() for one in some]
-        facts = [one for some in headers.values() for one in some]
-        size = agreed_size(every, facts, options, key)
-        channels = agreed_channels(every, facts, options, key)
-        arrays = {
-            split: read_images(some, channels, size, options.resize, split) for split, some in files.items()
-        }
-        return cls(root, files, arrays, {split: original(some) for split, some in headers.items()}, size)
+        reading = agree(every, [one for some in headers.values() for one in some], options, key)
+        arrays = {split: read_images(some, reading, split) for split, some in files.items()}
+        return cls(root, files, arrays, headers, reading)
 
     def samples(
         self, split: str, targets: Array, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Samples:
         names = relative_names(self.files[split], self.root)
-        return Samples(self.arrays[split], targets, names, {**self.columns[split], **(columns or {})})
+        own = original(self.headers[split])
+        return Samples(self.arrays[split], targets, names, {**own, **(columns or {})})
 
 
 class MaskOptions(ImageOptions):
@@ -121,7 +129,7 @@ class MaskOptions(ImageOptions):
     the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two.
     """
 
-    classes: tuple[str, ...] | None = Field(None, min_length=2, max_length=255)
+    classes: listing.ClassNames | None = Field(None, min_length=2, max_length=255)
     values: tuple[Value, ...] | None = None
     ignore_index: Value | None = None
 
@@ -142,7 +150,10 @@ class MaskOptions(ImageOptions):
 
 @register
 class SegmentationFolder(Source[MaskOptions]):
-    """``path/{train,val,test}/{images,masks}/ID.png``, or ``path/{images,masks}`` without a division."""
+    """``path/{train,val,test}/{images,masks}/ID.png``, ``path/{images,masks}``, and what else people have.
+
+    See :mod:`lossbench.data.sources.pairs`.
+    """
 
     name = "segmentation_folder"
     options = MaskOptions
@@ -156,11 +167,11 @@ class SegmentationFolder(Source[MaskOptions]):
     def load(self, dataset: Dataset, options: MaskOptions, key: str) -> Fetched:
         """Read images and masks, paired by name."""
         root = listing.existing_folder(dataset.path, key)
-        pairs = {split: _pairs(folder) for split, folder in _divided(root).items()}
+        pairs = mask_pairs(root)
         images = _Images.agree({split: list(some) for split, some in pairs.items()}, options, root, key)
         raw, columns = {}, {}
         for split, some in pairs.items():
-            raw[split], columns[split] = _read_masks(some, images.size, options, split)
+            raw[split], columns[split] = _read_masks(some, images.headers[split], images.reading, options, key)
         every = [mask for some in pairs.values() for mask in some.values()]
         classes, values = _agreed_classes(options, raw, key)
         numbers = _numbers(values, options.ignore_index)
@@ -175,6 +186,7 @@ class SegmentationFolder(Source[MaskOptions]):
             },
             PROVENANCE,
             ignore,
+            images.reading.extra,
         )
 
 
@@ -184,46 +196,50 @@ UNKNOWN = 256
 """Marks grey values that are no class."""
 
 
-def _pairs(folder: Path) -> dict[Path, Path]:
-    """Image → mask, paired by name without its ending."""
-    found = {}
-    for name in ("images", "masks"):
-        if not (folder / name).is_dir():
-            raise UserError(f"{folder / name}: no such folder; expected images/ and masks/ in {folder}")
-        found[name] = listing.by_stem(listing.files_in(folder / name, f"'{name}'"))
-    for stem, image in found["images"].items():
-        if stem not in found["masks"]:
-            raise UserError(f"{image}: no mask of this name in {folder / 'masks'}")
-    for stem, mask in found["masks"].items():
-        if stem not in found["images"]:
-            raise UserError(f"{mask}: no image of this name in {folder / 'images'}")
-    return {image: found["masks"][stem] for stem, image in found["images"].items()}
-
-
 def _read_masks(
-    pairs: Mapping[Path, Path], size: Size, options: MaskOptions, split: str
+    pairs: Mapping[Path, Path], images: Sequence[Header], reading: Reading, options: MaskOptions, key: str
 ) -> tuple[Array, dict[str, list[int]]]:
-    """Read masks as they are, resized like their images; their own sizes go to the manifest."""
+    """Read masks as they are, turned and resized like their images; their own sizes go to the manifest."""
     masks = list(pairs.values())
-    headers = headers_of(masks, f"{split} masks")
+    label = f"{masks[0].parent.name}"
+    headers = headers_of(masks, label, options)
     if options.size is None:
-        for mask, header in zip(masks, headers, strict=True):
-            if (header.height, header.width) != size:
+        for mask, header, image in zip(masks, headers, images, strict=True):
+            if (header.height, header.width) != reading.size:
                 raise UserError(
-                    f"{mask}: {header.width}×{header.height} pixels, but its image has {size[1]}×{size[0]}"
+                    f"{mask}: {header.width}×{header.height} pixels, but its image has "
+                    f"{image.width}×{image.height}{_turned(header, image, key)}"
                 )
     fill = 0 if options.values is None else options.values[0]
     fill = fill if options.ignore_index is None else options.ignore_index
-    found = np.empty((len(masks), *size), np.uint16)
-    read = side_by_side(lambda file: _in_range(file, size, options, fill), masks, f"{split} masks: reading")
+    found = np.empty((len(masks), *reading.size), np.uint16)
+    read = side_by_side(lambda file: _in_range(file, reading, fill), masks, f"{label}: reading")
     for index, one in enumerate(read):
         found[index] = one
-    columns = {"mask_width": [one.width for one in headers], "mask_height": [one.height for one in headers]}
+    doubt = [
+        int(options.orientation is None and mask.orientation != image.orientation)
+        for mask, image in zip(headers, images, strict=True)
+    ]
+    columns = {
+        "mask_width": [one.width for one in headers],
+        "mask_height": [one.height for one in headers],
+        "orientation_in_doubt": doubt,
+    }
     return found, columns
 
 
-def _in_range(file: Path, size: Size, options: MaskOptions, fill: int) -> Array:
-    mask = read_mask(file, size, options.resize, fill)
+def _turned(mask: Header, image: Header, key: str) -> str:
+    """A hint where it is the tag that makes the sizes differ."""
+    if mask.orientation == image.orientation or (mask.width, mask.height) != (image.height, image.width):
+        return ""
+    return (
+        f", turned as its EXIF tag asks (orientation {image.orientation}; the mask's is {mask.orientation}); if "
+        f"both were drawn on raw pixels, say '{key}.orientation: ignore'"
+    )
+
+
+def _in_range(file: Path, reading: Reading, fill: int) -> Array:
+    mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation)
     if mask.min() < 0 or mask.max() > 65535:
         raise UserError(f"{file}: mask values from {mask.min()} to {mask.max()}; allowed: 0 to 65535")
     return mask

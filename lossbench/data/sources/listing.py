@@ -1,9 +1,14 @@
 """Listing a user's folder: every file is accounted for, none is passed over in silence."""
 
+import codecs
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from lossbench.errors import UserError, brief
 
@@ -17,6 +22,63 @@ SIDES = {
     "validation": "validation",
     "test": "test",
 }
+
+
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks and what they say, the longer first."""
+
+
+def nfc(name: str) -> str:
+    """Spell a name as names are compared: an accent may be a character of its own, or part of its letter."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise ValueError(f"'{twice[0]}' stands twice; each name may stand once")
+    return names
+
+
+ClassName = Annotated[str, Field(min_length=1), AfterValidator(nfc)]
+ClassNames = Annotated[tuple[ClassName, ...], AfterValidator(_once)]
+"""Names in params.yaml, each once."""
+
+
+def decoded(content: bytes, where: str) -> str:
+    """Decode a text: UTF-8, or what its byte order mark says.
+
+    Raises:
+        UserError: beginning with ``where``.
+
+    """
+    mark = next((one for one in MARKS if content.startswith(one)), None)
+    encoding = "utf-8" if mark is None else MARKS[mark]
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise UserError(f"{where}: not {name} text ({error.reason} at byte {error.start})") from None
+
+
+def read_text(file: Path) -> str:
+    """Read a list or a table.
+
+    Raises:
+        UserError: naming the file, if it cannot be read or decoded.
+
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return decoded(content, str(file))
 
 
 def user_path(path: str, key: str) -> Path:
@@ -111,7 +173,8 @@ def below(folder: Path, name: str, where: str) -> Path:
 
     """
     try:
-        found = (folder / name).resolve()
+        named = _as_spelled(folder, name)
+        found = named.resolve()
         there = found.is_file() or found.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte, a loop of links
         raise UserError(f"{where}: {brief(name)} names no file: {error}") from None
@@ -119,13 +182,21 @@ def below(folder: Path, name: str, where: str) -> Path:
         raise UserError(f"{where}: {brief(name)} leads out of {folder}")
     if not there:
         raise UserError(f"{where}: {brief(name)} is not in {folder}")
-    return folder / name
+    return named
 
 
-def images_below(folder: Path) -> list[Path]:
-    """List the files of a folder of images, or of its folders per class."""
-    below = [entries(one) if one.is_dir() else [one] for one in entries(folder)]
-    return [file for some in below for file in some if file.is_file()]
+def _as_spelled(folder: Path, name: str) -> Path:
+    """Find ``folder / name`` even where its folder spells an accent in another way."""
+    whole = folder / name
+    if whole.exists() or name.isascii():
+        return whole
+    here = folder
+    for part in PurePosixPath(name).parts:
+        there = here / part
+        if not there.exists() and here.is_dir():
+            there = next((one for one in here.iterdir() if nfc(one.name) == nfc(part)), there)
+        here = there
+    return here
 
 
 def split_folders(folder: Path) -> Mapping[str, Path] | None:
@@ -167,7 +238,8 @@ def by_stem(files: Sequence[Path]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for file in files:
-        twin = found.setdefault(file.stem, file)
+        twin = found.setdefault(nfc(file.stem), file)
         if twin != file:
-            raise UserError(f"{file} and {twin.name} differ in their ending only; keep one")
+            same = "ending" if twin.stem == file.stem else "spelling of accents"
+            raise UserError(f"{file} and {twin.name} differ in their {same} only; keep one")
     return found

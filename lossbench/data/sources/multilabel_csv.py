@@ -1,6 +1,7 @@
 """The user's own images with any number of labels each, from a CSV file."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,10 @@ from pydantic import Field
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.folders import PROVENANCE
-from lossbench.data.sources.listing import SIDES, below, existing_folder
+from lossbench.data.sources.listing import SIDES, ClassNames, below, existing_folder, nfc, read_text
 from lossbench.data.sources.reading import (
     ImageOptions,
-    agreed_channels,
-    agreed_size,
+    agree,
     headers_of,
     original,
     read_images,
@@ -30,7 +30,7 @@ class CsvOptions(ImageOptions):
     """How the table is read: its name within ``path``, and the labels where it does not name them itself."""
 
     table: str = Field("labels.csv", pattern=r"^[^/\\]+$")
-    labels: tuple[str, ...] | None = Field(None, min_length=1)
+    labels: ClassNames | None = Field(None, min_length=1)
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,13 @@ class MultilabelCsv(Source[CsvOptions]):
         file = _table(dataset, options, key)
         names, rows = read_table(file, options.labels)
         files = [row.file for row in rows]
-        headers = headers_of(files, file.name)
-        size = agreed_size(files, headers, options, key)
-        images = read_images(
-            files, agreed_channels(files, headers, options, key), size, options.resize, file.name
-        )
+        headers = headers_of(files, file.name, options)
+        reading = agree(files, headers, options, key)
+        images = read_images(files, reading, file.name)
         labels = np.array([[name in row.labels for name in names] for row in rows], dtype=np.uint8)
         everything = Samples(images, labels, [row.name for row in rows], original(headers))
-        return Fetched("multilabel", names, _groups(everything, rows, file), PROVENANCE)
+        groups = _groups(everything, rows, file)
+        return Fetched("multilabel", names, groups, PROVENANCE, extra=reading.extra)
 
 
 def _table(dataset: Dataset, options: CsvOptions, key: str) -> Path:
@@ -111,14 +110,12 @@ def read_table(file: Path, wanted: Sequence[str] | None) -> tuple[tuple[str, ...
         UserError: naming file and row.
 
     """
+    text = nfc(read_text(file))
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream, strict=True)
-            columns = list(table.fieldnames or [])
-            entries = [(table.line_num, dict(entry)) for entry in table]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except (OSError, csv.Error) as error:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = list(table.fieldnames or [])
+        entries = [(table.line_num, dict(entry)) for entry in table]
+    except csv.Error as error:
         raise UserError(f"{file}: cannot be read as CSV: {error}") from None
     if FILE not in columns:
         found = ", ".join(f"'{name}'" for name in columns[:8]) or "nothing"

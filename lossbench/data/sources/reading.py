@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from lossbench.data.images import Header, Resize, Size, read_header, read_image
+from lossbench.data.images import (
+    Header,
+    Orientation,
+    Range,
+    Resize,
+    Size,
+    no_range,
+    read_header,
+    read_image,
+)
 from lossbench.data.samples import Array
 from lossbench.data.sources.base import Options
 from lossbench.errors import UserError
@@ -20,17 +30,86 @@ THREADS = 2
 """Pillow decodes outside Python's lock; more threads only help larger machines than small images need."""
 
 
+def _ordered(span: Range) -> Range:
+    if not span[0] < span[1]:
+        raise ValueError(f"the lowest value ({span[0]:g}) must lie below the highest ({span[1]:g})")
+    return span
+
+
+Edge = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class ImageOptions(Options):
-    """How a user's images become arrays of one shape."""
+    """How a user's images become arrays of one shape and depth.
+
+    ``channels`` are bands; alpha is one only where it is counted. ``range``: the values that become black and
+    white; 16-bit images need none, floating-point ones do. ``orientation``: whether an image, and its mask, is
+    turned as its EXIF tag asks.
+    """
 
     size: tuple[Side, Side] | None = None
     resize: Resize = "stretch"
-    channels: Literal[1, 3] | None = None
+    channels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    range: Annotated[tuple[Edge, Edge], AfterValidator(_ordered)] | None = None
+    orientation: Orientation | None = None
+
+    @property
+    def way_up(self) -> Orientation:
+        """What is done with tags: applied, unless params say otherwise."""
+        return self.orientation or "apply"
 
 
-def headers_of(files: Sequence[Path], label: str) -> list[Header]:
+@dataclass(frozen=True)
+class Reading:
+    """How all images of a dataset are read: what params say, and what the files agree on."""
+
+    channels: int
+    size: Size
+    resize: Resize
+    dtype: str
+    orientation: Orientation
+    range: Range | None
+
+    def read(self, file: Path) -> Array:
+        """Read an image as (channels, H, W)."""
+        return read_image(
+            file,
+            self.channels,
+            self.size,
+            self.resize,
+            dtype=self.dtype,
+            orientation=self.orientation,
+            span=self.range,
+        )
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What ``dataset.json`` must say of it, for files that are answered later: nothing where all is usual."""
+        usual = {"dtype": "uint8", "orientation": "apply", "range": None}
+        found = {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
+        return {"reading": found} if found else {}
+
+
+def agree(files: Sequence[Path], headers: Sequence[Header], options: ImageOptions, key: str) -> Reading:
+    """Find one shape and depth for all images.
+
+    Raises:
+        UserError: if they differ and params do not say what to do, naming two files.
+
+    """
+    return Reading(
+        agreed_channels(files, headers, options, key),
+        agreed_size(files, headers, options, key),
+        options.resize,
+        agreed_depth(files, headers, options, key),
+        options.way_up,
+        options.range,
+    )
+
+
+def headers_of(files: Sequence[Path], label: str, options: ImageOptions) -> list[Header]:
     """Read all headers; the first unreadable file is named."""
-    return list(side_by_side(read_header, files, f"{label}: looking"))
+    return list(side_by_side(lambda file: read_header(file, options.way_up), files, f"{label}: looking"))
 
 
 def agreed_size(files: Sequence[Path], headers: Sequence[Header], options: ImageOptions, key: str) -> Size:
@@ -54,28 +133,51 @@ def agreed_size(files: Sequence[Path], headers: Sequence[Header], options: Image
 
 
 def agreed_channels(files: Sequence[Path], headers: Sequence[Header], options: ImageOptions, key: str) -> int:
-    """Return 1 or 3.
+    """Return how many bands all images get.
 
     Raises:
-        UserError: if grey and colour are mixed and params do not say which, naming two files.
+        UserError: if grey, colour and more bands are mixed and params do not say which, naming two files.
 
     """
     if options.channels is not None:
         return options.channels
     for file, header in zip(files, headers, strict=True):
         if header.channels != headers[0].channels:
-            words = {1: "grey", 3: "colour"}
             raise UserError(
-                f"{file}: {words[header.channels]}, but {files[0]} is {words[headers[0].channels]}; "
-                f"say '{key}.channels: 1' or 3"
+                f"{file}: {_kind(header)}, but {files[0]} is {_kind(headers[0])}; say '{key}.channels: 1' or 3"
             )
     return headers[0].channels
 
 
-def read_images(files: Sequence[Path], channels: int, size: Size, resize: Resize, label: str) -> Array:
-    """Read images into (N, channels, H, W) uint8."""
-    images = np.empty((len(files), channels, *size), np.uint8)
-    pixels = side_by_side(lambda file: read_image(file, channels, size, resize), files, f"{label}: reading")
+def _kind(header: Header) -> str:
+    return {1: "grey", 3: "colour"}.get(header.channels, f"of {header.channels} bands")
+
+
+def agreed_depth(files: Sequence[Path], headers: Sequence[Header], options: ImageOptions, key: str) -> str:
+    """Return the type all images are stored in: uint8, uint16 where one has 16 bits, float32 in 0..1 else.
+
+    Raises:
+        UserError: if values have no fixed range and params declare none, or a range is to hold for two types.
+
+    """
+    if options.range is None:
+        for file, header in zip(files, headers, strict=True):
+            if header.dtype not in ("uint8", "uint16"):
+                raise UserError(no_range(file, header.dtype, key))
+        return max((header.dtype for header in headers), key=lambda dtype: dtype == "uint16")
+    first = headers[0].dtype
+    for file, header in zip(files, headers, strict=True):
+        if header.dtype != first:
+            raise UserError(
+                f"{file}: {header.dtype} pixels, but {files[0]} has {first}; '{key}.range' holds for one type"
+            )
+    return first if first in ("uint8", "uint16") else "float32"
+
+
+def read_images(files: Sequence[Path], reading: Reading, label: str) -> Array:
+    """Read images into (N, channels, H, W)."""
+    images = np.empty((len(files), reading.channels, *reading.size), reading.dtype)
+    pixels = side_by_side(reading.read, files, f"{label}: reading")
     for index, one in enumerate(pixels):
         images[index] = one
     return images
@@ -94,11 +196,12 @@ def side_by_side(function: Callable[[Path], T], files: Iterable[Path], label: st
 
 
 def original(headers: Sequence[Header]) -> dict[str, list[int]]:
-    """Columns of the manifest: size and channels as found on disk."""
+    """Columns of the manifest: size, channels and EXIF orientation as found on disk."""
     return {
         "width": [one.width for one in headers],
         "height": [one.height for one in headers],
         "channels": [one.channels for one in headers],
+        "orientation": [one.orientation for one in headers],
     }
 
 

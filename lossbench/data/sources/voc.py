@@ -1,5 +1,7 @@
 """A folder in the layout of Pascal VOC: ``JPEGImages``, ``Annotations/*.xml``, ``ImageSets/Main/*.txt``."""
 
+import codecs
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +9,7 @@ from typing import Any, Literal
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
-from lossbench.data.sources.boxes import Box, BoxOptions, Picture, found_classes, samples_of
+from lossbench.data.sources.boxes import Box, BoxOptions, Picture, boxes_of, found_classes
 from lossbench.errors import UserError, brief
 from lossbench.params import Dataset
 
@@ -46,12 +48,22 @@ class Voc(Source[VocOptions]):
     def load(self, dataset: Dataset, options: VocOptions, key: str) -> Fetched:
         """Read annotations, then images."""
         root = listing.existing_folder(dataset.path, key)
-        groups = {
-            split: [_picture(image, annotation, options) for image, annotation in pairs]
-            for split, pairs in _divided(root).items()
-        }
+        groups = annotated_groups(root, options)
         classes = options.classes or found_classes(groups, key)
-        return Fetched("boxes", classes, samples_of(groups, classes, options, root, key), PROVENANCE)
+        return boxes_of(groups, classes, options, root, key, PROVENANCE)
+
+
+def annotated_groups(root: Path, options: VocOptions) -> dict[str, list[Picture]]:
+    """Split → its images and their boxes.
+
+    Raises:
+        UserError: naming the file that is missing, or the object that is none.
+
+    """
+    return {
+        split: [_picture(image, annotation, options) for image, annotation in pairs]
+        for split, pairs in _divided(root).items()
+    }
 
 
 Pairs = list[tuple[Path, Path]]
@@ -104,13 +116,8 @@ def _refuse_single(images: Mapping[str, Path], annotations: Mapping[str, Path], 
 
 def _stems(file: Path) -> list[tuple[int, str]]:
     """Names of a list's images, with their rows."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    found = [(row, line.strip()) for row, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = listing.nfc(listing.read_text(file)).splitlines()
+    found = [(row, line.strip()) for row, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(f"{file}: empty; expected the name of an image per row")
     return found
@@ -149,17 +156,19 @@ def _parsed(file: Path) -> Any:
     from xml.etree.ElementTree import ParseError
 
     from defusedxml import DefusedXmlException  # type: ignore[import-untyped]  # it has no stubs
-    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]  # likewise
+    from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]  # likewise
 
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file}: {file.stat().st_size} bytes; an annotation has at most {MOST_BYTES}")
-        return parse(file).getroot()
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    try:
+        return fromstring(decoded_xml(content, str(file)))
     except ParseError as error:
         raise UserError(f"{file}: no well-formed XML: {error}") from None
-    except (LookupError, UnicodeError) as error:
+    except UnicodeError as error:  # a lone surrogate
         raise UserError(f"{file}: no readable XML: {brief(str(error))}") from None
     except DefusedXmlException:
         raise UserError(
@@ -167,12 +176,56 @@ def _parsed(file: Path) -> Any:
         ) from None
 
 
+DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["'][^>]{0,200}\?>""")
+DECLARATION = re.compile(r"\s*<\?xml[^>]{0,400}\?>")
+WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"}
+"""Encoding → the one that people mean by its name: the same, and more characters."""
+NO_TEXT = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
+"""Python's codecs of text that are no encodings of it; others are refused by ``bytes.decode``."""
+
+
+def decoded_xml(content: bytes, where: str) -> str:
+    """Decode XML as it declares itself, without its declaration: the parser knows no encoding of several bytes.
+
+    Raises:
+        UserError: beginning with ``where``, for an unknown encoding, or bytes that are none of it.
+
+    """
+    if any(content.startswith(mark) for mark in listing.MARKS):
+        text = listing.decoded(content, where)
+    elif content[:4] in (b"<\0?\0", b"\0<\0?"):  # UTF-16 without its mark
+        text = _decoded_as(content, "utf-16-le" if content[1] == 0 else "utf-16-be", where)
+    else:
+        found = DECLARED.match(content)
+        name = found[1].decode() if found else "utf-8"
+        if name.lower().startswith(("utf-16", "utf-32", "ucs")):
+            name = "utf-8"  # or the declaration could not have been read byte by byte
+        text = _decoded_as(content, name, where)
+    return DECLARATION.sub("", text, count=1) if text.lstrip().startswith("<?xml") else text
+
+
+def _decoded_as(content: bytes, name: str, where: str) -> str:
+    try:
+        codec = codecs.lookup(name).name
+        if codec.replace("_", "-") in NO_TEXT:
+            raise LookupError
+        problem = ""
+        for one in (codec, WIDER.get(codec, codec)):
+            try:
+                return content.decode(one)
+            except UnicodeDecodeError as error:
+                problem = f"{error.reason} at byte {error.start}"
+    except LookupError:
+        raise UserError(f"{where}: no readable XML: it declares an unknown encoding, '{name}'") from None
+    raise UserError(f"{where}: not {name} text ({problem})")
+
+
 def _left_out(one: Any, options: VocOptions) -> bool:
     return options.difficult == "drop" and (one.findtext("difficult") or "0").strip() == "1"
 
 
 def _box(one: Any, where: str, options: VocOptions) -> Box:
-    label = (one.findtext("name") or "").strip()
+    label = listing.nfc((one.findtext("name") or "").strip())
     if not label:
         raise UserError(f"{where}: no <name>")
     box = one.find("bndbox")

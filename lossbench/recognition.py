@@ -1,0 +1,231 @@
+"""What a user's folder holds: a source that reads it, or one sentence that says what is read instead."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossbench.data.samples import POOL
+from lossbench.data.sources import listing
+from lossbench.data.sources.coco import CocoOptions, instance_groups
+from lossbench.data.sources.folders import class_files
+from lossbench.data.sources.multilabel_csv import read_table
+from lossbench.data.sources.pairs import LAYOUTS, looks_like_masks, mask_pairs
+from lossbench.data.sources.voc import VocOptions, annotated_groups
+from lossbench.errors import UserError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+MOST_JSON = 2**28
+"""Bytes of a JSON file that is looked into to see whether it is COCO's."""
+READ = (
+    "read are a folder of images per class; images and masks as " + LAYOUTS + "; boxes as Pascal VOC "
+    "(JPEGImages/ and Annotations/*.xml) or COCO (annotations/instances_*.json); labels.csv with a column "
+    "'file' and a 0/1 column per label, or a column 'labels'"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder that is read.
+
+    Attributes:
+        source: which source reads it.
+        task: what is trained on it.
+        options: of the source, beside ``path``, that this folder needs.
+        images: split (or POOL) → its images.
+        masks: split → the mask of each image, where there are any.
+        boxes: of each image, in the same order: (x0, y0, x1, y1) in pixels on disk.
+        said: sentences for the user.
+
+    """
+
+    source: str
+    task: str
+    images: Mapping[str, list[Path]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, list[Path]] = field(default_factory=dict)
+    boxes: tuple[tuple[tuple[float, float, float, float], ...], ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def recognise(root: Path) -> Found:
+    """Find the source that reads a folder.
+
+    Raises:
+        UserError: naming what was found, and what is read.
+
+    """
+    if found := _voc(root) or _coco(root):
+        return found
+    _refuse_other_boxes(root)
+    if looks_like_masks(root):
+        pairs = mask_pairs(root)
+        return Found(
+            "segmentation_folder",
+            "segmentation",
+            {split: list(some) for split, some in pairs.items()},
+            masks={split: list(some.values()) for split, some in pairs.items()},
+        )
+    if tables := [one for folder in _looked_at(root) for one in _files(folder) if _is_table(one)]:
+        return _table(root, tables)
+    if not any(one.is_dir() for one in listing.entries(root)):
+        raise UserError(f"{root}: no folder in it; {READ}")
+    try:
+        groups = class_files(root)
+    except UserError as error:
+        raise UserError(f"{error}; {READ}") from None
+    classes = groups.get("train", groups.get(POOL, {}))
+    if len(classes) < 2:
+        raise UserError(f"{root}: {len(classes)} class folder ({', '.join(classes)}); {READ}")
+    images = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
+    counts = ", ".join(f"{name} {len(some)}" for name, some in list(classes.items())[:12])
+    more = f", … ({len(classes)} in all)" if len(classes) > 12 else ""
+    return Found(
+        "image_folder", "classification", images, said=(f"classes (images to train on): {counts}{more}",)
+    )
+
+
+def _looked_at(root: Path) -> Iterator[Path]:
+    """A folder, and its train, val and test."""
+    yield root
+    yield from (one for one in listing.entries(root) if one.is_dir() and one.name.lower() in listing.SIDES)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [one for one in listing.entries(folder) if one.is_file()]
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in TABLES
+
+
+def _boxes_said(boxes: Iterable[Any], images: int) -> str:
+    counts: dict[str, int] = {}
+    for box in boxes:
+        counts[box.label] = counts.get(box.label, 0) + 1
+    shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())[:12])
+    return f"boxes: {sum(counts.values())} in {images} images ({shown or 'none'})"
+
+
+def _detection(
+    source: str, groups: Mapping[str, Any], options: Mapping[str, Any], said: tuple[str, ...] = ()
+) -> Found:
+    boxes = [box for some in groups.values() for one in some for box in one.boxes]
+    if not boxes:
+        raise UserError("no box in any image; nothing can be learned")
+    images = {split: [one.file for one in some] for split, some in groups.items()}
+    told = _boxes_said(boxes, sum(map(len, images.values())))
+    edges = tuple(tuple(box.edges for box in one.boxes) for some in groups.values() for one in some)
+    return Found(source, "detection", images, options, boxes=edges, said=(told, *said))
+
+
+def _voc(root: Path) -> Found | None:
+    annotations = root / "Annotations"
+    if not (root / "JPEGImages").is_dir() or not annotations.is_dir():
+        return None
+    if not any(one.suffix.lower() == ".xml" for one in listing.entries(annotations)):
+        return None
+    masks = ("SegmentationClass/ holds masks too: for those, source: segmentation_folder",)
+    said = masks if (root / "SegmentationClass").is_dir() else ()
+    return _detection("voc", annotated_groups(root, VocOptions()), {}, said)
+
+
+def _coco(root: Path) -> Found | None:
+    files = [
+        one for folder in (*_looked_at(root), root / "annotations") for one in _json(folder) if _is_coco(one)
+    ]
+    if not files:
+        return None
+    usual = [one for one in files if one.parent == root / "annotations" and one.stem.startswith("instances")]
+    options: dict[str, Any] = {}
+    if usual != files:
+        options = _coco_options(root, files)
+    return _detection("coco", instance_groups(root, CocoOptions.model_validate(options), "DATA"), options)
+
+
+def _json(folder: Path) -> list[Path]:
+    return [one for one in _files(folder) if one.suffix.lower() == ".json"] if folder.is_dir() else []
+
+
+def _content(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes()) if file.stat().st_size <= MOST_JSON else None
+    except (ValueError, RecursionError, OSError):
+        return None  # whatever it is, it is no COCO; the source of what is there will say so
+
+
+def _is_coco(file: Path) -> bool:
+    found = _content(file)
+    return isinstance(found, dict) and {"images", "annotations", "categories"} <= found.keys()
+
+
+def _coco_options(root: Path, files: list[Path]) -> dict[str, Any]:
+    """Say which file is which split's, and where its images lie."""
+    instances: dict[str, str] = {}
+    images: dict[str, str] = {}
+    for file in files:
+        words = [*file.stem.lower().replace("-", "_").replace(".", "_").split("_"), file.parent.name.lower()]
+        split = next((listing.SIDES[word] for word in words if word in listing.SIDES), "train")
+        if split in instances:
+            raise UserError(
+                f"{file} and {root / instances[split]} may both be the {split} split's; name them "
+                "annotations/instances_train.json, instances_val.json, or say 'instances' in params.yaml"
+            )
+        instances[split] = file.relative_to(root).as_posix()
+        images[split] = _images_of(root, file).relative_to(root).as_posix()
+    if "train" not in instances:
+        raise UserError(f"{files[0]}: COCO instances, but none of a train split")
+    return {"instances": instances, "images": images}
+
+
+def _images_of(root: Path, file: Path) -> Path:
+    """The folder in which a COCO file's first image lies."""
+    first = _content(file)["images"]
+    name = first[0].get("file_name") if first and isinstance(first[0], dict) else None
+    folders = [file.parent, *(one for one in listing.entries(root) if one.is_dir()), root]
+    below = [two for one in folders for two in listing.entries(one) if two.is_dir()]
+    for folder in (*folders, *below):
+        if isinstance(name, str) and (folder / name).is_file():
+            return folder
+    raise UserError(f"{file}: 'images[0].file_name' is {name!r}, which lies in no folder of {root}")
+
+
+def _refuse_other_boxes(root: Path) -> None:
+    """Boxes in other forms are no masks and no classes."""
+    below = [root, *(one for one in listing.entries(root) if one.is_dir())]
+    below += [two for one in below[1:] for two in listing.entries(one) if two.is_dir()]
+    for one in below:
+        files = _files(one)
+        if xml := next((file for file in files if file.suffix.lower() == ".xml"), None):
+            raise UserError(f"{xml}: an annotation in XML; {READ}")
+        text = next((file for file in files if file.suffix.lower() == ".txt"), None)
+        if text is not None and "labels" in (one.name.lower(), one.parent.name.lower()):
+            raise UserError(f"{text}: boxes as YOLO has them are not read; convert them to COCO; {READ}")
+
+
+def _table(root: Path, tables: list[Path]) -> Found:
+    """A table beside images is read by one source, or not at all: its labels must not be lost in silence."""
+    problems = []
+    for file in tables:
+        if file.parent != root or file.suffix.lower() != ".csv":
+            problems.append(f"{file}: a table beside images that is not read")
+            continue
+        try:
+            names, rows = read_table(file, None)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        images: dict[str, list[Path]] = {}
+        for row in rows:
+            images.setdefault(row.split, []).append(row.file)
+        named = {row.file.resolve() for row in rows}
+        folders = {row.file.parent for row in rows}
+        left = [
+            one for folder in folders for one in _files(folder) if one.resolve() not in named and one != file
+        ]
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        said = f"labels: {shown} in {len(rows)} rows of {file.name}"
+        more = (f"{len(left)} files beside the images that {file.name} names are not read",) if left else ()
+        return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(said, *more))
+    raise UserError(f"{problems[0]}; {READ}")

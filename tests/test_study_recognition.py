@@ -1,0 +1,388 @@
+"""`make study`: a folder is recognised as what it is, or refused with what is read; ready means that it trains."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lossbench.checking import check
+from lossbench.data.dataset import Dataset
+from lossbench.data.fetching import fetch
+from lossbench.errors import UserError
+from lossbench.params import Params, parse_params
+from lossbench.recognition import recognise
+from lossbench.studies import params_for
+from tests.data_cases import class_folder, picture
+
+COUNT = 24
+
+
+def mask(file: Path, number: int, side: int = 16, values: tuple[int, ...] = (0, 1)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(number).choice(values, (side, side))
+    Image.fromarray(drawn.astype(np.uint8)).save(file)
+
+
+def both(
+    images: Path, masks: Path, ending: str = "", count: int = COUNT, side: int = 16, start: int = 0, **options
+) -> None:
+    for number in range(start, start + count):
+        picture(images / f"a{number}.png", (side, side, 3), seed=number)
+        mask(masks / f"a{number}{ending}.png", number, side, **options)
+
+
+def per_split(root: Path, images: str, masks: str, ending: str = "") -> Path:
+    for number, split in enumerate(("train", "val", "test")):
+        both(root / images.format(split), root / masks.format(split), ending, 8, start=8 * number)
+    return root
+
+
+def pool(root: Path, images: str, masks: str, ending: str = "") -> Path:
+    both(root / images, root / masks, ending)
+    return root
+
+
+def voc_masks(root: Path) -> Path:
+    both(root / "JPEGImages", root / "SegmentationClass")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, some in (("train", range(16)), ("val", range(16, 24))):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"a{one}\n" for one in some))
+    return root
+
+
+MASKS: dict[str, Callable[[Path], Path]] = {
+    **{
+        f"{images} and {masks}": lambda root, images=images, masks=masks: pool(root, images, masks)
+        for images, masks in [
+            ("images", "masks"), ("img", "mask"), ("imgs", "gt"), ("image", "labels"), ("Images", "Annotations"), ("input", "ann"),
+            ("images", "ground_truth"), ("images", "label"), ("JPEGImages", "SegmentationClass"),
+        ]
+    },
+    **{
+        f"{images} and {masks} per split": lambda root, images=images, masks=masks: per_split(root, images, masks)
+        for images, masks in [
+            ("{}/images", "{}/labels"), ("{}/img", "{}/ann"), ("images/{}", "masks/{}"), ("images/{}", "annotations/{}"),
+            ("{}", "{}annot"), ("{}", "{}_labels"), ("{}", "{}-masks"), ("{}_images", "{}_masks"), ("images_{}", "gt_{}"),
+        ]
+    },
+    "_mask beside": lambda root: pool(root, ".", ".", "_mask"),
+    "_gt beside, per split": lambda root: per_split(root, "{}", "{}", "_gt"),
+    "_label in its folder": lambda root: pool(root, "images", "labels", "_label"),
+    "-seg in its folder": lambda root: per_split(root, "{}/images", "{}/masks", "-seg"),
+    "lists of Pascal VOC": voc_masks,
+}  # fmt: skip
+
+
+def proposed(root: Path) -> tuple[Params, list[str]]:
+    said: list[str] = []
+    params = parse_params(params_for("mine", root, said.append))
+    check(params)
+    return params, said
+
+
+@pytest.mark.parametrize("layout", MASKS)
+def test_masks_are_recognised_by_the_names_people_give_them(layout: str, tmp_path: Path) -> None:
+    root = MASKS[layout](tmp_path / "mine")
+    params, said = proposed(root)
+    assert params.experiments["mine"].task.name == "segmentation"
+    assert any(one.startswith("masks hold values") for one in said)
+    fetch(params.datasets["mine"], "mine", tmp_path / "data/mine")
+    opened = Dataset.open(tmp_path / "data/mine")
+    table = pd.read_parquet(tmp_path / "data/mine/manifest.parquet")
+    assert len(table) == COUNT
+    for _, row in table.iterrows():  # each image has its own mask
+        number = int(Path(row["source"]).stem.removeprefix("a"))
+        expected = np.random.default_rng(number).choice((0, 1), (16, 16))
+        np.testing.assert_array_equal(opened.split(row["split"]).targets[row["index"]], expected)
+
+
+def coco(root: Path, file: str, images: str, start: int = 0, side: int = 30) -> Path:
+    names = [f"{number}.png" for number in range(start, start + COUNT)]
+    for number, name in enumerate(names):
+        picture(root / images / name, (64, 64, 3), seed=start + number)
+    content = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, side, side]} for n in range(COUNT)
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(content), encoding="utf-8-sig")
+    return root
+
+
+def roboflow(root: Path) -> Path:
+    for number, split in enumerate(("train", "valid", "test")):
+        coco(root, f"{split}/_annotations.coco.json", split, COUNT * number)
+    return root
+
+
+def voc(root: Path) -> Path:
+    for number in range(COUNT):
+        picture(root / "JPEGImages" / f"{number}.png", (64, 64, 3), seed=number)
+        box = "<bndbox><xmin>4</xmin><ymin>4</ymin><xmax>34</xmax><ymax>34</ymax></bndbox>"
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / f"Annotations/{number}.xml").write_text(
+            f"<annotation><object><name>cell</name>{box}</object></annotation>"
+        )
+    return root
+
+
+def table(
+    root: Path, header: str, row: Callable[[int], str], name: str = "labels.csv", encoding: str = "utf-8-sig"
+) -> Path:
+    for number in range(COUNT):
+        picture(root / f"{number}.png", (16, 16), seed=number)
+    (root / name).write_text("\n".join([header, *map(row, range(COUNT))]), encoding=encoding)
+    return root
+
+
+OTHERS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "classes": (class_folder, "classification"),
+    "COCO": (lambda root: coco(root, "annotations/instances.json", "images"), "detection"),
+    "COCO of another name": (lambda root: coco(root, "train.json", "pictures"), "detection"),
+    "COCO per split": (roboflow, "detection"),
+    "Pascal VOC": (voc, "detection"),
+    "labels": (lambda root: table(root, "file,cat,dog", lambda n: f"{n}.png,{n % 2},{int(n > 9)}"), "multilabel"),
+    "labels of another name": (
+        lambda root: table(root, "file,labels", lambda n: f"{n}.png,{'cat|dog' if n % 2 else 'dog'}", "data.csv", "utf-16"),
+        "multilabel",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_other_layouts_are_recognised(layout: str, tmp_path: Path) -> None:
+    make, task = OTHERS[layout]
+    params, _ = proposed(make(tmp_path / "mine"))
+    assert params.experiments["mine"].task.name == task
+    fetch(params.datasets["mine"], "mine", tmp_path / "data/mine")
+
+
+def beside_classes(root: Path) -> Path:
+    class_folder(root / "train")
+    (root / "train/metadata.csv").write_text("file_name,label\n")
+    return root
+
+
+def yolo(root: Path) -> Path:
+    for number in range(COUNT):
+        picture(root / "images/train" / f"{number}.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/0.txt").write_text("0 .5 .5 .1 .1\n")
+    return root
+
+
+def unpaired(root: Path) -> Path:
+    both(root / "train/images", root / "train/labels")
+    (root / "train/labels/a3.png").unlink()
+    return root
+
+
+def jpeg_masks(root: Path) -> Path:
+    both(root / "images", root / "masks", values=(0, 255))
+    for file in (root / "masks").iterdir():
+        Image.open(file).save(file.with_suffix(".jpg"), quality=60)
+        file.unlink()
+    return root
+
+
+def smaller_masks(root: Path) -> Path:
+    both(root / "images", root / "masks")
+    mask(root / "masks/a3.png", 3, side=8)
+    return root
+
+
+def of(**options) -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        both(root / "images", root / "masks", **options)
+        return root
+
+    return make
+
+
+def loose(root: Path) -> Path:
+    for number in range(COUNT):
+        picture(root / f"{number}.png")
+    return root
+
+
+def xml_beside(root: Path) -> Path:
+    voc(root)
+    shutil.move(root / "JPEGImages", root / "images")
+    shutil.move(root / "Annotations", root / "xml")
+    return root
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "metadata of an image folder": (
+        lambda root: table(root / "train", "file_name,text", lambda n: f"{n}.png,cat", "metadata.csv").parent,
+        "metadata.csv: a table beside images that is not read; read are",
+    ),
+    "metadata as JSON lines": (
+        lambda root: table(root, '{"file_name": "0.png"}', lambda n: "{}", "metadata.jsonl"),
+        "metadata.jsonl: a table beside images that is not read; read are",
+    ),
+    "metadata beside classes": (beside_classes, "metadata.csv: a table beside images that is not read"),
+    "a label per file": (
+        lambda root: table(root, "image_id,label", lambda n: f"{n},cat"),
+        "labels.csv, row 1: no column 'file'; found 'image_id', 'label'; read are",
+    ),
+    "YOLO": (yolo, "boxes as YOLO has them are not read; convert them to COCO"),
+    "XML elsewhere": (xml_beside, "an annotation in XML; read are"),
+    "a mask missing": (unpaired, "a3.png: no mask of this name in"),
+    "JPEG masks": (jpeg_masks, "values from 0 to 255, too many for class numbers; saved as JPEG"),
+    "smaller masks": (smaller_masks, "masks/a3.png: 8×8 pixels, but"),
+    "empty masks": (of(values=(0,)), "masks hold the value 0 only; nothing can be learned"),
+    "loose images": (loose, "no folder in it; read are a folder of images per class"),
+    "too few": (of(count=3), "3 images are too few"),
+    "one class": (lambda root: class_folder(root, classes=("ant",)), "1 class folder (ant); read are"),
+}
+
+
+@pytest.mark.parametrize("layout", REFUSED)
+def test_what_is_not_read_is_refused_with_what_is(layout: str, tmp_path: Path) -> None:
+    make, says = REFUSED[layout]
+    with pytest.raises(UserError) as error:
+        params_for("mine", make(tmp_path / "mine"), print)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "ignored"),
+    [
+        ((0, 255), 2, None),
+        ((0, 1, 255), 2, 255),
+        ((0, 1, 2), 3, None),
+        ((0, 128, 255), 3, None),
+        ((0, 7, 15, 255), 3, 255),
+        ((3, 9), 2, None),
+    ],
+)
+def test_values_of_masks_are_looked_at(
+    values: tuple[int, ...], classes: int, ignored: int | None, tmp_path: Path
+) -> None:
+    params, said = proposed(of(values=values)(tmp_path / "mine"))
+    options = params.datasets["mine"].options
+    assert len(options["classes"]) == classes
+    assert options.get("ignore_index") == ignored
+    shares = next(one for one in said if one.startswith("masks hold values"))
+    assert all(f"{value}: " in shares for value in values)
+    assert any("foreground" in one for one in said)
+    assert any("void" in one for one in said) == (ignored is not None)
+
+
+@pytest.mark.parametrize(("side", "clipped"), [(30, None), (60.4, None), (63, "clip")])
+def test_boxes_beyond_the_edge_are_said_and_cut_off(side: float, clipped: str | None, tmp_path: Path) -> None:
+    params, said = proposed(coco(tmp_path / "mine", "annotations/instances.json", "images", side=side))
+    assert params.datasets["mine"].options.get("boxes") == clipped
+    assert any("boxes of 24 images reach beyond the edge" in one for one in said) == (clipped is not None)
+
+
+def test_what_is_resized_is_said(tmp_path: Path) -> None:
+    root = pool(tmp_path / "mine", "images", "masks")
+    _, said = proposed(root)
+    assert not any("stretched" in one for one in said)
+    both(root / "images", root / "masks", side=200, start=100, count=30)
+    _, said = proposed(root)
+    assert any(
+        "24 of 54 images are stretched to 128×128" in one or "54 of 54 images are stretched" in one
+        for one in said
+    )
+
+
+@pytest.mark.parametrize(("high", "kind"), [(4095, np.uint16), (1023, np.uint16), (1.0, np.float32)])
+def test_a_range_is_proposed_for_values_that_have_none_of_their_own(
+    high: float, kind: type, tmp_path: Path
+) -> None:
+    for number in range(40):
+        file = tmp_path / "mine" / ("ant", "bee")[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(number).random((12, 12))
+        values[0, :2] = 0, 1
+        Image.fromarray((values * high).astype(kind)).save(file)
+    params, said = proposed(tmp_path / "mine")
+    assert params.datasets["mine"].options["range"] == [0, high]
+    assert any("range [0, " in one for one in said)
+
+
+def tagged(file: Path, orientation: int, shape: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)).save(file, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "shape", "ignored"), [(3, (16, 24), False), (6, (16, 24), True), (6, (16, 16), False)]
+)
+def test_masks_that_are_not_tagged_like_their_images_are_said(
+    orientation, shape, ignored, tmp_path: Path
+) -> None:
+    for number in range(COUNT):
+        tagged(tmp_path / f"mine/images/{number}.jpg", orientation, shape)
+        picture(tmp_path / f"mine/images/{number}.jpg", shape, seed=number) if number > 5 else None
+        drawn = np.random.default_rng(number).integers(0, 2, shape).astype(np.uint8)
+        (tmp_path / "mine/masks").mkdir(exist_ok=True)
+        Image.fromarray(drawn).save(tmp_path / f"mine/masks/{number}.png")
+    params, said = proposed(tmp_path / "mine")
+    assert any("6 images and their masks are not tagged alike" in one for one in said)
+    assert (params.datasets["mine"].options.get("orientation") == "ignore") is ignored
+
+
+@pytest.mark.parametrize("side", [8, 11, 17, 40])
+def test_a_proposal_fits_the_size_of_its_images(side: int, tmp_path: Path) -> None:
+    """Seventeen images: the last batch may hold one, whose deepest features must be more than one position."""
+    params, _ = proposed(of(count=17, side=side)(tmp_path / "mine"))
+    experiment = params.experiments["mine"]
+    size, depth = params.datasets["mine"].options["size"], experiment.model.options["depth"]
+    assert all(one % 2**depth == 0 and one // 2**depth >= 2 for one in size)
+    assert 2 <= experiment.recipe.batch_size <= 16
+
+
+@pytest.mark.parametrize("kind", ["masks", "classes", "COCO", "labels"])
+def test_what_is_proposed_trains(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    from lossbench import losses, models
+    from lossbench.losses.building import LossContext
+    from lossbench.tasks import task_class
+
+    root = of(count=17, side=8)(tmp_path / "mine") if kind == "masks" else OTHERS[kind][0](tmp_path / "mine")
+    params, _ = proposed(root)
+    fetch(params.datasets["mine"], "mine", tmp_path / "data/mine")
+    opened, experiment = Dataset.open(tmp_path / "data/mine"), params.experiments["mine"]
+    task = task_class(experiment.task.name)(opened.info, experiment.task.options)
+    train = opened.split("train")
+    inputs = task.encode_inputs(torch.from_numpy(np.array(train.inputs)))
+    targets = task.encode_targets(torch.from_numpy(np.array(train.targets)))
+    for name in params.losses:
+        model = models.build(experiment.model, tuple(inputs.shape[1:]), task.outputs)
+        loss = losses.build(
+            params.losses[name],
+            LossContext(
+                task.loss_classes,
+                task.class_counts,
+                task.multilabel,
+                opened.info.ignore_index,
+                task.positions,
+            ),
+        )
+        for part in torch.split(torch.arange(len(inputs)), experiment.recipe.batch_size):
+            task.objective(loss, model(inputs[part]), targets[part], inputs[part]).backward()
+
+
+def test_a_folder_of_accents_is_one_class_however_it_is_spelled(tmp_path: Path) -> None:
+    class_folder(tmp_path / "mine/train", classes=("cafe\u0301", "the"))
+    class_folder(tmp_path / "mine/val", 8, classes=("caf\u00e9", "the"))
+    assert {split: len(files) for split, files in recognise(tmp_path / "mine").images.items()} == {
+        "train": 40,
+        "validation": 16,
+    }
