@@ -29,7 +29,7 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
 
     """
     params = load_params()
-    from lossbench.tracking.locks import LockedError
+    from lossbench.lock import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
 
     root = Path.cwd()

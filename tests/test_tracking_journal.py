@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossbench.identity import Owner
 from lossbench.tracking.events import EventFile, Tail, read
-from lossbench.tracking.identity import Owner, digest
+from lossbench.tracking.identity import digest
 from lossbench.tracking.journal import JournalObserver, read_timings
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.told import find_told

@@ -1,7 +1,6 @@
 """`lossbench export`: a replicate as ONNX, in place only after it gave the same outputs as torch."""
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.errors import GateError, UserError
+from lossbench.identity import part_name
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.tasks.base import Task
 
@@ -64,7 +64,7 @@ def export(model: ReplicateModel, samples: npt.NDArray[Any], out: Path) -> float
         GateError: outputs differ by more than 1e-4, relative to those beyond 1.
 
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = out.with_name(f".{part_name(out.name)}")
     try:
         part.write_bytes(_graph(model, samples))
         worst = _compare(model, samples, part)

@@ -4,7 +4,6 @@ Nothing here imports MLflow, waits for a network, or lets a full disk stop train
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossbench.identity import Owner, part_name
 from lossbench.tracking import places
 from lossbench.tracking.environment import versions
 from lossbench.tracking.events import EventFile
-from lossbench.tracking.identity import Owner, digest
+from lossbench.tracking.identity import digest
 from lossbench.tracking.revision import revision
 from lossbench.tracking.sampler import Sampler
 from lossbench.tracking.shipper import spawn_shipper
@@ -164,7 +164,7 @@ class JournalObserver:
         path = places.timings(self._home, self.arm)
         path.parent.mkdir(parents=True, exist_ok=True)
         merged = {**read_timings(self._home, self.arm), **self._seconds}
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft = path.with_name(part_name(path.name))
         draft.write_text(json.dumps({str(seed): merged[seed] for seed in sorted(merged)}) + "\n")
         draft.replace(path)
 

@@ -5,22 +5,25 @@ server at any time: the journal holds everything, and ``stages.track`` completes
 life, an attempt whose last call failed is doubtful: its runs are deleted and written again whole.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.identity import Owner, is_alive
+from lossbench.lock import LockedError, lock
 from lossbench.params import Params
 from lossbench.tracking import places
 from lossbench.tracking.events import Event, Tail
-from lossbench.tracking.identity import Owner, settings_digest
-from lossbench.tracking.locks import LockedError, lock
+from lossbench.tracking.identity import settings_digest
 from lossbench.tracking.names import open_shelf, study_shown
 from lossbench.tracking.records import SETTINGS, Point, Run
 from lossbench.tracking.server import RefusedError, ServerGoneError, connect
 from lossbench.tracking.ship import (
     ATTEMPT,
+    BEAT,
     CURRENT,
     FINISHED,
     KILLED,
@@ -41,6 +44,9 @@ RETRY = 15.0
 """Seconds before a server that did not answer is tried again."""
 SHARE = 0.005
 """Of the machine's processor time that sending may take: it rests after each time until that is true."""
+BEATS = 300.0
+"""Seconds between two signs of life of a training in MLflow: on another machine nothing else tells it apart
+from a dead one."""
 LONGEST = 15.0
 """Seconds that it rests at most: the first time takes longest, and would be the last for minutes."""
 
@@ -66,6 +72,7 @@ class LiveAttempt:
         self._runs: dict[int, LiveRun] = {}
         self._parent = ""
         self._doubtful = True
+        self._beat = -math.inf
         self.status: str | None = None
         self.done = False
         first, *later = self._tail.new()
@@ -87,10 +94,14 @@ class LiveAttempt:
 
     def read(self) -> None:
         """Take in what training appended, and whether it is still alive."""
-        dead = self.owner.dead()  # asked first: what it wrote before its death is then in the file
+        dead = not self.alive()  # asked first: what it wrote before its death is then in the file
         self._take(self._tail.new())
         if self.status is None and dead:
             self.status = KILLED
+
+    def alive(self) -> bool:
+        """Say whether the process that trains lives; of another machine's the journal is the sign of life."""
+        return is_alive(self.owner, self._tail.path.stat().st_mtime)
 
     def ship(self, shelf: Shelf) -> None:
         """Send what is new; after a failed call everything is sent again, into new runs."""
@@ -103,7 +114,15 @@ class LiveAttempt:
             self._ship_run(shelf, run)
         if self.status is not None:
             self._close(shelf, self.status)
+        elif time.monotonic() - self._beat >= BEATS:
+            self._show_life(shelf)
         self._doubtful = False
+
+    def _show_life(self, shelf: Shelf) -> None:
+        going_on = [run.run_id for run in self._runs.values() if run.run_id and not run.ended]
+        for run_id in (self._parent, *going_on):
+            shelf.tag(run_id, {BEAT: str(int(time.time()))})
+        self._beat = time.monotonic()
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -215,7 +234,7 @@ class Shipper:
                 continue
             self._seen.add(path)
             attempt = LiveAttempt(path, study_shown(self._params, self._root))
-            if attempt.status is None and not attempt.owner.dead():
+            if attempt.status is None and attempt.alive():
                 self._attempts.append(attempt)
 
 

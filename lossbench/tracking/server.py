@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from lossbench.lock import lock
 from lossbench.tracking import places
-from lossbench.tracking.locks import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,16 +1,21 @@
-"""Writes records to MLflow: whole or not at all, once.
+"""Writes records to MLflow: whole or not at all, once, whoever else writes to the same server.
 
 Writing is not atomic on any tracking server, so the last thing written to an arm's parent run is a tag,
-``lossbench.complete``, with the hash of everything written before. An arm whose parent lacks the right
-tag is deleted, children and all, and written again whole. Hence whatever killed whom in between, one more
-call leaves exactly one whole copy.
+``lossbench.complete``, with the hash of everything written before. A parent without it is in the hands of a
+writer, whom ``lossbench.writer`` names (:mod:`lossbench.tracking.claims`): while that one lives it is waited
+for, otherwise the copy is deleted, children and all, and the arm written again whole. Whoever finishes looks
+again, since two may have begun in the same moment: one whole copy stays, the same for both. Hence whatever
+killed whom in between, and however many checkouts record at once, one whole copy is left.
 """
 
+import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lossbench.tracking.identity import Owner
+from lossbench.identity import Owner, is_alive
+from lossbench.tracking.claims import Claim, Claims
 from lossbench.tracking.records import SETTINGS, ArmRecord, Point, Run
 from lossbench.tracking.server import RefusedError, ServerGoneError
 
@@ -25,12 +30,18 @@ ROLE = "lossbench.role"
 OWNER = "lossbench.owner"
 ATTEMPT = "lossbench.attempt"
 SHIPPED = "lossbench.shipped"
+BEAT = "lossbench.beat"
+"""When whoever owns a run that is still going on last gave a sign of life, in seconds since the epoch."""
 PARENT = "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI open the experiment on its training pages instead of the generative-AI ones."""
 METRICS_PER_CALL = 1000
 OTHERS_PER_CALL = 100
 FINISHED, KILLED = "FINISHED", "KILLED"
+TRIES = 6
+"""How often an arm is begun again when another writer got in between."""
+POLL = 0.3
+"""Seconds between two looks at what another writer does."""
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -99,66 +110,201 @@ class Shelf:
         self.client.set_terminated(run_id, status=status, end_time=at)
 
     def delete_family(self, parent_id: str) -> None:
-        """Delete a parent and its children; children first, so that a crash between leaves no orphans."""
-        for child in self.children(parent_id):
-            self.client.delete_run(child.info.run_id)
-        self.client.delete_run(parent_id)
+        """Delete a parent and its children; children first, so that a crash between leaves no orphans.
 
-    def _search(self, wanted: str) -> "list[MlflowRun]":
+        Somebody else may be deleting them, too, or still be writing them: those that came late go last.
+        """
+        self.delete_children(parent_id)
+        with suppress(RefusedError):  # it is gone already
+            self.client.delete_run(parent_id)
+        self.delete_children(parent_id)
+
+    def delete_children(self, parent_id: str) -> None:
+        """Delete what is left of a run's children."""
+        for child in self.children(parent_id):
+            with suppress(RefusedError):  # it is gone already
+                self.client.delete_run(child.info.run_id)
+
+    def sweep(self) -> None:
+        """Delete the children of deleted parents, which a writer that was killed left when all others had looked."""
+        for parent in self._search(f"tags.`{ROLE}` = 'arm'", deleted=True):
+            self.delete_children(parent.info.run_id)
+
+    def stands(self, run_id: str) -> bool:
+        """Say whether a run is there and whole."""
+        run = self.client.get_run(run_id)
+        return run.info.lifecycle_stage == "active" and COMPLETE in run.data.tags
+
+    def _search(self, wanted: str, deleted: bool = False) -> "list[MlflowRun]":
+        from mlflow.entities import ViewType
+
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
         found: list[MlflowRun] = []
         token = None
         while True:
-            page = self.client.search_runs([self.id], wanted, max_results=1000, page_token=token)
+            page = self.client.search_runs([self.id], wanted, view, max_results=1000, page_token=token)
             found += page
             token = page.token
             if not token:
                 return found
 
 
-def ship_arm(shelf: Shelf, record: ArmRecord) -> tuple[str, bool]:
+Extras = Callable[[str, Claim], None]
+"""Hangs on a parent run what is no number; the claim must be renewed before anything that takes long."""
+
+
+def ship_arm(shelf: Shelf, record: ArmRecord, extras: Extras = lambda _run, _claim: None) -> tuple[str, bool]:
     """Leave exactly one whole copy of the arm in MLflow.
 
+    Args:
+        shelf: its experiment.
+        record: what it should look like.
+        extras: written last, before the copy counts as whole.
+
     Returns:
-        The parent's run id, and whether anything had to be written.
+        The parent's run id, and whether the arm had to be written.
+
+    Raises:
+        RefusedError: the server refuses it time and again.
 
     """
-    whole = record.digest()
-    copies = shelf.search(key=record.key)
-    kept = [run for run in copies if run.data.tags.get(COMPLETE) == whole]
-    for run in copies:
-        if run not in kept[:1]:
-            shelf.delete_family(run.info.run_id)
-    if kept:
-        return kept[0].info.run_id, False
-    run_id = _adopt(shelf, record) or _write(shelf, record)
-    shelf.tag(run_id, {COMPLETE: whole})
-    _delete_leftovers(shelf, record, run_id)
-    return run_id, True
+    whole, claims = record.digest(), Claims()
+    for left in reversed(range(TRIES)):
+        kept = _settle(shelf, record.key, whole, claims)
+        if kept is not None:
+            return kept, False
+        try:
+            with Claim() as claim:
+                return _record(shelf, record, whole, extras, claim), True
+        except RefusedError:  # another writer took it for abandoned, or took it up
+            if not left:
+                raise
+            time.sleep(random.uniform(0, POLL))  # noqa: S311 (no secret)
+    raise AssertionError("unreachable")
+
+
+def amend(shelf: Shelf, run_id: str, needed: Callable[["MlflowRun"], bool], work: Extras) -> None:
+    """Add to a whole copy where that is needed: one writer at a time, and those who waited look again.
+
+    Args:
+        shelf: its experiment.
+        run_id: of the parent.
+        needed: says of the run whether something is missing; asked again after any other writer.
+        work: adds it.
+
+    Raises:
+        RefusedError: the copy is gone or abandoned; the arm must be shipped again.
+
+    """
+    claims = Claims()
+    while True:
+        run = shelf.client.get_run(run_id)
+        if run.info.lifecycle_stage != "active":
+            raise RefusedError(f"run {run_id} was deleted")
+        if COMPLETE in run.data.tags:
+            if not needed(run):
+                return
+            with Claim() as claim:
+                if _take(shelf, run_id, COMPLETE, claim):
+                    try:
+                        work(run_id, claim)
+                    finally:  # what was added is marked one by one
+                        shelf.tag(run_id, {COMPLETE: run.data.tags[COMPLETE]})
+                    return
+        elif not claims.living(run.data.tags):
+            raise RefusedError(f"run {run_id} was abandoned by its writer")
+        time.sleep(POLL)
+
+
+def _take(shelf: Shelf, run_id: str, tag: str, claim: Claim) -> bool:
+    """Take a tag off a run and claim the run; False where another writer was faster.
+
+    Taking off a tag is the one step of MLflow's that succeeds for just one of many.
+    """
+    shelf.tag(run_id, claim.tags())  # first: a run without its tag must not look abandoned
+    try:
+        shelf.client.delete_tag(run_id, tag)
+    except RefusedError:
+        return False
+    shelf.tag(run_id, claim.tags())  # again: another may have written over it before it came too late
+    return True
+
+
+def _settle(shelf: Shelf, key: str, whole: str, claims: Claims) -> str | None:
+    """Wait for other writers of the same arm, delete what dead ones left, and name the whole copy, if any."""
+    while True:
+        copies = sorted(shelf.search(key=key), key=lambda run: str(run.info.run_id))
+        kept = [run for run in copies if run.data.tags.get(COMPLETE) == whole][:1]
+        busy = [run for run in copies if COMPLETE not in run.data.tags and claims.living(run.data.tags)]
+        for run in copies:
+            if run not in kept and run not in busy:
+                shelf.delete_family(run.info.run_id)
+        if kept:
+            return str(kept[0].info.run_id)
+        if not busy:
+            return None
+        time.sleep(POLL)
+
+
+def _record(shelf: Shelf, record: ArmRecord, whole: str, extras: Extras, claim: Claim) -> str:
+    """Write the arm, look whether another whole copy has come meanwhile, and name the one that stays."""
+    run_id = _adopt(shelf, record, claim) or _write(shelf, record, claim)
+    extras(run_id, claim)
+    if not any(run.data.tags.get(COMPLETE) == whole for run in shelf.search(key=record.key)):
+        shelf.tag(run_id, {COMPLETE: whole})
+    kept = _chosen(shelf, record.key, whole)
+    if kept != run_id:
+        shelf.delete_family(run_id)
+        if kept is None:
+            raise RefusedError(f"run {run_id} was deleted while it was written")
+    _delete_leftovers(shelf, record, kept)
+    return kept
+
+
+def _chosen(shelf: Shelf, key: str, whole: str) -> str | None:
+    """Choose among whole copies; every writer chooses the same."""
+    found = [str(run.info.run_id) for run in shelf.search(key=key) if run.data.tags.get(COMPLETE) == whole]
+    return min(found, default=None)
 
 
 def close_stale(shelf: Shelf) -> None:
     """Close runs that still look alive though the process that owned them is dead."""
     for run in shelf.running():
         if dead_owner(run):
-            shelf.end(run.info.run_id, KILLED, int(time.time() * 1000))
-            shelf.tag(run.info.run_id, {CURRENT: "false"})
+            with suppress(RefusedError):  # somebody deleted it meanwhile
+                shelf.end(run.info.run_id, KILLED, int(time.time() * 1000))
+                shelf.tag(run.info.run_id, {CURRENT: "false"})
 
 
 def dead_owner(run: "MlflowRun") -> bool:
-    """Say whether the process that wrote the run is known to be gone."""
+    """Say whether the process that wrote the run is gone, or was not heard of for too long."""
     owner = run.data.tags.get(OWNER)
-    return owner is not None and Owner.read(owner).dead()
+    return owner is not None and not is_alive(Owner.read(owner), _last_sign(run))
 
 
-def _write(shelf: Shelf, record: ArmRecord) -> str:
+def _last_sign(run: "MlflowRun") -> float:
+    """When a run's owner last gave a sign of life (start, beat, metric), in seconds since the epoch."""
+    written = [int(metric.timestamp) for metric in run.data._metric_objs]
+    signs = max(int(run.info.start_time or 0), *written, 0) / 1000
+    return max(signs, float(run.data.tags.get(BEAT, 0)))
+
+
+def _write(shelf: Shelf, record: ArmRecord, claim: Claim) -> str:
     """Write parent and children anew."""
-    parent = shelf.create(record.parent, {KEY: record.key, ROLE: "arm", CURRENT: "true"})
-    shelf.log(parent, record.parent.points, record.parent.params)
-    for child, role in _children(record):
-        run_id = shelf.create(child, {ROLE: role, CURRENT: "true"}, parent)
-        shelf.log(run_id, child.points, child.params)
-        shelf.end(run_id, FINISHED, child.end)
-    shelf.end(parent, FINISHED, record.parent.end)
+    identity = {KEY: record.key, ROLE: "arm", CURRENT: "true"}
+    parent = shelf.create(record.parent, {**identity, **claim.tags()})
+    try:
+        shelf.log(parent, record.parent.points, record.parent.params)
+        for child, role in _children(record):
+            if claim.due:
+                shelf.tag(parent, claim.tags())
+            run_id = shelf.create(child, {ROLE: role, CURRENT: "true"}, parent)
+            shelf.log(run_id, child.points, child.params)
+            shelf.end(run_id, FINISHED, child.end)
+        shelf.end(parent, FINISHED, record.parent.end)
+    except RefusedError:
+        shelf.delete_family(parent)  # deleted under us, perhaps before the last child was there
+        raise
     return parent
 
 
@@ -168,21 +314,25 @@ def _delete_leftovers(shelf: Shelf, record: ArmRecord, kept: str) -> None:
     So does it hold this attempt's own copies, of which a server killed while it answers may leave two: the
     attempt is over, whether or not the process that made it lives on.
     """
-    settings = record.parent.tags[SETTINGS]
+    settings, claims = record.parent.tags[SETTINGS], Claims()
     for run in shelf.search(role="arm"):
         tags = run.data.tags
         own = record.attempt is not None and tags.get(ATTEMPT) == record.attempt
         same = tags.get("arm") == record.arm and tags.get(SETTINGS) == settings
-        over = own or (same and dead_owner(run))
+        over = (own and not claims.living(tags)) or (same and dead_owner(run))
         if over and run.info.run_id != kept and COMPLETE not in tags:
             shelf.delete_family(run.info.run_id)
 
 
-def _adopt(shelf: Shelf, record: ArmRecord) -> str | None:
+def _adopt(shelf: Shelf, record: ArmRecord, claim: Claim) -> str | None:
     """Complete the runs that the live shipper made of the same history, so that their addresses stay.
 
     Only an attempt that it marked as shipped to the last epoch is adopted; the mark is taken off first,
     since a crash in here would leave a doubtful copy, which the next call must not adopt.
+
+    Raises:
+        RefusedError: another checkout with the same journal adopts it.
+
     """
     if record.attempt is None:
         return None
@@ -193,7 +343,8 @@ def _adopt(shelf: Shelf, record: ArmRecord) -> str | None:
     children = {run.data.tags.get("seed"): run.info.run_id for run in shelf.children(parent)}
     if set(children) != {str(seed) for seed in record.seeds}:
         return None
-    shelf.client.delete_tag(parent, SHIPPED)
+    if not _take(shelf, parent, SHIPPED, claim):
+        raise RefusedError(f"run {parent} is taken up by another writer")
     shelf.tag(parent, {**record.parent.tags, KEY: record.key})
     shelf.log(parent, record.parent.points, record.parent.params)
     for seed, child in record.seeds.items():

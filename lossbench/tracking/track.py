@@ -2,27 +2,40 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.lock import LockedError, lock
 from lossbench.params import Params
 from lossbench.tracking import places
 from lossbench.tracking.build import arm_record
+from lossbench.tracking.claims import LONG, Claim
 from lossbench.tracking.extras import log_dataset
 from lossbench.tracking.identity import digest
-from lossbench.tracking.locks import LockedError, lock
 from lossbench.tracking.models import log_model
 from lossbench.tracking.names import open_shelf
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.records import ArmRecord, Point
-from lossbench.tracking.server import connect
-from lossbench.tracking.ship import CURRENT, KEY, SHIPPED, Shelf, close_stale, dead_owner, ship_arm
+from lossbench.tracking.server import RefusedError, connect
+from lossbench.tracking.ship import (
+    CURRENT,
+    KEY,
+    SHIPPED,
+    TRIES,
+    Shelf,
+    amend,
+    close_stale,
+    dead_owner,
+    ship_arm,
+)
 from lossbench.tracking.summary import Reports, Summary, summarise
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 SUMMARY = "lossbench.summary"
 DATASET = "lossbench.dataset"
@@ -98,7 +111,11 @@ def track(
 
 
 class _Pass:
-    """One pass over the arms."""
+    """One pass over the arms.
+
+    Another checkout may delete a copy that it takes for abandoned, or that says something else: then the arm
+    is recorded again.
+    """
 
     def __init__(
         self,
@@ -127,21 +144,37 @@ class _Pass:
                 self._recorded.append((shelf, kept[outs.arm], outs))
                 (written if fresh else present).append(outs.arm)
             self._mark_current(shelf, set(kept.values()))
+            shelf.sweep()
         return Tracked(tuple(written), tuple(present), missing)
 
     def add_report(self) -> None:
         """Bring the arms' summaries and charts up to date with the report."""
         reports = Reports(self._root)
         for shelf, run_id, outs in self._recorded:
-            metric = self._params.experiments[outs.experiment].metric
-            self._summarise(shelf, run_id, summarise(outs, reports, metric))
-            self._add_charts(shelf, run_id, outs, reports.digest(outs.experiment))
+            self._persist(shelf, run_id, outs, partial(self._report, shelf, outs, reports))
+
+    def _persist(self, shelf: Shelf, run_id: str, outs: ArmOuts, work: Callable[[str], None]) -> str:
+        """Do something to an arm's run; where that is deleted meanwhile, to the one that takes its place."""
+        for left in reversed(range(TRIES)):
+            try:
+                work(run_id)
+                break
+            except RefusedError:
+                if not left or shelf.stands(run_id):
+                    raise
+                run_id, _ = self._ship(shelf, outs)
+        return run_id
 
     def _arm(self, shelf: Shelf, outs: ArmOuts) -> tuple[str, bool]:
+        run_id, fresh = self._ship(shelf, outs)
+        add = partial(self._add_extras, shelf, outs)
+        kept = self._persist(shelf, run_id, outs, lambda one: amend(shelf, one, self._lacks_extras, add))
+        return kept, fresh
+
+    def _ship(self, shelf: Shelf, outs: ArmOuts) -> tuple[str, bool]:
         record = arm_record(self._params, outs)
         self._wait_for_shipper(shelf, record)
-        run_id, fresh = ship_arm(shelf, record)
-        self._add_extras(shelf, run_id, outs)
+        run_id, fresh = ship_arm(shelf, record, partial(self._add_extras, shelf, outs))
         if fresh:
             self._say(f"recorded {outs.arm}: {len(record.seeds)} replicates, {len(record.trials)} trials")
         return run_id, fresh
@@ -162,39 +195,60 @@ class _Pass:
         except LockedError:
             return True
 
-    def _summarise(self, shelf: Shelf, run_id: str, summary: Summary) -> None:
-        """Write the summary where it changed: a verdict may change though the arm did not."""
-        current = self._client.get_run(run_id).data
-        said = digest(dict(summary.metrics), dict(summary.tags))
-        if current.tags.get(SUMMARY) == said:
-            return
+    def _report(self, shelf: Shelf, outs: ArmOuts, reports: Reports, run_id: str) -> None:
+        metric = self._params.experiments[outs.experiment].metric
+        summary = summarise(outs, reports, metric)
+        marks = {SUMMARY: digest(dict(summary.metrics), dict(summary.tags))}
+        reported = reports.digest(outs.experiment)
+        if reported is not None:
+            marks[CHARTS] = reported
+
+        def needed(run: "MlflowRun") -> bool:
+            return any(run.data.tags.get(tag) != said for tag, said in marks.items())
+
+        def add(run_id: str, claim: Claim) -> None:
+            current = self._client.get_run(run_id).data
+            if current.tags.get(SUMMARY) != marks[SUMMARY]:
+                self._summarise(shelf, run_id, summary, current.metrics)
+                shelf.tag(run_id, {SUMMARY: marks[SUMMARY]})
+            if reported is not None and current.tags.get(CHARTS) != reported:
+                shelf.tag(run_id, claim.tags(LONG))
+                self._add_charts(shelf, run_id, outs)
+                shelf.tag(run_id, {CHARTS: reported})
+
+        amend(shelf, run_id, needed, add)
+
+    def _summarise(self, shelf: Shelf, run_id: str, summary: Summary, current: Mapping[str, float]) -> None:
+        """Write the summary's values where they changed: a verdict may change though the arm did not."""
         now = int(time.time() * 1000)
         changed = [
-            Point(key, value, 0, now)
-            for key, value in summary.metrics.items()
-            if current.metrics.get(key) != value
+            Point(key, value, 0, now) for key, value in summary.metrics.items() if current.get(key) != value
         ]
         shelf.log(run_id, changed)
-        shelf.tag(run_id, {**summary.tags, SUMMARY: said})
+        shelf.tag(run_id, summary.tags)
 
-    def _add_extras(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
+    def _lacks_extras(self, run: "MlflowRun") -> bool:
+        return DATASET not in run.data.tags or (
+            MODEL not in run.data.tags and self._params.tracking.log_models
+        )
+
+    def _add_extras(self, shelf: Shelf, outs: ArmOuts, run_id: str, claim: Claim) -> None:
         """Hang the manifest and the model on the run, each once."""
         tags = self._client.get_run(run_id).data.tags
         if DATASET not in tags:
             log_dataset(self._client, run_id, outs)
             shelf.tag(run_id, {DATASET: str(outs.described["dataset"])})
         if MODEL not in tags and self._params.tracking.log_models:
+            shelf.tag(run_id, claim.tags(LONG))
             shelf.tag(run_id, {MODEL: log_model(shelf, run_id, self._params, outs)})
 
-    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts, reported: str | None) -> None:
-        """Hang the experiment's charts on the run, anew where its report has changed."""
-        if reported is None or self._client.get_run(run_id).data.tags.get(CHARTS) == reported:
-            return
+    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
+        """Hang the experiment's charts on the run."""
         drawn = self._charts(outs.experiment)
         for name, svg in drawn.charts.items():
             self._client.log_text(run_id, svg, f"charts/{name}")
-        colour = {COLOUR: drawn.colours[outs.arm]} if outs.arm in drawn.colours else {}
-        shelf.tag(run_id, {**colour, CHARTS: reported})
+        if outs.arm in drawn.colours:
+            shelf.tag(run_id, {COLOUR: drawn.colours[outs.arm]})
 
     def _mark_current(self, shelf: Shelf, kept: set[str]) -> None:
         """Tell the runs of the present outs from those of earlier ones."""
@@ -202,10 +256,13 @@ class _Pass:
             run_id = parent.info.run_id
             if run_id in kept or not (KEY in parent.data.tags or dead_owner(parent)):
                 continue  # the present ones, and those that a living training is writing
-            for run in (*shelf.children(run_id), parent):  # the parent last: a crash leaves it to be found
-                shelf.tag(run.info.run_id, {CURRENT: "false"})
+            self._mark(shelf, run_id, "false")
         for run_id in kept:
             if self._client.get_run(run_id).data.tags.get(CURRENT) != "true":
-                for run in shelf.children(run_id):
-                    shelf.tag(run.info.run_id, {CURRENT: "true"})
-                shelf.tag(run_id, {CURRENT: "true"})
+                self._mark(shelf, run_id, "true")
+
+    def _mark(self, shelf: Shelf, run_id: str, current: str) -> None:
+        """Mark an arm's runs, the parent last: a crash leaves it to be found."""
+        for one in (*(child.info.run_id for child in shelf.children(run_id)), run_id):
+            with suppress(RefusedError):  # another checkout deleted it meanwhile
+                shelf.tag(one, {CURRENT: current})

@@ -1,0 +1,77 @@
+"""Who is writing a run at the moment: a tag that names the writer and is renewed while it lives."""
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from lossbench.identity import Owner
+
+WRITER = "lossbench.writer"
+"""The tag; it stays when the run is whole, and then means nothing."""
+LEASE = 120.0
+"""Seconds without renewal after which a writer counts as dead that cannot be seen from here, or stands still."""
+LONG = 900.0
+"""The same while a model is uploaded."""
+RENEWAL = 10.0
+"""Seconds between two renewals."""
+SKEW = 20
+"""Leases after which a claim has run out by any clock, so that nobody need watch it for as long as one."""
+
+_HELD: set[str] = set()
+"""Claims that this process holds at the moment."""
+
+
+class Claim:
+    """A writer's hold on the runs that it is writing, for as long as the block runs."""
+
+    def __init__(self) -> None:
+        self._id = uuid4().hex
+        self._renew = 0.0
+
+    def __enter__(self) -> "Claim":
+        _HELD.add(self._id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        _HELD.discard(self._id)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write the tags again."""
+        return time.monotonic() >= self._renew
+
+    def tags(self, lease: float = LEASE) -> dict[str, str]:
+        """Make the tag anew; ``lease``: for how long nothing may be heard of the writer."""
+        self._renew = time.monotonic() + RENEWAL
+        content = {"id": self._id, "owner": str(Owner.me()), "lease": lease, "at": time.time()}
+        return {WRITER: json.dumps(content)}
+
+
+class Claims:
+    """Others' claims, watched.
+
+    Clocks of machines differ, so what counts is how long a claim has been seen unchanged by our own.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def living(self, tags: Mapping[str, str]) -> bool:
+        """Say of a run whether its writer is at work, as far as can be known."""
+        text = tags.get(WRITER)
+        if text is None:
+            return False
+        content: dict[str, Any] = json.loads(text)
+        if content["id"] in _HELD:
+            return True
+        owner = Owner.read(content["owner"])
+        if owner == Owner.me() or owner.dead():
+            return False
+        since = self._seen.setdefault(text, time.monotonic())
+        lease = float(content["lease"])
+        return time.monotonic() - since < lease and time.time() - content["at"] < SKEW * lease
