@@ -50,6 +50,7 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
 
 
 def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
+    from lossbench.serving.logged import log_model
     from lossbench.tracking.server import shown, tracking_uri
     from lossbench.tracking.track import track
 
@@ -58,7 +59,8 @@ def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
         if not told():
             return
     reported = told or (lambda: True)
-    tracked = track(params, root, say=print, charts=_charts(params, root), reported=reported)
+    charts = _charts(params, root)
+    tracked = track(params, root, say=print, charts=charts, reported=reported, log_model=log_model)
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `make repro`")
         return

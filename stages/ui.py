@@ -13,7 +13,7 @@ from lossbench.params import Params, load_params
 def main(port: int) -> None:
     """Serve the study's store and print the pages of its experiments."""
     params = load_params()
-    from lossbench.tracking import places
+    from lossbench.tracking import artifacts, places
     from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
     from lossbench.tracking.viewer import mlflow_server
 
@@ -28,7 +28,7 @@ def main(port: int) -> None:
         _print_pages(params, root, shown(uri))
         return
     try:
-        with mlflow_server(uri, places.home(root) / "ui.log", port, root / "mlartifacts") as base:
+        with mlflow_server(uri, places.home(root) / "ui.log", port, artifacts.folder(uri)) as base:
             _print_pages(params, root, base)
             print("\nCtrl-C ends it.", flush=True)
             signal.pause()

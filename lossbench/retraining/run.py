@@ -31,9 +31,9 @@ from lossbench.retraining.promotion import (
 )
 from lossbench.retraining.records import Attempt
 from lossbench.retraining.scoring import Contender, contender, read_contender
+from lossbench.serving.logged import log_model, median_seed
 from lossbench.tracking import places
 from lossbench.tracking.identity import data_digest, digest, study_name
-from lossbench.tracking.models import log_model, median_seed
 from lossbench.tracking.names import open_shelf
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.revision import revision

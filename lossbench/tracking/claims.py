@@ -1,4 +1,7 @@
-"""Who is writing a run at the moment: a tag that names the writer and is renewed while it lives."""
+"""Who is writing a run at the moment: a tag of each writer, renewed while it lives and taken off at the end.
+
+Each writer has a tag of its own, so that one who comes too late cannot write over the other's.
+"""
 
 import json
 import time
@@ -9,10 +12,10 @@ from uuid import uuid4
 
 from lossbench.identity import Owner
 
-WRITER = "lossbench.writer"
-"""The tag; it stays when the run is whole, and then means nothing."""
+WRITER = "lossbench.writer."
+"""The tag's name, before the claim's."""
 LEASE = 120.0
-"""Seconds without renewal after which a writer counts as dead that cannot be seen from here, or stands still."""
+"""Seconds without renewal after which a writer counts as dead that cannot be seen or stands still."""
 LONG = 900.0
 """The same while a model is uploaded."""
 RENEWAL = 10.0
@@ -28,7 +31,8 @@ class Claim:
     """A writer's hold on the runs that it is writing, for as long as the block runs."""
 
     def __init__(self) -> None:
-        self._id = uuid4().hex
+        self._id = uuid4().hex[:16]
+        self.tag = WRITER + self._id
         self._renew = 0.0
 
     def __enter__(self) -> "Claim":
@@ -48,8 +52,8 @@ class Claim:
     def tags(self, lease: float = LEASE) -> dict[str, str]:
         """Make the tag anew; ``lease``: for how long nothing may be heard of the writer."""
         self._renew = time.monotonic() + RENEWAL
-        content = {"id": self._id, "owner": str(Owner.me()), "lease": lease, "at": time.time()}
-        return {WRITER: json.dumps(content)}
+        content = {"owner": str(Owner.me()), "lease": lease, "at": time.time()}
+        return {self.tag: json.dumps(content)}
 
 
 class Claims:
@@ -62,16 +66,16 @@ class Claims:
         self._seen: dict[str, float] = {}
 
     def living(self, tags: Mapping[str, str]) -> bool:
-        """Say of a run whether its writer is at work, as far as can be known."""
-        text = tags.get(WRITER)
-        if text is None:
-            return False
-        content: dict[str, Any] = json.loads(text)
-        if content["id"] in _HELD:
+        """Say of a run whether a writer is at work on it, as far as can be known."""
+        return any(self._living(tag, text) for tag, text in tags.items() if tag.startswith(WRITER))
+
+    def _living(self, tag: str, text: str) -> bool:
+        if tag.removeprefix(WRITER) in _HELD:
             return True
+        content: dict[str, Any] = json.loads(text)
         owner = Owner.read(content["owner"])
         if owner == Owner.me() or owner.dead():
             return False
-        since = self._seen.setdefault(text, time.monotonic())
+        since = self._seen.setdefault(tag + text, time.monotonic())
         lease = float(content["lease"])
         return time.monotonic() - since < lease and time.time() - content["at"] < SKEW * lease

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.params import Params
+from lossbench.tracking import artifacts
 from lossbench.tracking.identity import study_name
-from lossbench.tracking.server import tracking_uri
+from lossbench.tracking.server import RefusedError, tracking_uri
 from lossbench.tracking.ship import Shelf
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def study_shown(params: Params, root: Path) -> str:
 def open_shelf(client: "MlflowClient", params: Params, root: Path, experiment: str) -> Shelf:
     """Open the MLflow experiment of a Lossbench experiment.
 
-    Beside a local SQLite file, artifacts go to ``mlartifacts`` in the study's folder: a folder ``mlruns``,
-    MLflow's default, would make a bare `mlflow ui` look there instead of into the database.
+    Raises:
+        RefusedError: its files cannot be written; the message says what helps.
+
     """
-    name = experiment_name(params, root, experiment)
-    local = tracking_uri(root).startswith("sqlite")
-    return Shelf(client, name, (root / "mlartifacts" / name).resolve().as_uri() if local else None)
+    name, uri = experiment_name(params, root, experiment), tracking_uri(root)
+    local = artifacts.folder(uri)
+    shelf = Shelf(client, name, None if local is None else (local / name).as_uri())
+    problem = artifacts.unusable(name, shelf.location, uri)
+    if problem is not None:
+        raise RefusedError(problem)
+    return shelf

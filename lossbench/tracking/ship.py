@@ -1,9 +1,9 @@
 """Writes records to MLflow: whole or not at all, once, whoever else writes to the same server.
 
 Writing is not atomic on any tracking server, so the last thing written to an arm's parent run is a tag,
-``lossbench.complete``, with the hash of everything written before. A parent without it is in the hands of a
-writer, whom ``lossbench.writer`` names (:mod:`lossbench.tracking.claims`): while that one lives it is waited
-for, otherwise the copy is deleted, children and all, and the arm written again whole. Whoever finishes looks
+``lossbench.complete``, with the hash of everything written before. A parent without it is in the hands of
+a writer, whom another tag names (:mod:`lossbench.tracking.claims`): while that one lives it is waited for,
+otherwise the copy is deleted, children and all, and the arm written again whole. Whoever finishes looks
 again, since two may have begun in the same moment: one whole copy stays, the same for both. Hence whatever
 killed whom in between, and however many checkouts record at once, one whole copy is left.
 """
@@ -21,6 +21,7 @@ from lossbench.tracking.server import RefusedError, ServerGoneError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
     from mlflow.entities import Run as MlflowRun
 
 KEY = "lossbench.key"
@@ -58,7 +59,8 @@ class Shelf:
         """Open an experiment; ``artifacts`` is where a new one keeps files (a server decides itself)."""
         self.client = client
         self.name = name
-        self.id = _experiment_id(client, name, artifacts)
+        found = _experiment(client, name, artifacts)
+        self.id, self.location = str(found.experiment_id), str(found.artifact_location)
 
     def search(self, **tags: str) -> "list[MlflowRun]":
         """Find live runs by tags (``key`` stands for ``lossbench.key``)."""
@@ -126,9 +128,19 @@ class Shelf:
                 self.client.delete_run(child.info.run_id)
 
     def sweep(self) -> None:
-        """Delete the children of deleted parents, which a writer that was killed left when all others had looked."""
+        """Delete the children of deleted parents: a killed writer leaves them when all others have looked."""
         for parent in self._search(f"tags.`{ROLE}` = 'arm'", deleted=True):
             self.delete_children(parent.info.run_id)
+
+    def complete(self, run_id: str, whole: str, claim: Claim) -> None:
+        """Say of a run that all of it is written, and let it go."""
+        self.tag(run_id, {COMPLETE: whole})
+        self.release(run_id, claim)
+
+    def release(self, run_id: str, claim: Claim) -> None:
+        """Let a run go."""
+        with suppress(RefusedError):  # it was deleted meanwhile
+            self.client.delete_tag(run_id, claim.tag)
 
     def stands(self, run_id: str) -> bool:
         """Say whether a run is there and whole."""
@@ -209,7 +221,7 @@ def amend(shelf: Shelf, run_id: str, needed: Callable[["MlflowRun"], bool], work
                     try:
                         work(run_id, claim)
                     finally:  # what was added is marked one by one
-                        shelf.tag(run_id, {COMPLETE: run.data.tags[COMPLETE]})
+                        shelf.complete(run_id, run.data.tags[COMPLETE], claim)
                     return
         elif not claims.living(run.data.tags):
             raise RefusedError(f"run {run_id} was abandoned by its writer")
@@ -225,8 +237,8 @@ def _take(shelf: Shelf, run_id: str, tag: str, claim: Claim) -> bool:
     try:
         shelf.client.delete_tag(run_id, tag)
     except RefusedError:
+        shelf.release(run_id, claim)
         return False
-    shelf.tag(run_id, claim.tags())  # again: another may have written over it before it came too late
     return True
 
 
@@ -251,7 +263,7 @@ def _record(shelf: Shelf, record: ArmRecord, whole: str, extras: Extras, claim: 
     run_id = _adopt(shelf, record, claim) or _write(shelf, record, claim)
     extras(run_id, claim)
     if not any(run.data.tags.get(COMPLETE) == whole for run in shelf.search(key=record.key)):
-        shelf.tag(run_id, {COMPLETE: whole})
+        shelf.complete(run_id, whole, claim)
     kept = _chosen(shelf, record.key, whole)
     if kept != run_id:
         shelf.delete_family(run_id)
@@ -372,16 +384,17 @@ def _children(record: ArmRecord) -> Iterator[tuple[Run, str]]:
         yield run, "trial"
 
 
-def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> "Experiment":
     """Find or create an experiment; another process may create it in between."""
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifacts, tags=KIND))
+            return client.get_experiment(client.create_experiment(name, artifacts, tags=KIND))
         except (RefusedError, ServerGoneError):
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+        with suppress(RefusedError):  # another checkout was faster
+            client.restore_experiment(found.experiment_id)
+    return found

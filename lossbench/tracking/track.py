@@ -15,7 +15,6 @@ from lossbench.tracking.build import arm_record
 from lossbench.tracking.claims import LONG, Claim
 from lossbench.tracking.extras import log_dataset
 from lossbench.tracking.identity import digest
-from lossbench.tracking.models import log_model
 from lossbench.tracking.names import open_shelf
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.records import ArmRecord, Point
@@ -70,6 +69,8 @@ class Drawn:
 
 Charts = Callable[[str], Drawn]
 """From an experiment."""
+LogModel = Callable[[Shelf, str, Params, ArmOuts], str]
+"""Logs an arm's model with its run and returns the model's id: :func:`lossbench.serving.logged.log_model`."""
 
 
 def track(
@@ -78,6 +79,7 @@ def track(
     say: Callable[[str], None] = lambda _: None,
     charts: Charts = lambda _: Drawn(),
     reported: Callable[[], bool] = lambda: True,
+    log_model: LogModel | None = None,
 ) -> Tracked:
     """Record every trained arm in MLflow.
 
@@ -87,6 +89,7 @@ def track(
         say: hears a line per arm written.
         charts: draws an experiment's charts; asked only where its report has changed.
         reported: returns when the report is written, or False if none will be; called when the rest is done.
+        log_model: logs an arm's model, where ``tracking.log_models`` says so; without it none is logged.
 
     Raises:
         ServerGoneError: the tracking server does not answer (any more); call again later.
@@ -99,12 +102,12 @@ def track(
         return Tracked((), (), missing)
     client = connect(root)
     with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
-        done = _Pass(params, root, client, say, charts)
+        done = _Pass(params, root, client, say, charts, log_model)
         before = [one.stamp() for one in trained]
         tracked = done.run(trained, missing)
         if reported():
             if [one.stamp() for one in trained] != before:  # trained anew: what they depend on has changed
-                done = _Pass(params, root, client, say, charts)
+                done = _Pass(params, root, client, say, charts, log_model)
                 tracked = done.run([ArmOuts(root, one.experiment, one.arm) for one in trained], missing)
             done.add_report()
         return tracked
@@ -124,12 +127,14 @@ class _Pass:
         client: "MlflowClient",
         say: Callable[[str], None],
         charts: Charts,
+        log_model: LogModel | None,
     ) -> None:
         self._params = params
         self._root = root
         self._client = client
         self._say = say
         self._charts = cache(charts)
+        self._log_model = log_model if params.tracking.log_models else None
         self._recorded: list[tuple[Shelf, str, ArmOuts]] = []
 
     def run(self, trained: list[ArmOuts], missing: tuple[str, ...]) -> Tracked:
@@ -228,9 +233,8 @@ class _Pass:
         shelf.tag(run_id, summary.tags)
 
     def _lacks_extras(self, run: "MlflowRun") -> bool:
-        return DATASET not in run.data.tags or (
-            MODEL not in run.data.tags and self._params.tracking.log_models
-        )
+        tags = run.data.tags
+        return DATASET not in tags or (MODEL not in tags and self._log_model is not None)
 
     def _add_extras(self, shelf: Shelf, outs: ArmOuts, run_id: str, claim: Claim) -> None:
         """Hang the manifest and the model on the run, each once."""
@@ -238,9 +242,9 @@ class _Pass:
         if DATASET not in tags:
             log_dataset(self._client, run_id, outs)
             shelf.tag(run_id, {DATASET: str(outs.described["dataset"])})
-        if MODEL not in tags and self._params.tracking.log_models:
+        if MODEL not in tags and self._log_model is not None:
             shelf.tag(run_id, claim.tags(LONG))
-            shelf.tag(run_id, {MODEL: log_model(shelf, run_id, self._params, outs)})
+            shelf.tag(run_id, {MODEL: self._log_model(shelf, run_id, self._params, outs)})
 
     def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
         """Hang the experiment's charts on the run."""
