@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from lossbench.params import load_params
 from lossbench.tracking import server
 from lossbench.tracking.records import flatten
 from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
-from lossbench.tracking.ship import COMPLETE, CURRENT, OWNER
+from lossbench.tracking.ship import BEAT, COMPLETE, CURRENT, OWNER
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,
@@ -402,6 +403,21 @@ def test_runs_of_a_dead_process_are_closed(study):
     track(params, study)
     closed = connect(study).get_run(run.info.run_id)
     assert (closed.info.status, closed.data.tags[CURRENT]) == ("KILLED", "false")
+
+
+def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_long(study):
+    client = connect(study)
+    experiment = client.create_experiment("toy")
+    owner = {"host": "elsewhere", "boot": "another", "pid": 1, "started": 0.0}
+    tags = {OWNER: json.dumps(owner), "lossbench.role": "arm", "arm": "toy-other", CURRENT: "true"}
+    now, old = int(time.time()), int(time.time()) - 7200
+    silent = client.create_run(experiment, start_time=old * 1000, tags=tags).info.run_id
+    beating = client.create_run(experiment, start_time=old * 1000, tags={**tags, BEAT: str(now)}).info.run_id
+    training = client.create_run(experiment, start_time=old * 1000, tags=tags).info.run_id
+    client.log_metric(training, "train/loss", 0.5, timestamp=now * 1000)
+    track(load_params(study / "params.yaml"), study)
+    found = {run: connect(study).get_run(run).info.status for run in (silent, beating, training)}
+    assert found == {silent: "KILLED", beating: "RUNNING", training: "RUNNING"}
 
 
 def test_a_killed_attempt_disappears_once_the_arm_is_whole(study):

@@ -44,8 +44,8 @@ def _provide(data: Path) -> None:
             return
     if find_spec("lossbench") is None:
         raise ModuleNotFoundError(
-            f"the code of this model, {reference['archive']}, is not beside it; set MLFLOW_TRACKING_URI to the "
-            f"store with model {reference['model_id']}, put the archive into {data} or install lossbench",
+            f"the code of this model, {reference['archive']}, is not here; set MLFLOW_TRACKING_URI to the "
+            f"store with model {reference['model_id']}, put it into {data}, or install lossbench",
             name="lossbench",
         )
     warnings.warn(f"{reference['archive']} is not here; the installed lossbench answers for it", stacklevel=2)
