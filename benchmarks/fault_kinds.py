@@ -24,7 +24,7 @@ from benchmarks.fault_study import (
     left_running,
     newest,
 )
-from lossbench.tracking.viewer import end_group, free_port, mlflow_server
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 
 CLOCK = """
 import os, time

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from lossbench.doctor import examine, find_repository, guarded
 from lossbench.doctor.lockfile import examine_lockfile
 from lossbench.identity import Owner, part_name
-from lossbench.tracking.events import EventFile, read
+from lossbench.tracking.journal import EventFile, read
 from lossbench.training.checkpoint import Checkpoint
 from tests.conftest import ROOT, stage, tiny_params, write_params
 
@@ -231,8 +231,8 @@ def test_a_broken_database_is_moved_aside_not_deleted(study):
 
 @pytest.mark.slow
 def test_runs_of_dead_processes_are_closed(study):
+    from lossbench.tracking.experiment import OWNER
     from lossbench.tracking.server import connect
-    from lossbench.tracking.ship import OWNER
 
     client = connect(study)
     number = client.create_experiment("digits")

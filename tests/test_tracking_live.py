@@ -17,13 +17,12 @@ import pytest
 
 from lossbench.params import load_params
 from lossbench.tracking import journal, live
+from lossbench.tracking.experiment import BEAT, SHIPPED, open_experiment
 from lossbench.tracking.journal import JournalObserver
 from lossbench.tracking.live import LiveAttempt, Shipper
-from lossbench.tracking.names import open_shelf
 from lossbench.tracking.server import connect
-from lossbench.tracking.ship import BEAT, SHIPPED
 from lossbench.tracking.track import SHIPPER, track
-from lossbench.tracking.viewer import end_group, free_port, mlflow_server
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
 from tests.tracking_study import described, replicate, tell, train, write_outs, write_study
 
@@ -127,7 +126,7 @@ def test_a_doubtful_attempt_is_written_again_whole(study):
     with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
         (path,) = study.glob(".lossbench/journal/toy/toy-focal/*.jsonl")
         attempt = LiveAttempt(path, "(root)")
-        shelf = open_shelf(connect(study), params, study, "toy")
+        shelf = open_experiment(connect(study), params, study, "toy")
         log = shelf.log
 
         def log_and_die(*arguments):

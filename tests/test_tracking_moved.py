@@ -13,7 +13,7 @@ from mlflow.tracking._tracking_service import utils
 
 from lossbench.params import load_params
 from lossbench.tracking import artifacts
-from lossbench.tracking.names import open_shelf
+from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.track import Drawn, track
 from tests.test_tracking_ship import empty_store, role, runs_of
@@ -169,4 +169,4 @@ def test_an_experiment_that_was_recorded_through_a_server_is_one_sentence(tmp_pa
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     connect(tmp_path).create_experiment("toy", "mlflow-artifacts:/1")
     with pytest.raises(RefusedError, match="keeps its files with the MLflow server"):
-        open_shelf(connect(tmp_path), params, tmp_path, "toy")
+        open_experiment(connect(tmp_path), params, tmp_path, "toy")

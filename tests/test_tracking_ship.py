@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from lossbench.params import load_params
 from lossbench.tracking import server
-from lossbench.tracking.records import flatten
+from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
+from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
-from lossbench.tracking.ship import BEAT, COMPLETE, CURRENT, OWNER
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,
@@ -421,8 +421,8 @@ def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_l
 
 
 def test_a_killed_attempt_disappears_once_the_arm_is_whole(study):
-    from lossbench.tracking.build import arm_record
     from lossbench.tracking.outs import ArmOuts
+    from lossbench.tracking.record import arm_record
 
     params = load_params(study / "params.yaml")
     settings_hash = arm_record(params, ArmOuts(study, "toy", "toy-focal")).parent.tags["params_hash"]
@@ -526,9 +526,9 @@ def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study,
 
 
 def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
-    from lossbench.tracking import sampler
+    from lossbench.tracking import journal
 
-    monkeypatch.setattr(sampler, "FIRST", 0.0)
+    monkeypatch.setattr(journal, "FIRST", 0.0)
     params = load_params(study / "params.yaml")
     train(study, params, "toy-focal")
     track(params, study)

@@ -17,10 +17,10 @@ from mlflow.entities import ViewType
 from lossbench.identity import Owner
 from lossbench.params import load_params
 from lossbench.tracking.claims import WRITER, Claim
+from lossbench.tracking.experiment import COMPLETE, CURRENT, KEY, PARENT, ROLE
 from lossbench.tracking.server import connect
-from lossbench.tracking.ship import COMPLETE, CURRENT, KEY, PARENT, ROLE
 from lossbench.tracking.track import Drawn, track
-from lossbench.tracking.viewer import mlflow_server
+from lossbench.tracking.ui import mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
 from tests.tracking_study import train, write_outs, write_report, write_study
 

@@ -14,7 +14,7 @@ from lossbench.doctor.runs import examine_database, examine_runs
 from lossbench.errors import UserError
 from lossbench.lock import REPRO_LOCK, held_elsewhere
 from lossbench.params import load_params
-from lossbench.tracking import places
+from lossbench.tracking.outs import home_of
 from lossbench.tracking.server import RefusedError, ServerGoneError
 
 LOCKS = (REPRO_LOCK, "retraining.lock")
@@ -50,7 +50,7 @@ def examine(root: Path, undisturbed: bool = True, waiting: Container[str] = ()) 
 
     """
     made = examine_files(root, undisturbed, waiting)
-    made.findings += examine_journals(places.home(root))
+    made.findings += examine_journals(home_of(root))
     made.findings += examine_database(root)
     _examine_runs(root, made)
     return made
@@ -60,7 +60,7 @@ def examine_files(root: Path, undisturbed: bool = True, waiting: Container[str] 
     """Examine what stands in the way of the chain alone: DVC's locks and lock file, half-written files."""
     made = Examination()
     repository = find_repository(root)
-    home = places.home(root)
+    home = home_of(root)
     elsewhere = (held_elsewhere(home / name) for name in LOCKS)
     made.busy = [*at_work(root, repository or root, waiting), *filter(None, elsewhere)]
     if not made.busy and not undisturbed:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from lossbench.doctor.finding import Finding
 from lossbench.params import Params
 from lossbench.tracking.artifacts import database
-from lossbench.tracking.names import experiment_name, open_shelf
+from lossbench.tracking.experiment import OWNER, close_stale, dead_owner, experiment_name, open_experiment
 from lossbench.tracking.server import connect, tracking_uri
-from lossbench.tracking.ship import OWNER, close_stale, dead_owner
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +77,7 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
 
 
 def _close(client: "MlflowClient", params: Params, root: Path, experiment: str) -> None:
-    close_stale(open_shelf(client, params, root, experiment))
+    close_stale(open_experiment(client, params, root, experiment))
 
 
 def _stale(client: "MlflowClient", name: str) -> int:

@@ -15,8 +15,8 @@ import numpy as np
 from lossbench.params import Params
 from lossbench.serving import lossbench_loader
 from lossbench.serving.lossbench_loader import REFERENCE
+from lossbench.tracking.experiment import MlflowExperiment
 from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.ship import Shelf
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +60,7 @@ def median_seed(outs: ArmOuts, monitor: str) -> int:
     return ranked[(len(ranked) - 1) // 2]
 
 
-def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
+def log_model(shelf: MlflowExperiment, run_id: str, params: Params, outs: ArmOuts) -> str:
     """Log the arm's median replicate as an MLflow model and return its id.
 
     A half-written model of an earlier, interrupted call is deleted first.

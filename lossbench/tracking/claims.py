@@ -69,6 +69,14 @@ class Claims:
         """Say of a run whether a writer is at work on it, as far as can be known."""
         return any(self._living(tag, text) for tag, text in tags.items() if tag.startswith(WRITER))
 
+    def before(self, claim: Claim, tags: Mapping[str, str]) -> bool:
+        """Say of a run whether a writer is at work on it who comes before ``claim`` in an order they share."""
+        return any(
+            self._living(tag, text)
+            for tag, text in tags.items()
+            if tag.startswith(WRITER) and tag < claim.tag
+        )
+
     def _living(self, tag: str, text: str) -> bool:
         if tag.removeprefix(WRITER) in _HELD:
             return True

@@ -18,11 +18,11 @@ from lossbench.data.dataset import Dataset
 from lossbench.params import Compute, load_params
 from lossbench.serving.logged import carry_code, log_model, median_seed
 from lossbench.tasks import task_class
-from lossbench.tracking.names import open_shelf
+from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
-from lossbench.tracking.viewer import end_group, free_port, mlflow_server
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from lossbench.training import predict
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import train, write_study
@@ -139,7 +139,7 @@ def test_the_code_is_uploaded_once_and_not_with_each_model(study):
     model = logged(study)
     client = connect(study)
     parent = role(runs_of(study), "arm")[0]
-    shelf = open_shelf(client, load_params(study / "params.yaml"), study, "toy")
+    shelf = open_experiment(client, load_params(study / "params.yaml"), study, "toy")
     outs = ArmOuts(study, "toy", "toy-focal")
     (archive,) = study.glob("mlartifacts/toy/code/*.zip")
     written = archive.stat().st_mtime_ns
