@@ -70,12 +70,8 @@ class Claims:
         return any(self._living(tag, text) for tag, text in tags.items() if tag.startswith(WRITER))
 
     def before(self, claim: Claim, tags: Mapping[str, str]) -> bool:
-        """Say of a run whether a writer is at work on it who comes before ``claim`` in an order they share."""
-        return any(
-            self._living(tag, text)
-            for tag, text in tags.items()
-            if tag.startswith(WRITER) and tag < claim.tag
-        )
+        """Say of a run whether a writer is at work on it who comes before another, in an order all share."""
+        return self.living({tag: text for tag, text in tags.items() if tag < claim.tag})
 
     def _living(self, tag: str, text: str) -> bool:
         if tag.removeprefix(WRITER) in _HELD:
