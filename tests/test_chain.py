@@ -16,6 +16,7 @@ EVERYWHERE = {
     # (what they say is a params dependency).
     "lossbench/__init__.py", "lossbench/errors.py", "lossbench/params.py", "lossbench/options.py",
     "lossbench/progress.py", "lossbench/documents.py", "lossbench/lifetime.py", "lossbench/data/__init__.py",
+    "lossbench/identity.py",
     "stages/__init__.py", "stages/common.py", "stages/arms.py",
     # Where training and its record meet; MLflow mirrors the outs and never enters them.
     "lossbench/tracking",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from mlflow.entities import ViewType
 from lossbench.identity import Owner
 from lossbench.params import load_params
 from lossbench.tracking.claims import WRITER, Claim
-from lossbench.tracking.experiment import COMPLETE, CURRENT, KEY, PARENT, ROLE
-from lossbench.tracking.server import connect
+from lossbench.tracking.experiment import COMPLETE, CURRENT, KEY, PARENT, ROLE, open_experiment
+from lossbench.tracking.server import RefusedError, connect
+from lossbench.tracking.ship import amend
 from lossbench.tracking.track import Drawn, track
 from lossbench.tracking.ui import mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
@@ -234,3 +235,45 @@ def test_an_arm_deleted_while_it_is_recorded_is_recorded_again(tmp_path, store, 
             track(params, root)
         track(params, root)
         assert_once(root)
+
+
+def test_of_two_who_were_told_that_they_took_a_run_one_goes_first(tmp_path, store, monkeypatch):
+    """As on a database that lets two delete the same row: both delete it, one amends, the other looks again."""
+    root = clones(tmp_path)[0]
+    params = load_params(root / "params.yaml")
+    track(params, root)
+    parent = role(runs_of(root), "arm")[0].info.run_id
+    both, added = threading.Barrier(2), []
+
+    class Lax:
+        """A client that tells everyone that the tag was taken off."""
+
+        def __init__(self, client):
+            self._client = client
+
+        def __getattr__(self, name):
+            return getattr(self._client, name)
+
+        def delete_tag(self, run_id, key):
+            if key != COMPLETE:
+                self._client.delete_tag(run_id, key)
+                return
+            both.wait(30)  # both have seen that the run is whole
+            with suppress(RefusedError):
+                self._client.delete_tag(run_id, key)
+
+    def add(run_id, _claim):
+        added.append(run_id)
+        connect(root).set_tag(run_id, "added", "true")
+
+    def amend_it():
+        target = open_experiment(Lax(connect(root)), params, root, "toy")
+        amend(target, parent, lambda run: "added" not in run.data.tags, add)
+
+    threads = [threading.Thread(target=amend_it) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert added == [parent]
+    assert_once(root)
