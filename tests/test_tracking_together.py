@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import ViewType
 
+from benchmarks.fault_kinds import of_records
+from benchmarks.fault_study import TRACK, Study, points, running
 from lossbench.identity import Owner
 from lossbench.params import load_params
 from lossbench.tracking.claims import WRITER, Claim
@@ -277,3 +279,23 @@ def test_of_two_who_were_told_that_they_took_a_run_one_goes_first(tmp_path, stor
         thread.join(60)
     assert added == [parent]
     assert_once(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", of_records(), ids=lambda kind: kind.name)
+def test_the_faults_of_records_lose_and_double_nothing(tmp_path, empty_store, monkeypatch, kind):
+    """The kinds of `python -m benchmarks.faults`, on a study that was not trained."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = clones(tmp_path, reported=False)[0]
+    shutil.copy(empty_store, root / "mlflow.db")
+    study = Study(root, environment={"PYTHONPATH": str(ROOT)})
+    right = study.copy(tmp_path / "undisturbed")
+    right.environment = study.environment.copy()
+    assert right.run(*TRACK) == 0, right.said
+    try:
+        assert kind.inject(study, random.Random(kind.name)) == 0
+        assert study.run(*kind.recovery) == 0, study.said
+    finally:
+        study.companions.close()
+    assert points(study.folder) == points(right.folder)
+    assert running(study.folder) == 0
