@@ -24,7 +24,7 @@ from benchmarks.fault_study import (
     left_running,
     newest,
 )
-from lossbench.tracking.viewer import end_group, free_port, mlflow_server
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 
 CLOCK = """
 import os, time
@@ -242,6 +242,37 @@ def two_at_once(study: Study, chance: random.Random) -> int:
     return 0
 
 
+def two_recorders(study: Study, chance: random.Random) -> int:
+    """Let two checkouts record to one server at once; one of them is killed at a random moment."""
+    other = study.copy(study.folder.with_name(f"{study.folder.name}-other"))
+    store, log = f"sqlite:///{study.folder / 'mlflow.db'}", study.folder.with_suffix(".server")
+    address = study.companions.enter_context(mlflow_server(store, log, free_port(0)))
+    study.environment["MLFLOW_TRACKING_URI"] = other.environment["MLFLOW_TRACKING_URI"] = address
+    victim, survivor = chance.sample([study.start(*TRACK), other.start(*TRACK)], 2)
+    time.sleep(chance.uniform(2.0, 12.0))
+    end(victim)
+    survivor.wait(timeout=600)
+    shutil.rmtree(other.folder)
+    return 0
+
+
+def renamed(study: Study, chance: random.Random) -> int:
+    """Rename the checkout while it is recorded; the recorder is killed, and all goes on in the new place."""
+    process = study.start(*TRACK)
+    time.sleep(chance.uniform(1.0, 12.0))
+    study.folder = study.folder.rename(study.folder.with_name(f"{study.folder.name} renamed"))
+    end(process)
+    return 0
+
+
+def of_records() -> list[Kind]:
+    """List the kinds in which a record is shared or moved."""
+    return [
+        Kind("two checkouts record at once, one killed", "untracked", two_recorders, TRACK),
+        Kind("checkout renamed while recorded", "untracked", renamed, TRACK),
+    ]
+
+
 def kinds() -> list[Kind]:
     """List all kinds of fault."""
     return [
@@ -267,5 +298,6 @@ def kinds() -> list[Kind]:
         Kind("MLflow's database locked", "untracked", locked_store, TRACK),
         Kind("MLflow's database deleted", "done", no_store, TRACK),
         Kind("MLflow server killed in training", "ready", server_gone, TRACK),
+        *of_records(),
         *fault_promotion.kinds(),
     ]

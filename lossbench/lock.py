@@ -1,16 +1,29 @@
-"""One at a time: a lock that says who holds it, and that dies with its holder."""
+"""One at a time: locks that die with their holder, and one that says who holds it."""
 
 import fcntl
 import json
 import os
-import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
+from typing import IO
+
+from lossbench.identity import Owner, is_alive
 
 REPRO_LOCK = "repro.lock"
 """In the study's private folder: held while `make repro` is at work."""
+BEAT = 20.0
+"""Seconds between two signs of life of a holder."""
+SILENCE = 10 * BEAT
+"""Seconds without one after which a holder on another machine counts as dead."""
+
+
+class LockedError(Exception):
+    """Another process holds the lock."""
 
 
 class HeldError(Exception):
@@ -18,42 +31,103 @@ class HeldError(Exception):
 
 
 @contextmanager
-def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock while the block runs.
+def lock(path: Path, wait: float = 0.0) -> Iterator[IO[bytes]]:
+    """Hold ``path`` exclusively; wait up to ``wait`` seconds for it.
 
-    The kernel keeps it (``flock``), so a dead holder's lock is free at once, however it died; the file only
-    says who holds it. On a network file system that does not pass locks on, two hosts do not see each other.
+    The kernel keeps it (``flock``), so a dead holder's lock is free at once, however it died.
+
+    Raises:
+        LockedError: another process still holds it.
+
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise LockedError(f"{path} is held by another process") from None
+                time.sleep(0.05)
+        yield file
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock while the block runs, and say in its file who does.
+
+    A shared folder may not pass the kernel's locks on to other machines. There the file decides: who is named
+    in it gives a sign of life every few seconds (the file's time), and holds the lock while it does.
 
     Args:
-        path: of the lock file; it stays.
+        path: of the lock file; it stays, empty when nobody holds it.
         what: there is to be only one of.
 
     Raises:
         HeldError: naming the holder's process, host and start.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HeldError(f"another {what} is at work: {_holder(path)}") from None
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(_me()) + "\n")
-        file.flush()
-        yield
+    try:
+        with lock(path) as file:
+            if held_elsewhere(path):
+                raise HeldError(f"another {what} is at work: {_holder(path)}")
+            file.truncate(0)
+            file.write(_me())
+            file.flush()
+            try:
+                with _beating(file):
+                    yield
+            finally:
+                file.truncate(0)
+    except LockedError:
+        raise HeldError(f"another {what} is at work: {_holder(path)}") from None
 
 
-def _me() -> dict[str, object]:
+def _me() -> bytes:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
+    return json.dumps({"owner": asdict(Owner.me()), "since": now}).encode() + b"\n"
+
+
+def held_elsewhere(path: Path) -> str | None:
+    """Describe the living process of another machine that holds a lock: the kernel may not know of it."""
+    owner = _read(path)[0]
+    if owner is None or owner.here() or not is_alive(owner, path.stat().st_mtime, SILENCE):
+        return None
+    return _holder(path)
+
+
+def _read(path: Path) -> tuple[Owner | None, str]:
+    """Read who holds it, and since when; one that has just begun may not have written it yet."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Owner(**content["owner"]), str(content["since"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None, ""
 
 
 def _holder(path: Path) -> str:
-    """Say who wrote the lock file; a holder that has just begun may not have done so yet."""
-    try:
-        one = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {one['process']} on {one['host']}, since {one['since']}"
-    except (ValueError, KeyError, TypeError):
+    owner, since = _read(path)
+    if owner is None:
         return "a process that has just begun"
+    return f"process {owner.pid} on {owner.host}, since {since}"
+
+
+@contextmanager
+def _beating(file: IO[bytes]) -> Iterator[None]:
+    """Touch the file while the block runs."""
+    over = Event()
+
+    def beat() -> None:
+        with suppress(OSError):  # the folder has gone or cannot be written any more: the block will say so
+            while not over.wait(BEAT):
+                os.utime(file.fileno())
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 from lossbench.doctor import examine, find_repository, guarded
 from lossbench.doctor.lockfile import examine_lockfile
-from lossbench.tracking.events import EventFile, read
-from lossbench.tracking.identity import Owner
+from lossbench.identity import Owner, part_name
+from lossbench.tracking.journal import EventFile, read
 from lossbench.training.checkpoint import Checkpoint
 from tests.conftest import ROOT, stage, tiny_params, write_params
 
@@ -162,10 +162,11 @@ def test_checkpoints_that_are_torn_finished_or_abandoned_go_and_others_stay(stud
     from safetensors.torch import save_file
 
     save_file({"w": torch.ones(3)}, done / "state.safetensors")
-    (folder / f"mine.{os.getpid()}.part").write_bytes(b"x")
-    (folder / f"gone.{DEAD}.part").write_bytes(b"x")
+    mine = part_name("mine")
+    (folder / mine).write_bytes(b"x")
+    (folder / mine.replace(f".{os.getpid()}-", f".{DEAD}-")).write_bytes(b"x")
     assert len(repair(study)) == 4
-    assert sorted(path.name for path in folder.iterdir()) == ["good.pt", f"mine.{os.getpid()}.part"]
+    assert sorted(path.name for path in folder.iterdir()) == ["good.pt", mine]
     assert (done / "state.safetensors").exists()
 
 
@@ -191,6 +192,9 @@ def test_half_downloads_and_half_datasets_go_and_whole_ones_stay(study):
     (shelf / ".part-x" / "a.tgz").write_bytes(b"half")
     (study / "data/.digits.part").mkdir(parents=True)
     (study / "data/digits").mkdir()
+    assert repair(study) == []  # they may be another machine's, which is writing them
+    for path in (*shelf.rglob("*"), study / "data/.digits.part"):
+        os.utime(path, (time.time() - 3600,) * 2)
     assert len(repair(study)) == 3
     assert [path.name for path in shelf.iterdir()] == ["whole.gz"]
     assert [path.name for path in (study / "data").iterdir()] == ["digits"]
@@ -227,8 +231,8 @@ def test_a_broken_database_is_moved_aside_not_deleted(study):
 
 @pytest.mark.slow
 def test_runs_of_dead_processes_are_closed(study):
+    from lossbench.tracking.experiment import OWNER
     from lossbench.tracking.server import connect
-    from lossbench.tracking.ship import OWNER
 
     client = connect(study)
     number = client.create_experiment("digits")

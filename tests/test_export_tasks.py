@@ -71,7 +71,7 @@ def packed(name, folder, dtype="uint8"):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_task_s_model_answers_states_its_signature_and_becomes_onnx(name, tmp_path):
-    from lossbench.tracking.models import _signature
+    from lossbench.serving.logged import _signature
 
     inputs = packed(name, tmp_path)
     model = ReplicateModel(tmp_path)

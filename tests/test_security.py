@@ -10,7 +10,7 @@ from conftest import ROOT
 from retraining_cases import growing_study, records, retrain
 
 from lossbench.tracking.server import shown
-from lossbench.tracking.viewer import mlflow_server
+from lossbench.tracking.ui import mlflow_server
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "planted-aws-7f3a",

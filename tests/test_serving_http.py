@@ -16,6 +16,7 @@ import requests
 
 from lossbench.data.dataset import Dataset
 from lossbench.params import load_params
+from lossbench.serving.logged import log_model
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
 
@@ -68,7 +69,7 @@ def tracked(trained_study, tmp_path_factory) -> Path:
     shutil.copytree(trained_study, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        track(load_params(root / "params.yaml"), root)
+        track(load_params(root / "params.yaml"), root, log_model=log_model)
     return root
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lossbench.tracking.addresses import addresses
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
-from lossbench.tracking.viewer import mlflow_server
+from lossbench.tracking.ui import addresses, mlflow_server
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import EPOCHS, train, write_report, write_study
 

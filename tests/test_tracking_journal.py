@@ -1,22 +1,24 @@
 """The journal: written before anyone else hears of training, and readable whatever happened."""
 
+import ast
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossbench.tracking.events import EventFile, Tail, read
-from lossbench.tracking.identity import Owner, digest
-from lossbench.tracking.journal import JournalObserver, read_timings
+from lossbench.identity import Owner
+from lossbench.tracking.journal import EventFile, JournalObserver, Tail, read, read_timings
 from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.told import find_told
+from lossbench.tracking.provenance import digest
+from lossbench.tracking.replay import find_replay
 from tests.tracking_study import EPOCHS, described, replicate, tell, train, write_outs, write_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,11 +140,11 @@ def test_the_journal_is_believed_only_where_it_tells_what_the_outs_hold(tmp_path
     params = write_study(tmp_path)
     train(tmp_path, params, "toy-focal")
     outs = ArmOuts(tmp_path, "toy", "toy-focal")
-    told = find_told(outs)
+    told = find_replay(outs)
     assert told is not None
     assert told.histories == outs.history
     write_outs(tmp_path, params, "toy-focal", shift=0.5)
-    assert find_told(ArmOuts(tmp_path, "toy", "toy-focal")) is None
+    assert find_replay(ArmOuts(tmp_path, "toy", "toy-focal")) is None
 
 
 def test_a_resumed_training_tells_its_whole_history_at_the_end(tmp_path):
@@ -155,7 +157,7 @@ def test_a_resumed_training_tells_its_whole_history_at_the_end(tmp_path):
         observer.epoch(0, EPOCHS, last)
         observer.finished(done)
     write_outs(tmp_path, params, "toy-focal")
-    assert find_told(ArmOuts(tmp_path, "toy", "toy-focal")) is not None
+    assert find_replay(ArmOuts(tmp_path, "toy", "toy-focal")) is not None
 
 
 def test_an_owner_is_dead_when_its_process_is_gone_or_its_number_was_reused(tmp_path):
@@ -181,3 +183,30 @@ def test_a_killed_attempt_can_be_told_from_one_that_goes_on(tmp_path):
     with JournalObserver.open(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0), until=1)
         assert read(journal_of(tmp_path, "toy-focal"))[-1]["event"] == "epoch"
+
+
+ROOMS = sorted((ROOT / "lossbench" / "tracking").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of ours that a file imports, wherever in it."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    named = {f"{node.module}.{one.name}" for node in nodes for one in node.names if node.module}
+    return {name for name in named | {str(node.module) for node in nodes} if name.startswith("lossbench.")}
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_tracking_imports_nothing_that_builds_on_it(path):
+    above = ("serving", "retraining", "reporting", "doctor", "scheduling")
+    assert [
+        name for name in imported(path) if name.startswith(tuple(f"lossbench.{one}" for one in above))
+    ] == []
+
+
+def test_tracking_has_no_circles():
+    graph = {
+        path.stem: {name.split(".")[2] for name in imported(path) if name.startswith("lossbench.tracking.")}
+        & {room.stem for room in ROOMS}
+        for path in ROOMS
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError

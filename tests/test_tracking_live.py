@@ -17,13 +17,12 @@ import pytest
 
 from lossbench.params import load_params
 from lossbench.tracking import journal, live
+from lossbench.tracking.experiment import BEAT, SHIPPED, open_experiment
 from lossbench.tracking.journal import JournalObserver
 from lossbench.tracking.live import LiveAttempt, Shipper
-from lossbench.tracking.names import open_shelf
 from lossbench.tracking.server import connect
-from lossbench.tracking.ship import SHIPPED
 from lossbench.tracking.track import SHIPPER, track
-from lossbench.tracking.viewer import end_group, free_port, mlflow_server
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
 from tests.tracking_study import described, replicate, tell, train, write_outs, write_study
 
@@ -65,6 +64,21 @@ def test_a_running_arm_is_seen_epoch_by_epoch(study):
             "1": "RUNNING",
         }
         assert runs["1"].data.metrics["train/loss"] == replicate("toy-focal", 1).history[0].value
+
+
+def test_a_silent_training_gives_signs_of_life(study, monkeypatch):
+    """On another machine nothing else tells a long epoch from death."""
+    params = load_params(study / "params.yaml")
+    shipper = shipper_of(study)
+    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+        tell(observer, replicate("toy-focal", 0), until=1)
+        turn(shipper)
+        began = {run.info.run_id: run.data.tags[BEAT] for run in runs_of(study)}
+        monkeypatch.setattr(live, "BEATS", 0.0)
+        monkeypatch.setattr(live.time, "time", lambda: 2e9)
+        turn(shipper)
+        assert len(began) == 2
+        assert {run.data.tags[BEAT] for run in runs_of(study)} == {"2000000000"}
 
 
 def test_what_was_shown_live_keeps_its_addresses_and_becomes_whole(study):
@@ -112,7 +126,7 @@ def test_a_doubtful_attempt_is_written_again_whole(study):
     with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
         (path,) = study.glob(".lossbench/journal/toy/toy-focal/*.jsonl")
         attempt = LiveAttempt(path, "(root)")
-        shelf = open_shelf(connect(study), params, study, "toy")
+        shelf = open_experiment(connect(study), params, study, "toy")
         log = shelf.log
 
         def log_and_die(*arguments):

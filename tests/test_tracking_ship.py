@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -19,9 +20,9 @@ from hypothesis import strategies as st
 
 from lossbench.params import load_params
 from lossbench.tracking import server
-from lossbench.tracking.records import flatten
+from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
+from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
-from lossbench.tracking.ship import COMPLETE, CURRENT, OWNER
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,
@@ -404,9 +405,24 @@ def test_runs_of_a_dead_process_are_closed(study):
     assert (closed.info.status, closed.data.tags[CURRENT]) == ("KILLED", "false")
 
 
+def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_long(study):
+    client = connect(study)
+    experiment = client.create_experiment("toy")
+    owner = {"host": "elsewhere", "boot": "another", "pid": 1, "started": 0.0}
+    tags = {OWNER: json.dumps(owner), "lossbench.role": "arm", "arm": "toy-other", CURRENT: "true"}
+    now, old = int(time.time()), int(time.time()) - 7200
+    silent = client.create_run(experiment, start_time=old * 1000, tags=tags).info.run_id
+    beating = client.create_run(experiment, start_time=old * 1000, tags={**tags, BEAT: str(now)}).info.run_id
+    training = client.create_run(experiment, start_time=old * 1000, tags=tags).info.run_id
+    client.log_metric(training, "train/loss", 0.5, timestamp=now * 1000)
+    track(load_params(study / "params.yaml"), study)
+    found = {run: connect(study).get_run(run).info.status for run in (silent, beating, training)}
+    assert found == {silent: "KILLED", beating: "RUNNING", training: "RUNNING"}
+
+
 def test_a_killed_attempt_disappears_once_the_arm_is_whole(study):
-    from lossbench.tracking.build import arm_record
     from lossbench.tracking.outs import ArmOuts
+    from lossbench.tracking.record import arm_record
 
     params = load_params(study / "params.yaml")
     settings_hash = arm_record(params, ArmOuts(study, "toy", "toy-focal")).parent.tags["params_hash"]
@@ -510,9 +526,9 @@ def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study,
 
 
 def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
-    from lossbench.tracking import sampler
+    from lossbench.tracking import journal
 
-    monkeypatch.setattr(sampler, "FIRST", 0.0)
+    monkeypatch.setattr(journal, "FIRST", 0.0)
     params = load_params(study / "params.yaml")
     train(study, params, "toy-focal")
     track(params, study)

@@ -25,7 +25,7 @@ def record(lenient: bool = False) -> None:
 
     """
     params = load_params()
-    from lossbench.tracking.locks import LockedError
+    from lossbench.lock import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
 
     root = Path.cwd()
@@ -46,10 +46,11 @@ def record(lenient: bool = False) -> None:
 
 
 def _track(params: Params, root: Path) -> None:
+    from lossbench.serving.logged import log_model
     from lossbench.tracking.server import shown, tracking_uri
     from lossbench.tracking.track import track
 
-    tracked = track(params, root, say=print, charts=_charts(params, root))
+    tracked = track(params, root, say=print, charts=_charts(params, root), log_model=log_model)
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `make repro`")
         return

@@ -13,9 +13,10 @@ from lossbench.params import Params, load_params
 def show(port: int) -> None:
     """Serve the study's store and print the pages of its experiments."""
     params = load_params()
-    from lossbench.tracking import places
+    from lossbench.tracking import artifacts
+    from lossbench.tracking.outs import home_of
     from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
-    from lossbench.tracking.viewer import mlflow_server
+    from lossbench.tracking.ui import mlflow_server
 
     signal.signal(signal.SIGTERM, _stop)
     root = Path.cwd()
@@ -28,7 +29,7 @@ def show(port: int) -> None:
         _print_pages(params, root, shown(uri))
         return
     try:
-        with mlflow_server(uri, places.home(root) / "ui.log", port, root / "mlartifacts") as base:
+        with mlflow_server(uri, home_of(root) / "ui.log", port, artifacts.folder(uri)) as base:
             _print_pages(params, root, base)
             print("\nCtrl-C ends it.", flush=True)
             signal.pause()
@@ -37,8 +38,8 @@ def show(port: int) -> None:
 
 
 def _print_pages(params: Params, root: Path, base: str) -> None:
-    from lossbench.tracking.addresses import addresses
     from lossbench.tracking.server import connect
+    from lossbench.tracking.ui import addresses
 
     print(f"MLflow: {base}")
     pages = list(addresses(connect(root), params, root, base))

@@ -12,9 +12,13 @@ from lossbench.doctor.lockfile import examine_lockfile
 from lossbench.doctor.repository import examine_locks, find_repository
 from lossbench.doctor.runs import examine_database, examine_runs
 from lossbench.errors import UserError
+from lossbench.lock import REPRO_LOCK, held_elsewhere
 from lossbench.params import load_params
-from lossbench.tracking import places
+from lossbench.tracking.outs import home_of
 from lossbench.tracking.server import RefusedError, ServerGoneError
+
+LOCKS = (REPRO_LOCK, "retraining.lock")
+"""Of commands that run stages; on a shared folder another machine may be at one."""
 
 
 @dataclass
@@ -46,7 +50,7 @@ def examine(root: Path, undisturbed: bool = True, waiting: Container[str] = ()) 
 
     """
     made = examine_files(root, undisturbed, waiting)
-    made.findings += examine_journals(places.home(root))
+    made.findings += examine_journals(home_of(root))
     made.findings += examine_database(root)
     _examine_runs(root, made)
     return made
@@ -56,11 +60,12 @@ def examine_files(root: Path, undisturbed: bool = True, waiting: Container[str] 
     """Examine what stands in the way of the chain alone: DVC's locks and lock file, half-written files."""
     made = Examination()
     repository = find_repository(root)
-    made.busy = at_work(root, repository or root, waiting)
+    home = home_of(root)
+    elsewhere = (held_elsewhere(home / name) for name in LOCKS)
+    made.busy = [*at_work(root, repository or root, waiting), *filter(None, elsewhere)]
     if not made.busy and not undisturbed:
         made.busy = ["a process that holds DVC's lock"]
     if not made.busy:
-        home = places.home(root)
         if repository is not None:
             made.findings += examine_locks(repository)
         made.findings += examine_lockfile(root, home / "doctor")

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.doctor.finding import Finding, removal
-from lossbench.tracking import events, places
-from lossbench.tracking.identity import Owner
-from lossbench.tracking.ship import KILLED
+from lossbench.identity import Owner, is_alive
+from lossbench.tracking import journal
+from lossbench.tracking.experiment import KILLED
+from lossbench.tracking.outs import journals_of
 
 
 def examine_journals(home: Path) -> Iterator[Finding]:
     """Look at all journals of a study."""
-    for path in sorted(places.journals(home).glob("*/*/*.jsonl")):
-        told = events.read(path)
+    for path in sorted(journals_of(home).glob("*/*/*.jsonl")):
+        told = journal.read(path)
         if not told or told[0]["event"] != "attempt":
             yield from _headless(path, told)
             continue
-        if any(event["event"] == "ended" for event in told) or not _owner(told[0]).dead():
+        if any(event["event"] == "ended" for event in told) or _alive(path, told[0]):
             continue
         yield Finding(
             f"{path}: the journal of a killed training has no end",
@@ -35,8 +36,9 @@ def _headless(path: Path, told: list[Any]) -> Iterator[Finding]:
         yield removal(path, "a journal without a single whole line")
 
 
-def _owner(header: events.Event) -> Owner:
-    return Owner(**header["owner"])
+def _alive(path: Path, header: journal.Event) -> bool:
+    """Say whether the training lives; of another machine's, what it last wrote is the sign of life."""
+    return is_alive(Owner(**header["owner"]), path.stat().st_mtime)
 
 
 def close(path: Path, at: float) -> None:

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lossbench.doctor.finding import Finding, removal
-from lossbench.doctor.living import gone
+from lossbench.identity import abandoned
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
 ABANDONED = 30 * 86400.0
 """Seconds without use after which a checkpoint is an orphan: code or params moved on."""
-WRITER = re.compile(r"\.(?P<pid>\d+)\.(part|tmp)$")
+HALF = re.compile(r"\.(part|tmp)$")
+UNSEEN = 600.0
+"""Seconds after which a half whose name does not say who writes it counts as left behind: a stage on another
+machine, which shares this folder, may be writing it."""
 POOCH = re.compile(r"^tmp[a-z0-9_]{8}$")
 """Names of unfinished downloads (tempfile's, which pooch uses)."""
 
@@ -42,11 +45,10 @@ def examine_leftovers(root: Path, home: Path) -> list[Finding]:
 def _halves(root: Path, home: Path) -> Iterator[Finding]:
     for folder in (home / "checkpoints", home / "replicates", home / "timings"):
         for path in _entries(folder):
-            writer = WRITER.search(path.name)
-            if writer and gone(int(writer["pid"]), path.stat().st_mtime):
+            if HALF.search(path.name) and abandoned(path, UNSEEN):
                 yield removal(path, "half a file of a process that is gone")
     for path in (*_entries(root / "data"), *_entries(root / "reports"), *_entries(root)):
-        if path.name.startswith(".") and path.name.endswith(".part"):
+        if path.name.startswith(".") and path.name.endswith(".part") and abandoned(path, UNSEEN):
             yield removal(path, "half written by a process that is gone")
 
 
@@ -65,7 +67,7 @@ def _checkpoints(home: Path) -> Iterator[Finding]:
 
 def _replicates(folder: Path) -> Iterator[Finding]:
     for path in _entries(folder):
-        if not WRITER.search(path.name) and not _readable(path):
+        if not HALF.search(path.name) and not _readable(path):
             yield removal(path, "a finished replicate that cannot be read; it would be trained anew anyway")
 
 
@@ -85,7 +87,8 @@ def _readable(folder: Path) -> bool:
 def _downloads(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         half = POOCH.match(path.name) or path.name.startswith(".part-") or path.name.endswith(".part")
-        if half and not any(parent.name.startswith(".part-") for parent in path.parents):
+        inner = any(parent.name.startswith(".part-") for parent in path.parents)
+        if half and not inner and abandoned(path, UNSEEN):
             yield removal(path, "half a download")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lossbench.doctor.finding import Finding, removal, remove
 from lossbench.doctor.living import gone
-from lossbench.tracking.locks import LockedError, lock
+from lossbench.lock import LockedError, lock
 
 LOCK, RWLOCK, GUARD = "lock", "rwlock", "rwlock.lock"
 PROCESS = {"pid": int, "cmd": str}

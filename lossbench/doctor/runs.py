@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from lossbench.doctor.finding import Finding
 from lossbench.params import Params
-from lossbench.tracking.names import experiment_name, open_shelf
+from lossbench.tracking.artifacts import database
+from lossbench.tracking.experiment import OWNER, close_stale, dead_owner, experiment_name, open_experiment
 from lossbench.tracking.server import connect, tracking_uri
-from lossbench.tracking.ship import OWNER, close_stale, dead_owner
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,8 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
 
     """
     uri = tracking_uri(root)
-    if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
+    file = database(uri)
+    if file is not None and not file.exists():
         return []
     client = connect(root)
     found = []
@@ -76,7 +77,7 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
 
 
 def _close(client: "MlflowClient", params: Params, root: Path, experiment: str) -> None:
-    close_stale(open_shelf(client, params, root, experiment))
+    close_stale(open_experiment(client, params, root, experiment))
 
 
 def _stale(client: "MlflowClient", name: str) -> int:

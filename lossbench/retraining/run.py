@@ -31,12 +31,10 @@ from lossbench.retraining.promotion import (
 )
 from lossbench.retraining.records import Attempt
 from lossbench.retraining.scoring import Contender, contender, read_contender
-from lossbench.tracking import places
-from lossbench.tracking.identity import data_digest, digest, study_name
-from lossbench.tracking.models import log_model, median_seed
-from lossbench.tracking.names import open_shelf
-from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.revision import revision
+from lossbench.serving.logged import log_model, median_seed
+from lossbench.tracking.experiment import open_experiment
+from lossbench.tracking.outs import ArmOuts, home_of
+from lossbench.tracking.provenance import data_digest, digest, revision, study_name
 from lossbench.tracking.server import RefusedError, ServerGoneError, connect
 from lossbench.tracking.track import MODEL
 
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCK = "retraining.lock"
-WAITING = ("stages.retrain", "stages.rollback")
+WAITING = ("lossbench retrain", "lossbench rollback")
 """Whoever else retrains or rolls back leaves, or waits, until we let the lock go: they are not at work."""
 Say = Callable[[str], None]
 
@@ -64,7 +62,7 @@ def retrain(params: Params, root: Path, say: Say = print) -> int:
     """
     experiment_of(params)
     try:
-        with only_one(places.home(root) / LOCK, "retraining"):
+        with only_one(home_of(root) / LOCK, "retraining"):
             return _Attempt(params, root, say).run()
     except HeldError as held:
         say(f"{held}; nothing done")
@@ -79,7 +77,7 @@ def rollback(params: Params, root: Path, say: Say = print) -> None:
 
     """
     try:
-        with only_one(places.home(root) / LOCK, "retraining"), _registry_errors():
+        with only_one(home_of(root) / LOCK, "retraining"), _registry_errors():
             now, before = roll_back(Registry(connect(root), params.retraining.model_name))
     except HeldError as held:
         raise GateError(f"{held}; try again when it has ended") from None
@@ -162,7 +160,7 @@ class _Attempt:
 
     def _leave_to_make_repro(self) -> None:
         """Raise HeldError where `make repro` is at work."""
-        with only_one(places.home(self.root) / REPRO_LOCK, "`make repro`"):
+        with only_one(home_of(self.root) / REPRO_LOCK, "`make repro`"):
             pass
 
     def _anything_new(self) -> bool:
@@ -298,7 +296,7 @@ def _champion(registry: Registry, version: str | None) -> Contender | None:
 
 def _logged(client: "MlflowClient", params: Params, root: Path, outs: ArmOuts) -> tuple[str, str]:
     """Find the arm's run and its logged model; the model is logged now where params leave that out."""
-    shelf = open_shelf(client, params, root, outs.experiment)
+    shelf = open_experiment(client, params, root, outs.experiment)
     runs = shelf.search(key=outs.key(study_name(params, root)), role="arm")
     if not runs:
         raise GateError(f"MLflow has no run of '{outs.arm}'; `make track` completes the record")

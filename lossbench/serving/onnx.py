@@ -1,7 +1,6 @@
 """`lossbench export`: a replicate as ONNX, in place only after it gave the same outputs as torch."""
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import full_scale
 from lossbench.errors import GateError, UserError
+from lossbench.identity import part_name
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.tasks.base import Task
 
@@ -67,7 +67,7 @@ def export(model: ReplicateModel, samples: npt.NDArray[Any], out: Path) -> float
         GateError: outputs differ by more than 1e-4, relative to those beyond 1.
 
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = out.with_name(f".{part_name(out.name)}")
     try:
         part.write_bytes(_graph(model, samples))
         worst = _compare(model, samples, part)

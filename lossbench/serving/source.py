@@ -66,8 +66,8 @@ def _download(root: Path, address: str, into: Path) -> Path:
 
 
 def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
+    from lossbench.serving.logged import median_seed, pack_replicate
     from lossbench.tasks.base import task_class
-    from lossbench.tracking.models import median_seed, pack_replicate
     from lossbench.tracking.outs import ArmOuts
 
     params = load_params(root / "params.yaml")

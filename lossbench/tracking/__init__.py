@@ -1,16 +1,13 @@
 """Tracking: a journal first, MLflow after it.
 
-MLflow mirrors the outs; it is never the truth. Training appends to a local journal
-(:func:`~lossbench.tracking.journal.JournalObserver`), a shipper in another process shows long runs live, and
-:func:`~lossbench.tracking.track.track` (``python -m lossbench track``) completes the record from outs and
-journal: nothing lost, nothing doubled, whatever happened to the server in between.
+MLflow mirrors the outs; it is never the truth. In the order in which a value travels:
 
-Public names, each imported from its module, so that training never pays for MLflow:
-
-- ``journal.JournalObserver.open(home, described)``: context manager that yields the ``Observer`` for ``fit``.
-- ``journal.read_timings(home, arm)``: seconds per replicate, measured on this machine.
-- ``track.track(params, root)``: bring MLflow up to date with the outs.
-- ``live.ship_live(params, root)``: the live shipper's loop.
-- ``server.connect(root)`` and ``server.tracking_uri(root)``: the store, initialised once, under a lock.
-- ``addresses.addresses(params, root, base)``: the pages of the MLflow UI that answer the question.
+- ``journal``: training appends to it (``JournalObserver``); imports no MLflow.
+- ``outs``, ``replay``: reading an arm's outs, and when each of its epochs ended.
+- ``provenance``, ``record``: what makes two recordings the same; what an arm should look like in MLflow.
+- ``server``, ``artifacts``: the study's store, initialised once, under a lock; where files of runs are kept.
+- ``experiment``, ``claims``: the runs of one MLflow experiment, and who is writing them.
+- ``ship``, ``summary``, ``track``: each arm once, whole, whoever else records (``track.track``).
+- ``live``: shows long runs while they train, from another process.
+- ``ui``: MLflow's UI, and the pages in it that answer the question.
 """

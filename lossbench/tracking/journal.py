@@ -1,25 +1,30 @@
-"""What watches training: it writes the journal and the timings, and wakes the shipper in long runs.
+"""The journal of training: what it appends to before anyone else hears of it, a JSON object a line.
 
-Nothing here imports MLflow, waits for a network, or lets a full disk stop training.
+An *attempt* is one process training one arm; it has a file of its own,
+``.lossbench/journal/<experiment>/<arm>/<attempt>.jsonl``. Every event has ``event`` and ``time`` (seconds
+since the epoch). A process killed in the middle of a write leaves a torn last line, which readers drop.
+
+Nothing here imports MLflow, waits for a network, or lets a full disk stop training. In long runs another
+process, which training never waits for, reads the journal and shows it in MLflow live
+(:mod:`lossbench.tracking.live`).
 """
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from lossbench.tracking import places
-from lossbench.tracking.environment import versions
-from lossbench.tracking.events import EventFile
-from lossbench.tracking.identity import Owner, digest
-from lossbench.tracking.revision import revision
-from lossbench.tracking.sampler import Sampler
-from lossbench.tracking.shipper import spawn_shipper
+import psutil
+
+from lossbench.identity import Owner, part_name
+from lossbench.tracking.outs import journals_of, timings_of
+from lossbench.tracking.provenance import digest, revision, versions
 
 if TYPE_CHECKING:
     from lossbench.training.replicate import Replicate
@@ -50,7 +55,7 @@ class JournalObserver:
         self._shipping = False
         self._sampler = Sampler() if system_metrics else None
         try:
-            path = places.journals(home) / str(described["experiment"]) / self.arm / f"{attempt}.jsonl"
+            path = journals_of(home) / str(described["experiment"]) / self.arm / f"{attempt}.jsonl"
             self._events = EventFile(path)
         except OSError as error:
             self._give_up(error)
@@ -161,10 +166,10 @@ class JournalObserver:
     def _write_timings(self) -> None:
         if not self._seconds:
             return
-        path = places.timings(self._home, self.arm)
+        path = timings_of(self._home, self.arm)
         path.parent.mkdir(parents=True, exist_ok=True)
         merged = {**read_timings(self._home, self.arm), **self._seconds}
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        draft = path.with_name(part_name(path.name))
         draft.write_text(json.dumps({str(seed): merged[seed] for seed in sorted(merged)}) + "\n")
         draft.replace(path)
 
@@ -172,7 +177,138 @@ class JournalObserver:
 def read_timings(home: Path, arm: str) -> dict[int, float]:
     """Read an arm's seconds per replicate; empty where nothing was measured here."""
     try:
-        content = json.loads(places.timings(home, arm).read_bytes())
+        content = json.loads(timings_of(home, arm).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return {int(seed): float(seconds) for seed, seconds in content.items()}
+
+
+SYNC_EVERY = 1.0
+"""Seconds between two fsyncs. Every event reaches the kernel at once, so that a killed process loses none;
+only a power cut can take what came in the last second, and the outs still hold that."""
+
+Event = dict[str, Any]
+
+
+class EventFile:
+    """An append-only file of events, opened for one attempt."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._synced = time.monotonic()
+
+    def append(self, event: str, values: Mapping[str, Any], sync: bool = False) -> None:
+        """Append one event in one write; ``sync`` waits until it is on the disk."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+        self._file.write(line.encode() + b"\n")
+        if sync or time.monotonic() - self._synced > SYNC_EVERY:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class Tail:
+    """Reads what was appended to a journal since the last call; a torn last line waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def new(self) -> list[Event]:
+        """Read the complete lines that came since the last call."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            raw = file.read()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_parse(whole))
+
+
+def read(path: Path) -> list[Event]:
+    """Read all complete events of a journal."""
+    return Tail(path).new()
+
+
+def _parse(raw: bytes) -> Iterator[Event]:
+    for line in raw.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # torn by a crash and then appended to: the line is lost, its neighbours are not
+        if isinstance(event, dict) and "event" in event:
+            yield event
+
+
+EVERY = 10.0
+"""Seconds between samples."""
+FIRST = 0.5
+"""Seconds before the first one, so that a short arm has one too."""
+MEGABYTE = 1e6
+
+
+class Sampler:
+    """Gives a sample every ``every`` seconds at most; processor load is the mean since the last one."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._next = time.monotonic() + min(FIRST, every)
+        psutil.cpu_percent()  # its first value is meaningless
+
+    def due(self) -> dict[str, float] | None:
+        """Take a sample if it is time for one."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + self._every
+        return {**_machine(), **_gpu()}
+
+
+def _machine() -> dict[str, float]:
+    memory = psutil.virtual_memory()
+    disk = psutil.disk_usage(".")
+    return {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": round(memory.used / MEGABYTE, 1),
+        "system_memory_usage_percentage": memory.percent,
+        "disk_usage_percentage": disk.percent,
+        "disk_available_megabytes": round(disk.free / MEGABYTE, 1),
+    }
+
+
+def _gpu() -> dict[str, float]:
+    """Read the GPU that torch uses, where one is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "gpu_0_memory_usage_megabytes": round((total - free) / MEGABYTE, 1),
+        "gpu_0_memory_usage_percentage": round(100 * (1 - free / total), 1),
+    }
+
+
+def spawn_shipper(home: Path) -> None:
+    """Start ``lossbench track --live`` in a session of its own (it lowers its own priority).
+
+    Called from the study's folder. It shows running arms in MLflow until no training of this study is
+    alive, then exits. A second one finds the first one's lock and exits at once. It outlives a Ctrl-C of
+    `dvc repro` for a moment, to close the runs that the Ctrl-C killed.
+    """
+    log = home / "shipper.log"
+    try:
+        with log.open("ab") as output:
+            subprocess.Popen(
+                [sys.executable, "-m", "lossbench", "track", "--live"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+    except OSError as error:
+        print(f"warning: no live shipper ({error}); `make track` will record the run", file=sys.stderr)

@@ -5,32 +5,35 @@ server at any time: the journal holds everything, and ``lossbench track`` comple
 life, an attempt whose last call failed is doubtful: its runs are deleted and written again whole.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.identity import Owner, is_alive
+from lossbench.lock import LockedError, lock
 from lossbench.params import Params
-from lossbench.tracking import places
-from lossbench.tracking.events import Event, Tail
-from lossbench.tracking.identity import Owner, settings_digest
-from lossbench.tracking.locks import LockedError, lock
-from lossbench.tracking.names import open_shelf, study_shown
-from lossbench.tracking.records import SETTINGS, Point, Run
-from lossbench.tracking.server import RefusedError, ServerGoneError, connect
-from lossbench.tracking.ship import (
+from lossbench.tracking.experiment import (
     ATTEMPT,
+    BEAT,
     CURRENT,
     FINISHED,
     KILLED,
     OWNER,
     ROLE,
     SHIPPED,
-    Shelf,
+    MlflowExperiment,
     close_stale,
+    open_experiment,
 )
-from lossbench.tracking.told import points_of
+from lossbench.tracking.journal import Event, Tail
+from lossbench.tracking.outs import home_of, journals_of
+from lossbench.tracking.provenance import settings_digest, study_shown
+from lossbench.tracking.record import SETTINGS, Point, Run
+from lossbench.tracking.replay import points_of
+from lossbench.tracking.server import RefusedError, ServerGoneError, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +44,9 @@ RETRY = 15.0
 """Seconds before a server that did not answer is tried again."""
 SHARE = 0.005
 """Of the machine's processor time that sending may take: it rests after each time until that is true."""
+BEATS = 300.0
+"""Seconds between two signs of life of a training in MLflow: on another machine nothing else tells it apart
+from a dead one."""
 LONGEST = 15.0
 """Seconds that it rests at most: the first time takes longest, and would be the last for minutes."""
 
@@ -66,6 +72,7 @@ class LiveAttempt:
         self._runs: dict[int, LiveRun] = {}
         self._parent = ""
         self._doubtful = True
+        self._beat = -math.inf
         self.status: str | None = None
         self.done = False
         first, *later = self._tail.new()
@@ -87,23 +94,35 @@ class LiveAttempt:
 
     def read(self) -> None:
         """Take in what training appended, and whether it is still alive."""
-        dead = self.owner.dead()  # asked first: what it wrote before its death is then in the file
+        dead = not self.alive()  # asked first: what it wrote before its death is then in the file
         self._take(self._tail.new())
         if self.status is None and dead:
             self.status = KILLED
 
-    def ship(self, shelf: Shelf) -> None:
+    def alive(self) -> bool:
+        """Say whether the process that trains lives; of another machine's the journal is the sign of life."""
+        return is_alive(self.owner, self._tail.path.stat().st_mtime)
+
+    def ship(self, target: MlflowExperiment) -> None:
         """Send what is new; after a failed call everything is sent again, into new runs."""
         if self.done:
             return
         if self._doubtful:
-            self._begin_again(shelf)
+            self._begin_again(target)
         self._doubtful = True  # until this call has come to its end
         for run in self._runs.values():
-            self._ship_run(shelf, run)
+            self._ship_run(target, run)
         if self.status is not None:
-            self._close(shelf, self.status)
+            self._close(target, self.status)
+        elif time.monotonic() - self._beat >= BEATS:
+            self._show_life(target)
         self._doubtful = False
+
+    def _show_life(self, target: MlflowExperiment) -> None:
+        going_on = [run.run_id for run in self._runs.values() if run.run_id and not run.ended]
+        for run_id in (self._parent, *going_on):
+            target.tag(run_id, {BEAT: str(int(time.time()))})
+        self._beat = time.monotonic()
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -116,33 +135,33 @@ class LiveAttempt:
                 if event["event"] == "finished":
                     run.end = now
 
-    def _begin_again(self, shelf: Shelf) -> None:
-        for old in shelf.search(attempt=self._identity[ATTEMPT], role="arm"):
-            shelf.delete_family(old.info.run_id)
+    def _begin_again(self, target: MlflowExperiment) -> None:
+        for old in target.search(attempt=self._identity[ATTEMPT], role="arm"):
+            target.delete_family(old.info.run_id)
         for run in self._runs.values():
             run.run_id, run.sent, run.ended = None, 0, False
         parent = Run(self._tags["arm"], int(self._header["time"] * 1000), 0, {}, self._tags, ())
-        self._parent = shelf.create(parent, {**self._identity, ROLE: "arm"})
+        self._parent = target.create(parent, {**self._identity, ROLE: "arm"})
 
-    def _ship_run(self, shelf: Shelf, run: LiveRun) -> None:
+    def _ship_run(self, target: MlflowExperiment, run: LiveRun) -> None:
         if run.run_id is None:
             child = Run(f"{self._tags['arm']} seed {run.seed}", run.start, 0, {}, self._tags, ())
             tags = {**self._identity, ROLE: "replicate", "seed": str(run.seed)}
-            run.run_id = shelf.create(child, tags, self._parent)
+            run.run_id = target.create(child, tags, self._parent)
         if run.sent < len(run.points):
-            shelf.log(run.run_id, run.points[run.sent :])
+            target.log(run.run_id, run.points[run.sent :])
             run.sent = len(run.points)
         if run.end is not None and not run.ended:
-            shelf.end(run.run_id, FINISHED, run.end)
+            target.end(run.run_id, FINISHED, run.end)
             run.ended = True
 
-    def _close(self, shelf: Shelf, status: str) -> None:
+    def _close(self, target: MlflowExperiment, status: str) -> None:
         now = int(time.time() * 1000)
         for run in self._runs.values():
             if run.run_id is not None and not run.ended:
-                shelf.end(run.run_id, status, now)
-        shelf.tag(self._parent, {SHIPPED: "true"} if status == FINISHED else {CURRENT: "false"})
-        shelf.end(self._parent, status, now)
+                target.end(run.run_id, status, now)
+        target.tag(self._parent, {SHIPPED: "true"} if status == FINISHED else {CURRENT: "false"})
+        target.end(self._parent, status, now)
         self.done = True
 
 
@@ -150,7 +169,7 @@ def ship_live(params: Params, root: Path) -> None:
     """Show this study's running arms until none is alive; one shipper at a time, others return at once."""
     os.nice(10)
     try:
-        with lock(places.home(root) / "shipper.lock"):
+        with lock(home_of(root) / "shipper.lock"):
             Shipper(params, root).run()
     except LockedError:
         return
@@ -165,7 +184,7 @@ class Shipper:
         self._seen: set[Path] = set()
         self._attempts: list[LiveAttempt] = []
         self._client: MlflowClient | None = None
-        self._shelves: dict[str, Shelf] = {}
+        self._targets: dict[str, MlflowExperiment] = {}
 
     def run(self) -> None:
         """Ship until no training is alive; what could not be sent then is left to ``lossbench track``."""
@@ -198,24 +217,24 @@ class Shipper:
         return True
 
     def _ship_one(self, client: "MlflowClient", attempt: LiveAttempt) -> None:
-        if attempt.experiment not in self._shelves:
-            shelf = open_shelf(client, self._params, self._root, attempt.experiment)
-            close_stale(shelf)
-            self._shelves[attempt.experiment] = shelf
+        if attempt.experiment not in self._targets:
+            target = open_experiment(client, self._params, self._root, attempt.experiment)
+            close_stale(target)
+            self._targets[attempt.experiment] = target
         try:
-            attempt.ship(self._shelves[attempt.experiment])
+            attempt.ship(self._targets[attempt.experiment])
         except RefusedError as error:  # someone deleted the runs: `lossbench track` writes them from the outs
             print(f"{time.strftime('%H:%M:%S')} no longer shown live: {error}", flush=True)
             attempt.done = True
 
     def _find(self) -> None:
         """Follow new journals of living trainings."""
-        for path in places.journals(places.home(self._root)).glob("*/*/*.jsonl"):
+        for path in journals_of(home_of(self._root)).glob("*/*/*.jsonl"):
             if path in self._seen or not _begun(path):
                 continue
             self._seen.add(path)
             attempt = LiveAttempt(path, study_shown(self._params, self._root))
-            if attempt.status is None and not attempt.owner.dead():
+            if attempt.status is None and attempt.alive():
                 self._attempts.append(attempt)
 
 

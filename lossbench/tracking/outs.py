@@ -1,12 +1,13 @@
-"""Reads one arm's outs."""
+"""Reads one arm's outs, and says where tracking keeps files of its own: never inside an out."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lossbench.tracking.identity import data_digest, digest
+from lossbench.tracking.provenance import data_digest, digest
 
 History = dict[int, dict[tuple[int, str], float]]
 """seed → (epoch, split/metric) → value."""
@@ -88,3 +89,18 @@ class ArmOuts:
         data = data_digest(self.root / "data" / self.described["dataset"])
         files = [(self.folder / name).read_bytes() for name in ("arm.json", "history.csv")]
         return digest(study, self.experiment, self.arm, data, *files)
+
+
+def home_of(root: Path) -> Path:
+    """Find the study's private folder: ``LOSSBENCH_HOME``, or ``.lossbench`` under the study's ``root``."""
+    return root / os.environ.get("LOSSBENCH_HOME", ".lossbench")
+
+
+def journals_of(home: Path) -> Path:
+    """Find the folder that holds ``<experiment>/<arm>/<attempt>.jsonl``."""
+    return home / "journal"
+
+
+def timings_of(home: Path, arm: str) -> Path:
+    """Find the file with an arm's seconds per replicate: ``{seed: seconds}``."""
+    return home / "timings" / f"{arm}.json"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from lossbench.tracking import places
-from lossbench.tracking.locks import lock
+from lossbench.lock import lock
+from lossbench.tracking import artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +37,8 @@ SILENT = {
 HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 """Variables (`mlflow run` sets them) that would make MLflow write into a run that is not ours."""
 CONNECT_TIMEOUT = 2.0
+BUSY = 60_000
+"""Milliseconds to wait while others write to the same SQLite file."""
 
 
 class ServerGoneError(Exception):
@@ -48,7 +50,8 @@ def tracking_uri(root: Path) -> str:
 
     Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
+    file = str((root / "mlflow.db").resolve()).replace("%", "%25").replace("?", "%3F")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
 
 
 def shown(uri: str) -> str:
@@ -84,13 +87,15 @@ def connect(root: Path) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
     with server_errors():
-        if not uri.startswith("sqlite"):
+        file = artifacts.database(uri)
+        if file is None:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         else:
-            with lock(places.home(root) / "mlflow-init.lock", wait=120):
+            with lock(file.parent / ".lossbench" / "mlflow-init.lock", wait=120):
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
+                artifacts.follow(file)
         with _own_environment():
             mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", _Guarded(client))
@@ -129,6 +134,7 @@ def _write_ahead() -> None:
         if isinstance(connection, sqlite3.Connection):
             _OPENED.add(connection)
             cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={BUSY}")
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=NORMAL")
             cursor.close()
@@ -186,7 +192,7 @@ def server_errors() -> Iterator[None]:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
             raise RefusedError(_first_line(error)) from error
         raise ServerGoneError(_first_line(error)) from error
-    except (requests.RequestException, SQLAlchemyError, OSError) as error:
+    except (requests.RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise ServerGoneError(_first_line(error)) from error
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lossbench.tracking.identity import digest
 from lossbench.tracking.outs import ArmOuts
+from lossbench.tracking.provenance import digest
 
 Row = dict[str, str]
 VERDICT_METRICS = {

@@ -1,28 +1,37 @@
 """Brings MLflow up to date with the outs: every arm once, whole, whatever happened before."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lossbench.lock import LockedError, lock
 from lossbench.params import Params
-from lossbench.tracking import places
-from lossbench.tracking.build import arm_record
-from lossbench.tracking.extras import log_dataset
-from lossbench.tracking.identity import digest
-from lossbench.tracking.locks import LockedError, lock
-from lossbench.tracking.models import log_model
-from lossbench.tracking.names import open_shelf
-from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.records import ArmRecord, Point
-from lossbench.tracking.server import connect
-from lossbench.tracking.ship import CURRENT, KEY, SHIPPED, Shelf, close_stale, dead_owner, ship_arm
+from lossbench.tracking.claims import LONG, Claim
+from lossbench.tracking.experiment import (
+    CURRENT,
+    KEY,
+    SHIPPED,
+    MlflowExperiment,
+    close_stale,
+    dead_owner,
+    open_experiment,
+)
+from lossbench.tracking.outs import ArmOuts, home_of
+from lossbench.tracking.provenance import digest
+from lossbench.tracking.record import ArmRecord, Point, arm_record
+from lossbench.tracking.server import RefusedError, connect
+from lossbench.tracking.ship import TRIES, amend, ship_arm
 from lossbench.tracking.summary import Reports, Summary, summarise
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+    from mlflow.entities import Run as MlflowRun
 
 SUMMARY = "lossbench.summary"
 DATASET = "lossbench.dataset"
@@ -57,6 +66,8 @@ class Drawn:
 
 Charts = Callable[[str], Drawn]
 """From an experiment."""
+LogModel = Callable[[MlflowExperiment, str, Params, ArmOuts], str]
+"""Logs an arm's model with its run and returns the model's id: :func:`lossbench.serving.logged.log_model`."""
 
 
 def track(
@@ -65,6 +76,7 @@ def track(
     say: Callable[[str], None] = lambda _: None,
     charts: Charts = lambda _: Drawn(),
     reported: Callable[[], bool] = lambda: True,
+    log_model: LogModel | None = None,
 ) -> Tracked:
     """Record every trained arm in MLflow.
 
@@ -74,6 +86,7 @@ def track(
         say: hears a line per arm written.
         charts: draws an experiment's charts; asked only where its report has changed.
         reported: returns when the report is written, or False if none will be; called when the rest is done.
+        log_model: logs an arm's model, where ``tracking.log_models`` says so; without it none is logged.
 
     Raises:
         ServerGoneError: the tracking server does not answer (any more); call again later.
@@ -85,20 +98,24 @@ def track(
     if not trained:
         return Tracked((), (), missing)
     client = connect(root)
-    with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
-        done = _Pass(params, root, client, say, charts)
+    with lock(home_of(root) / "track.lock", wait=OTHER_TRACKER):
+        done = _Pass(params, root, client, say, charts, log_model)
         before = [one.stamp() for one in trained]
         tracked = done.run(trained, missing)
         if reported():
             if [one.stamp() for one in trained] != before:  # trained anew: what they depend on has changed
-                done = _Pass(params, root, client, say, charts)
+                done = _Pass(params, root, client, say, charts, log_model)
                 tracked = done.run([ArmOuts(root, one.experiment, one.arm) for one in trained], missing)
             done.add_report()
         return tracked
 
 
 class _Pass:
-    """One pass over the arms."""
+    """One pass over the arms.
+
+    Another checkout may delete a copy that it takes for abandoned, or that says something else: then the arm
+    is recorded again.
+    """
 
     def __init__(
         self,
@@ -107,105 +124,170 @@ class _Pass:
         client: "MlflowClient",
         say: Callable[[str], None],
         charts: Charts,
+        log_model: LogModel | None,
     ) -> None:
         self._params = params
         self._root = root
         self._client = client
         self._say = say
         self._charts = cache(charts)
-        self._recorded: list[tuple[Shelf, str, ArmOuts]] = []
+        self._log_model = log_model if params.tracking.log_models else None
+        self._recorded: list[tuple[MlflowExperiment, str, ArmOuts]] = []
 
     def run(self, trained: list[ArmOuts], missing: tuple[str, ...]) -> Tracked:
         written: list[str] = []
         present: list[str] = []
         for experiment in dict.fromkeys(outs.experiment for outs in trained):
-            shelf = open_shelf(self._client, self._params, self._root, experiment)
-            close_stale(shelf)
+            target = open_experiment(self._client, self._params, self._root, experiment)
+            close_stale(target)
             kept = {}
             for outs in (one for one in trained if one.experiment == experiment):
-                kept[outs.arm], fresh = self._arm(shelf, outs)
-                self._recorded.append((shelf, kept[outs.arm], outs))
+                kept[outs.arm], fresh = self._arm(target, outs)
+                self._recorded.append((target, kept[outs.arm], outs))
                 (written if fresh else present).append(outs.arm)
-            self._mark_current(shelf, set(kept.values()))
+            self._mark_current(target, set(kept.values()))
+            target.sweep()
         return Tracked(tuple(written), tuple(present), missing)
 
     def add_report(self) -> None:
         """Bring the arms' summaries and charts up to date with the report."""
         reports = Reports(self._root)
-        for shelf, run_id, outs in self._recorded:
-            metric = self._params.experiments[outs.experiment].metric
-            self._summarise(shelf, run_id, summarise(outs, reports, metric))
-            self._add_charts(shelf, run_id, outs, reports.digest(outs.experiment))
+        for target, run_id, outs in self._recorded:
+            self._persist(target, run_id, outs, partial(self._report, target, outs, reports))
 
-    def _arm(self, shelf: Shelf, outs: ArmOuts) -> tuple[str, bool]:
+    def _persist(
+        self, target: MlflowExperiment, run_id: str, outs: ArmOuts, work: Callable[[str], None]
+    ) -> str:
+        """Do something to an arm's run; where that is deleted meanwhile, to the one that takes its place."""
+        for left in reversed(range(TRIES)):
+            try:
+                work(run_id)
+                break
+            except RefusedError:
+                if not left or target.stands(run_id):
+                    raise
+                run_id, _ = self._ship(target, outs)
+        return run_id
+
+    def _arm(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
+        run_id, fresh = self._ship(target, outs)
+        add = partial(self._add_extras, target, outs)
+        kept = self._persist(target, run_id, outs, lambda one: amend(target, one, self._lacks_extras, add))
+        return kept, fresh
+
+    def _ship(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
         record = arm_record(self._params, outs)
-        self._wait_for_shipper(shelf, record)
-        run_id, fresh = ship_arm(shelf, record)
-        self._add_extras(shelf, run_id, outs)
+        self._wait_for_shipper(target, record)
+        run_id, fresh = ship_arm(target, record, partial(self._add_extras, target, outs))
         if fresh:
             self._say(f"recorded {outs.arm}: {len(record.seeds)} replicates, {len(record.trials)} trials")
         return run_id, fresh
 
-    def _wait_for_shipper(self, shelf: Shelf, record: ArmRecord) -> None:
+    def _wait_for_shipper(self, target: MlflowExperiment, record: ArmRecord) -> None:
         """Let a live shipper finish an arm whose training has just ended, so that its runs are kept."""
         deadline = time.monotonic() + SHIPPER
         while record.attempt is not None and time.monotonic() < deadline and self._shipper_alive():
-            live = shelf.search(attempt=record.attempt, role="arm")
+            live = target.search(attempt=record.attempt, role="arm")
             if not live or all(SHIPPED in run.data.tags or KEY in run.data.tags for run in live):
                 return
             time.sleep(0.5)
 
     def _shipper_alive(self) -> bool:
         try:
-            with lock(places.home(self._root) / "shipper.lock"):
+            with lock(home_of(self._root) / "shipper.lock"):
                 return False
         except LockedError:
             return True
 
-    def _summarise(self, shelf: Shelf, run_id: str, summary: Summary) -> None:
-        """Write the summary where it changed: a verdict may change though the arm did not."""
-        current = self._client.get_run(run_id).data
-        said = digest(dict(summary.metrics), dict(summary.tags))
-        if current.tags.get(SUMMARY) == said:
-            return
+    def _report(self, target: MlflowExperiment, outs: ArmOuts, reports: Reports, run_id: str) -> None:
+        metric = self._params.experiments[outs.experiment].metric
+        summary = summarise(outs, reports, metric)
+        marks = {SUMMARY: digest(dict(summary.metrics), dict(summary.tags))}
+        reported = reports.digest(outs.experiment)
+        if reported is not None:
+            marks[CHARTS] = reported
+
+        def needed(run: "MlflowRun") -> bool:
+            return any(run.data.tags.get(tag) != said for tag, said in marks.items())
+
+        def add(run_id: str, claim: Claim) -> None:
+            current = self._client.get_run(run_id).data
+            if current.tags.get(SUMMARY) != marks[SUMMARY]:
+                self._summarise(target, run_id, summary, current.metrics)
+                target.tag(run_id, {SUMMARY: marks[SUMMARY]})
+            if reported is not None and current.tags.get(CHARTS) != reported:
+                target.tag(run_id, claim.tags(LONG))
+                self._add_charts(target, run_id, outs)
+                target.tag(run_id, {CHARTS: reported})
+
+        amend(target, run_id, needed, add)
+
+    def _summarise(
+        self, target: MlflowExperiment, run_id: str, summary: Summary, current: Mapping[str, float]
+    ) -> None:
+        """Write the summary's values where they changed: a verdict may change though the arm did not."""
         now = int(time.time() * 1000)
         changed = [
-            Point(key, value, 0, now)
-            for key, value in summary.metrics.items()
-            if current.metrics.get(key) != value
+            Point(key, value, 0, now) for key, value in summary.metrics.items() if current.get(key) != value
         ]
-        shelf.log(run_id, changed)
-        shelf.tag(run_id, {**summary.tags, SUMMARY: said})
+        target.log(run_id, changed)
+        target.tag(run_id, summary.tags)
 
-    def _add_extras(self, shelf: Shelf, run_id: str, outs: ArmOuts) -> None:
+    def _lacks_extras(self, run: "MlflowRun") -> bool:
+        tags = run.data.tags
+        return DATASET not in tags or (MODEL not in tags and self._log_model is not None)
+
+    def _add_extras(self, target: MlflowExperiment, outs: ArmOuts, run_id: str, claim: Claim) -> None:
         """Hang the manifest and the model on the run, each once."""
         tags = self._client.get_run(run_id).data.tags
         if DATASET not in tags:
             log_dataset(self._client, run_id, outs)
-            shelf.tag(run_id, {DATASET: str(outs.described["dataset"])})
-        if MODEL not in tags and self._params.tracking.log_models:
-            shelf.tag(run_id, {MODEL: log_model(shelf, run_id, self._params, outs)})
+            target.tag(run_id, {DATASET: str(outs.described["dataset"])})
+        if MODEL not in tags and self._log_model is not None:
+            target.tag(run_id, claim.tags(LONG))
+            target.tag(run_id, {MODEL: self._log_model(target, run_id, self._params, outs)})
 
-    def _add_charts(self, shelf: Shelf, run_id: str, outs: ArmOuts, reported: str | None) -> None:
-        """Hang the experiment's charts on the run, anew where its report has changed."""
-        if reported is None or self._client.get_run(run_id).data.tags.get(CHARTS) == reported:
-            return
+    def _add_charts(self, target: MlflowExperiment, run_id: str, outs: ArmOuts) -> None:
+        """Hang the experiment's charts on the run."""
         drawn = self._charts(outs.experiment)
         for name, svg in drawn.charts.items():
             self._client.log_text(run_id, svg, f"charts/{name}")
-        colour = {COLOUR: drawn.colours[outs.arm]} if outs.arm in drawn.colours else {}
-        shelf.tag(run_id, {**colour, CHARTS: reported})
+        if outs.arm in drawn.colours:
+            target.tag(run_id, {COLOUR: drawn.colours[outs.arm]})
 
-    def _mark_current(self, shelf: Shelf, kept: set[str]) -> None:
+    def _mark_current(self, target: MlflowExperiment, kept: set[str]) -> None:
         """Tell the runs of the present outs from those of earlier ones."""
-        for parent in shelf.search(role="arm", current="true"):
+        for parent in target.search(role="arm", current="true"):
             run_id = parent.info.run_id
             if run_id in kept or not (KEY in parent.data.tags or dead_owner(parent)):
                 continue  # the present ones, and those that a living training is writing
-            for run in (*shelf.children(run_id), parent):  # the parent last: a crash leaves it to be found
-                shelf.tag(run.info.run_id, {CURRENT: "false"})
+            self._mark(target, run_id, "false")
         for run_id in kept:
             if self._client.get_run(run_id).data.tags.get(CURRENT) != "true":
-                for run in shelf.children(run_id):
-                    shelf.tag(run.info.run_id, {CURRENT: "true"})
-                shelf.tag(run_id, {CURRENT: "true"})
+                self._mark(target, run_id, "true")
+
+    def _mark(self, target: MlflowExperiment, run_id: str, current: str) -> None:
+        """Mark an arm's runs, the parent last: a crash leaves it to be found."""
+        for one in (*(child.info.run_id for child in target.children(run_id)), run_id):
+            with suppress(RefusedError):  # another checkout deleted it meanwhile
+                target.tag(one, {CURRENT: current})
+
+
+def log_dataset(client: "MlflowClient", run_id: str, outs: ArmOuts) -> None:
+    """Log the dataset's manifest, a row per sample with its SHA-256, as the run's input."""
+    name = str(outs.described["dataset"])
+    if (outs.root / "data" / name / "manifest.parquet").exists():
+        client.log_inputs(run_id, [_dataset_input(outs.root, name)])
+
+
+@cache
+def _dataset_input(root: Path, name: str) -> "DatasetInput":
+    import pandas as pd
+    from mlflow.data import from_pandas
+    from mlflow.entities import DatasetInput, InputTag
+
+    path = root / "data" / name / "manifest.parquet"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it suggests doubles for whole numbers without gaps
+        dataset = from_pandas(pd.read_parquet(path), source=f"data/{name}/manifest.parquet", name=name)
+    return DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])

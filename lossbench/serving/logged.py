@@ -1,8 +1,11 @@
 """Logs one model per arm: of the replicate with the median validation score."""
 
+import hashlib
 import json
 import shutil
 import tempfile
+import zipfile
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lossbench.params import Params
+from lossbench.serving import lossbench_loader
+from lossbench.serving.lossbench_loader import REFERENCE
+from lossbench.tracking.experiment import MlflowExperiment
 from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.ship import Shelf
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
 REQUIREMENTS = (
@@ -27,9 +33,13 @@ REQUIREMENTS = (
     "safetensors",
     "tqdm",
 )
-"""What a served replicate imports; `lossbench` itself travels in the model."""
+"""What a served replicate imports; of `lossbench` itself an archive lies beside the models."""
 PACKAGE = Path(__file__).resolve().parents[1]
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Time of all files in the archive: equal code gives equal bytes."""
 EXAMPLES = 2
+PARTS = "replicate"
+"""Folder of the replicate in a model's data."""
 
 
 def median_seed(outs: ArmOuts, monitor: str) -> int:
@@ -50,7 +60,7 @@ def median_seed(outs: ArmOuts, monitor: str) -> int:
     return ranked[(len(ranked) - 1) // 2]
 
 
-def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
+def log_model(shelf: MlflowExperiment, run_id: str, params: Params, outs: ArmOuts) -> str:
     """Log the arm's median replicate as an MLflow model and return its id.
 
     A half-written model of an earlier, interrupted call is deleted first.
@@ -73,28 +83,83 @@ def log_model(shelf: Shelf, run_id: str, params: Params, outs: ArmOuts) -> str:
         model_type="lossbench",
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        _save(folder, params, outs, seed, Model(run_id=run_id, model_id=logged.model_id))
+        folder, archive = Path(scratch) / "model", _archive(Path(scratch))
+        _save(folder, params, outs, seed, Model(run_id=run_id, model_id=logged.model_id), archive.name)
+        _keep_code(shelf.location, archive)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return str(logged.model_id)
 
 
-def _save(folder: Path, params: Params, outs: ArmOuts, seed: int, model: Any) -> None:
-    """Save the replicate's folder beside the code that loads it: nothing is pickled."""
+def carry_code(client: "MlflowClient", model_id: str) -> None:
+    """Put the code into the model itself, which then needs nothing else wherever it is copied to.
+
+    Args:
+        client: of the store.
+        model_id: of a model that :func:`log_model` logged.
+
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        _archive(folder)
+        client.log_model_artifacts(model_id, str(folder), f"data/{PARTS}")
+
+
+@cache
+def _code() -> tuple[str, dict[str, bytes]]:
+    """The package's files as they are, and their hash."""
+    files = {
+        path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes()
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    total = hashlib.sha256()
+    for name, content in files.items():
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()[:16], files
+
+
+def _archive(folder: Path) -> Path:
+    """Write the package's archive into a folder."""
+    code, files = _code()
+    path = folder / f"lossbench-{code}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def _keep_code(location: str, archive: Path) -> None:
+    """Upload the archive beside the models of an experiment, unless it is there already."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    from lossbench.tracking.server import server_errors
+
+    with server_errors():
+        files = get_artifact_repository(location)
+        there = {Path(one.path).name: one.file_size for one in files.list_artifacts("code")}
+        if there.get(archive.name) != archive.stat().st_size:
+            files.log_artifact(str(archive), "code")
+
+
+def _save(folder: Path, params: Params, outs: ArmOuts, seed: int, model: Any, archive: str) -> None:
+    """Save the replicate's folder beside the file that loads it: nothing is pickled."""
     import mlflow.pyfunc
 
     data = outs.root / "data" / outs.described["dataset"]
     example = np.load(data / "test" / "inputs.npy", mmap_mode="r")[:EXAMPLES].copy()
-    parts = folder.with_name("replicate")
+    parts = folder.with_name(PARTS)
     pack_replicate(parts, params, outs, seed)
+    reference = {"archive": archive, "model_id": model.model_id}
+    (parts / REFERENCE).write_text(json.dumps(reference) + "\n", encoding="utf-8")
     mlflow.pyfunc.save_model(
         folder,
         mlflow_model=model,
-        loader_module="lossbench.tracking.serving",
+        loader_module=Path(lossbench_loader.__file__).stem,
         data_path=str(parts),
-        code_paths=[str(PACKAGE)],
+        code_paths=[lossbench_loader.__file__],
         signature=_signature(example, parts),
         input_example=example,
         pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],

@@ -1,20 +1,97 @@
-"""Builds an arm's :class:`ArmRecord` from its outs and, where one tells the same history, its journal."""
+"""What one arm should look like in MLflow, from its outs and, where one tells the same history, its journal.
+
+Plain values, before any of them is sent.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 from lossbench.params import Params
-from lossbench.tracking import places
-from lossbench.tracking.environment import versions
-from lossbench.tracking.identity import RESULTS, data_digest, settings_digest, study_name
 from lossbench.tracking.journal import read_timings
-from lossbench.tracking.names import study_shown
-from lossbench.tracking.outs import ArmOuts
-from lossbench.tracking.records import PARAM_LENGTH, SETTINGS, ArmRecord, Point, Run, flatten
-from lossbench.tracking.revision import revision
-from lossbench.tracking.told import Told, find_told
+from lossbench.tracking.outs import ArmOuts, home_of
+from lossbench.tracking.provenance import (
+    RESULTS,
+    data_digest,
+    digest,
+    revision,
+    settings_digest,
+    study_name,
+    study_shown,
+    versions,
+)
+from lossbench.tracking.replay import Replay, find_replay
+
+PARAM_LENGTH = 500
+SETTINGS = "params_hash"
+"""The tag with the hash of what an arm was trained with."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One metric value: its time in milliseconds since the epoch."""
+
+    key: str
+    value: float
+    step: int
+    time: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: times in milliseconds since the epoch."""
+
+    name: str
+    start: int
+    end: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    points: tuple[Point, ...]
+
+    def content(self) -> list[Any]:
+        """List what the run says, leaving out when and where it came to be."""
+        points = sorted((point.key, point.step, repr(point.value)) for point in self.points)
+        said = [point for point in points if not point[0].startswith(("seconds", "system/"))]
+        return [self.name, dict(self.params), said]
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """A parent run, its children (replicates by seed, then trials), and what tells it apart.
+
+    Attributes:
+        key: hash of the arm's outs: equal for equal outs, wherever and whenever they were made.
+        attempt: the journal that tells the same history, if one is here.
+
+    """
+
+    experiment: str
+    arm: str
+    key: str
+    parent: Run
+    seeds: Mapping[int, Run]
+    trials: tuple[Run, ...] = ()
+    attempt: str | None = None
+
+    def digest(self) -> str:
+        """Hash the content of all runs: a run that carries it is whole."""
+        replicates = {str(seed): run.content() for seed, run in self.seeds.items()}
+        return digest(self.key, self.parent.content(), replicates, [run.content() for run in self.trials])
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn nested settings into MLflow params: dotted keys, short strings."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        elif value is not None:
+            flat[name] = str(value)[:PARAM_LENGTH]
+    return flat
+
 
 TRIAL_RESULTS = ("scores", "mean", "diverged")
 """Keys of a trial that say what came out; the others are the point searched."""
@@ -28,8 +105,8 @@ def arm_record(params: Params, outs: ArmOuts) -> ArmRecord:
         outs: the arm's, which must exist.
 
     """
-    told = find_told(outs)
-    builder = _Builder(params, outs, told)
+    replay = find_replay(outs)
+    builder = _Builder(params, outs, replay)
     seeds = {seed: builder.replicate(seed) for seed in outs.history}
     return ArmRecord(
         experiment=outs.experiment,
@@ -38,7 +115,7 @@ def arm_record(params: Params, outs: ArmOuts) -> ArmRecord:
         parent=builder.parent(seeds),
         seeds=seeds,
         trials=tuple(builder.trials()),
-        attempt=told.header["attempt"] if told else None,
+        attempt=replay.header["attempt"] if replay else None,
     )
 
 
@@ -46,11 +123,11 @@ def arm_record(params: Params, outs: ArmOuts) -> ArmRecord:
 class _Builder:
     params: Params
     outs: ArmOuts
-    told: Told | None
+    replay: Replay | None
 
     def replicate(self, seed: int) -> Run:
         """Build a child: one replicate's history and test scores."""
-        start, end = self.told.spans[seed] if self.told else (self.written, self.written)
+        start, end = self.replay.spans[seed] if self.replay else (self.written, self.written)
         points = [
             Point(key, value, epoch, _ms(self._time(seed, epoch, key)))
             for (epoch, key), value in self.outs.history[seed].items()
@@ -101,7 +178,7 @@ class _Builder:
         measured = [self.seconds[seed] for seed in seeds if seed in self.seconds]
         if measured:
             points.append(Point("seconds_per_replicate", fmean(measured), 0, end))
-        for number, event in enumerate(self.told.system if self.told else ()):
+        for number, event in enumerate(self.replay.system if self.replay else ()):
             load = event["values"].items()
             points += [
                 Point(f"system/{key}", float(value), number, _ms(event["time"])) for key, value in load
@@ -129,7 +206,7 @@ class _Builder:
     @cached_property
     def seconds(self) -> dict[int, float]:
         """Seconds per replicate, by seed, as measured on this machine."""
-        return read_timings(places.home(self.outs.root), self.outs.arm)
+        return read_timings(home_of(self.outs.root), self.outs.arm)
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -142,7 +219,7 @@ class _Builder:
     def tags(self) -> dict[str, str]:
         """Describe where the arm comes from: the journal's word, else the present checkout's."""
         outs, params = self.outs, self.params
-        header = self.told.header if self.told else {}
+        header = self.replay.header if self.replay else {}
         origin = dict(header["revision"]) if header else revision(outs.root)
         if "git_commit" in origin:
             origin["mlflow.source.git.commit"] = origin["git_commit"]
@@ -159,13 +236,13 @@ class _Builder:
             "device": str(device),
             "data_hash": data_digest(outs.root / "data" / outs.described["dataset"]),
             SETTINGS: settings_digest(outs.described),
-            "origin": "trained here" if self.told else "restored from outs",
+            "origin": "trained here" if self.replay else "restored from outs",
             **origin,
             **{f"version.{package}": str(number) for package, number in found.items()},
         }
 
     def _time(self, seed: int, epoch: int, key: str) -> float:
-        return self.told.times[seed, epoch, key] if self.told else self.written
+        return self.replay.times[seed, epoch, key] if self.replay else self.written
 
     def _mean_score(self, at: int) -> Iterator[Point]:
         metric = self.params.experiments[self.outs.experiment].metric

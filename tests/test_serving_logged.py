@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -15,11 +17,13 @@ import yaml
 from lossbench.data.dataset import Dataset
 from lossbench.params import load_params
 from lossbench.recipe import Compute
+from lossbench.serving.logged import carry_code, log_model, median_seed
 from lossbench.tasks import task_class
-from lossbench.tracking.models import median_seed
+from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
+from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from lossbench.training import predict
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import train, write_study
@@ -45,7 +49,7 @@ def test_the_median_replicate_is_logged_and_predicts_as_training_does(study):
     from safetensors.torch import load_file
 
     params = load_params(study / "params.yaml")
-    track(params, study)
+    track(params, study, log_model=log_model)
     (parent,) = role(runs_of(study), "arm")
     (output,) = parent.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
@@ -63,7 +67,7 @@ def test_the_median_replicate_is_logged_and_predicts_as_training_does(study):
 
 
 def test_the_model_states_its_signature_example_and_requirements_and_holds_no_pickle(study):
-    track(load_params(study / "params.yaml"), study)
+    track(load_params(study / "params.yaml"), study, log_model=log_model)
     (found,) = study.glob("mlartifacts/**/MLmodel")
     described = yaml.safe_load(found.read_text())
     assert json.loads(described["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 1, 8, 8]
@@ -78,8 +82,8 @@ def test_the_model_states_its_signature_example_and_requirements_and_holds_no_pi
 
 def test_a_model_is_logged_once(study):
     params = load_params(study / "params.yaml")
-    track(params, study)
-    track(params, study)
+    track(params, study, log_model=log_model)
+    track(params, study, log_model=log_model)
     client = connect(study)
     experiment = client.get_experiment_by_name("toy").experiment_id
     assert len(client.search_logged_models([experiment])) == 1
@@ -87,11 +91,11 @@ def test_a_model_is_logged_once(study):
 
 def test_a_model_half_logged_by_a_killed_pass_is_replaced(study):
     params = load_params(study / "params.yaml")
-    track(params, study)
+    track(params, study, log_model=log_model)
     (parent,) = role(runs_of(study), "arm")
     client = connect(study)
     client.delete_tag(parent.info.run_id, "lossbench.model")  # as if killed just before the last step
-    track(params, study)
+    track(params, study, log_model=log_model)
     assert len(client.search_logged_models([parent.info.experiment_id])) == 1
 
 
@@ -103,28 +107,109 @@ def test_a_diverged_replicate_is_not_the_median(study):
     assert median_seed(ArmOuts(study, "toy", "toy-focal"), "accuracy") == 0
 
 
-@pytest.mark.slow
-def test_a_logged_model_loads_without_this_checkout(study, tmp_path):
-    """The package travels in the model: another process, without the checkout on its path, loads it."""
-    track(load_params(study / "params.yaml"), study)
-    (found,) = study.glob("mlartifacts/**/MLmodel")
-    code = (
-        "import sys, mlflow.pyfunc, numpy as np; m = mlflow.pyfunc.load_model(sys.argv[1]);"
-        "import lossbench; print(lossbench.__file__);"
-        "print(m.predict(np.zeros((1, 1, 8, 8), dtype=np.uint8))[0]['class'] in ('cat', 'dog'))"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+ANSWER = (
+    "import sys, mlflow.pyfunc, numpy as np\n"
+    "m = mlflow.pyfunc.load_model(sys.argv[1]); import lossbench; print(lossbench.__file__)\n"
+    "print(m.predict(np.zeros((1, 1, 8, 8), dtype=np.uint8))[0]['class'] in ('cat', 'dog'))"
+)
+ALONE = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+
+
+def answer(model, folder, **environment):
+    """Load a model in a fresh process without this checkout, and say where its code was found."""
+    # An installed package would answer as well: it is hidden.
+    hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in str(f)]\n"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(found.parent)],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, "-c", hide + ANSWER, str(model)],
+        cwd=folder,
+        env={**os.environ, **ALONE, **environment},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    where, known = done.stdout.split("\n")[:2]
-    assert str(found.parent) in where
-    assert known == "True"
+    return done, *done.stdout.split("\n")[:2]
+
+
+def logged(study):
+    track(load_params(study / "params.yaml"), study, log_model=log_model)
+    (parent,) = role(runs_of(study), "arm")
+    return parent.outputs.model_outputs[0].model_id
+
+
+def test_the_code_is_uploaded_once_and_not_with_each_model(study):
+    model = logged(study)
+    client = connect(study)
+    parent = role(runs_of(study), "arm")[0]
+    shelf = open_experiment(client, load_params(study / "params.yaml"), study, "toy")
+    outs = ArmOuts(study, "toy", "toy-focal")
+    (archive,) = study.glob("mlartifacts/toy/code/*.zip")
+    written = archive.stat().st_mtime_ns
+    other = log_model(shelf, parent.info.run_id, load_params(study / "params.yaml"), outs)
+    assert other != model
+    assert [path.stat().st_mtime_ns for path in study.glob("mlartifacts/toy/code/*")] == [written]
+    for one in (model, other):
+        files = [path for path in study.glob(f"mlartifacts/toy/models/{one}/**/*") if path.is_file()]
+        assert [path.name for path in files if path.suffix == ".py"] == ["lossbench_loader.py"]
+        assert len(files) < 20
+        assert sum(path.stat().st_size for path in files if path.suffix != ".safetensors") < 30_000
+
+
+@pytest.mark.slow
+def test_a_logged_model_loads_without_this_checkout_wherever_it_is(study, tmp_path):
+    """From the folder of the store, by its address alone, and as a folder that carries its code."""
+    model = logged(study)
+    away = tmp_path / "away"
+    away.mkdir()
+    (found,) = study.glob("mlartifacts/**/MLmodel")
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{study / 'mlflow.db'}"}
+    for address, environment in ((found.parent, {}), (f"models:/{model}", store)):
+        done, where, known = answer(address, away, **environment)
+        assert known == "True", done.stderr
+        assert str(ROOT) not in where
+    shutil.copytree(found.parent, away / "copy")
+    done, *_ = answer(away / "copy", away, MLFLOW_TRACKING_URI=f"sqlite:///{away / 'other.db'}")
+    assert "set MLFLOW_TRACKING_URI to the store with model" in done.stderr
+    done, _, known = answer(away / "copy", away, **store)
+    assert known == "True", done.stderr
+    carry_code(connect(study), model)
+    shutil.copytree(found.parent, away / "whole")
+    done, _, known = answer(away / "whole", away, MLFLOW_TRACKING_URI=f"sqlite:///{away / 'other.db'}")
+    assert known == "True", done.stderr
+
+
+@pytest.mark.slow
+def test_a_logged_model_is_served_through_a_server_without_this_checkout(study, tmp_path, monkeypatch):
+    """Its code comes through the MLflow server, as the model itself does."""
+    away = tmp_path / "away"
+    away.mkdir()
+    with mlflow_server(f"sqlite:///{study / 'mlflow.db'}", tmp_path / "server.log", port=0) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        model, port = logged(study), free_port(0)
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{model}"]
+        serving = subprocess.Popen(
+            [*command, "--env-manager", "local", "--port", str(port)],
+            cwd=away,
+            env={**os.environ, **ALONE},
+            start_new_session=True,
+        )
+        try:
+            body = json.dumps({"inputs": np.zeros((1, 1, 8, 8), dtype=np.uint8).tolist()}).encode()
+            asked = urllib.request.Request(
+                f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+            )
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    with urllib.request.urlopen(asked, timeout=20) as answered:  # noqa: S310 (our own)
+                        (told,) = json.load(answered)["predictions"]
+                    break
+                except OSError:
+                    assert serving.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.5)
+        finally:
+            end_group(serving)
+    assert told["class"] in ("cat", "dog")
 
 
 @pytest.mark.slow

@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lossbench.tracking import places
-from lossbench.tracking.events import Event, read
-from lossbench.tracking.outs import ArmOuts, History
+from lossbench.tracking.journal import Event, read
+from lossbench.tracking.outs import ArmOuts, History, home_of, journals_of
 
 
 @dataclass(frozen=True)
-class Told:
+class Replay:
     """What a journal tells of one arm: times that the outs must not hold."""
 
     header: Event
@@ -21,17 +20,17 @@ class Told:
     ended: float
 
 
-def find_told(outs: ArmOuts) -> Told | None:
+def find_replay(outs: ArmOuts) -> Replay | None:
     """Find the newest journal that tells the history which the outs hold."""
-    folder = places.journals(places.home(outs.root)) / outs.experiment / outs.arm
+    folder = journals_of(home_of(outs.root)) / outs.experiment / outs.arm
     for path in sorted(folder.glob("*.jsonl"), reverse=True):
-        told = tell(read(path))
-        if told is not None and _same(told.histories, outs.history):
-            return told
+        found = replay(read(path))
+        if found is not None and _same(found.histories, outs.history):
+            return found
     return None
 
 
-def tell(events: Sequence[Event]) -> Told | None:
+def replay(events: Sequence[Event]) -> Replay | None:
     """Replay a journal; None where it lacks its first line."""
     if not events or events[0]["event"] != "attempt":
         return None
@@ -48,7 +47,7 @@ def tell(events: Sequence[Event]) -> Told | None:
             histories.setdefault(seed, {})[epoch, key] = value
             times[seed, epoch, key] = now
     system = [event for event in events if event["event"] == "system"]
-    return Told(events[0], histories, times, spans, system, float(events[-1]["time"]))
+    return Replay(events[0], histories, times, spans, system, float(events[-1]["time"]))
 
 
 def points_of(event: Event) -> Iterable[tuple[int, str, float]]:
