@@ -20,11 +20,12 @@ class Case(NamedTuple):
     def make(self, ignore_index: int | None = None, classes: int = CLASSES, **parameters: object) -> Loss:
         """Construct the loss with its defaults; counts of training samples where it needs them."""
         if self.name == "sum":
-            parts = {
-                "cross_entropy": CrossEntropy(ignore_index=ignore_index),
-                "dice": Dice(ignore_index=ignore_index),
-            }
-            return Sum(parts, {"dice": 0.5})
+            shared = {"ignore_index": ignore_index, "labels": parameters.pop("labels", "independent")}
+            parts = {"cross_entropy": CrossEntropy(**shared), "dice": Dice(**shared)}
+            made = Sum(parts, {"dice": 0.5})
+            made.check = parameters.pop("check", "auto")
+            assert not parameters
+            return made
         cls = REGISTRY[self.name]
         if "class_counts" in cls.declared and "class_counts" not in parameters:
             parameters["class_counts"] = [50, 20, 5, 1, 7, 3, 2][:classes]
@@ -92,10 +93,37 @@ def ignoring(given: Input, case: Case, ignored: Tensor) -> Input:
     return given._replace(target=given.target.long().masked_fill(ignored.unsqueeze(1), IGNORE))
 
 
-def gradient(loss: Loss, given: Input) -> tuple[Tensor, Tensor]:
+#: Losses that order the labels of a position and set no threshold.
+RANKING = {"multilabel_margin", "two_way", "softmax_multilabel_cross_entropy"}
+
+
+def takes(case: Case, parameter: str, value: object) -> bool:
+    """Say whether the loss has this parameter and takes this value of it."""
+    if case.name == "sum":
+        return parameter == "labels"
+    declared = REGISTRY[case.name].declared
+    try:
+        return parameter in declared and declared[parameter].read(case.name, parameter, value) is not None
+    except ValueError:
+        return False
+
+
+def saturated(case: Case, right: bool) -> Input:
+    """Logits of ±100 that are certain of the target, or of something else."""
+    given = inputs(case)
+    truth = (
+        given.target
+        if case.multilabel
+        else torch.nn.functional.one_hot(given.target, CLASSES).movedim(-1, 1).bool()
+    )
+    truth = truth if right else (~truth if case.multilabel else truth.roll(1, 1))
+    return given._replace(logits=torch.where(truth, 100.0, -100.0))
+
+
+def gradient(loss: Loss, given: Input, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return value and gradient with respect to the logits."""
     logits = given.logits.clone().requires_grad_()
-    value = loss(logits, given.target, given.auxiliary)
+    value = loss(logits, given.target, given.auxiliary, weights)
     value.backward()
     assert logits.grad is not None
     return value.detach(), logits.grad

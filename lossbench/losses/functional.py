@@ -53,9 +53,10 @@ def focal(log_p: Tensor, gamma: float, detached: bool = False) -> Tensor:
 
 def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
     """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347, eq. 4)."""
-    p = log_p.exp()
-    eased = safe_power(-torch.expm1(log_p) / threshold, gamma)
-    return torch.where(p < threshold, torch.ones_like(p), eased) * -log_p
+    below = log_p.exp() < threshold
+    # where it is not wanted the base is 0: a power that overflows would make the gradient NaN
+    eased = safe_power((-torch.expm1(log_p) / threshold).masked_fill(below, 0.0), gamma)
+    return torch.where(below, torch.ones_like(log_p), eased) * -log_p
 
 
 def generalized_cross_entropy(log_p: Tensor, q: float) -> Tensor:
@@ -71,7 +72,7 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.full_like(logits, torch.finfo(logits.dtype).min)
     top = logits.detach().argmax(1, keepdim=True)
-    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, torch.ones_like(top).bool())
     others = logits.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
     all_of_them = logits.logsumexp(1, keepdim=True)
     rest = torch.log1p(-log_probs.masked_fill(is_top, -torch.inf).exp())
