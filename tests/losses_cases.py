@@ -1,7 +1,10 @@
 """What the loss tests share: every registered loss with each kind of target it takes, and random input."""
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -35,6 +38,10 @@ class Case(NamedTuple):
     def spatial(self) -> int:
         return 0 if self.name == "sum" else REGISTRY[self.name].spatial
 
+    @property
+    def family(self) -> str:
+        return "compound" if self.name == "sum" else REGISTRY[self.name].family
+
     def __str__(self) -> str:
         return f"{self.name}-{'labels' if self.multilabel else 'index'}"
 
@@ -44,6 +51,33 @@ CASES = [
     *[Case(name, True) for name, cls in REGISTRY.items() if cls.multi],
     Case("sum", False),
 ]
+
+
+def over(cases: Iterable[Case]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make of a test of one ``case`` a test for each loss, which loops over the kinds of target it takes."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.name, []).append(case)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        def run(loss: str, **fixtures: Any) -> None:
+            for case in found[loss]:
+                try:
+                    test(case, **fixtures)
+                except BaseException as error:
+                    error.add_note(f"with {case}")
+                    raise
+
+        fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != "case"]
+        named = inspect.Parameter("loss", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
+        run.__signature__ = inspect.Signature([named, *fixtures])  # type: ignore[attr-defined]  # read by pytest
+        return pytest.mark.parametrize("loss", found)(run)
+
+    return decorate
+
+
+every_loss = over(CASES)
 SHAPES = {"points": (), "sequence": (6,), "image": (5, 4), "volume": (3, 4, 2)}
 
 

@@ -18,17 +18,17 @@ from losses_cases import (
     SHAPES,
     Case,
     Input,
+    every_loss,
     gradient,
     ignoring,
     inputs,
-    saturated,
+    over,
 )
 
 import lossbench.losses
 from lossbench.losses import REGISTRY, DoubleSoftmaxWarning, check_targets
 
 torch.set_num_threads(1)
-every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @every_loss
@@ -62,7 +62,7 @@ def test_ignored_positions_count_nowhere(case: Case) -> None:
     assert (grad[..., 4:] == 0).all()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.multilabel], ids=str)
+@over(case for case in CASES if case.multilabel)
 def test_a_label_ignored_everywhere_is_as_if_it_were_not_there(case: Case) -> None:
     given = inputs(case)
     target = given.target.long()

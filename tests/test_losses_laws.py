@@ -16,9 +16,11 @@ from losses_cases import (
     RANKING,
     Case,
     Input,
+    every_loss,
     gradient,
     ignoring,
     inputs,
+    over,
     saturated,
     takes,
     with_maps,
@@ -28,13 +30,12 @@ from torch import Tensor
 from lossbench.losses import REGISTRY, Boundary, CrossEntropy, Dice, Loss, ParameterError, Sum, functional
 
 torch.set_num_threads(1)
-every_loss = pytest.mark.parametrize("case", CASES, ids=str)
-of_labels = pytest.mark.parametrize("case", [case for case in CASES if case.multilabel], ids=str)
-of_index = pytest.mark.parametrize("case", [case for case in CASES if not case.multilabel], ids=str)
-EXCLUSIVE = [case for case in CASES if not case.multilabel and takes(case, "labels", "exclusive")]
-of_distributions = pytest.mark.parametrize("case", EXCLUSIVE, ids=str)
+of_distributions = over(case for case in CASES if not case.multilabel and takes(case, "labels", "exclusive"))
 #: Parts of a sum: they see borders, and no constant offset.
 EDGES = {"boundary", "gradient"}
+#: Its share is of positions, however much they weigh.
+WHOLE = {"top_k": {"kept": 1.0}}
+WEIGHTED = [case for case in CASES if takes(case, "class_weights", [1.0] * CLASSES)]
 
 
 def same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], **how: float) -> None:
@@ -71,7 +72,7 @@ def constant_targets(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[Tenso
         yield labels.expand(shape[0], CLASSES, *shape[1:]).bool(), 1 - 2 * torch.tensor(pattern).float()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name not in EDGES], ids=str)
+@over(case for case in CASES if case.name not in EDGES)
 def test_a_constant_confident_wrong_prediction_is_far_from_the_minimum(case: Case) -> None:
     """Along the whole line of constant logits: nothing, or one class everywhere, is never a way out."""
     loss = case.make(check="never")
@@ -90,25 +91,20 @@ def test_a_constant_confident_wrong_prediction_is_far_from_the_minimum(case: Cas
                 assert wrong > 0.5 * unsure, f"{wrong:g} against {unsure:g} at {length:g} × {direction}"
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if takes(case, "absent", "include") and case.name != "combo"], ids=str
-)
+@over(case for case in CASES if case.family == "region" and not case.name.startswith("lovasz"))
 def test_a_region_loss_of_soft_labels_is_least_where_the_prediction_is_the_label(case: Case) -> None:
     """p = t costs nothing, and every step away from it something (2302.05666, 2303.16296)."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(2, CLASSES, 6, generator=generator, dtype=torch.float64)
-    kinds = ["independent"] if case.multilabel else ["exclusive"] * takes(case, "labels", "exclusive")
-    for labels in kinds:
-        if case.name.startswith("lovasz") or case.name == "unified_focal":
-            continue  # Lovász counts soft labels as yes or no; the focal part is none of the overlap
-        target = truth.softmax(1) if labels == "exclusive" else truth.sigmoid()
-        loss = case.make(labels=labels, **({"smooth": 1e-7} if case.name == "mcc" else {}))
-        least = float(loss(truth, target))
-        assert least == pytest.approx(0, abs=1e-5)
-        for _ in range(5):
-            step = 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
-            step = step - step.mean(1, keepdim=True) if labels == "exclusive" else step
-            assert float(loss(truth + step, target)) > least + 1e-5
+    labels = "independent" if case.multilabel else "exclusive"
+    target = truth.sigmoid() if case.multilabel else truth.softmax(1)
+    loss = case.make(labels=labels, **({"smooth": 1e-7} if case.name == "mcc" else {}))
+    least = float(loss(truth, target))
+    assert least == pytest.approx(0, abs=1e-5)
+    for _ in range(5):
+        step = 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+        step = step if case.multilabel else step - step.mean(1, keepdim=True)
+        assert float(loss(truth + step, target)) > least + 1e-5
 
 
 # --- what counts ---
@@ -122,16 +118,17 @@ def test_nan_in_a_logit_that_counts_is_nan_out(case: Case, monkeypatch: pytest.M
         given.target[:, 2] = False  # a label that nobody has
         given.target[0] = True  # a sample that has all the others
     for plain in (False, True):
-        if plain:
-            monkeypatch.setattr("lossbench.losses.batch.inside_transform", lambda *_: True)
-        for parameters in variants(case):
-            loss = case.make(**parameters)
-            for place in ((0, 0, 0, 0), (1, 2, 3, 1), (2, 3, 4, 3), (2, 1, 0, 2)):
-                logits = given.logits.clone()
-                logits[place] = float("nan")
-                assert loss(logits, given.target, given.auxiliary).isnan(), (parameters, place, plain)
-            nothing = torch.full_like(given.logits, float("nan"))
-            assert loss(nothing, given.target, given.auxiliary).isnan()
+        with monkeypatch.context() as patched:
+            if plain:
+                patched.setattr("lossbench.losses.batch.inside_transform", lambda *_: True)
+            for parameters in variants(case):
+                loss = case.make(**parameters)
+                for place in ((0, 0, 0, 0), (1, 2, 3, 1), (2, 3, 4, 3), (2, 1, 0, 2)):
+                    logits = given.logits.clone()
+                    logits[place] = float("nan")
+                    assert loss(logits, given.target, given.auxiliary).isnan(), (parameters, place, plain)
+                nothing = torch.full_like(given.logits, float("nan"))
+                assert loss(nothing, given.target, given.auxiliary).isnan()
 
 
 @every_loss
@@ -194,8 +191,9 @@ def test_targets_out_of_range_are_refused_in_every_batch(case: Case, monkeypatch
         for weight in (-1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=r"weights hold .*allowed: finite numbers ≥ 0"):
                 loss(*given, torch.tensor([1.0, weight, 1.0]))
-    monkeypatch.setattr("lossbench.losses.batch.in_range", lambda *_: pytest.fail("looked"))
-    case.make(check="never")(*given)
+    with monkeypatch.context() as patched:
+        patched.setattr("lossbench.losses.batch.in_range", lambda *_: pytest.fail("looked"))
+        case.make(check="never")(*given)
 
 
 def test_when_to_look_at_values_is_one_of_three_words() -> None:
@@ -228,28 +226,22 @@ def test_a_sample_of_weight_two_is_as_two_samples(case: Case) -> None:
     given, times = inputs(case, dtype=torch.float64), torch.tensor([1, 2, 0])
     repeated = Input(*(None if part is None else part.repeat_interleave(times, 0) for part in given))
     for parameters in variants(case):
-        if case.name == "top_k":  # its share is of positions, however much they weigh
-            parameters = {"kept": 1.0}
-        loss = case.make(**parameters)
+        loss = case.make(**parameters, **WHOLE.get(case.name, {}))
         torch.testing.assert_close(loss(*given, times.float()), loss(*repeated))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.spatial == 0], ids=str)
+@over(case for case in CASES if case.spatial == 0)
 def test_a_position_of_weight_two_is_as_two_positions(case: Case) -> None:
     given = inputs(case, (6,), dtype=torch.float64)
     times = torch.tensor([1, 2, 0, 1, 3, 1])
     repeated = Input(*(None if part is None else part.repeat_interleave(times, -1) for part in given))
     for parameters in variants(case):
-        if case.name == "top_k":
-            parameters = {"kept": 1.0}
-        loss = case.make(**parameters)
+        loss = case.make(**parameters, **WHOLE.get(case.name, {}))
         torch.testing.assert_close(loss(*given, times.float().expand(3, 6)), loss(*repeated))
 
 
-@of_labels
+@over(case for case in WEIGHTED if case.multilabel)
 def test_a_class_of_weight_zero_is_as_if_it_were_ignored(case: Case) -> None:
-    if not takes(case, "class_weights", [1.0] * CLASSES):
-        pytest.skip("no class weights")
     given = inputs(case)
     given.target[:, 1] = False
     without = given.target.long().clone()
@@ -260,10 +252,9 @@ def test_a_class_of_weight_zero_is_as_if_it_were_ignored(case: Case) -> None:
         same(gradient(weighted, given), expected)
 
 
-@of_index
+@over(case for case in WEIGHTED if not case.multilabel and not takes(case, "absent", "include"))
 def test_positions_of_a_class_of_weight_zero_are_as_if_they_were_ignored(case: Case) -> None:
-    if not takes(case, "class_weights", [1.0] * CLASSES) or takes(case, "absent", "include"):
-        pytest.skip("no class weights, or of counts, where the class of weight 0 still has false alarms")
+    """Of losses of positions: where classes are counted, those positions are false alarms of others."""
     given = inputs(case)
     weighted = case.make(class_weights=[1.0, 1.0, 1.0, 0.0])
     expected = gradient(case.make(ignore_index=IGNORE), ignoring(given, case, given.target == 3))
@@ -287,7 +278,7 @@ def test_without_background_class_0_weighs_nothing(case: Case) -> None:
         case.make(include_background=False, classes=1)(*one)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if takes(case, "reduction", "none")], ids=str)
+@over(case for case in CASES if takes(case, "reduction", "none"))
 def test_reduction_none_is_what_the_others_reduce(case: Case) -> None:
     """A map of positions or labels; for losses of counts, of images and classes."""
     ignored = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.3
@@ -428,20 +419,17 @@ def test_can_be_exported(case: Case) -> None:
     torch.testing.assert_close(program.module()(later.logits, later.target, weights), expected)
 
 
-@of_index
+@over(case for case in CASES if not case.multilabel and case.make().reads_summary)
 def test_a_loss_that_reads_the_summary_alone_adds_no_softmax_to_a_sum(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = case.make()
-    if not loss.reads_summary:
-        pytest.skip("makes no such promise")
     calls: list[str] = []
     for name in ("log_softmax", "softmax"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
             torch.Tensor, name, lambda *args, o=original, n=name: (calls.append(n), o(*args))[1]
         )
-    Sum({"a": CrossEntropy(), "b": loss})(*inputs(case))
+    Sum({"a": CrossEntropy(), "b": case.make()})(*inputs(case))
     assert calls == ["log_softmax"]
 
 
@@ -459,10 +447,8 @@ def ends(name: str, parameter: str) -> Iterator[float]:
             continue
 
 
-@every_loss
+@over(case for case in CASES if case.name in REGISTRY)
 def test_stays_finite_at_saturated_logits_at_the_ends_of_every_range(case: Case) -> None:
-    if case.name == "sum":
-        pytest.skip("its parameters are its parts'")
     for parameter in REGISTRY[case.name].declared:
         for value in ends(case.name, parameter):
             for right in (True, False):
@@ -487,7 +473,8 @@ def test_a_false_alarm_where_no_region_is_costs_something() -> None:
     loss = REGISTRY["hausdorff"]()
     maps = loss.prepare(target, 1)
     quiet, loud = (float(loss(torch.full((1, 1, 6, 5), z), target, maps)) for z in (-9.0, 9.0))
-    assert loud > 0.9 > 0.1 > quiet
+    assert quiet < 0.1
+    assert loud > 0.9
 
 
 def test_a_distance_loss_of_two_sides_says_that_it_cannot_be_mapped() -> None:
