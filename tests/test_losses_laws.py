@@ -44,15 +44,43 @@ def same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], **how: f
         torch.testing.assert_close(one, other, **how)
 
 
-def variants(case: Case) -> Iterator[dict[str, Any]]:
+def averages(case: Case) -> Iterator[dict[str, Any]]:
     """The settings that say what is averaged over."""
-    choices = {name: ("image", "batch") for name in ("over",) if takes(case, name, "image")}
-    choices |= {
-        "absent": tuple(one for one in ("auto", "include", "skip", "zero") if takes(case, "absent", one))
-    }
-    names = [name for name, options in choices.items() if options]
-    for values in itertools.product(*(choices[name] for name in names)):
+    names = [name for name in ("over", "absent") if has(case, name)]
+    for values in itertools.product(*(options(case, name) for name in names)):
         yield dict(zip(names, values, strict=True))
+
+
+def variants(case: Case) -> Iterator[dict[str, Any]]:
+    """These, and every other setting that is one of several words, or yes."""
+    yield from averages(case)
+    for name in ("variant", "average", "operator", "weighting", "classes", "preset"):
+        yield from ({name: option} for option in options(case, name))
+    yield from ({name: True} for name in ("squared", "log", "detached") if has(case, name))
+
+
+def made(case: Case, classes: int, /, **parameters: Any) -> Loss:
+    """Make the loss for a number of classes; ``classes`` is also a parameter of some."""
+    if has(case, "class_counts"):
+        parameters["class_counts"] = [50, 20, 5, 1][:classes]
+    if "classes" in parameters:
+        return REGISTRY[case.name](**parameters)
+    return case.make(**parameters)
+
+
+def takes_one(loss: Loss) -> bool:
+    """Say whether the loss takes one class: not where there is to be more than background."""
+    return getattr(loss, "include_background", True)
+
+
+def has(case: Case, parameter: str) -> bool:
+    return case.name in REGISTRY and parameter in REGISTRY[case.name].declared
+
+
+def options(case: Case, parameter: str) -> list[str]:
+    if not has(case, parameter):
+        return []
+    return REGISTRY[case.name].declared[parameter].allowed.removesuffix(", or none").split(", ")
 
 
 # --- where the minimum is ---
@@ -75,7 +103,14 @@ def constant_targets(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[Tenso
 @over(case for case in CASES if case.name not in EDGES)
 def test_a_constant_confident_wrong_prediction_is_far_from_the_minimum(case: Case) -> None:
     """Along the whole line of constant logits: nothing, or one class everywhere, is never a way out."""
-    loss = case.make(check="never")
+    settings: list[dict[str, Any]] = [{}]
+    for name in ("over", "variant", "average", "weighting"):
+        settings += [{name: option} for option in options(case, name)]
+    for parameters in settings:
+        is_far(case, case.make(check="never", **parameters))
+
+
+def is_far(case: Case, loss: Loss) -> None:
     right = saturated(case, right=True)
     lengths = (0.1, 1.0, 5.0, 20.0, 60.0, 100.0)
     least = min(float(loss(right.logits / 100 * length, *right[1:])) for length in lengths)
@@ -86,7 +121,7 @@ def test_a_constant_confident_wrong_prediction_is_far_from_the_minimum(case: Cas
             maps = with_maps(case, logits, target).auxiliary
             unsure = float(loss(torch.zeros_like(logits), target, maps)) - least
             assert unsure > 0.005, (shape, direction)
-            for length in lengths:
+            for length in lengths if len(shape) == 2 else lengths[1::2]:
                 wrong = float(loss(length * logits, target, maps)) - least
                 assert wrong > 0.5 * unsure, f"{wrong:g} against {unsure:g} at {length:g} × {direction}"
 
@@ -122,13 +157,17 @@ def test_nan_in_a_logit_that_counts_is_nan_out(case: Case, monkeypatch: pytest.M
             if plain:
                 patched.setattr("lossbench.losses.batch.inside_transform", lambda *_: True)
             for parameters in variants(case):
-                loss = case.make(**parameters)
+                loss = made(case, CLASSES, **parameters)
                 for place in ((0, 0, 0, 0), (1, 2, 3, 1), (2, 3, 4, 3), (2, 1, 0, 2)):
                     logits = given.logits.clone()
                     logits[place] = float("nan")
                     assert loss(logits, given.target, given.auxiliary).isnan(), (parameters, place, plain)
                 nothing = torch.full_like(given.logits, float("nan"))
                 assert loss(nothing, given.target, given.auxiliary).isnan()
+                one = inputs(case, classes=1)
+                of_one = made(case, 1, **parameters)
+                if takes_one(of_one):
+                    assert of_one(one.logits * float("nan"), *one[1:]).isnan(), parameters
 
 
 @every_loss
@@ -138,7 +177,9 @@ def test_an_empty_batch_or_axis_is_zero_with_its_graph(case: Case) -> None:
         target = logits.bool() if case.multilabel else torch.zeros(shape[0], *shape[2:], dtype=torch.long)
         maps = logits if case.make().auxiliary else None
         for parameters in variants(case):
-            value, grad = gradient(case.make(ignore_index=IGNORE, **parameters), Input(logits, target, maps))
+            value, grad = gradient(
+                made(case, CLASSES, ignore_index=IGNORE, **parameters), Input(logits, target, maps)
+            )
             assert value == 0
             assert grad.shape == logits.shape
         if takes(case, "reduction", "none"):
@@ -160,13 +201,13 @@ def test_the_graph_is_always_attached(case: Case) -> None:
     """With one class, one position, nothing that counts."""
     for classes, spatial, samples in ((1, (4, 3), 2), (1, (1, 1), 1), (2, (1, 1), 1), (4, (5, 4), 3)):
         given = inputs(case, spatial, samples, classes=classes)
-        for ignored in (False, True):
+        for ignored, parameters in itertools.product((False, True), [{}, *variants(case)]):
             everywhere = torch.full((samples, *spatial), ignored)
-            value, grad = gradient(
-                case.make(ignore_index=IGNORE, classes=classes), ignoring(given, case, everywhere)
-            )
-            assert value.isfinite()
-            assert grad.isfinite().all()
+            loss = made(case, classes, ignore_index=IGNORE, **parameters)
+            if classes > 1 or takes_one(loss):
+                value, grad = gradient(loss, ignoring(given, case, everywhere))
+                assert value.isfinite()
+                assert grad.isfinite().all()
 
 
 @every_loss
@@ -210,7 +251,7 @@ def test_weights_of_one_change_nothing_and_those_of_zero_are_ignored_positions(c
     ignored = torch.rand(3, 5, 4, generator=generator) < 0.3
     ignored[1] = True  # a whole sample
     for parameters in variants(case):
-        loss = case.make(ignore_index=IGNORE, **parameters)
+        loss = made(case, CLASSES, ignore_index=IGNORE, **parameters)
         expected = gradient(loss, given)
         for ones in (torch.ones(3), torch.ones(3, 5, 4, dtype=torch.bool)):
             same(gradient(loss, given, ones), expected)
@@ -226,7 +267,7 @@ def test_a_sample_of_weight_two_is_as_two_samples(case: Case) -> None:
     given, times = inputs(case, dtype=torch.float64), torch.tensor([1, 2, 0])
     repeated = Input(*(None if part is None else part.repeat_interleave(times, 0) for part in given))
     for parameters in variants(case):
-        loss = case.make(**parameters, **WHOLE.get(case.name, {}))
+        loss = made(case, CLASSES, **parameters, **WHOLE.get(case.name, {}))
         torch.testing.assert_close(loss(*given, times.float()), loss(*repeated))
 
 
@@ -236,7 +277,7 @@ def test_a_position_of_weight_two_is_as_two_positions(case: Case) -> None:
     times = torch.tensor([1, 2, 0, 1, 3, 1])
     repeated = Input(*(None if part is None else part.repeat_interleave(times, -1) for part in given))
     for parameters in variants(case):
-        loss = case.make(**parameters, **WHOLE.get(case.name, {}))
+        loss = made(case, CLASSES, **parameters, **WHOLE.get(case.name, {}))
         torch.testing.assert_close(loss(*given, times.float().expand(3, 6)), loss(*repeated))
 
 
@@ -247,8 +288,10 @@ def test_a_class_of_weight_zero_is_as_if_it_were_ignored(case: Case) -> None:
     without = given.target.long().clone()
     without[:, 3] = IGNORE
     for parameters in variants(case):
-        weighted = case.make(class_weights=[1.0, 1.0, 1.0, 0.0], **parameters)
-        expected = gradient(case.make(ignore_index=IGNORE, **parameters), given._replace(target=without))
+        weighted = made(case, CLASSES, class_weights=[1.0, 1.0, 1.0, 0.0], **parameters)
+        expected = gradient(
+            made(case, CLASSES, ignore_index=IGNORE, **parameters), given._replace(target=without)
+        )
         same(gradient(weighted, given), expected)
 
 
@@ -283,7 +326,7 @@ def test_reduction_none_is_what_the_others_reduce(case: Case) -> None:
     """A map of positions or labels; for losses of counts, of images and classes."""
     ignored = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.3
     given = ignoring(inputs(case), case, ignored)
-    for parameters in variants(case):
+    for parameters in averages(case):
         full = case.make(ignore_index=IGNORE, reduction="none", **parameters)(*given)
         total = case.make(ignore_index=IGNORE, reduction="sum", **parameters)(*given)
         torch.testing.assert_close(full.sum(), total)
@@ -309,13 +352,8 @@ def test_a_one_hot_distribution_is_its_class_index(case: Case) -> None:
     settings: list[dict[str, Any]] = [{}, *variants(case)]
     extra = {"class_weights": [0.5, 1.0, 2.0, 0.0], "label_smoothing": 0.1, "power": 2}
     settings += [{name: value} for name, value in extra.items() if takes(case, name, value)]
-    settings += [
-        {"variant": one}
-        for one in ("hard", "weston_watkins", "one_vs_all", "symmetric")
-        if takes(case, "variant", one)
-    ]
     for parameters in settings:
-        loss = case.make(ignore_index=IGNORE, labels="exclusive", **parameters)
+        loss = made(case, CLASSES, ignore_index=IGNORE, labels="exclusive", **parameters)
         expected = gradient(loss, given)
         for dtype in (torch.float64, torch.int64, torch.bool):
             same(gradient(loss, given._replace(target=hot.to(dtype))), expected, rtol=1e-7, atol=1e-9)

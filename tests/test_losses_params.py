@@ -114,6 +114,15 @@ def test_what_may_be_tuned_lies_in_the_range_and_builds(name: str) -> None:
 # --- from params.yaml ---
 
 
+def test_a_distribution_is_refused_where_a_sample_has_several_labels() -> None:
+    spec = {"name": "dice", "labels": "exclusive"}
+    assert build(spec, CONTEXT, "losses.x").labels == "exclusive"
+    with pytest.raises(
+        UserError, match=r"losses.x.labels is 'exclusive'.*several labels.*allows: independent"
+    ):
+        build(spec, LABELS, "losses.x")
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_loss_can_be_built_by_its_name(name: str) -> None:
     cls = REGISTRY[name]

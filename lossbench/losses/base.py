@@ -151,7 +151,7 @@ class Loss(Declared):
         check_shapes(self, logits, target, auxiliary, weights)
         if 0 in logits.shape:
             return self._of_nothing(logits, target, auxiliary)
-        look = self._looks(logits, target)
+        look = self._looks(*(one for one in (logits, target, weights) if one is not None))
         batch = Batch(
             logits,
             target,
@@ -166,9 +166,9 @@ class Loss(Declared):
             self._look(batch, logits, target, weights)
         return self.value(batch)
 
-    def _looks(self, logits: Tensor, target: Tensor) -> bool:
+    def _looks(self, logits: Tensor, *others: Tensor) -> bool:
         """Say whether this call's values are looked at."""
-        if self.check == "never" or inside_transform(logits, target):
+        if self.check == "never" or inside_transform(logits, *others):
             return False
         return self.check == "always" or logits.device.type == "cpu" or not self._seen
 

@@ -11,8 +11,6 @@ from lossbench.losses.registry import register
 
 def crammer_singer(logits: Tensor, true: Tensor, is_true: Tensor, margin: float, squared: bool) -> Tensor:
     """Return max(0, m − z_y + max_{k≠y} z_k), (N, L)."""
-    if logits.shape[1] == 1:
-        return true * 0.0
     others = logits.masked_fill(is_true, -torch.inf).amax(1)
     slack = (margin - true + others).relu()
     return slack.square() if squared else slack
@@ -77,5 +75,7 @@ class Hinge(Weighted):
         is_true = batch.is_true()
         if self.variant == "one_vs_all":
             return one_vs_all(batch.logits, is_true, self.margin, self.squared).sum(1)
+        if batch.classes == 1:  # there is no other; times 0 keeps the graph
+            return batch.pick(batch.logits) * 0.0
         pairs = crammer_singer if self.variant == "crammer_singer" else weston_watkins
         return pairs(batch.logits, batch.pick(batch.logits), is_true, self.margin, self.squared)
