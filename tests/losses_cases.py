@@ -1,7 +1,10 @@
 """What the loss tests share: every registered loss with each kind of target it takes, and random input."""
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,11 +23,12 @@ class Case(NamedTuple):
     def make(self, ignore_index: int | None = None, classes: int = CLASSES, **parameters: object) -> Loss:
         """Construct the loss with its defaults; counts of training samples where it needs them."""
         if self.name == "sum":
-            parts = {
-                "cross_entropy": CrossEntropy(ignore_index=ignore_index),
-                "dice": Dice(ignore_index=ignore_index),
-            }
-            return Sum(parts, {"dice": 0.5})
+            shared = {"ignore_index": ignore_index, "labels": parameters.pop("labels", "independent")}
+            parts = {"cross_entropy": CrossEntropy(**shared), "dice": Dice(**shared)}
+            made = Sum(parts, {"dice": 0.5})
+            made.check = parameters.pop("check", "auto")
+            assert not parameters
+            return made
         cls = REGISTRY[self.name]
         if "class_counts" in cls.declared and "class_counts" not in parameters:
             parameters["class_counts"] = [50, 20, 5, 1, 7, 3, 2][:classes]
@@ -33,6 +37,10 @@ class Case(NamedTuple):
     @property
     def spatial(self) -> int:
         return 0 if self.name == "sum" else REGISTRY[self.name].spatial
+
+    @property
+    def family(self) -> str:
+        return "compound" if self.name == "sum" else REGISTRY[self.name].family
 
     def __str__(self) -> str:
         return f"{self.name}-{'labels' if self.multilabel else 'index'}"
@@ -43,6 +51,33 @@ CASES = [
     *[Case(name, True) for name, cls in REGISTRY.items() if cls.multi],
     Case("sum", False),
 ]
+
+
+def over(cases: Iterable[Case]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make of a test of one ``case`` a test for each loss, which loops over the kinds of target it takes."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.name, []).append(case)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        def run(loss: str, **fixtures: Any) -> None:
+            for case in found[loss]:
+                try:
+                    test(case, **fixtures)
+                except BaseException as error:
+                    error.add_note(f"with {case}")
+                    raise
+
+        fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != "case"]
+        named = inspect.Parameter("loss", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
+        run.__signature__ = inspect.Signature([named, *fixtures])  # type: ignore[attr-defined]  # read by pytest
+        return pytest.mark.parametrize("loss", found)(run)
+
+    return decorate
+
+
+every_loss = over(CASES)
 SHAPES = {"points": (), "sequence": (6,), "image": (5, 4), "volume": (3, 4, 2)}
 
 
@@ -92,10 +127,37 @@ def ignoring(given: Input, case: Case, ignored: Tensor) -> Input:
     return given._replace(target=given.target.long().masked_fill(ignored.unsqueeze(1), IGNORE))
 
 
-def gradient(loss: Loss, given: Input) -> tuple[Tensor, Tensor]:
+#: Losses that order the labels of a position and set no threshold.
+RANKING = {"multilabel_margin", "two_way", "softmax_multilabel_cross_entropy"}
+
+
+def takes(case: Case, parameter: str, value: object) -> bool:
+    """Say whether the loss has this parameter and takes this value of it."""
+    if case.name == "sum":
+        return parameter == "labels"
+    declared = REGISTRY[case.name].declared
+    try:
+        return parameter in declared and declared[parameter].read(case.name, parameter, value) is not None
+    except ValueError:
+        return False
+
+
+def saturated(case: Case, right: bool) -> Input:
+    """Logits of ±100 that are certain of the target, or of something else."""
+    given = inputs(case)
+    truth = (
+        given.target
+        if case.multilabel
+        else torch.nn.functional.one_hot(given.target, CLASSES).movedim(-1, 1).bool()
+    )
+    truth = truth if right else (~truth if case.multilabel else truth.roll(1, 1))
+    return given._replace(logits=torch.where(truth, 100.0, -100.0))
+
+
+def gradient(loss: Loss, given: Input, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return value and gradient with respect to the logits."""
     logits = given.logits.clone().requires_grad_()
-    value = loss(logits, given.target, given.auxiliary)
+    value = loss(logits, given.target, given.auxiliary, weights)
     value.backward()
     assert logits.grad is not None
     return value.detach(), logits.grad

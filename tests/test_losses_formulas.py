@@ -1,5 +1,6 @@
 """Each loss against its paper's formula, written out in numpy and float64, on rows and one-hot targets."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -145,9 +146,13 @@ ROWS: list[tuple[str, Mapping[str, Any], Row]] = [
 @pytest.mark.parametrize(
     ("name", "parameters", "row"), ROWS, ids=[f"{name}-{given}" for name, given, _ in ROWS]
 )
-@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (2, 2, 3, 2)], ids=str)
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted-and-ignoring"])
-def test_single_label_losses_are_their_formulas(
+def test_single_label_losses_are_their_formulas(name: str, parameters: Mapping[str, Any], row: Row) -> None:
+    """Plain, and weighted with positions ignored, for points, sequences, images and volumes."""
+    for shape, weighted in itertools.product([(7,), (3, 5), (2, 3, 4), (2, 2, 3, 2)], [False, True]):
+        is_its_formula(name, parameters, row, shape, weighted)
+
+
+def is_its_formula(
     name: str, parameters: Mapping[str, Any], row: Row, shape: tuple[int, ...], weighted: bool
 ) -> None:
     generator = torch.Generator().manual_seed(len(shape))
@@ -229,12 +234,17 @@ REGIONS: list[tuple[str, Mapping[str, Any], Callable[[Array, Array], Array]]] = 
 ]
 
 
-@pytest.mark.parametrize("over", ["image", "batch"])
-@pytest.mark.parametrize("spatial", [(9,), (4, 5), (3, 2, 4)], ids=str)
 @pytest.mark.parametrize(
     ("name", "parameters", "formula"), REGIONS, ids=[f"{name}-{given}" for name, given, _ in REGIONS]
 )
 def test_region_losses_are_their_formulas(
+    name: str, parameters: Mapping[str, Any], formula: Callable[[Array, Array], Array]
+) -> None:
+    for over, spatial in itertools.product(["image", "batch"], [(9,), (4, 5), (3, 2, 4)]):
+        region_is_its_formula(name, parameters, formula, spatial, over)
+
+
+def region_is_its_formula(
     name: str,
     parameters: Mapping[str, Any],
     formula: Callable[[Array, Array], Array],

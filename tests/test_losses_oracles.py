@@ -22,6 +22,7 @@ from lossbench.losses import (
     Focal,
     FocalTversky,
     GeneralizedDice,
+    HausdorffDistance,
     Hinge,
     Jaccard,
     Lovasz,
@@ -461,6 +462,167 @@ def test_zlpr_is_timms() -> None:
 def test_two_way_is_timms() -> None:
     logits, target = multi(())
     close(TwoWay()(logits, target).float(), timm.loss.TwoWayLoss()(logits, target))
+
+
+def test_asymmetric_with_a_detached_focus_has_timms_gradient() -> None:
+    """disable_torch_grad_focal_loss of the authors' code."""
+    logits, target = multi(())
+    theirs = timm.loss.AsymmetricLossMultiLabel(
+        gamma_neg=4, gamma_pos=1, clip=0.05, reduction="mean", disable_torch_grad_focal_loss=True
+    )
+    for detached in (True, False):
+        ours = Asymmetric(gamma_positive=1.0, gamma_negative=4.0, clip=0.05, detached=detached)
+        grads = []
+        for loss in (ours, theirs):
+            leaf = logits.clone().requires_grad_()
+            loss(leaf, target).backward()
+            grads.append(leaf.grad)
+        assert torch.allclose(*grads, rtol=1e-5, atol=1e-7) is detached
+
+
+# --- soft targets under a softmax ---
+
+
+def soft(spatial: tuple[int, ...] = (5, 6)) -> tuple[Tensor, Tensor]:
+    """Return logits and a distribution over the classes."""
+    logits, _ = single(spatial)
+    generator = torch.Generator().manual_seed(7)
+    return logits, torch.randn(logits.shape, generator=generator, dtype=torch.float64).softmax(1)
+
+
+@any_shape
+def test_soft_cross_entropy_is_torchs_and_timms(spatial: tuple[int, ...]) -> None:
+    logits, target = soft(spatial)
+    ours = CrossEntropy(labels="exclusive")(logits, target)
+    close(ours, F.cross_entropy(logits, target), rtol=1e-12, atol=0)
+    if not spatial:
+        close(ours, timm.loss.SoftTargetCrossEntropy()(logits, target), rtol=1e-12, atol=0)
+    for smoothing, reduction in ((0.0, "none"), (0.2, "none"), (0.2, "mean"), (0.2, "sum")):
+        mine = CrossEntropy(labels="exclusive", label_smoothing=smoothing, reduction=reduction)
+        theirs = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction=reduction)
+        close(mine(logits, target), theirs)
+
+
+def test_weighted_soft_cross_entropy_is_torchs_but_for_the_mean() -> None:
+    """torch divides by the number of positions; so its one-hot and index forms differ, and ours do not."""
+    logits, target = soft()
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64)
+    ours = CrossEntropy(labels="exclusive", class_weights=WEIGHTS, reduction="sum")(logits, target)
+    close(ours, F.cross_entropy(logits, target, weight=weights, reduction="sum"))
+    mean = CrossEntropy(labels="exclusive", class_weights=WEIGHTS)(logits, target)
+    close(mean, ours / (target * weights.view(1, C, 1, 1)).sum())
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, Focal, Poly1, ReducedFocal, Hinge])
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses(loss: type[CrossEntropy]) -> None:
+    """Mixup in one call: λ ℓ(a) + (1 − λ) ℓ(b) is the loss of λ a + (1 − λ) b."""
+    logits, one = single()
+    other = one.flip(0)
+    mixed = 0.3 * one_hot(one) + 0.7 * one_hot(other)
+    expected = 0.3 * loss()(logits, one) + 0.7 * loss()(logits, other)
+    close(loss(labels="exclusive")(logits, mixed), expected)
+
+
+def test_soft_dice_and_jaccard_are_the_semimetric_and_metric_losses() -> None:
+    """2303.16296, DML1, and 2302.05666, JML1: 1 − (|x| + |y| − |x − y|) / (|x| + |y| (+ |x − y|))."""
+    logits, target = soft()
+    p = logits.softmax(1)
+    total, apart = (p + target).sum((0, 2, 3)), (p - target).abs().sum((0, 2, 3))
+    settings = {"labels": "exclusive", "smooth": 0.0}
+    close(Dice(**settings)(logits, target), (1 - (total - apart) / total).mean())
+    close(Jaccard(**settings)(logits, target), (1 - (total - apart) / (total + apart)).mean())
+
+
+# --- weights of samples and positions ---
+
+
+def test_weighted_samples_are_scikit_learns_and_torchs() -> None:
+    logits, target = single(())
+    weights = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
+    log_loss = sklearn.metrics.log_loss(
+        target, logits.softmax(1).numpy(), sample_weight=weights.numpy(), labels=range(C)
+    )
+    assert float(CrossEntropy()(logits, target, weights=weights)) == pytest.approx(log_loss)
+    hinge = sklearn.metrics.hinge_loss(target, logits.numpy(), sample_weight=weights.numpy(), labels=range(C))
+    assert float(Hinge()(logits, target, weights=weights)) == pytest.approx(hinge)
+    labels = multi(())[1]
+    each = F.binary_cross_entropy_with_logits(logits, labels, weights.view(-1, 1), reduction="none")
+    close(BinaryCrossEntropy()(logits, labels, weights=weights), each.sum() / (C * weights.sum()))
+
+
+def test_weighted_positions_are_in_the_means_and_in_the_counts() -> None:
+    logits, target = single()
+    weights = torch.rand(target.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    each = F.cross_entropy(logits, target, reduction="none")
+    close(CrossEntropy()(logits, target, weights=weights), (each * weights).sum() / weights.sum())
+    p, g, w = logits.softmax(1), one_hot(target), weights.unsqueeze(1)
+    for over, dims in (("batch", (0, 2, 3)), ("image", (2, 3))):
+        expected = 1 - (2 * (w * p * g).sum(dims) + 1) / ((w * p).sum(dims) + (w * g).sum(dims) + 1)
+        close(Dice(over=over)(logits, target, weights=weights), expected.mean())
+
+
+def test_weighted_samples_weigh_the_images_of_a_loss_per_image() -> None:
+    logits, target = single()
+    weights = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
+    each = Dice(over="image", reduction="none")(logits, target).mean(1)
+    close(Dice(over="image")(logits, target, weights=weights), (each * weights).sum() / weights.sum())
+
+
+# --- background, reduction, smoothing apart, nnU-Net's settings ---
+
+
+def trainers_dice(logits: Tensor, target: Tensor, batch: bool) -> Tensor:
+    """nnU-Net's MemoryEfficientSoftDiceLoss as its trainer makes it: do_bg=False, smooth=1e-5."""
+    dims = (0, 2, 3) if batch else (2, 3)
+    p, g = logits.softmax(1)[:, 1:], one_hot(target)[:, 1:].to(logits.dtype)
+    both, total = (p * g).sum(dims), p.sum(dims) + g.sum(dims)
+    return -((2 * both + 1e-5) / (total + 1e-5).clamp_min(1e-8)).mean()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_trainers_presets_are_nnunets(batch: bool) -> None:
+    preset = "nnunet_trainer_batch" if batch else "nnunet_trainer"
+    for seed, dtype in ((0, torch.float64), (1, torch.float64), (2, torch.float32)):
+        logits, target = single((7, 6), seed=seed)
+        leaves = [logits.to(dtype).clone().requires_grad_() for _ in range(2)]
+        ours, theirs = Dice(preset=preset)(leaves[0], target), trainers_dice(leaves[1], target, batch)
+        close(ours, theirs, rtol=0, atol=1e-6)
+        (ours + theirs).backward()
+        close(leaves[0].grad, leaves[1].grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+def test_every_setting_of_monais_dice_has_its_own(batch: bool, background: bool) -> None:
+    logits, target = single((7, 6))
+    theirs = {"softmax": True, "batch": batch, "include_background": background}
+    ours = {"over": "batch" if batch else "image", "include_background": background}
+    apart = monai.losses.DiceLoss(smooth_nr=0.5, smooth_dr=2.0, **theirs)
+    close(Dice(smooth=0.5, smooth_denominator=2.0, **ours)(logits, target), apart(logits, one_hot(target)))
+    tversky = monai.losses.TverskyLoss(smooth_nr=0.5, smooth_dr=2.0, alpha=0.2, beta=0.7, **theirs)
+    mine = Tversky(smooth=0.5, smooth_denominator=2.0, alpha=0.2, beta=0.7, **ours)
+    close(mine(logits, target), tversky(logits, one_hot(target)))
+    general = monai.losses.GeneralizedDiceLoss(softmax=True, batch=batch, include_background=background)
+    close(GeneralizedDice(**ours)(logits, target), general(logits, one_hot(target)), rtol=1e-6, atol=1e-7)
+    for reduction in ("none", "sum"):
+        full = monai.losses.DiceLoss(reduction=reduction, **theirs)(logits, one_hot(target))
+        mine = Dice(preset="monai", reduction=reduction, **ours)(logits, target)
+        mine = mine[:, 0 if background else 1 :] if reduction == "none" else mine
+        close(mine.squeeze(), full.squeeze())
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_two_sided_and_log_hausdorff_are_monais(background: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 3, 6, 5, generator=generator, dtype=torch.float64)
+    target = torch.randint(3, (2, 6, 5), generator=generator)
+    hot = F.one_hot(target, 3).movedim(-1, 1).double()
+    theirs = {"alpha": 1.5, "softmax": True, "include_background": background}
+    ours = {"alpha": 1.5, "sides": "two", "include_background": background}
+    for log, library in ((False, monai.losses.HausdorffDTLoss), (True, monai.losses.LogHausdorffDTLoss)):
+        loss = HausdorffDistance(log=log, **ours)
+        found = loss(logits, target, loss.prepare(target, 3))
+        close(found, library(**theirs)(logits, hot), rtol=1e-5, atol=1e-6)
 
 
 # --- precision ---

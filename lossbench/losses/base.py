@@ -6,14 +6,23 @@ Declared parameters, cleaning and checking of input, reduction over valid positi
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Literal, dataclass_transform, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lossbench.losses import functional
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import Parameter, ParameterError, Tunable, choice, flag, integer, numbers, real
-from lossbench.losses.inputs import check_input, check_shapes, inside_transform
+from lossbench.losses.inputs import (
+    check_shapes,
+    check_targets,
+    check_weights,
+    inside_transform,
+    warn_of_probabilities,
+)
+
+Check = Literal["auto", "always", "never"]
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(real, integer, choice, flag, numbers))
@@ -27,18 +36,11 @@ class Declared(nn.Module):
         own = {name: value for name, value in vars(cls).items() if isinstance(value, Parameter)}
         for name in own:
             delattr(cls, name)
-        cls.declared = MappingProxyType({**cls.declared, **own})
-        if "__init__" not in vars(cls) and cls.__init__ is Declared.__init__:
-            cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect and help()
-                [
-                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=parameter.default)
-                    for name, parameter in cls.declared.items()
-                ]
-            )
+        inherited = [vars(base).get("declared", {}) for base in reversed(cls.__mro__[1:])]
+        cls.declared = MappingProxyType({k: v for part in (*inherited, own) for k, v in part.items()})
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
-        self.checked = False  # set once an input was looked at, or by whoever has checked the targets already
         unknown = sorted(set(given) - set(self.declared))
         if unknown:
             raise TypeError(
@@ -62,13 +64,16 @@ class Loss(Declared):
     """``loss(logits, target) -> scalar``: the interface of every loss.
 
     ``logits`` are ``(N, C, *spatial)``, always logits. An integer target ``(N, *spatial)`` holds one class a
-    position (single-label); a bool, integer or float target ``(N, C, *spatial)`` holds a label in [0, 1] for
-    each class (multi-label). The value is at least float32.
+    position (single-label). A target ``(N, C, *spatial)`` holds a number in [0, 1] for each class: with
+    ``labels="independent"`` a label, under a sigmoid each (multi-label); with ``labels="exclusive"`` a
+    distribution over the classes, under one softmax (mixup, distillation). The value is at least float32; it
+    is 0, with its graph, where nothing counts: all ignored, all weights 0, an empty batch.
 
     Class attributes:
         name: the name in the registry and in params.yaml.
         family: distribution, region, margin, regression, boundary, multi-label or compound.
-        single, multi: which kinds of target the loss takes.
+        single, multi: whether the loss takes class indices, and labels under a sigmoid each. Whether it takes
+            a distribution is said by what its parameter ``labels`` allows.
         link: how a score becomes a probability before calibration: softmax, sigmoid or margin (by calibration
             only). With multi-label targets softmax reads sigmoid.
         reduces: what the value is an average of.
@@ -76,6 +81,12 @@ class Loss(Declared):
         only_in_sum: whether it makes sense as a part of a sum only.
         spatial: the least number of spatial dimensions it needs.
         background: whether class 0 has a part of its own, so that classes cannot be relabelled freely.
+
+    Attributes:
+        check: when values are looked at: targets in range, weights finite, logits that are no probabilities.
+            "auto": on every call on the CPU, where it costs two numbers, and on an instance's first call
+            elsewhere, where to look is to wait for the device. "always", "never": what they say; "never" is
+            for whoever has checked the targets before. Nothing is looked at in compiled or mapped code.
     """
 
     name: ClassVar[str] = ""
@@ -93,26 +104,114 @@ class Loss(Declared):
     ignore_index: int | None = integer(
         default=None, optional=True, doc="target value of positions that do not count"
     )
+    labels: str = choice(
+        default="independent",
+        options=("independent", "exclusive"),
+        doc="what a target (N, C, ...) is: a label a class, or a distribution over them (soft targets)",
+    )
+    check: Check = "auto"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         ranges = {name: parameter.tunable for name, parameter in cls.declared.items()}
         cls.tunable = MappingProxyType({name: found for name, found in ranges.items() if found is not None})
+        if cls.__init__ is Loss.__init__:
+            defaults = {name: parameter.default for name, parameter in cls.declared.items()}
+            cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect and help()
+                [
+                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+                    for name, default in {**defaults, "check": "auto"}.items()
+                ]
+            )
 
-    def forward(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+    def __init__(self, *, check: Check = "auto", **given: Any) -> None:
+        if check not in get_args(Check):
+            raise ParameterError(type(self).__name__, "check", check, ", ".join(get_args(Check)))
+        super().__init__(**given)
+        self.check = check
+        self._seen = False  # whether a call's values were looked at before
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        auxiliary: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of ``logits`` against ``target``.
 
-        ``auxiliary`` is what ``prepare`` gave, where needed.
+        Args:
+            logits: (N, C, *spatial).
+            target: (N, *spatial) of an integer dtype, or (N, C, *spatial).
+            auxiliary: what ``prepare`` gave, where needed.
+            weights: how much each sample, (N,), or each position, (N, *spatial), counts; finite, ≥ 0. One of
+                weight 0 is as if it were not there. Losses that average over images weigh the images by (N,),
+                and the positions within them by (N, *spatial).
         """
-        check_shapes(self, logits, target, auxiliary)
-        if not (self.checked or inside_transform(logits, target)):
-            check_input(logits, target, self.ignore_index)
-            self.checked = True
-        return self.value(Batch(logits, target, self.ignore_index, auxiliary, self.summarised))
+        check_shapes(self, logits, target, auxiliary, weights)
+        if 0 in logits.shape:
+            return self._of_nothing(logits, target, auxiliary)
+        look = self._looks(*(one for one in (logits, target, weights) if one is not None))
+        batch = Batch(
+            logits,
+            target,
+            self.ignore_index,
+            auxiliary,
+            weights=weights,
+            exclusive=self.labels == "exclusive",
+            reads_summary=self.reads_summary,
+            look=look,
+        )
+        if look:
+            self._look(batch, logits, target, weights)
+        return self.value(batch)
+
+    def _looks(self, logits: Tensor, *others: Tensor) -> bool:
+        """Say whether this call's values are looked at."""
+        if self.check == "never" or inside_transform(logits, *others):
+            return False
+        return self.check == "always" or logits.device.type == "cpu" or not self._seen
+
+    def _look(self, batch: Batch, logits: Tensor, target: Tensor, weights: Tensor | None) -> None:
+        """Refuse targets and weights out of range; warn, once, of probabilities in place of logits."""
+        if batch.mixed or not batch.in_range:
+            check_targets(
+                target, batch.classes, self.ignore_index, target.ndim == logits.ndim, exclusive=batch.mixed
+            )
+        if weights is not None:
+            check_weights(weights)
+        if not self._seen:
+            warn_of_probabilities(logits, target, self.ignore_index)
+        self._seen = True
+
+    def _of_nothing(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None) -> Tensor:
+        """Return the loss of an empty batch: that of one position a dimension, none of which counts."""
+
+        def filled(values: Tensor) -> Tensor:
+            return values.new_zeros([max(size, 1) for size in values.shape])
+
+        stand_in = filled(logits) + logits.sum() * 0
+        batch = Batch(
+            stand_in,
+            filled(target),
+            None,
+            None if auxiliary is None else filled(auxiliary),
+            weights=stand_in.new_zeros(stand_in.shape[0]),
+            exclusive=self.labels == "exclusive",
+        )
+        return self.cropped(self.value(batch), logits)
+
+    def cropped(self, value: Tensor, logits: Tensor) -> Tensor:
+        """Return the part of an unreduced ``value`` that belongs to empty ``logits``."""
+        return value
 
     @property
-    def summarised(self) -> bool:
-        """Whether a single-label value reads the softmax through ``true_log_probs`` and ``overlap`` alone."""
+    def reads_summary(self) -> bool:
+        """Whether the loss reads a softmax through ``batch.true_log_probs`` and ``batch.overlap()`` alone.
+
+        A promise about speed, not about values: where all parts of a sum make it, one hand-written backward
+        pass serves them all and one map is kept instead of three. A loss that breaks it is right, but slow.
+        """
         return False
 
     def value(self, batch: Batch) -> Tensor:
@@ -144,6 +243,16 @@ class Loss(Declared):
             if getattr(self, name) != parameter.default
         }
         return ", ".join(f"{name}={value}" for name, value in changed.items())
+
+    def foreground(self, batch: Batch) -> Tensor:
+        """Return 0 for class 0 and 1 for the others, (C,): what ``include_background=False`` weighs by."""
+        if batch.classes < 2:
+            raise ValueError(
+                f"{type(self).__name__}: include_background is false, but the logits have one class; "
+                "allowed: at least 2"
+            )
+        classes = torch.arange(batch.classes, device=batch.logits.device)
+        return (classes > 0).to(batch.logits.dtype)
 
     def per_class(self, name: str, values: Sequence[float] | None) -> None:
         """Keep ``values``, one a class, as a buffer (not part of the state)."""
@@ -180,16 +289,24 @@ class Pointwise(Loss):
         raise NotImplementedError
 
     def weights(self, batch: Batch) -> Tensor | None:
-        """Return weights that broadcast against ``each``, or None for equal ones."""
+        """Return the loss's own weights, which broadcast against ``each``, or None for equal ones."""
         return None
 
     def reduce(self, batch: Batch, each: Tensor) -> Tensor:
         """Reduce per position or per element values as ``reduction`` says."""
         valid = batch.positions if each.ndim == 2 else batch.elements
-        weights = self.weights(batch)
+        weights = batch.weighed(self.weights(batch), each.ndim)
         if self.reduction == "none":
-            return batch.unflatten(_masked(each if weights is None else each * weights, valid))
+            return batch.unflatten(masked(each if weights is None else each * weights, valid))
         return weighted_mean(each, weights, valid, total=self.reduction == "sum")
+
+    def cropped(self, value: Tensor, logits: Tensor) -> Tensor:
+        """Crop the map of ``reduction="none"``."""
+        if value.ndim == 0:
+            return value
+        per_class = value.ndim == logits.ndim
+        shape = logits.shape if per_class else logits.shape[:1] + logits.shape[2:]
+        return value[tuple(slice(size) for size in shape)]
 
 
 class Weighted(Pointwise):
@@ -204,24 +321,41 @@ class Weighted(Pointwise):
         self.per_class("_class_weights", self.class_weights)  # type: ignore[arg-type]  # a tuple, once checked
 
     def weights(self, batch: Batch) -> Tensor | None:
-        """Return the weight of each position's class, or of each channel."""
+        """Return the weight of each position's class, or of each channel.
+
+        A position with a distribution over the classes has the mean weight under it.
+        """
         weights = self.optional_classwise("_class_weights", batch)
         if weights is None or batch.multilabel:
             return None if weights is None else weights.view(1, -1, 1)
-        return weights[batch.index]
+        return (batch.labels * weights.view(1, -1, 1)).sum(1) if batch.mixed else weights[batch.index]
+
+    def at_truth(self, batch: Batch, values: Tensor) -> Tensor:
+        """Return what the target picks of ``values`` (N, C, L), one a class: (N, L).
+
+        Where the target is a distribution over the classes, the mean under it, in which class weights weigh
+        the classes: times ``weights`` it is Σ t w v.
+        """
+        if not batch.mixed:
+            return batch.pick(values)
+        weights = self.optional_classwise("_class_weights", batch)
+        if weights is None:
+            return (batch.labels * values).sum(1)
+        return functional.masked_average(values, batch.labels * weights.view(1, -1, 1), dim=1)
 
 
 def weighted_mean(each: Tensor, weights: Tensor | None, valid: Tensor | None, total: bool = False) -> Tensor:
     """Return Σwℓ / Σw (or Σwℓ) over valid entries; 0, with its graph, where there are none."""
     if weights is None and valid is None:
         return each.sum() if total else each.mean()
-    weighted = _masked(each if weights is None else each * weights, valid).sum()
+    weighted = masked(each if weights is None else each * weights, valid).sum()
     if total:
         return weighted
     ones = torch.ones((), dtype=each.dtype, device=each.device) if weights is None else weights
-    norm = _masked(ones.expand(each.shape), valid).sum()
+    norm = masked(ones.expand(each.shape), valid).sum()
     return weighted / norm.masked_fill(norm == 0, 1.0)
 
 
-def _masked(values: Tensor, valid: Tensor | None) -> Tensor:
+def masked(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Return ``values`` with 0 where they do not count."""
     return values if valid is None else values.masked_fill(~valid, 0.0)

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lossbench.losses import functional
 from lossbench.losses.base import Loss, weighted_mean
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import choice, real
+from lossbench.losses.declare import choice, flag, real
+from lossbench.losses.inputs import inside_transform
 from lossbench.losses.registry import register
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def deviation(batch: Batch) -> Tensor:
     """Return p − g (N, C, L), 0 where ignored."""
-    if batch.multilabel:
+    if batch.multilabel or batch.mixed:
         difference = batch.probs - batch.labels.to(batch.probs.dtype)
-        return difference if batch.valid is None else difference.masked_fill(~batch.valid, 0.0)
+        return difference if batch.elements is None else difference.masked_fill(~batch.elements, 0.0)
     index = batch.index.unsqueeze(1)
     difference = batch.probs.scatter(1, index, batch.probs.gather(1, index) - 1)
     return difference if batch.valid is None else difference.masked_fill(~batch.valid.unsqueeze(1), 0.0)
@@ -54,12 +54,12 @@ def sobel(values: Tensor, axis: int) -> Tensor:
     return result
 
 
-def whole_window(valid: Tensor) -> Tensor:
-    """Say where a position and all its neighbours, diagonals included, are valid: (N, C, *spatial)."""
-    for axis in range(2, valid.ndim):
-        before, centre, after = window(valid, axis)
-        valid = before & centre & after
-    return valid
+def least_of_window(values: Tensor) -> Tensor:
+    """Return the least of each position and its neighbours, diagonals included: (N, C, *spatial)."""
+    for axis in range(2, values.ndim):
+        before, centre, after = window(values, axis)
+        values = torch.minimum(torch.minimum(before, centre), after)
+    return values
 
 
 @register("gradient")
@@ -89,26 +89,31 @@ class GradientLoss(Loss):
     def value(self, batch: Batch) -> Tensor:
         """Sum over axes the mean squared derivative of p − g."""
         difference = batch.unflatten(deviation(batch))
-        elements = batch.elements
-        valid = None if elements is None else batch.unflatten(elements)
-        terms = [self.along(difference, valid, axis) for axis in range(2, difference.ndim)]
+        weights = batch.element_weights
+        if weights is None and batch.elements is not None:
+            weights = batch.elements.to(difference.dtype)
+        elif weights is not None and batch.elements is not None:
+            weights = weights * batch.elements
+        weights = None if weights is None else batch.unflatten(weights)
+        terms = [self.along(difference, weights, axis) for axis in range(2, difference.ndim)]
         return torch.stack(terms).sum()
 
-    def along(self, difference: Tensor, valid: Tensor | None, axis: int) -> Tensor:
-        """Return the mean squared derivative along one axis; 0 where it is one position long."""
+    def along(self, difference: Tensor, weights: Tensor | None, axis: int) -> Tensor:
+        """Return the mean squared derivative along one axis; 0 where it is one position long.
+
+        A derivative weighs what the least of the positions that it is made of weighs.
+        """
         if difference.shape[axis] == 1:
             return difference.sum() * 0.0
         if self.operator == "sobel":
-            return _mean(sobel(difference, axis).square(), None if valid is None else whole_window(valid))
-        pairs = None
-        if valid is not None:
-            length = valid.shape[axis] - 1
-            pairs = valid.narrow(axis, 1, length) & valid.narrow(axis, 0, length)
-        return _mean(neighbour_difference(difference, axis).square(), pairs)
-
-
-def _mean(each: Tensor, valid: Tensor | None) -> Tensor:
-    return weighted_mean(each, None, None if valid is None else valid.expand(each.shape))
+            squares = sobel(difference, axis).square()
+            return weighted_mean(squares, None if weights is None else least_of_window(weights), None)
+        squares = neighbour_difference(difference, axis).square()
+        if weights is None:
+            return weighted_mean(squares, None, None)
+        length = weights.shape[axis] - 1
+        pairs = torch.minimum(weights.narrow(axis, 1, length), weights.narrow(axis, 0, length))
+        return weighted_mean(squares, pairs, None)
 
 
 def signed_distances(target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
@@ -123,6 +128,7 @@ def signed_distances(target: Tensor, classes: int, multilabel: bool | None = Non
         classes: C.
         multilabel: whether ``target`` holds labels. None: labels are told by their dtype, bool or floating.
     """
+    import numpy as np  # here, so that the losses need nothing but torch
     from scipy.ndimage import distance_transform_edt
 
     array = target.detach().cpu().numpy()
@@ -149,6 +155,8 @@ class DistanceLoss(Loss):
     spatial = 1
     reduces = "mean over classes and valid positions"
 
+    include_background: bool = flag(default=True, doc="whether class 0 counts")
+
     @classmethod
     def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
         """Return the signed distance maps (N, C, *spatial) of ``target``, float32 on the CPU."""
@@ -159,6 +167,11 @@ class DistanceLoss(Loss):
         if batch.auxiliary is None:
             raise ValueError(f"{type(self).__name__} needs the maps that prepare(target, classes) gives")
         return batch.auxiliary.to(batch.logits.dtype)
+
+    def mean(self, batch: Batch, each: Tensor) -> Tensor:
+        """Average ``each`` (N, C, L) over the classes and positions that count."""
+        weights = None if self.include_background else self.foreground(batch).view(1, -1, 1)
+        return weighted_mean(each, batch.weighed(weights, each.ndim), batch.everywhere)
 
 
 @register("boundary")
@@ -183,16 +196,18 @@ class Boundary(DistanceLoss):
 
     def value(self, batch: Batch) -> Tensor:
         """Mean of φp."""
-        return weighted_mean(self.distances(batch) * batch.probs, None, batch.everywhere)
+        return self.mean(batch, self.distances(batch) * batch.probs)
 
 
 @register("hausdorff")
 class HausdorffDistance(DistanceLoss):
     """Squared error of the probabilities, weighed by a power of the distance to the true border.
 
-    Formula: mean (p − g)² d_G^α, d_G the unsigned distance to the border. One-sided: the distance to the
-        predicted border, which would have to be computed anew in every step, is left out.
-    Paper: Karimi & Salcudean 2019, arXiv 1904.10030, eq. 8, its term in the true border.
+    Formula: mean (p − g)² d_G^α, d_G the unsigned distance to the true border, and 1 where there is none (a
+        class absent or everywhere). sides=two: d_G^α + d_P^α, d_P the distance to the border of p > 1/2 and 0
+        where there is none, computed anew in every step, on the CPU and outside compiled code. log: log(1 +
+        mean).
+    Paper: Karimi & Salcudean 2019, arXiv 1904.10030, eq. 8, its term in the true border, or both.
 
     Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.
     Fails when: α is large: a few far positions are all that counts.
@@ -205,12 +220,37 @@ class HausdorffDistance(DistanceLoss):
     """
 
     alpha: float = real(
-        default=2.0, low=0.0, tunable=(0.5, 3.0, "linear"), doc="α, the power of the distance"
+        default=2.0, low=0.0, high=6.0, tunable=(0.5, 3.0, "linear"), doc="α, the power of the distance"
     )
+    sides: str = choice(
+        default="one", options=("one", "two"), doc="distances to the true border, or to the predicted one too"
+    )
+    log: bool = flag(default=False, doc="whether the value is log(1 + mean)")
 
     def value(self, batch: Batch) -> Tensor:
-        """Mean of (p − g)² d^α; inside, the distance to the border is 1 − φ."""
-        signed = self.distances(batch)
-        distance = torch.where(batch.is_true(), 1 - signed, signed)
-        weighed = deviation(batch).square() * functional.safe_power(distance.clamp_min(0.0), self.alpha)
-        return weighted_mean(weighed, None, batch.everywhere)
+        """Mean of (p − g)² d^α."""
+        weight = self.power(self.distances(batch), batch.is_true(), 1.0)
+        if self.sides == "two":
+            weight = weight + self.of_prediction(batch)
+        value = self.mean(batch, deviation(batch).square() * weight)
+        return value.log1p() if self.log else value
+
+    def power(self, signed: Tensor, inside: Tensor, without: float) -> Tensor:
+        """Return the unsigned distance to the border to the power α; ``without`` where there is none.
+
+        Inside, the distance is 1 − φ; outside, where a border is, φ ≥ 1 somewhere.
+        """
+        distance = torch.where(inside, 1 - signed, signed).clamp_min(0.0)
+        bordered = (signed > 0).any(2, keepdim=True)
+        return functional.safe_power(torch.where(bordered, distance, without), self.alpha)
+
+    def of_prediction(self, batch: Batch) -> Tensor:
+        """Return the distances to the predicted border, to the power α."""
+        if inside_transform(batch.logits):
+            raise ValueError(
+                f"{type(self).__name__}: sides is 'two', which looks at predictions and cannot be compiled "
+                "or mapped; allowed there: one"
+            )
+        inside = batch.probs.detach() > 0.5
+        signed = signed_distances(batch.unflatten(inside), batch.classes, multilabel=True)
+        return self.power(signed.flatten(2).to(batch.logits), inside, 0.0)

@@ -140,6 +140,11 @@ def _single(spec: Mapping[str, Any], context: LossContext, key: str) -> Loss:
         raise UserError(
             f"{key}.name is {spec['name']}, which does not fit a task with {kind}; {_listed(fitting)}"
         )
+    if context.multilabel and spec.get("labels") == "exclusive":
+        raise UserError(
+            f"{key}.labels is 'exclusive', one distribution a sample; a task with several labels a sample "
+            "allows: independent"
+        )
     return _construct(cls, _resolved(cls, spec, context, key), key, context.classes)
 
 

@@ -45,7 +45,14 @@ class Combo(Smoothed):
 
     def of(self, counts: Overlap) -> Tensor:
         """The Dice loss."""
-        return 1 - dice_score(counts, self.smooth)
+        return 1 - dice_score(counts, self.smooth, self.below)
+
+    reduction: str = choice(default="mean", options=("mean",), doc="its parts are averaged apart")
+
+    @property
+    def reads_summary(self) -> bool:
+        """The cross-entropy reads every class."""
+        return False
 
     def value(self, batch: Batch) -> Tensor:
         """Return α of the cross-entropy and 1 − α of the Dice loss."""
@@ -56,9 +63,10 @@ class Combo(Smoothed):
             if batch.multilabel
             else functional.log_one_minus_softmax(batch.logits, batch.log_probs)
         )
-        labels = (batch.labels if batch.multilabel else batch.is_true()).to(log_p.dtype)
+        labels, weights = batch.dense, self.weights_of_classes(batch)
         each = -self.beta * labels * log_p - (1 - self.beta) * (1 - labels) * log_not
-        entropy = weighted_mean(each, None, batch.everywhere)
+        weights = batch.weighed(None if weights is None else weights.view(1, -1, 1), each.ndim)
+        entropy = weighted_mean(each, weights, batch.everywhere)
         return self.alpha * entropy + (1 - self.alpha) * super().value(batch)
 
 
@@ -97,15 +105,29 @@ class UnifiedFocal(Counted):
     )
     variant: str = choice(default="asymmetric", options=("asymmetric", "symmetric"), doc="see the formula")
     smooth: float = real(default=1e-7, low=0.0, open_low=True, doc="s of the Tversky index")
+    reduction: str = choice(default="mean", options=("mean",), doc="its parts are averaged apart")
+
+    @property
+    def reads_summary(self) -> bool:
+        """Keep to autograd."""
+        return False
 
     def value(self, batch: Batch) -> Tensor:
         """Return λ of the focal and 1 − λ of the Tversky part."""
         batch.share()
-        focal = weighted_mean(self.focal(batch), None, batch.valid)
+        weights = self.weights_of_classes(batch)
+        if weights is not None:
+            weights = (batch.labels * weights.view(1, -1, 1)).sum(1) if batch.mixed else weights[batch.index]
+        focal = weighted_mean(self.focal(batch), batch.weighed(weights, 2), batch.valid)
         return self.focal_weight * focal + (1 - self.focal_weight) * super().value(batch)
 
     def focal(self, batch: Batch) -> Tensor:
         """Return the focal part of each position, (N, L)."""
+        if batch.mixed:
+            faded = functional.focal(batch.log_probs, self.gamma)
+            foreground = faded if self.variant == "symmetric" else -batch.log_probs
+            each = torch.cat([(1 - self.delta) * faded[:, :1], self.delta * foreground[:, 1:]], 1)
+            return (batch.labels * each).sum(1)
         log_p = batch.true_log_probs
         faded = functional.focal(log_p, self.gamma)
         foreground = faded if self.variant == "symmetric" else -log_p

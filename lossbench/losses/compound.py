@@ -16,7 +16,7 @@ class Sum(Loss):
     Formula: Σ_i λ_i ℓ_i.
 
     Args:
-        parts: the losses by name; all with the same ``ignore_index``.
+        parts: the losses by name; all with the same ``ignore_index`` and ``labels``.
         weights: λ of each part, 1 where not given.
 
     Use it for: cross-entropy with Dice; a boundary loss beside a region loss.
@@ -34,12 +34,15 @@ class Sum(Loss):
     reduces = "each part as it does alone"
 
     def __init__(self, parts: Mapping[str, Loss], weights: Mapping[str, float] | None = None) -> None:
-        ignored = {part.ignore_index for part in parts.values()}
-        if len(ignored) != 1:
-            raise ValueError(
-                f"Sum: the parts have ignore_index {sorted(map(str, ignored))}; allowed: one for all parts"
-            )
-        super().__init__(ignore_index=ignored.pop())
+        shared: dict[str, Any] = {}
+        for name in ("ignore_index", "labels"):
+            found = {getattr(part, name) for part in parts.values()}
+            if len(found) != 1:
+                raise ValueError(
+                    f"Sum: the parts have {name} {sorted(map(str, found))}; allowed: one for all parts"
+                )
+            shared[name] = found.pop()
+        super().__init__(**shared)
         for part in parts.values():
             if getattr(part, "reduction", "mean") == "none":
                 raise ValueError(f"Sum: {part.name} has reduction 'none'; allowed in a sum: mean, sum")
@@ -54,14 +57,10 @@ class Sum(Loss):
         self.background = any(part.background for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
         self.link = losses[0].link  # type: ignore[misc]  # a ClassVar elsewhere
 
-    def forward(self, logits: Tensor, target: Tensor, auxiliary: Tensor | None = None) -> Tensor:
-        """Return the weighted sum; ``auxiliary`` goes to the parts that need it."""
-        return super().forward(logits, target, auxiliary)
-
     @property
-    def summarised(self) -> bool:
+    def reads_summary(self) -> bool:
         """A sum reads what its parts read."""
-        return all(part.summarised for part in self._losses().values())
+        return all(part.reads_summary for part in self._losses().values())
 
     def value(self, batch: Batch) -> Tensor:
         """Sum the parts' values of the same batch."""

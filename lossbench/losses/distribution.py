@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossbench.losses import functional
-from lossbench.losses.base import Weighted, weighted_mean
+from lossbench.losses.base import Weighted, masked, weighted_mean
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import real
 from lossbench.losses.registry import register
@@ -28,14 +28,13 @@ class SmoothedCrossEntropy(Weighted):
         doc="ε: the target is 1 − ε on the true class plus ε / C on every class",
     )
 
-    @property
-    def summarised(self) -> bool:
-        """The true class is all that is read, unless the target is smoothed."""
-        return self.label_smoothing == 0 and type(self).adjusted is SmoothedCrossEntropy.adjusted
-
     def adjusted(self, batch: Batch) -> Tensor:
         """Return the log-probabilities (N, C, L) that the cross-entropy is taken of."""
         return batch.log_probs
+
+    def true_log_probs(self, batch: Batch) -> Tensor:
+        """Return those of the true class, (N, L) (class indices only)."""
+        return batch.pick(self.adjusted(batch))
 
     def each(self, batch: Batch) -> Tensor:
         """Return Σw·(−log p) of each position.
@@ -43,27 +42,37 @@ class SmoothedCrossEntropy(Weighted):
         The weights are inside, as label smoothing spreads them too.
         """
         weights = self.optional_classwise("_class_weights", batch)
-        if self.summarised:
-            true = -batch.true_log_probs
+        if batch.mixed:
+            return self.of_distribution(batch, weights)
+        if self.label_smoothing == 0:
+            true = -self.true_log_probs(batch)
             return true if weights is None else true * weights[batch.index]
         return functional.smoothed_cross_entropy(
             self.adjusted(batch), batch.index, self.label_smoothing, weights
         )
 
+    def of_distribution(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        """Return −Σ w t log p, t the target's distribution, smoothed."""
+        target = batch.labels
+        if self.label_smoothing:
+            target = target * (1 - self.label_smoothing) + self.label_smoothing / batch.classes
+        terms = target * self.adjusted(batch)
+        return -(terms if weights is None else terms * weights.view(1, -1, 1)).sum(1)
+
     def reduce(self, batch: Batch, each: Tensor) -> Tensor:
         """Divide by the weights of the valid positions' classes; ``each`` carries the weights already."""
-        weights = self.weights(batch)
-        if weights is None or self.reduction != "mean":
-            return super().reduce(batch, each) if weights is None else self._unweighted(batch, each)
-        valid = batch.positions
-        norm = (weights if valid is None else weights.masked_fill(~valid, 0.0)).sum()
-        total = (each if valid is None else each.masked_fill(~valid, 0.0)).sum()
-        return total / norm.masked_fill(norm == 0, 1.0)
-
-    def _unweighted(self, batch: Batch, each: Tensor) -> Tensor:
+        weights, valid = self.weights(batch), batch.positions
+        if weights is None:
+            return super().reduce(batch, each)
+        each = each if batch.weights is None else each * batch.weights
+        if self.reduction == "none":
+            return batch.unflatten(masked(each, valid))
+        total = masked(each, valid).sum()
         if self.reduction == "sum":
-            return weighted_mean(each, None, batch.positions, total=True)
-        return batch.unflatten(each if batch.positions is None else each.masked_fill(~batch.positions, 0.0))
+            return total
+        weights = weights if batch.weights is None else weights * batch.weights
+        norm = masked(weights, valid).sum()
+        return total / norm.masked_fill(norm == 0, 1.0)
 
 
 @register("cross_entropy")
@@ -82,19 +91,28 @@ class CrossEntropy(SmoothedCrossEntropy):
         tensor(0.2269)
     """
 
+    @property
+    def reads_summary(self) -> bool:
+        """The true class is all that is read, unless the target is smoothed."""
+        return self.label_smoothing == 0
+
+    def true_log_probs(self, batch: Batch) -> Tensor:
+        """Those of the softmax, which the parts of a sum share."""
+        return batch.true_log_probs
+
 
 class TrueClass(Weighted):
     """A loss that depends on nothing but log p of the label that holds.
 
     With several labels each channel is a sigmoid of its own, and soft labels t weigh the losses of yes and
-    no.
+    no; a distribution over the classes weighs the losses of the classes.
     """
 
     family = "distribution"
     multi = True
 
     @property
-    def summarised(self) -> bool:
+    def reads_summary(self) -> bool:
         """The true class is all that is read."""
         return True
 
@@ -104,6 +122,8 @@ class TrueClass(Weighted):
 
     def each(self, batch: Batch) -> Tensor:
         """Apply ``of`` to the true class, or to each label."""
+        if batch.mixed:
+            return self.at_truth(batch, self.of(batch.log_probs))
         if not batch.multilabel:
             return self.of(batch.true_log_probs)
         if not batch.soft:
@@ -247,21 +267,25 @@ class TopK(Weighted):
 
     def each(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of each position or label."""
+        if batch.mixed:
+            return -self.at_truth(batch, batch.log_probs)
         if not batch.multilabel:
             return -batch.true_log_probs
         labels = batch.labels.to(batch.logits.dtype)
         return F.binary_cross_entropy_with_logits(batch.logits, labels, reduction="none")
 
     def reduce(self, batch: Batch, each: Tensor) -> Tensor:
-        """Average over the hardest: rank all, keep the first ⌈kept · n⌉ valid ones."""
-        valid = batch.valid
+        """Average over the hardest: rank all, keep the first ⌈kept · n⌉ of those that count."""
+        valid, weights = batch.valid, batch.weighed(self.weights(batch), each.ndim)
+        if weights is not None:  # what weighs nothing takes no one's place
+            counted = (weights != 0).expand(each.shape)
+            valid = counted if valid is None else valid & counted
         keys = each.detach() if valid is None else each.detach().masked_fill(~valid, -1.0)
         order = keys.flatten().argsort(descending=True, stable=True)
         count = torch.full((), each.numel(), device=each.device) if valid is None else valid.sum()
         wanted = (self.kept * count).ceil()
         ranks = torch.arange(each.numel(), device=each.device)
         hardest = torch.zeros_like(ranks, dtype=torch.bool).scatter(0, order, ranks < wanted).view(each.shape)
-        weights = self.weights(batch)
         if self.reduction == "none":
             return batch.unflatten((each if weights is None else each * weights).masked_fill(~hardest, 0.0))
         return weighted_mean(each, weights, hardest, total=self.reduction == "sum")

@@ -40,18 +40,23 @@ def smoothed_cross_entropy(
     return (1 - smoothing) * true + smoothing * spread
 
 
-def focal(log_p: Tensor, gamma: float) -> Tensor:
-    """Return −(1 − p)^γ log p from log p (1708.02002, eq. 4); exactly −log p at γ = 0."""
+def focal(log_p: Tensor, gamma: float, detached: bool = False) -> Tensor:
+    """Return −(1 − p)^γ log p from log p (1708.02002, eq. 4); exactly −log p at γ = 0.
+
+    ``detached`` leaves the factor (1 − p)^γ out of the gradient.
+    """
     if gamma == 0:
         return -log_p
-    return safe_power(-torch.expm1(log_p), gamma) * -log_p
+    factor = safe_power(-torch.expm1(log_p.detach() if detached else log_p), gamma)
+    return factor * -log_p
 
 
 def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
     """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347, eq. 4)."""
-    p = log_p.exp()
-    eased = safe_power(-torch.expm1(log_p) / threshold, gamma)
-    return torch.where(p < threshold, torch.ones_like(p), eased) * -log_p
+    below = log_p.exp() < threshold
+    # where it is not wanted the base is 0: a power that overflows would make the gradient NaN
+    eased = safe_power((-torch.expm1(log_p) / threshold).masked_fill(below, 0.0), gamma)
+    return torch.where(below, torch.ones_like(log_p), eased) * -log_p
 
 
 def generalized_cross_entropy(log_p: Tensor, q: float) -> Tensor:
@@ -67,7 +72,7 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.full_like(logits, torch.finfo(logits.dtype).min)
     top = logits.detach().argmax(1, keepdim=True)
-    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, torch.ones_like(top).bool())
     others = logits.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
     all_of_them = logits.logsumexp(1, keepdim=True)
     rest = torch.log1p(-log_probs.masked_fill(is_top, -torch.inf).exp())
@@ -77,8 +82,8 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
 def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
     """Return the log of the tempered softmax along dim 1 (1906.03361, eq. 4): exp_t(z − λ) with Σ = 1.
 
-    λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; one more
-    step with a graph gives λ its exact derivative, the escort distribution p^t / Σ p^t.
+    λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; two more
+    steps on Σ exp_t with a graph give λ its exact first and second derivatives: each step doubles the order.
     """
     if t2 == 1:
         return logits.log_softmax(1)
@@ -92,8 +97,9 @@ def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
         log_p = log_exp_t(z - norm)
         total, escort = log_p.exp().sum(1, keepdim=True), (t2 * log_p).exp().sum(1, keepdim=True)
         norm = norm + (total - total.pow(t2)) / ((1 - t2) * escort)
-    probs, escort = log_exp_t(logits - norm).exp(), (t2 * log_exp_t(z - norm)).exp().sum(1, keepdim=True)
-    norm = norm + (probs.sum(1, keepdim=True) - 1) / escort
+    for _ in range(2):
+        log_p = log_exp_t(logits - norm)
+        norm = norm + (log_p.exp().sum(1, keepdim=True) - 1) / (t2 * log_p).exp().sum(1, keepdim=True)
     return log_exp_t(logits - norm)
 
 
@@ -127,55 +133,99 @@ def class_sums(values: Tensor, index: Tensor, classes: int) -> Tensor:
     return bins.scatter_add(1, index, values.double()).to(values.dtype)
 
 
-def overlap_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
-    """Return the soft counts of p (N, C, L) against class indices (N, L), without a one-hot map."""
+def overlap_of_index(
+    probs: Tensor, index: Tensor, valid: Tensor | None, power: int = 1, weights: Tensor | None = None
+) -> Overlap:
+    """Return the soft counts of p (N, C, L) against class indices (N, L), without a one-hot map.
+
+    ``weights`` (N, L) say how much each position counts.
+    """
     true_probs = probs.gather(1, index.unsqueeze(1)).squeeze(1)
     if valid is not None:
         true_probs = true_probs.masked_fill(~valid, 0.0)
         probs = probs.masked_fill(~valid.unsqueeze(1), 0.0)
+    each = probs if power == 1 else probs * probs
+    if weights is not None:
+        true_probs, each = true_probs * weights, each * weights.unsqueeze(1)
     both = class_sums(true_probs, index, probs.shape[1])
-    return Overlap(both, (probs if power == 1 else probs * probs).sum(2), *true_counts(index, valid, both))
+    return Overlap(both, each.sum(2), *true_counts(index, valid, both, weights))
 
 
-def true_counts(index: Tensor, valid: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+def true_counts(
+    index: Tensor, valid: Tensor | None, like: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return how many valid positions each class has and how many there are, shaped as ``like`` (N, C)."""
     ones = torch.ones((), dtype=like.dtype, device=like.device).expand(index.shape)
+    ones = ones if weights is None else weights
     ones = ones if valid is None else ones.masked_fill(~valid, 0.0)
     classes = like.shape[1]
     return class_sums(ones, index, classes), ones.sum(1, keepdim=True).expand(-1, classes)
 
 
-def overlap_of_labels(probs: Tensor, labels: Tensor, valid: Tensor | None, power: int = 1) -> Overlap:
-    """Return the soft counts of probabilities (N, C, L) against labels (N, C, L), bool or soft."""
-    ones = torch.ones((), dtype=probs.dtype, device=probs.device).expand(probs.shape)
-    if valid is not None:  # ignored labels are 0 already
-        probs, ones = probs.masked_fill(~valid, 0.0), ones.masked_fill(~valid, 0.0)
+def overlap_of_labels(
+    probs: Tensor,
+    labels: Tensor,
+    valid: Tensor | None,
+    power: int = 1,
+    weights: Tensor | None = None,
+) -> Overlap:
+    """Return the soft counts of probabilities (N, C, L) against labels (N, C, L), bool or soft.
+
+    With soft labels and ``power`` 1, Σpg is written (P + G − Σ|p − g|) / 2 = Σ min(p, g): the same for labels
+    of 0 and 1, and greatest at p = g also for those between (2302.05666, eq. 6; 2303.16296, sec. 3). With
+    ``power`` 2 the loss is least at p = g as it stands.
+
+    Args:
+        probs: (N, C, L).
+        labels: (N, C, L); 0 where ignored.
+        valid: bool, broadcasts against (N, C, L); None for all.
+        power: exponent of p and g in P and G.
+        weights: (N, L), how much each position counts; None for all alike.
+    """
+    counted = torch.ones((), dtype=probs.dtype, device=probs.device)
+    counted = counted if weights is None else weights.unsqueeze(1)
+    counted = counted.expand(probs.shape)
+    if valid is not None:
+        probs, counted = probs.masked_fill(~valid, 0.0), counted.masked_fill(~valid, 0.0)
     true = labels.to(probs.dtype)
-    both = (probs * true).sum(2)
-    squared = power == 2
-    return Overlap(
-        both,
-        (probs * probs if squared else probs).sum(2),
-        (true * true if squared else true).sum(2),
-        ones.sum(2),
-    )
+
+    def total(values: Tensor) -> Tensor:
+        return (values if weights is None else values * counted).sum(2)
+
+    squared, soft = power == 2, labels.is_floating_point()
+    both = total(probs * true) if squared or not soft else total((probs - true).abs())  # or Σ|p − g|, for now
+    predicted, of_truth = total(probs * probs if squared else probs), total(true * true if squared else true)
+    if soft and not squared:
+        both = (predicted + of_truth - both) / 2
+    return Overlap(both, predicted, of_truth, counted.sum(2))
 
 
-def errors_of_index(probs: Tensor, index: Tensor, valid: Tensor | None, gamma: float) -> Tensor:
+def errors_of_index(
+    probs: Tensor, index: Tensor, valid: Tensor | None, gamma: float, weights: Tensor | None = None
+) -> Tensor:
     """Return Σ((1 − p) g)^γ + Σ(p (1 − g))^γ per image and class, (N, C), from class indices (N, L)."""
     true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
     change = safe_power(1 - true, gamma) - safe_power(true, gamma)  # a miss in place of an alarm
     alarms = safe_power(probs, gamma)
     if valid is not None:
         change, alarms = change.masked_fill(~valid, 0.0), alarms.masked_fill(~valid.unsqueeze(1), 0.0)
+    if weights is not None:
+        change, alarms = change * weights, alarms * weights.unsqueeze(1)
     return alarms.sum(2) + class_sums(change, index, probs.shape[1])
 
 
-def errors_of_labels(probs: Tensor, labels: Tensor, valid: Tensor | None, gamma: float) -> Tensor:
-    """Return Σ((1 − p) g)^γ + Σ(p (1 − g))^γ per image and class, (N, C), from labels (N, C, L)."""
+def errors_of_labels(
+    probs: Tensor, labels: Tensor, valid: Tensor | None, gamma: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return the sum of what is missed^γ and what is too much^γ per image and class, (N, C).
+
+    For labels of 0 and 1 that is Σ((1 − p) g)^γ + Σ(p (1 − g))^γ; soft ones are missed by max(g − p, 0) and
+    overdone by max(p − g, 0), so that p = g costs nothing.
+    """
     true = labels.to(probs.dtype)
-    errors = safe_power((1 - probs) * true, gamma) + safe_power(probs * (1 - true), gamma)
-    return (errors if valid is None else errors.masked_fill(~valid, 0.0)).sum(2)
+    errors = safe_power((true - probs).relu(), gamma) + safe_power((probs - true).relu(), gamma)
+    errors = errors if valid is None else errors.masked_fill(~valid, 0.0)
+    return (errors if weights is None else errors * weights.unsqueeze(1)).sum(2)
 
 
 def masked_average(values: Tensor, weights: Tensor, dim: int | None = None) -> Tensor:
@@ -188,18 +238,19 @@ def masked_average(values: Tensor, weights: Tensor, dim: int | None = None) -> T
     return total / norm.masked_fill(norm == 0, 1.0)
 
 
-def lovasz_weights(errors: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the gradient of the Lovász extension of the Jaccard loss (1705.08790, alg.
-
-    1), in the errors' order.
+def lovasz_weights(
+    errors: Tensor, truth: Tensor, valid: Tensor | None, weights: Tensor | None = None
+) -> Tensor:
+    """Return the gradient of the Lovász extension of the Jaccard loss (1705.08790, alg. 1).
 
     Args:
         errors: (..., L), how wrong each position is; no graph needed.
         truth: (..., L) bool, the positions of the class.
         valid: (..., L) bool or None; the others weigh 0.
+        weights: (..., L), how much each position counts in intersection and union; None for 1 each.
 
     Returns:
-        (..., L) weights w such that the Lovász loss is Σ w · error.
+        (..., L) weights w, in the errors' order, such that the Lovász loss is Σ w · error.
     """
     errors = errors.detach()
     if valid is not None:
@@ -208,14 +259,20 @@ def lovasz_weights(errors: Tensor, truth: Tensor, valid: Tensor | None) -> Tenso
             truth & valid,
         )  # to the end of the order, where they weigh nothing
     order = errors.argsort(dim=-1, descending=True, stable=True)
-    sorted_truth = truth.gather(-1, order).int()  # whole numbers: exact, and deterministic on CUDA
-    seen = sorted_truth.cumsum(-1)
-    rank = torch.arange(1, errors.shape[-1] + 1, device=errors.device)
+    sorted_truth = truth.gather(-1, order)
+    if weights is None:  # whole numbers: exact, and deterministic on CUDA
+        seen = sorted_truth.int().cumsum(-1)
+        rank = torch.arange(1, errors.shape[-1] + 1, device=errors.device)
+    else:
+        counted = weights if valid is None else weights.masked_fill(~valid, 0.0)
+        ordered = counted.double().gather(-1, order)
+        seen, rank = (ordered * sorted_truth).cumsum(-1), ordered.cumsum(-1)
     total = seen[..., -1:]
-    jaccard = 1.0 - (total - seen).to(errors.dtype) / (total + rank - seen).to(errors.dtype)
+    left, union = (total - seen).to(errors.dtype), (total + rank - seen).to(errors.dtype)
+    jaccard = 1.0 - left / (union if weights is None else union.masked_fill(union == 0, 1.0))
     steps = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], -1)
-    weights = torch.zeros_like(errors).scatter(-1, order, steps)
-    return weights if valid is None else weights.masked_fill(~valid, 0.0)
+    found = torch.zeros_like(errors).scatter(-1, order, steps)
+    return found if valid is None else found.masked_fill(~valid, 0.0)
 
 
 def multilabel_expectation(logits: Tensor, labels: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

@@ -173,10 +173,12 @@ def ranked(errors: Tensor, truth: Tensor, valid: Tensor | None, absent: bool) ->
     """Return which of the positions (L,) have a weight in the Lovász extension, and their weights."""
     counted = truth if valid is None else truth & valid
     true = errors[counted]
-    if not true.numel() and not absent:
-        return errors.new_zeros(0, dtype=torch.int64), errors.new_zeros(0)
     candidates = errors if valid is None else errors.masked_fill(~valid, -torch.inf)
-    heavy = candidates >= (true.min() if true.numel() else candidates.max())
+    if true.numel() or absent:
+        # so put, NaN is heavy: a comparison with it is false
+        heavy = ~(candidates < (true.min() if true.numel() else candidates.max()))
+    else:
+        heavy = candidates.isnan()
     at = (heavy if valid is None else heavy & valid).nonzero().squeeze(1)
     return at, functional.lovasz_weights(errors[at], truth[at], None) if at.numel() else errors[at]
 

@@ -121,6 +121,12 @@ class LabelDistributionAwareMargin(SmoothedCrossEntropy):
         )
         return (self.scale * (batch.logits - shift)).log_softmax(1)
 
+    def of_distribution(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        """Return the mean over the classes: which logit has the margin depends on the true class."""
+        return torch.stack(
+            [batch.labels[:, k] * self.each(batch.of_class(k)) for k in range(batch.classes)], 1
+        ).sum(1)
+
 
 @register("equalization")
 class Equalization(Pointwise):
@@ -164,7 +170,7 @@ class Equalization(Pointwise):
     def each(self, batch: Batch) -> Tensor:
         """Binary cross-entropy with the rare classes' negatives left out."""
         rare = self.classwise("_rare", batch)
-        labels = (batch.labels if batch.multilabel else batch.is_true()).to(batch.logits.dtype)
+        labels = batch.dense
         entropy = F.binary_cross_entropy_with_logits(batch.logits, labels, reduction="none")
         each = entropy * (1 - rare.view(1, -1, 1) * (1 - labels))
         return each if batch.multilabel else each.sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lossbench.losses import functional, fused
 from lossbench.losses.base import Loss
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import choice
+from lossbench.losses.declare import choice, flag
 from lossbench.losses.registry import register
 
 
@@ -26,8 +26,17 @@ class LovaszBase(Loss):
         default="batch", options=("batch", "image"), doc="positions ranked together: of the batch or image"
     )
     absent: str = choice(
-        default="skip", options=("skip", "include"), doc="whether a class without a true position counts"
+        default="auto",
+        options=("auto", "skip", "include"),
+        doc="whether a class without a true position counts; auto: where no softmax makes false alarms in it "
+        "cost another class, that is for labels and for the hinge",
     )
+    include_background: bool = flag(default=True, doc="whether class 0 counts")
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
+
+    def counts_absent(self, batch: Batch) -> bool:
+        """Say whether a class without a true position counts."""
+        return self.absent == "include" or (self.absent == "auto" and (self.hinge or batch.multilabel))
 
     def errors(self, batch: Batch, scores: Tensor, truth: Tensor) -> Tensor:
         """Return how wrong each position is for one class, given its scores and truth (N, L)."""
@@ -41,23 +50,30 @@ class LovaszBase(Loss):
 
     def value(self, batch: Batch) -> Tensor:
         """Average over classes, then over images."""
-        if batch.plain or batch.logits.device.type == "meta":
+        if batch.plain or batch.logits.device.type == "meta" or batch.weights is not None:
             return self.plain_value(batch)
         truth = batch.hard_labels if batch.multilabel else batch.index
-        by_image, absent = self.over == "image", self.absent == "include"
+        by_image, absent = self.over == "image", self.counts_absent(batch)
         each = fused.lovasz(self.scores(batch), truth, batch.valid, by_image, self.hinge, absent)
         shares = self.shares(batch)
-        shares = shares if by_image else shares.amax(0, keepdim=True)
+        return self.averaged(batch, each, shares if by_image else shares.amax(0, keepdim=True))
+
+    def averaged(self, batch: Batch, each: Tensor, shares: Tensor) -> Tensor:
+        """Average over the classes that count and over the images that have one."""
+        shares = shares if self.include_background else shares * self.foreground(batch)
         images = (shares.sum(1) > 0).to(each.dtype)
+        if self.over == "image" and batch.sample_weights is not None:
+            images = images * batch.sample_weights
         return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
 
     def shares(self, batch: Batch) -> Tensor:
         """Return 1 for each image and class that counts, else 0, (N, C)."""
+        absent = self.counts_absent(batch)
         if not batch.multilabel:
             like = batch.logits[:, :, 0]
             true, positions = functional.true_counts(batch.index, batch.valid, like)
-            return ((true if self.absent == "skip" else positions) > 0).to(like.dtype)
-        relevant = batch.hard_labels if self.absent == "skip" else torch.ones_like(batch.hard_labels)
+            return ((positions if absent else true) > 0).to(like.dtype)
+        relevant = torch.ones_like(batch.hard_labels) if absent else batch.hard_labels
         return (relevant if batch.valid is None else relevant & batch.valid).any(2).to(batch.logits.dtype)
 
     def plain_value(self, batch: Batch) -> Tensor:
@@ -66,20 +82,19 @@ class LovaszBase(Loss):
             1
         )  # not scores[:, k], whose backward fills a whole map a class
         values, counted = zip(*(self._of_class(batch, e, k) for k, e in enumerate(of_classes)), strict=True)
-        each, shares = torch.stack(values, 1), torch.stack(counted, 1)
-        images = (shares.sum(1) > 0).to(each.dtype)
-        return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
+        return self.averaged(batch, torch.stack(values, 1), torch.stack(counted, 1))
 
     def _of_class(self, batch: Batch, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the loss of class ``k`` and whether it counts, (N,) or (1,)."""
         truth = batch.hard_labels[:, k] if batch.multilabel else batch.index == k
         valid = batch.valid[:, k] if batch.multilabel and batch.valid is not None else batch.valid
-        errors = self.errors(batch, scores, truth)
+        errors, counts = self.errors(batch, scores, truth), batch.count_weights(self.over == "image")
         if self.over == "batch":
             errors, truth = errors.reshape(1, -1), truth.reshape(1, -1)
             valid = None if valid is None else valid.reshape(1, -1)
-        weights = functional.lovasz_weights(errors, truth, valid)
-        relevant = truth if self.absent == "skip" else torch.ones_like(truth)
+            counts = None if counts is None else counts.reshape(1, -1)
+        weights = functional.lovasz_weights(errors, truth, valid, counts)
+        relevant = torch.ones_like(truth) if self.counts_absent(batch) else truth
         counted = (relevant if valid is None else relevant & valid).any(1)
         return (weights * errors).sum(1), counted.to(errors.dtype)
 

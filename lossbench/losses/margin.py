@@ -11,8 +11,6 @@ from lossbench.losses.registry import register
 
 def crammer_singer(logits: Tensor, true: Tensor, is_true: Tensor, margin: float, squared: bool) -> Tensor:
     """Return max(0, m − z_y + max_{k≠y} z_k), (N, L)."""
-    if logits.shape[1] == 1:
-        return torch.zeros_like(true)
     others = logits.masked_fill(is_true, -torch.inf).amax(1)
     slack = (margin - true + others).relu()
     return slack.square() if squared else slack
@@ -37,7 +35,8 @@ class Hinge(Weighted):
     Formula: crammer_singer max(0, m − z_y + max_{k≠y} z_k); weston_watkins Σ_{k≠y} max(0, m − z_y + z_k);
         one_vs_all Σ_k max(0, m − s_k z_k), s = +1 on the true class and −1 elsewhere; ``squared`` squares
         each max. torch's multi_margin_loss is weston_watkins / C; scikit-learn's hinge_loss is
-        crammer_singer. With several labels only one_vs_all is defined; its mean is over elements.
+        crammer_singer. With several labels only one_vs_all is defined; its mean is over elements. A
+        distribution t over the classes takes Σ_y t_y ℓ_y.
     Paper: Crammer & Singer 2001, JMLR 2, p. 269; Weston & Watkins 1999, ESANN.
 
     Use it for: decisions rather than probabilities; it stops pushing once the margin is reached.
@@ -66,8 +65,17 @@ class Hinge(Weighted):
         """Return the hinge of each position, or of each label."""
         if batch.multilabel:
             return one_vs_all(batch.logits, batch.hard_labels, self.margin, self.squared)
+        if not batch.mixed:
+            return self.of_classes(batch)
+        values = torch.stack([self.of_classes(batch.of_class(k)) for k in range(batch.classes)], 1)
+        return self.at_truth(batch, values)
+
+    def of_classes(self, batch: Batch) -> Tensor:
+        """Return the hinge of each position against its class, (N, L)."""
         is_true = batch.is_true()
         if self.variant == "one_vs_all":
             return one_vs_all(batch.logits, is_true, self.margin, self.squared).sum(1)
+        if batch.classes == 1:  # there is no other; times 0 keeps the graph
+            return batch.pick(batch.logits) * 0.0
         pairs = crammer_singer if self.variant == "crammer_singer" else weston_watkins
         return pairs(batch.logits, batch.pick(batch.logits), is_true, self.margin, self.squared)

@@ -9,12 +9,22 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Loss, Pointwise, Weighted
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import numbers, real
+from lossbench.losses.declare import choice, flag, numbers, real
 from lossbench.losses.registry import register
 
 
+class LabelsOnly(Loss):
+    """A loss of labels under a sigmoid each: it takes neither class indices nor a distribution."""
+
+    family = "multi-label"
+    single = False
+    multi = True
+
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
+
+
 @register("binary_cross_entropy")
-class BinaryCrossEntropy(Weighted):
+class BinaryCrossEntropy(LabelsOnly, Weighted):
     """Cross-entropy of one sigmoid per label: the log loss of several labels, done right.
 
     Formula: ℓ = −(q t log σ(z) + (1 − t) log σ(−z)), q = pos_weight; with smoothing t ← (1 − ε) t + ε / 2.
@@ -29,9 +39,6 @@ class BinaryCrossEntropy(Weighted):
         tensor(2.0794)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "sigmoid"
     reduces = "weighted mean over valid elements: Σwℓ / Σw (pos_weight is in ℓ)"
 
@@ -64,7 +71,7 @@ class BinaryCrossEntropy(Weighted):
 
 
 @register("asymmetric")
-class Asymmetric(Weighted):
+class Asymmetric(LabelsOnly, Weighted):
     """Focal loss with separate exponents for positives and negatives; very easy negatives count nothing.
 
     Formula: ℓ = −t (1 − p)^γ⁺ log p − (1 − t) p_m^γ⁻ log(1 − p_m), p_m = max(p − m, 0).
@@ -80,9 +87,6 @@ class Asymmetric(Weighted):
         tensor(0.1733)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "sigmoid"
     reduces = "weighted mean over valid elements"
 
@@ -100,23 +104,28 @@ class Asymmetric(Weighted):
         tunable=(0.0, 0.2, "linear"),
         doc="m, negatives below it cost 0",
     )
+    detached: bool = flag(
+        default=False,
+        doc="whether the gradient leaves the focusing factors out, as the authors' code can",
+    )
 
     def each(self, batch: Batch) -> Tensor:
         """Return the asymmetric focal loss of each label."""
-        positive = functional.focal(F.logsigmoid(batch.logits), self.gamma_positive)
+        positive = functional.focal(F.logsigmoid(batch.logits), self.gamma_positive, self.detached)
         negative = self.of_negative(batch)
         return functional.multilabel_expectation(batch.logits, batch.labels, positive, negative)
 
     def of_negative(self, batch: Batch) -> Tensor:
         """−p_m^γ log(1 − p_m); without clipping from the log-sigmoid, which does not saturate."""
         if self.clip == 0:
-            return functional.focal(F.logsigmoid(-batch.logits), self.gamma_negative)
+            return functional.focal(F.logsigmoid(-batch.logits), self.gamma_negative, self.detached)
         shifted = (batch.logits.sigmoid() - self.clip).clamp_min(0.0)
-        return functional.safe_power(shifted, self.gamma_negative) * -torch.log1p(-shifted)
+        factor = functional.safe_power(shifted.detach() if self.detached else shifted, self.gamma_negative)
+        return factor * -torch.log1p(-shifted)
 
 
 @register("zlpr")
-class ZeroBoundedRanking(Pointwise):
+class ZeroBoundedRanking(LabelsOnly, Pointwise):
     """Every positive logit above 0 and above every negative one: a softmax cross-entropy of pairs.
 
     Formula: ℓ = log(1 + Σ_{k∉Y} e^{z_k}) + log(1 + Σ_{k∈Y} e^{−z_k}); soft labels weigh the sums' terms.
@@ -131,9 +140,6 @@ class ZeroBoundedRanking(Pointwise):
         tensor(1.3863)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "margin"
     reduces = "mean over positions with a valid label"
 
@@ -158,7 +164,7 @@ def _log_one_plus_sum(values: Tensor) -> Tensor:
 
 
 @register("multilabel_margin")
-class MultilabelMargin(Pointwise):
+class MultilabelMargin(LabelsOnly, Pointwise):
     """Hinge over all pairs of a positive and a negative label.
 
     Formula: ℓ = Σ_{i∈Y} Σ_{j∉Y} max(0, m − (z_i − z_j)) / C, as torch's multilabel_margin_loss.
@@ -173,9 +179,6 @@ class MultilabelMargin(Pointwise):
         tensor(0.5000)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "margin"
     reduces = "mean over positions with a valid label"
 
@@ -185,7 +188,7 @@ class MultilabelMargin(Pointwise):
         """Sum over positives one class at a time, against all negatives."""
         labels = batch.hard_labels
         negatives = ~labels if batch.valid is None else ~labels & batch.valid
-        total = torch.zeros_like(batch.logits[:, 0])
+        total = batch.logits.sum(1) * 0.0  # attached, and NaN where a logit is, also where there is no pair
         for i in range(batch.classes):
             slack = (self.margin - batch.logits[:, i : i + 1] + batch.logits).relu()
             of_pairs = slack.masked_fill(~negatives, 0.0).sum(1)
@@ -194,7 +197,7 @@ class MultilabelMargin(Pointwise):
 
 
 @register("two_way")
-class TwoWay(Loss):
+class TwoWay(LabelsOnly):
     """Softmax-like contrast of the hardest positive and negative, across labels and across samples.
 
     Formula: softplus(T⁻ log Σ_{neg} e^{z / T⁻} + T⁺ log Σ_{pos} e^{−z / T⁺}), once over the labels of each
@@ -210,9 +213,6 @@ class TwoWay(Loss):
         tensor(1.3863)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "margin"
     reduces = "mean over positions with a positive plus mean over labels with a positive"
 
@@ -229,25 +229,38 @@ class TwoWay(Loss):
         negatives = ~positives
         if batch.valid is not None:
             positives, negatives = positives & batch.valid, negatives & batch.valid
-        across_labels = self.contrast(batch.logits, positives, negatives, (1,))
-        across_samples = self.contrast(batch.logits, positives, negatives, (0, 2))
+        across_labels = self.contrast(batch.logits, positives, negatives, (1,), batch.weights)
+        logits, weights = batch.logits, batch.element_weights
+        across_samples = self.contrast(logits, positives, negatives, (0, 2), None, weights)
         return across_labels + across_samples
 
-    def contrast(self, logits: Tensor, positives: Tensor, negatives: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def contrast(
+        self,
+        logits: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        dims: tuple[int, ...],
+        outer: Tensor | None,
+        inner: Tensor | None = None,
+    ) -> Tensor:
         """Return the mean contrast over what has a positive along ``dims``.
 
-        Finite where one side is empty.
+        Finite where one side is empty. ``outer`` are weights of that mean, ``inner`` of the sums along
+        ``dims``.
         """
         lowest = -1e4
-        up = (-logits / self.temperature_positive).masked_fill(~positives, lowest).logsumexp(dims)
-        down = (logits / self.temperature_negative).masked_fill(~negatives, lowest).logsumexp(dims)
+        up, down = -logits / self.temperature_positive, logits / self.temperature_negative
+        if inner is not None:
+            up, down = up + inner.log(), down + inner.log()
+        up = up.masked_fill(~positives, lowest).logsumexp(dims)
+        down = down.masked_fill(~negatives, lowest).logsumexp(dims)
         each = F.softplus(self.temperature_negative * down + self.temperature_positive * up)
-        counted = positives.sum(dims) > 0
-        return functional.masked_average(each, counted.to(each.dtype))
+        counted = (positives.sum(dims) > 0).to(each.dtype)
+        return functional.masked_average(each, counted if outer is None else counted * outer)
 
 
 @register("softmax_multilabel_cross_entropy")
-class SoftmaxMultilabelCrossEntropy(Pointwise):
+class SoftmaxMultilabelCrossEntropy(LabelsOnly, Pointwise):
     """A mistake kept for measuring: several labels' log loss with a softmax, so that labels compete.
 
     Formula: ℓ = −Σ_k t_k log softmax(z)_k. With n positives it cannot fall below n log n.
@@ -262,9 +275,6 @@ class SoftmaxMultilabelCrossEntropy(Pointwise):
         tensor(1.3863)
     """
 
-    family = "multi-label"
-    single = False
-    multi = True
     link = "margin"
     reduces = "mean over positions with a valid label"
 

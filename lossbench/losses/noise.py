@@ -89,7 +89,8 @@ class Bootstrapped(Weighted):
     def each(self, batch: Batch) -> Tensor:
         """Mix −log p of the label with the entropy, or with −log p of the largest."""
         own = batch.log_probs.amax(1) if self.variant == "hard" else (batch.probs * batch.log_probs).sum(1)
-        return -self.beta * batch.true_log_probs - (1 - self.beta) * own
+        true = self.at_truth(batch, batch.log_probs) if batch.mixed else batch.true_log_probs
+        return -self.beta * true - (1 - self.beta) * own
 
 
 @register("bi_tempered")
@@ -121,8 +122,13 @@ class BiTempered(Weighted):
     )
 
     def each(self, batch: Batch) -> Tensor:
-        """The Bregman divergence from a one-hot target."""
+        """The Bregman divergence from the target; log_t 1 = 0 where it is one class."""
         log_p = functional.tempered_log_softmax(batch.logits, self.t2)
-        true = functional.log_tempered(batch.pick(log_p), self.t1)
         spread = ((2 - self.t1) * log_p).exp().sum(1)
-        return -true - (1 - spread) / (2 - self.t1)
+        if not batch.mixed:
+            true = functional.log_tempered(batch.pick(log_p), self.t1)
+            return -true - (1 - spread) / (2 - self.t1)
+        t = batch.labels
+        cross = (t * functional.log_tempered(log_p, self.t1)).sum(1)
+        own = torch.xlogy(t, t) if self.t1 == 1 else (t.pow(2 - self.t1) - t) / (1 - self.t1)  # t log_t t
+        return own.sum(1) - cross - (t.pow(2 - self.t1).sum(1) - spread) / (2 - self.t1)

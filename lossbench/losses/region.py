@@ -9,7 +9,7 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Loss
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import choice, integer, numbers, real
+from lossbench.losses.declare import choice, flag, integer, numbers, real
 from lossbench.losses.functional import Overlap
 from lossbench.losses.registry import register
 
@@ -32,19 +32,21 @@ class Counted(Loss):
     class_weights: Sequence[float] | Tensor | None = numbers(
         doc="weight of each class; params.yaml also takes balanced and class_balanced"
     )
+    include_background: bool = flag(default=True, doc="whether class 0 counts; else it is as one of weight 0")
+    reduction: str = choice(
+        default="mean",
+        options=("mean", "sum", "none"),
+        doc="the mean; or each image's and class's share in it, (N, C), (1, C) with over=batch, or their sum",
+    )
 
     def setup(self) -> None:
         """Keep the weights as a buffer."""
         self.per_class("_class_weights", self.class_weights)  # type: ignore[arg-type]  # a tuple, once checked
 
     @property
-    def summarised(self) -> bool:
+    def reads_summary(self) -> bool:
         """Plain counts are all that is read."""
-        return (
-            self.exponent() == 1
-            and type(self).value is Counted.value
-            and type(self).counts in (Counted.counts, Jaccard.counts)
-        )
+        return self.exponent() == 1
 
     def value(self, batch: Batch) -> Tensor:
         """Average the loss of each (image and) class."""
@@ -52,7 +54,10 @@ class Counted(Loss):
 
     def counts(self, batch: Batch) -> Overlap:
         """Return the soft counts, (N, C) or (1, C)."""
-        counts = batch.overlap(self.exponent())
+        return self.pooled(batch.overlap(self.exponent(), by_image=self.over == "image"))
+
+    def pooled(self, counts: Overlap) -> Overlap:
+        """Add the images up, unless they are counted one by one."""
         return counts if self.over == "image" else Overlap(*(part.sum(0, keepdim=True) for part in counts))
 
     def exponent(self) -> int:
@@ -63,16 +68,34 @@ class Counted(Loss):
         """Return the loss of each (image and) class from its counts."""
         raise NotImplementedError
 
+    def weights_of_classes(self, batch: Batch) -> Tensor | None:
+        """Return how much each class counts, (C,); None for all alike."""
+        weights = self.optional_classwise("_class_weights", batch)
+        if self.include_background:
+            return weights
+        foreground = self.foreground(batch)
+        return foreground if weights is None else weights * foreground
+
     def averaged(self, counts: Overlap, batch: Batch) -> Tensor:
         """Average over classes as ``absent`` says, then over images that have something to score."""
-        scored = counts.true if self.absent == "skip" else counts.positions
-        images = (scored > 0).any(1).to(counts.both.dtype)
-        return functional.masked_average(
-            self.macro(counts, self.optional_classwise("_class_weights", batch)), images
-        )
+        each, shares = self.scored(counts, self.weights_of_classes(batch))
+        images = self.images(shares.any(1), batch)
+        if self.reduction == "mean":
+            return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
+        return self.reduced(each * shares * images.unsqueeze(1))
 
-    def macro(self, counts: Overlap, weights: Tensor | None) -> Tensor:
-        """Return the average over classes, (N,) or (1,)."""
+    def images(self, scored: Tensor, batch: Batch) -> Tensor:
+        """Return the weight of each image, (N,) or (1,), in the average: 0 where nothing is ``scored``."""
+        images = scored.to(batch.logits.dtype)
+        by_sample = batch.sample_weights if self.over == "image" else None
+        return images if by_sample is None else images * by_sample
+
+    def reduced(self, each: Tensor) -> Tensor:
+        """Reduce what is weighed already as ``reduction`` says, other than to the mean."""
+        return each if self.reduction == "none" else each.sum()
+
+    def scored(self, counts: Overlap, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss of each (image and) class and its share in the average over classes."""
         present = counts.true > 0
         shares = torch.ones_like(counts.true) if weights is None else weights.expand(counts.true.shape)
         shares = shares.masked_fill(counts.positions == 0, 0.0)
@@ -80,8 +103,12 @@ class Counted(Loss):
         if self.absent == "skip":
             shares = shares.masked_fill(~present, 0.0)
         elif self.absent == "zero":
-            each = each.masked_fill(~present, 0.0)
-        return functional.masked_average(each, shares, dim=1)
+            each = torch.where(present, each, each * 0.0)  # times 0, so that NaN shows
+        return each, shares
+
+    def cropped(self, value: Tensor, logits: Tensor) -> Tensor:
+        """Crop the map of ``reduction="none"``."""
+        return value[: logits.shape[0]] if value.ndim and self.over == "image" else value
 
 
 class Region(Counted):
@@ -97,17 +124,22 @@ class Region(Counted):
         """Average the classes' losses (macro), or sum their weighted counts first (micro)."""
         if self.average == "macro":
             return super().averaged(counts, batch)
-        weights = self.optional_classwise("_class_weights", batch)
-        images = (counts.positions > 0).any(1).to(counts.both.dtype)
+        weights = self.weights_of_classes(batch)
+        images = self.images((counts.positions > 0).any(1), batch)
         scale = 1.0 if weights is None else weights
-        return functional.masked_average(
-            self.of(Overlap(*((part * scale).sum(1) for part in counts))), images
-        )
+        each = self.of(Overlap(*((part * scale).sum(1) for part in counts)))
+        if self.reduction == "mean":
+            return functional.masked_average(each, images)
+        return self.reduced(each * images)
 
 
-def dice_score(counts: Overlap, smooth: float) -> Tensor:
-    """Return (2I + s) / (P + G + s); 0, the limit, where P = G = s = 0."""
-    return (2 * counts.both + smooth) / (counts.predicted + counts.true + smooth).clamp_min(1e-8)
+def dice_score(counts: Overlap, smooth: float, below: float | None = None) -> Tensor:
+    """Return (2I + s) / (P + G + s'); 0, the limit, where P = G = s = s' = 0.
+
+    s' is ``below``, or s where that is None.
+    """
+    total = counts.predicted + counts.true + (smooth if below is None else below)
+    return (2 * counts.both + smooth) / total.clamp_min(1e-8)
 
 
 #: Settings under which Dice equals what each library computes; keys are Dice's parameters.
@@ -123,19 +155,45 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "power": 1,
         "offset": 0.0,
     },
+    "nnunet_trainer": {
+        "over": "image",
+        "average": "macro",
+        "absent": "include",
+        "smooth": 1e-5,
+        "power": 1,
+        "offset": 0.0,
+        "include_background": False,
+    },
+    "nnunet_trainer_batch": {
+        "over": "batch",
+        "average": "macro",
+        "absent": "include",
+        "smooth": 1e-5,
+        "power": 1,
+        "offset": 0.0,
+        "include_background": False,
+    },
     "mmseg": {"over": "image", "average": "macro", "absent": "include", "smooth": 1.0, "power": 2},
 }
 
 
 class Smoothed(Region):
-    """A region loss with a smoothing constant in numerator and denominator."""
+    """A region loss with a smoothing constant in numerator and denominator, or one in each."""
 
     smooth: float = real(
         default=1.0,
         low=0.0,
         tunable=(1e-5, 10.0, "log"),
-        doc="added to numerator and denominator, in positions",
+        doc="s, added to numerator and denominator, in positions",
     )
+    smooth_denominator: float | None = real(
+        default=None, low=0.0, optional=True, doc="s of the denominator, where it is to be another"
+    )
+
+    @property
+    def below(self) -> float:
+        """The constant of the denominator."""
+        return self.smooth if self.smooth_denominator is None else self.smooth_denominator
 
 
 @register("dice")
@@ -143,9 +201,11 @@ class Dice(Smoothed):
     """One minus the Dice overlap of predicted and true regions.
 
     Formula: 1 − (2 Σpg + s) / (Σp^k + Σg^k + s) per class, k = ``power``; averaged as ``over``, ``average``
-        and ``absent`` say. ``preset`` sets all of these to what a library computes (nnunet: the negative
-        score).
-    Paper: Milletari et al. 2016, arXiv 1606.04797, sec. 3 (k = 2).
+        and ``absent`` say. Soft labels take Σ min(p, g) for Σpg where k = 1, so that p = g is the minimum.
+        ``preset`` sets all of these to what a library computes for hard labels (nnunet: the negative score,
+        by its class's defaults; nnunet_trainer: as its trainer calls it, _batch for batch_dice).
+    Paper: Milletari et al. 2016, arXiv 1606.04797, sec. 3 (k = 2); soft labels: Wang et al. 2023, arXiv
+        2303.16296, sec. 3.
 
     Use it for: segmentation with a small foreground: every class counts the same, however small.
     Fails when: s = 0 and a class is absent: its loss is 1 whatever is predicted, without gradient. Alone it
@@ -179,7 +239,7 @@ class Dice(Smoothed):
 
     def of(self, counts: Overlap) -> Tensor:
         """Offset − (2I + s) / (P + G + s)."""
-        return self.offset - dice_score(counts, self.smooth)
+        return self.offset - dice_score(counts, self.smooth, self.below)
 
 
 @register("generalized_dice")
@@ -187,7 +247,8 @@ class GeneralizedDice(Counted):
     """Dice of summed counts in which each class weighs the inverse of its squared size.
 
     Formula: 1 − (2 Σ_c w_c I_c + s) / (Σ_c w_c (P_c + G_c) + s), w_c = 1 / G_c² (square), 1 / G_c (simple) or
-        1 (uniform). An absent class takes the largest weight of the present ones, as in MONAI.
+        1 (uniform). An absent class takes the largest weight of the present ones, as in MONAI. s is at most a
+        tenth of Σ_c w_c G_c, which is small on large maps: there it would drown the overlap.
     Paper: Sudre et al. 2017, arXiv 1707.03237, eq. 1.
 
     Use it for: many classes of very different size.
@@ -205,23 +266,32 @@ class GeneralizedDice(Counted):
         default="square", options=("square", "simple", "uniform"), doc="w = 1 / G², 1 / G or 1"
     )
     smooth: float = real(default=1e-5, low=0.0, doc="s, added to numerator and denominator")
+    smooth_denominator: float | None = real(
+        default=None, low=0.0, optional=True, doc="s of the denominator, where it is to be another"
+    )
 
     def averaged(self, counts: Overlap, batch: Batch) -> Tensor:
         """Weigh the classes by their size, sum, and average over images."""
-        weights = self.sizes(counts)
-        given = self.optional_classwise("_class_weights", batch)
+        given = self.weights_of_classes(batch)
+        weights = self.sizes(counts, given)
         weights = weights if given is None else weights * given
         both, predicted, true = ((weights * part).sum(1) for part in counts[:3])
-        score = (2 * both + self.smooth) / (predicted + true + self.smooth).clamp_min(1e-30)
-        images = (counts.positions > 0).any(1).to(score.dtype)
-        return functional.masked_average(1 - score, images)
+        most = torch.where(true > 0, 0.1 * true, torch.inf).detach()
+        above = most.clamp_max(self.smooth)
+        below = above if self.smooth_denominator is None else most.clamp_max(self.smooth_denominator)
+        each = 1 - (2 * both + above) / (predicted + true + below).clamp_min(1e-30)
+        images = self.images((counts.positions > 0).any(1), batch)
+        if self.reduction == "mean":
+            return functional.masked_average(each, images)
+        return self.reduced(each * images)
 
-    def sizes(self, counts: Overlap) -> Tensor:
-        """Return each class's weight, (N, C) or (1, C)."""
+    def sizes(self, counts: Overlap, given: Tensor | None) -> Tensor:
+        """Return each class's weight, (N, C) or (1, C); a class ``given`` weight 0 sets no other's."""
         exponent = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
         present = counts.true > 0
         weights = counts.true.masked_fill(~present, 1.0).pow(-exponent)
-        largest = weights.masked_fill(~present, 0.0).amax(1, keepdim=True)
+        setting = present if given is None else present & (given > 0)
+        largest = weights.masked_fill(~setting, 0.0).amax(1, keepdim=True)
         largest = largest.masked_fill(largest == 0, 1.0)
         allowed = torch.ones_like(present) if self.absent == "include" else present
         return torch.where(present, weights, largest).masked_fill(~allowed, 0.0)
@@ -231,8 +301,8 @@ class GeneralizedDice(Counted):
 class Jaccard(Smoothed):
     """One minus the intersection over union of predicted and true regions.
 
-    Formula: 1 − (I + s) / (U + s); I = (P + G − D) / 2, U = (P + G + D) / 2, D = Σ|p − g|. For yes-or-no
-        labels I = Σpg; for soft labels this form, unlike Σpg, has its minimum at p = g.
+    Formula: 1 − (I + s) / (U + s), U = P + G − I; I = Σpg, which for soft labels is Σ min(p, g) = (P + G −
+        Σ|p − g|) / 2: unlike Σpg it has its maximum at p = g.
     Paper: Wang et al. 2023, arXiv 2302.05666, eq. 6.
 
     Use it for: segmentation scored by IoU.
@@ -244,20 +314,10 @@ class Jaccard(Smoothed):
         tensor(0.5000)
     """
 
-    def counts(self, batch: Batch) -> Overlap:
-        """With soft labels replace Σpg by (P + G − Σ|p − g|) / 2."""
-        counts = super().counts(batch)
-        if not batch.soft:
-            return counts
-        distance = (batch.probs - batch.labels).abs()
-        distance = (distance if batch.valid is None else distance.masked_fill(~batch.valid, 0.0)).sum(2)
-        distance = distance if self.over == "image" else distance.sum(0, keepdim=True)
-        return counts._replace(both=(counts.predicted + counts.true - distance) / 2)
-
     def of(self, counts: Overlap) -> Tensor:
         """1 − (I + s) / (P + G − I + s)."""
         union = counts.predicted + counts.true - counts.both
-        return 1 - (counts.both + self.smooth) / (union + self.smooth).clamp_min(1e-8)
+        return 1 - (counts.both + self.smooth) / (union + self.below).clamp_min(1e-8)
 
 
 @register("tversky")
@@ -286,7 +346,7 @@ class Tversky(Smoothed):
     def of(self, counts: Overlap) -> Tensor:
         """One minus the Tversky index."""
         false = self.alpha * (counts.predicted - counts.both) + self.beta * (counts.true - counts.both)
-        return 1 - (counts.both + self.smooth) / (counts.both + false + self.smooth).clamp_min(1e-8)
+        return 1 - (counts.both + self.smooth) / (counts.both + false + self.below).clamp_min(1e-8)
 
 
 @register("focal_tversky")
@@ -332,24 +392,25 @@ class LogCoshDice(Smoothed):
 
     def of(self, counts: Overlap) -> Tensor:
         """Log cosh of the Dice loss."""
-        return (1 - dice_score(counts, self.smooth)).cosh().log()
+        return (1 - dice_score(counts, self.smooth, self.below)).cosh().log()
 
 
 @register("mcc")
 class MatthewsCorrelation(Region):
     """One minus Matthews' correlation of each class against the rest.
 
-    Formula: 1 − (TP·TN − FP·FN + ε) / (√((TP+FP)(TP+FN)(TN+FP)(TN+FN)) + ε), counts as shares of the
-        positions.
+    Formula: 1 − (TP·TN − FP·FN) / (√((TP+FP)(TP+FN)(TN+FP)(TN+FN)) + ε), counts as shares of the positions.
+        ε stands below alone: above too, it would reward predicting the same everywhere.
     Paper: Abhishek & Hamarneh 2020, arXiv 2010.13454, eq. 7.
 
     Use it for: segmentation where true negatives matter too.
-    Fails when: a class is absent or fills everything: its correlation is not defined, and ε decides.
+    Fails when: a class is absent or fills everything: its correlation is not defined, and its loss 1 whatever
+        is predicted.
 
     Example:
         >>> loss = MatthewsCorrelation()
         >>> loss(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]), torch.tensor([0, 1]))
-        tensor(0.)
+        tensor(4.0054e-05)
     """
 
     smooth: float = real(default=1e-5, low=0.0, open_low=True, doc="ε, in shares of the positions")
@@ -360,14 +421,15 @@ class MatthewsCorrelation(Region):
         both, predicted, true = counts.both / total, counts.predicted / total, counts.true / total
         covariance = both - predicted * true  # TP·TN − FP·FN, in shares
         spread = (predicted * (1 - predicted) * true * (1 - true)).clamp_min(1e-20).sqrt()
-        return 1 - (covariance + self.smooth) / (spread + self.smooth)
+        return 1 - covariance / (spread + self.smooth)
 
 
 @register("dice_pp")
 class DicePlusPlus(Smoothed):
     """Dice whose false positives and negatives are raised to a power, to hold back over-confidence.
 
-    Formula: 1 − (2 Σpg + s) / (2 Σpg + Σ((1 − p) g)^γ + Σ(p (1 − g))^γ + s).
+    Formula: 1 − (2 Σpg + s) / (2 Σpg + Σ((1 − p) g)^γ + Σ(p (1 − g))^γ + s); with soft labels Σ min(p, g),
+        Σ max(g − p, 0)^γ and Σ max(p − g, 0)^γ.
     Paper: Yeung et al. 2021, arXiv 2111.00528, eq. 6.
 
     Use it for: segmentation with calibrated confidence.
@@ -383,16 +445,24 @@ class DicePlusPlus(Smoothed):
         default=2.0, low=0.0, open_low=True, tunable=(1.0, 4.0, "linear"), doc="γ of the errors"
     )
 
+    @property
+    def reads_summary(self) -> bool:
+        """The errors are powers of the probabilities."""
+        return False
+
     def counts(self, batch: Batch) -> Overlap:
         """Let P + G stand for 2I + ΣFN^γ + ΣFP^γ, and leave G alone, which says what is present."""
-        plain = super().counts(batch)
-        errors = functional.errors_of_labels if batch.multilabel else functional.errors_of_index
-        wrong = errors(
-            batch.probs, batch.labels if batch.multilabel else batch.index, batch.valid, self.gamma
-        )
-        wrong = wrong if self.over == "image" else wrong.sum(0, keepdim=True)
+        by_image = self.over == "image"
+        plain, weights = super().counts(batch), batch.count_weights(by_image)
+        if batch.multilabel or batch.mixed:
+            wrong = functional.errors_of_labels(
+                batch.probs, batch.labels, batch.elements, self.gamma, weights
+            )
+        else:
+            wrong = functional.errors_of_index(batch.probs, batch.index, batch.valid, self.gamma, weights)
+        wrong = wrong if by_image else wrong.sum(0, keepdim=True)
         return plain._replace(predicted=2 * plain.both + wrong - plain.true)
 
     def of(self, counts: Overlap) -> Tensor:
         """One minus the score."""
-        return 1 - dice_score(counts, self.smooth)
+        return 1 - dice_score(counts, self.smooth, self.below)

@@ -42,8 +42,13 @@ def _shapes(cls: type[Loss]) -> list[str]:
         lines.append("    target: (N, *spatial), any integer dtype, 0..C−1")
     if cls.multi:
         lines.append("    target: (N, C, *spatial), bool, integer or float in [0, 1], one label a channel")
+    if "exclusive" in cls.declared["labels"].allowed:
+        lines.append(
+            "    target with labels=exclusive: (N, C, *spatial) too, a distribution over the classes"
+        )
     if cls.auxiliary:
         lines.append("    auxiliary: (N, C, *spatial), from prepare(target, classes)")
+    lines.append("    weights: (N,) or (N, *spatial), how much a sample or a position counts; optional")
     return [*lines, "    value: a scalar, at least float32"]
 
 

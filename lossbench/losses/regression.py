@@ -47,6 +47,8 @@ class Brier(OverClasses):
         """Σp² − 2p_y + 1, or (p − t)² of each label."""
         if batch.multilabel:
             return (batch.probs - batch.labels.to(batch.logits.dtype)).square()
+        if batch.mixed:
+            return self.over_classes(batch, (batch.probs - batch.labels).square().sum(1))
         wrong = 1 - batch.pick(batch.probs)
         others = batch.probs.square().sum(1) - (1 - wrong).square()
         return self.over_classes(batch, wrong.square() + others)
@@ -72,6 +74,8 @@ class MeanAbsoluteError(OverClasses):
         """2(1 − p_y), or |p − t| of each label."""
         if batch.multilabel:
             return (batch.probs - batch.labels.to(batch.logits.dtype)).abs()
+        if batch.mixed:
+            return self.over_classes(batch, (batch.probs - batch.labels).abs().sum(1))
         return self.over_classes(batch, 2 * (1 - batch.pick(batch.probs)))
 
 
@@ -113,6 +117,9 @@ class SquaredLogits(Weighted):
             labels = batch.labels.to(batch.logits.dtype)
             yes, no = (batch.logits - self.target_logit).square(), (batch.logits + self.target_logit).square()
             return self.true_weight * labels * yes + (1 - labels) * no
+        if batch.mixed:
+            yes, no = (batch.logits - self.target_logit).square(), batch.logits.square()
+            return (self.true_weight * batch.labels * yes + (1 - batch.labels) * no).sum(1) / batch.classes
         true = batch.pick(batch.logits)
         others = batch.logits.square().sum(1) - true.square()
         return (self.true_weight * (true - self.target_logit).square() + others) / batch.classes

@@ -55,7 +55,7 @@ class Setting:
     def loss_of(self, member: Member) -> Loss:
         """Build the member's loss."""
         made = build(member.loss or self.loss, loss_context(self.task), "loss")
-        made.checked = True  # prepare() has looked at all targets
+        made.check = "never"  # prepare() has looked at all targets
         return made.to(self.compute.device)
 
     def model_of(self, seed: int) -> nn.Module:
