@@ -52,7 +52,9 @@ class Foreign(Loss):
         """Return its value as a part of a sum, whose batch is flat."""
         shape = (batch.samples, batch.classes, *batch.spatial)
         target = (
-            batch.labels.reshape(shape) if batch.multilabel else batch.index.reshape(shape[0], *shape[2:])
+            batch.labels.reshape(shape)
+            if batch.multilabel or batch.mixed
+            else batch.index.reshape(shape[0], *shape[2:])
         )
         return self.forward(batch.logits.reshape(shape), target)
 
