@@ -62,12 +62,12 @@ doctor: setup ## find and repair what crashes left behind (python -m stages.doct
 	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.doctor
 
 .PHONY: track ui summary study
-track: setup ## complete the record in MLflow from outs and journals
-	@python -m stages.track
-ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
-	@python -m stages.ui
-summary: setup ## print the result table again
-	@python -m stages.summary
+track: setup ## complete the record in MLflow from outs and journals (STUDY=studies/name)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.track
+ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look (STUDY=studies/name)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.ui
+summary: setup ## print the result table again (STUDY=studies/name)
+	@cd "$(or $(STUDY),.)" && PYTHONPATH="$(CURDIR)" python -m stages.summary
 study: setup ## make a study from your folder: make study NAME=mine DATA=/path/to/folder
 	@lossbench new-study "$(NAME)" "$(DATA)"
 
@@ -76,5 +76,5 @@ lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-uv.in -o requirements-uv.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
-clean: ## remove outs and stores; MLflow's record and DVC's cache stay
-	rm -rf data models .lossbench
+clean: setup ## remove outs and stores, and nothing else (DRY=1 only lists them, STUDY=studies/name)
+	@lossbench clean $(if $(STUDY),--study "$(STUDY)") $(if $(DRY),--dry-run)

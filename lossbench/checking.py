@@ -1,22 +1,37 @@
 """Whether ``params.yaml`` makes sense to the registries: what a model of its shape alone cannot know."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lossbench import losses, models
 from lossbench.data import sources
+from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
+from lossbench.originals import protect
 from lossbench.params import Compute, Experiment, Params
 from lossbench.tasks import task_class
 from lossbench.tasks.base import GAP, Task
+from lossbench.tracking.store import check_driver, store_of
 
 
-def check(params: Params, file: str = "params.yaml") -> None:
-    """Refuse unknown sources, tasks, models, losses, metrics and options, and a device that is not there.
+def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> None:
+    """Refuse what makes no sense, and what would do harm, before anything runs.
+
+    Unknown sources, tasks, models, losses, metrics and options; a device that is not there; an address of
+    MLflow's that is none; a place where the chain would delete what is not its own; a misfitting model.
+
+    Args:
+        params: of the study.
+        file: named in messages.
+        study: its folder.
 
     Raises:
         UserError: one sentence naming the key's path, what was found and the nearest valid name.
 
     """
+    protect(params, study, file)
+    _refuse_home(params, file)
+    check_driver(store_of(study))
     try:
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")
@@ -32,6 +47,17 @@ def check(params: Params, file: str = "params.yaml") -> None:
         _check_engine(params)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def _refuse_home(params: Params, file: str) -> None:
+    """Refuse ``~`` where DVC reads the path: it would look for a folder of that name."""
+    for name, dataset in params.datasets.items():
+        if dataset.path.startswith("~"):
+            path = user_path(dataset.path, f"datasets.{name}")
+            raise UserError(
+                f"{file}: 'datasets.{name}.path' is '{dataset.path}', but DVC, which watches it, knows no ~; "
+                f"write '{path}' (`make repro` does that itself)"
+            )
 
 
 def _check_experiment(name: str, experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""The `lossbench` command: new-study, predict, export."""
+"""The `lossbench` command: new-study, predict, export, clean."""
 
 import argparse
 import sys
@@ -21,6 +21,7 @@ def main() -> None:
     study.set_defaults(run=lambda chosen: _new_study(chosen.name, chosen.data))
     _add_predict(commands)
     _add_export(commands)
+    _add_clean(commands)
     chosen = parser.parse_args()
     sys.exit(exit_code(lambda: chosen.run(chosen)))
 
@@ -44,6 +45,21 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     made.add_argument("--seed", type=int, help="of the arm's replicate (default: median validation score)")
     made.add_argument("--onnx", type=Path, required=True, help="the file to write")
     made.set_defaults(run=_export)
+
+
+def _add_clean(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    made = commands.add_parser(
+        "clean", help="remove a study's outs and stores; MLflow's record, DVC's cache and yours stay"
+    )
+    made.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
+    made.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+    made.set_defaults(run=_clean)
+
+
+def _clean(chosen: argparse.Namespace) -> None:
+    from lossbench.cleaning import clean
+
+    clean(chosen.study, chosen.dry_run)
 
 
 def _predict(chosen: argparse.Namespace) -> None:

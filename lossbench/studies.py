@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 from lossbench.data.images import read_header
 from lossbench.data.sources.listing import SIDES, images_below
 from lossbench.errors import UserError
+from lossbench.originals import protect
+from lossbench.params import parse_params
 
 LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {"name": "cross_entropy"},
@@ -33,12 +35,14 @@ def new_study(name: str, data: Path, root: Path) -> Path:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UserError(f"NAME is '{name}'; allowed: letters, digits, '_' and '-'")
-    if not data.is_dir():
+    folder = _expanded(data)
+    if not folder.is_dir():
         raise UserError(f"DATA is '{data}': no such folder")
     study = root / "studies" / name
-    if study.exists():
+    if os.path.lexists(study):
         raise UserError(f"{study}: exists already; choose another NAME")
-    content = params_for(name, data.resolve())
+    content = params_for(name, folder.resolve())
+    protect(parse_params(content), study)
     study.mkdir(parents=True)
     (study / "dvc.yaml").symlink_to(Path("../../dvc.yaml"))
     yaml = YAML()
@@ -49,6 +53,14 @@ def new_study(name: str, data: Path, root: Path) -> Path:
         )
         yaml.dump(content, stream)
     return study
+
+
+def _expanded(data: Path) -> Path:
+    """Write ``~`` out: make's quotes keep the shell from it."""
+    try:
+        return data.expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"DATA is '{data}': {error}") from None
 
 
 def params_for(name: str, data: Path) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What every stage script shares: its one argument, its params, its exit code."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lossbench import written
 from lossbench.errors import UserError, exit_code, nearest
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
@@ -14,7 +14,7 @@ from lossbench.params import Params, load_params
 
 def home() -> Path:
     """Return the study's folder for what is no out: stores, checkpoints, journals."""
-    return Path(os.environ.get("LOSSBENCH_HOME", ".lossbench"))
+    return written.home(Path())
 
 
 def run_stage(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lossbench.chain import without_git
 from lossbench.commands import step
 from lossbench.errors import GateError, UserError, exit_code, printable
 from lossbench.lifetime import collect_rarely
@@ -35,7 +36,10 @@ def main(study: Path, jobs: int | None, device: str | None) -> None:
     os.chdir(study)
     params = load_params()
     from lossbench.checking import check
+    from lossbench.editing import write_out_homes
 
+    params = write_out_homes(params, Path())
+    without_git(Path())
     if device is not None:  # refused before params.yaml is touched
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     check(params)
@@ -81,18 +85,9 @@ def mend() -> None:
 
 def set_device(device: str) -> None:
     """Write ``compute.device``, keeping comments and order."""
-    from ruamel.yaml import YAML
+    from lossbench.editing import write_values
 
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    file = Path("params.yaml")
-    content = yaml.load(file.read_text(encoding="utf-8"))
-    if content["compute"]["device"] == device:
-        return
-    content["compute"]["device"] = device
-    with file.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    write_values(Path("params.yaml"), {("compute", "device"): device})
 
 
 def _number(text: str) -> int | None:

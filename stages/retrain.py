@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lossbench.chain import without_git
 from lossbench.errors import exit_code
 from lossbench.params import load_params
 
@@ -17,7 +18,10 @@ def main() -> int:
 
     params = load_params()
     from lossbench.checking import check
+    from lossbench.editing import write_out_homes
 
+    params = write_out_homes(params, Path())
+    without_git(Path())
     check(params)
     return retrain(params, Path.cwd())
 

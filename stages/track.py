@@ -30,7 +30,8 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
     """
     params = load_params()
     from lossbench.tracking.locks import LockedError
-    from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
+    from lossbench.tracking.server import RefusedError, ServerGoneError
+    from lossbench.tracking.store import store_of
 
     root = Path.cwd()
     try:
@@ -41,7 +42,7 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
         raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
     except (ServerGoneError, RefusedError) as error:
         sentence = (
-            f"MLflow at {shown(tracking_uri(root))}: {error}; nothing is lost, `make track` will complete "
+            f"MLflow at {store_of(root).shown}: {error}; nothing is lost, `make track` will complete "
             "the record"
         )
         if not lenient:
@@ -50,7 +51,7 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
 
 
 def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
-    from lossbench.tracking.server import shown, tracking_uri
+    from lossbench.tracking.store import store_of
     from lossbench.tracking.track import track
 
     if told is not None:
@@ -65,7 +66,7 @@ def _track(params: Params, root: Path, told: Callable[[], bool] | None) -> None:
     print(
         f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
-        + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
+        + f" ({store_of(root).shown}; `make ui` shows them)"
     )
 
 

@@ -14,21 +14,22 @@ def main(port: int) -> None:
     """Serve the study's store and print the pages of its experiments."""
     params = load_params()
     from lossbench.tracking import places
-    from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
+    from lossbench.tracking.server import ServerGoneError, connect
+    from lossbench.tracking.store import store_of
     from lossbench.tracking.viewer import mlflow_server
 
     signal.signal(signal.SIGTERM, _stop)
     root = Path.cwd()
-    uri = tracking_uri(root)
+    store = store_of(root)
     try:
         connect(root)  # makes the tables of a fresh store, under the lock
     except ServerGoneError as error:
-        raise GateError(f"MLflow at {shown(uri)}: {error}") from None
-    if uri.startswith(("http://", "https://")):
-        _print_pages(params, root, shown(uri))
+        raise GateError(f"MLflow at {store.shown}: {error}") from None
+    if store.served:
+        _print_pages(params, root, store.shown)
         return
     try:
-        with mlflow_server(uri, places.home(root) / "ui.log", port, root / "mlartifacts") as base:
+        with mlflow_server(store.uri, places.home(root) / "ui.log", port, root / "mlartifacts") as base:
             _print_pages(params, root, base)
             print("\nCtrl-C ends it.", flush=True)
             signal.pause()

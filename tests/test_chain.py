@@ -17,6 +17,8 @@ EVERYWHERE = {
     "lossbench/__init__.py", "lossbench/errors.py", "lossbench/params.py", "lossbench/options.py",
     "lossbench/progress.py", "lossbench/documents.py", "lossbench/lifetime.py", "lossbench/data/__init__.py",
     "stages/__init__.py", "stages/common.py", "stages/arms.py",
+    # They refuse, or say where something stands; what a stage writes is the same.
+    "lossbench/written.py", "lossbench/originals.py", "lossbench/places.py",
     # Where training and its record meet; MLflow mirrors the outs and never enters them.
     "lossbench/tracking",
 }  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lossbench.doctor.finding import Finding, removal
 from lossbench.doctor.living import gone
+from lossbench.written import DATA, foreign
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
@@ -45,9 +46,16 @@ def _halves(root: Path, home: Path) -> Iterator[Finding]:
             writer = WRITER.search(path.name)
             if writer and gone(int(writer["pid"]), path.stat().st_mtime):
                 yield removal(path, "half a file of a process that is gone")
-    for path in (*_entries(root / "data"), *_entries(root / "reports"), *_entries(root)):
-        if path.name.startswith(".") and path.name.endswith(".part"):
+    for path in (*_entries(root / "data"), root / "reports/.retraining.csv.part"):
+        if path.name.startswith(".") and path.name.endswith(".part") and _ours(path):
             yield removal(path, "half written by a process that is gone")
+
+
+def _ours(path: Path) -> bool:
+    """Say whether it was us that wrote it: others name their halves so, too."""
+    if path.parent.name == "data":
+        return path.is_dir() and foreign(path, DATA, known=True) is None
+    return path.is_file()
 
 
 def _checkpoints(home: Path) -> Iterator[Finding]:

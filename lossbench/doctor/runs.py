@@ -1,6 +1,5 @@
 """MLflow runs that look alive though their process is dead, and a database that is none."""
 
-import os
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING
 from lossbench.doctor.finding import Finding
 from lossbench.params import Params
 from lossbench.tracking.names import experiment_name, open_shelf
-from lossbench.tracking.server import connect, tracking_uri
+from lossbench.tracking.server import connect
 from lossbench.tracking.ship import OWNER, close_stale, dead_owner
+from lossbench.tracking.store import store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def examine_database(root: Path) -> list[Finding]:
     """Look whether the study's own mlflow.db is a database at all."""
     path = root / "mlflow.db"
-    if not tracking_uri(root).startswith("sqlite") or os.environ.get("MLFLOW_TRACKING_URI"):
+    if store_of(root).file != path.resolve():  # a server's or another's
         return []
     if not path.is_file() or _is_database(path):
         return []
@@ -56,8 +56,8 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
         ServerGoneError: the tracking server does not answer.
 
     """
-    uri = tracking_uri(root)
-    if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
+    store = store_of(root)
+    if store.sqlite and store.file is not None and not (root / store.file).exists():
         return []
     client = connect(root)
     found = []

@@ -11,6 +11,6 @@ Public names, each imported from its module, so that training never pays for MLf
 - ``journal.read_timings(home, arm)``: seconds per replicate, measured on this machine.
 - ``track.track(params, root)``: bring MLflow up to date with the outs.
 - ``live.ship_live(params, root)``: the live shipper's loop.
-- ``server.connect(root)`` and ``server.tracking_uri(root)``: the store, initialised once, under a lock.
+- ``server.connect(root)``: the store, initialised once, under a lock; ``store.store_of(root)``: its address.
 - ``addresses.addresses(params, root, base)``: the pages of the MLflow UI that answer the question.
 """

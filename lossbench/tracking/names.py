@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from lossbench.params import Params
 from lossbench.tracking.identity import study_name
-from lossbench.tracking.server import tracking_uri
 from lossbench.tracking.ship import Shelf
+from lossbench.tracking.store import store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,5 +30,5 @@ def open_shelf(client: "MlflowClient", params: Params, root: Path, experiment: s
     MLflow's default, would make a bare `mlflow ui` look there instead of into the database.
     """
     name = experiment_name(params, root, experiment)
-    local = tracking_uri(root).startswith("sqlite")
+    local = store_of(root).sqlite
     return Shelf(client, name, (root / "mlartifacts" / name).resolve().as_uri() if local else None)

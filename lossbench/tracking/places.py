@@ -1,12 +1,10 @@
 """Where tracking keeps its files: never inside an out."""
 
-import os
 from pathlib import Path
 
+from lossbench.written import home
 
-def home(root: Path) -> Path:
-    """Find the study's private folder: ``LOSSBENCH_HOME``, or ``.lossbench`` under the study's ``root``."""
-    return root / os.environ.get("LOSSBENCH_HOME", ".lossbench")
+__all__ = ["home", "journals", "timings"]
 
 
 def journals(home: Path) -> Path:

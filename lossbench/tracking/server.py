@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from lossbench.tracking import places
 from lossbench.tracking.locks import lock
+from lossbench.tracking.store import Store, check_driver, store_of, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,20 +43,6 @@ class ServerGoneError(Exception):
     """The tracking server does not answer; nothing is lost by trying again later."""
 
 
-def tracking_uri(root: Path) -> str:
-    """Find the store: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the study's folder, as an absolute URI.
-
-    Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
-    """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
-
-
-def shown(uri: str) -> str:
-    """Show a tracking URI without the credentials it may hold."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
-
-
 def prepare_environment() -> None:
     """Set MLflow's environment; must come before its import."""
     for name, value in PATIENCE.items():
@@ -74,8 +60,10 @@ def connect(root: Path) -> "MlflowClient":
 
     """
     prepare_environment()
-    uri = tracking_uri(root)
-    _expect_listener(uri)
+    store = store_of(root)
+    check_driver(store)
+    uri = store.uri
+    _expect_listener(store)
     _write_ahead()  # before MLflow: what it still has to do when the process ends comes before the closing
     import mlflow
     from mlflow import MlflowClient
@@ -84,7 +72,7 @@ def connect(root: Path) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
     with server_errors():
-        if not uri.startswith("sqlite"):
+        if not store.sqlite:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         else:
@@ -191,16 +179,14 @@ def server_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
-def _expect_listener(uri: str) -> None:
+def _expect_listener(store: Store) -> None:
     """Knock at the door first: a closed port is known in milliseconds, without importing MLflow."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
+    if store.host is None or store.port is None:
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_TIMEOUT).close()
+        socket.create_connection((store.host, store.port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
-        raise ServerGoneError(f"{parts.hostname}:{port} does not answer ({error})") from error
+        raise ServerGoneError(f"{store.host}:{store.port} does not answer ({error})") from error

@@ -5,7 +5,6 @@ Nothing here differs between two runs: no time, no duration, no run id, no path.
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Member, Setting
+from lossbench.written import ARM, make_room
 
 
 def describe(setting: Setting, names: Mapping[str, str], members: Sequence[Member]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def describe(setting: Setting, names: Mapping[str, str], members: Sequence[Membe
 
 def write_arm(folder: Path, described: Mapping[str, Any], replicates: Sequence[Replicate]) -> None:
     """Write ``models/<experiment>/<arm>``."""
-    shutil.rmtree(folder, ignore_errors=True)
+    make_room(folder, ARM)
     folder.mkdir(parents=True)
     for replicate in replicates:
         save_file(replicate.state, folder / f"seed-{replicate.seed}.safetensors")

@@ -1,0 +1,77 @@
+"""Removing what the chain wrote: named outs and stores, and nothing that is not the chain's."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lossbench import written
+from lossbench.originals import keep_apart, present
+from lossbench.params import load_params
+from lossbench.places import Atlas
+
+Say = Callable[[str], None]
+
+
+def clean(study: Path, dry: bool, say: Say = print) -> None:
+    """Remove a study's outs and stores; MLflow's record, DVC's cache and what git has stay.
+
+    Args:
+        study: its folder.
+        dry: only say what would be removed.
+        say: hears a line for each thing.
+
+    Raises:
+        UserError: where a path that the user named meets one of those; nothing was removed.
+
+    """
+    keep_apart(load_params(study / "params.yaml"), study)
+    removed = 0
+    for path, found in (*_outs(study), *_private(study)):
+        if found:
+            say(f"left: {path}: {found}")
+            continue
+        say(f"{'would remove' if dry else 'removed'}: {path}")
+        removed += 1
+        if not dry:
+            _remove(path, study)
+    if not removed:
+        say("nothing to remove")
+
+
+def _outs(study: Path) -> Iterator[tuple[Path, str | None]]:
+    """List the outs that are there, halves too, each with what is not the chain's about it."""
+    yield from ((path, found) for out, path, found in present(study) if out.cached)
+    for out in written.outs(study):
+        half = written.half(study / out.path)
+        if written.layout_of(out.path) is written.DATA and os.path.lexists(half):
+            yield half, written.foreign(half, written.DATA, known=True)
+
+
+def _private(study: Path) -> Iterator[tuple[Path, str | None]]:
+    """List what stands in the study's private folder.
+
+    Where that lies elsewhere and holds anything else, a name such as ``downloads`` does not say whose it is.
+    """
+    folder = written.home(study)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    others = [path.name for path in found if not written.is_private(path.name)]
+    atlas = Atlas()
+    elsewhere = bool(others) and not atlas.place(folder).lies_in(atlas.place(study))
+    for path in found:
+        if path.name in others:
+            yield path, "the chain did not write it"
+        else:
+            yield path, f"it stands beside {others[0]}, which the chain did not write" if elsewhere else None
+
+
+def _remove(path: Path, study: Path) -> None:
+    """Remove a file, a folder or a link (what that leads to stays), and the folders it leaves empty."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    for parent in path.parents:
+        if parent == study or study not in parent.parents or parent.is_symlink() or any(parent.iterdir()):
+            break
+        parent.rmdir()
