@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lossbench import losses, models
 from lossbench.data import sources
+from lossbench.data.current import up_to_date
+from lossbench.data.dataset import Dataset as Fetched
 from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
 from lossbench.originals import protect
@@ -47,6 +49,26 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
         _check_engine(params)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    for name in params.experiments:
+        _try(name, params, file, study)
+
+
+def _try(name: str, params: Params, file: str, study: Path) -> None:
+    """Try an experiment: on its data where they are those of these params, else by their shape.
+
+    What neither tells (the shape stands in the files alone) ``validate`` finds out, once there are data.
+    """
+    from lossbench.trial import try_experiment, try_shape
+
+    where = params.experiments[name].dataset
+    dataset, key = params.datasets[where], f"datasets.{where}"
+    if up_to_date(study, where, dataset):
+        try_experiment(name, params, Fetched.open(study / "data" / where), file)
+        return
+    read = sources.source(dataset.source, key)
+    shape = read.input_shape(read.check(dataset, key))
+    if shape is not None:
+        try_shape(name, params, shape, file)
 
 
 def _refuse_home(params: Params, file: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from lossbench import written
 from lossbench.originals import keep_apart, present
 from lossbench.params import load_params
-from lossbench.places import Atlas
 
 Say = Callable[[str], None]
 
@@ -27,7 +26,7 @@ def clean(study: Path, dry: bool, say: Say = print) -> None:
     """
     keep_apart(load_params(study / "params.yaml"), study)
     removed = 0
-    for path, found in (*_outs(study), *_private(study)):
+    for path, found in (*_outs(study), *written.private(study)):
         if found:
             say(f"left: {path}: {found}")
             continue
@@ -46,23 +45,6 @@ def _outs(study: Path) -> Iterator[tuple[Path, str | None]]:
         half = written.half(study / out.path)
         if written.layout_of(out.path) is written.DATA and os.path.lexists(half):
             yield half, written.foreign(half, written.DATA, known=True)
-
-
-def _private(study: Path) -> Iterator[tuple[Path, str | None]]:
-    """List what stands in the study's private folder.
-
-    Where that lies elsewhere and holds anything else, a name such as ``downloads`` does not say whose it is.
-    """
-    folder = written.home(study)
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = [path.name for path in found if not written.is_private(path.name)]
-    atlas = Atlas()
-    elsewhere = bool(others) and not atlas.place(folder).lies_in(atlas.place(study))
-    for path in found:
-        if path.name in others:
-            yield path, "the chain did not write it"
-        else:
-            yield path, f"it stands beside {others[0]}, which the chain did not write" if elsewhere else None
 
 
 def _remove(path: Path, study: Path) -> None:

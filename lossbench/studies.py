@@ -77,7 +77,7 @@ def params_for(name: str, data: Path) -> dict[str, Any]:
     return {
         "root": "../..",
         "datasets": {name: dataset},
-        "experiments": {name: experiment_for(name, masks)},
+        "experiments": {name: experiment_for(name, masks, min(height, width))},
         "losses": LOSSES,
         "arms": {f"{name}-{loss}": {"experiment": name, "dataset": name, "loss": loss} for loss in LOSSES},
         "seeds": list(range(8)),
@@ -87,12 +87,13 @@ def params_for(name: str, data: Path) -> dict[str, Any]:
     }
 
 
-def experiment_for(name: str, masks: bool) -> dict[str, Any]:
-    """Propose task, model and recipe."""
+def experiment_for(name: str, masks: bool, side: int) -> dict[str, Any]:
+    """Propose task, model and recipe; a U-Net's deepest level keeps 2×2, for batch norm of a batch of one."""
+    depth = min(3, side.bit_length() - 2)
     return {
         "task": "segmentation" if masks else "classification",
         "dataset": name,
-        "model": {"name": "unet", "width": 16, "depth": 3}
+        "model": {"name": "unet", "width": 16, "depth": depth}
         if masks
         else {"name": "simple_cnn", "width": 32, "layers": 3},
         "recipe": {

@@ -18,12 +18,6 @@ CHAIN = "dvc.yaml"
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 FALLBACK = ("data", "models", "reports")
 """What counts as written in a study whose dvc.yaml cannot be read."""
-HOME = (
-    "checkpoints", "doctor", "downloads", "gx", "journal", "replicates", "report", "timings",
-    "mlflow-init.lock", "repro.lock", "retraining.lock", "shipper.lock", "shipper.log", "track.lock",
-    "ui.log",
-)  # fmt: skip
-"""What stands in a study's private folder, and folders named ``slots-``…"""
 LITTER = (".DS_Store", ".gitignore", "Thumbs.db", "desktop.ini")
 """What others leave in any folder; it is nobody's original."""
 DEPTH = 3
@@ -49,11 +43,6 @@ class Out:
 def home(study: Path) -> Path:
     """Find the study's private folder: ``LOSSBENCH_HOME``, or ``.lossbench`` in the study."""
     return study / Path(os.environ.get("LOSSBENCH_HOME") or ".lossbench").expanduser()
-
-
-def is_private(name: str) -> bool:
-    """Say whether something of this name in a study's private folder is the chain's."""
-    return name in HOME or name.startswith("slots-")
 
 
 def half(out: Path) -> Path:
@@ -188,6 +177,21 @@ EVALUATION = Layout(
         r"|statistics(/[A-Za-z0-9_-]+\.npy)?"
     ),
 )
+DOWNLOADED = ("cifar10", "fashion_mnist", "mnist")
+"""Sources that keep what they downloaded."""
+PRIVATE = Layout(
+    {},
+    re.compile(
+        r"checkpoints(/[0-9a-f]{64}\.(pt|\d+\.part))?"
+        r"|replicates(/[0-9a-f]{64}(\.\d+\.part)?(/\w+\.(json|safetensors))?)?"
+        r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
+        rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
+        r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"
+        r"|slots-\d+(/\d+)?|(mlflow-init|repro|retraining|shipper|track)\.lock|(shipper|ui)\.log",
+        re.DOTALL,
+    ),
+)
+"""Of a study's private folder."""
 LAYOUTS = {"data": DATA, "models": ARM, "reports/evaluation": EVALUATION}
 """Of the outs that are folders, by where they lie."""
 
@@ -213,16 +217,31 @@ def foreign(folder: Path, layout: Layout, known: bool = False) -> str | None:
         return f"is a link to {folder.readlink()}"
     if not folder.is_dir():
         return "is a file" if os.path.lexists(folder) else None
-    below = [(path, path.relative_to(folder).as_posix()) for path in _below(folder)]
-    for path, name in below:
-        if path.is_symlink() and path.is_dir():
-            return f"holds {name}, a link to {path.readlink()}"
-        if not layout.inside.fullmatch(name):
-            return f"holds {name}, which the chain did not write"
-    empty = all(path.is_dir() for path, _ in below)
+    below = list(_below(folder))
+    for path in below:
+        if found := _stranger(path, folder, layout):
+            return f"holds {found}"
+    empty = all(path.is_dir() for path in below)
     if empty or known or any(_marked(folder / name, keys) for name, keys in layout.marker.items()):
         return None
     return f"holds no {' or '.join(layout.marker)} of the chain's"
+
+
+def private(study: Path) -> Iterator[tuple[Path, str | None]]:
+    """List what stands in a study's private folder, each with a clause on what of it is not the chain's."""
+    folder = home(study)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        inside = () if path.is_symlink() else _below(path)
+        found = (_stranger(one, folder, PRIVATE) for one in (path, *inside))
+        yield path, next((f"holds {one}" for one in found if one), None)
+
+
+def _stranger(path: Path, folder: Path, layout: Layout) -> str | None:
+    """Say what is not the chain's about something in a folder that it writes."""
+    name = path.relative_to(folder).as_posix()
+    if path.is_symlink() and path.is_dir():
+        return f"{name}, a link to {path.readlink()}"
+    return None if layout.inside.fullmatch(name) else f"{name}, which the chain did not write"
 
 
 def _below(folder: Path) -> Iterator[Path]:
