@@ -35,7 +35,7 @@ dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as we
 
 .PHONY: repro
 repro: setup ## run the comparison (JOBS=n arms at a time, DEVICE=cuda, STUDY=studies/name)
-	@python -m stages.repro $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+	@python -m stages.repro $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)

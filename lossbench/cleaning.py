@@ -3,9 +3,12 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lossbench import written
+from lossbench.errors import GateError
+from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.originals import keep_apart, present
 from lossbench.params import load_params
 
@@ -22,9 +25,26 @@ def clean(study: Path, dry: bool, say: Say = print) -> None:
 
     Raises:
         UserError: where a path that the user named meets one of those; nothing was removed.
+        GateError: while `make repro` is at work.
 
     """
     keep_apart(load_params(study / "params.yaml"), study)
+    with _alone(study):
+        _clean(study, dry, say)
+
+
+@contextmanager
+def _alone(study: Path) -> Iterator[None]:
+    """Refuse to remove what `make repro` is at work on."""
+    home = written.home(study)
+    try:
+        with only_one(home / REPRO_LOCK, "`make repro`") if home.is_dir() else nullcontext():
+            yield
+    except HeldError as held:
+        raise GateError(f"{held}; try again when it has ended") from None
+
+
+def _clean(study: Path, dry: bool, say: Say) -> None:
     removed = 0
     for path, found in (*_outs(study), *written.private(study)):
         if found:

@@ -192,6 +192,8 @@ PRIVATE = Layout(
     ),
 )
 """Of a study's private folder."""
+DOCS = Layout({}, re.compile(r"gx(/.*)?", re.DOTALL))
+"""Of one dataset's Data Docs, as Great Expectations lays them out."""
 LAYOUTS = {"data": DATA, "models": ARM, "reports/evaluation": EVALUATION}
 """Of the outs that are folders, by where they lie."""
 

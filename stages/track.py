@@ -31,9 +31,11 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
     params = load_params()
     from lossbench.tracking.locks import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError
-    from lossbench.tracking.store import store_of
+    from lossbench.tracking.store import check_driver, store_of
 
     root = Path.cwd()
+    store = store_of(root)
+    check_driver(store)  # before anything else: what is no address cannot be completed later
     try:
         _track(params, root, told)
     except LockedError:
@@ -41,10 +43,7 @@ def main(lenient: bool = False, told: Callable[[], bool] | None = None) -> None:
     except OSError as error:
         raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
     except (ServerGoneError, RefusedError) as error:
-        sentence = (
-            f"MLflow at {store_of(root).shown}: {error}; nothing is lost, `make track` will complete "
-            "the record"
-        )
+        sentence = f"MLflow at {store.shown}: {error}; nothing is lost, `make track` will complete the record"
         if not lenient:
             raise GateError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
