@@ -1,4 +1,4 @@
-"""Faults that could cost a user's own files: they stand where the chain writes, and something works or dies there."""
+"""Faults that could cost a user's own files: they stand where the chain writes, and something dies there."""
 
 import hashlib
 import random

@@ -1,8 +1,10 @@
 """Changing params.yaml as a person would: one value, its comments and order kept."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lossbench.data.sources.listing import user_path
 from lossbench.params import Params
@@ -33,8 +35,21 @@ def write_values(file: Path, values: Mapping[tuple[str, ...], Any]) -> None:
             block[last] = value
             changed = True
     if changed:
-        with file.open("w", encoding="utf-8") as stream:
-            yaml.dump(content, stream)
+        _replace(file.resolve(), lambda stream: yaml.dump(content, stream))
+
+
+def _replace(file: Path, write: Callable[[TextIO], None]) -> None:
+    """Write a file anew; the former one is there until the new one is whole."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        shutil.copymode(file, part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_out_homes(params: Params, study: Path, say: Say = print) -> Params:

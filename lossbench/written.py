@@ -182,8 +182,8 @@ DOWNLOADED = ("cifar10", "fashion_mnist", "mnist")
 PRIVATE = Layout(
     {},
     re.compile(
-        r"checkpoints(/[0-9a-f]{64}\.(pt|\d+\.part))?"
-        r"|replicates(/[0-9a-f]{64}(\.\d+\.part)?(/\w+\.(json|safetensors))?)?"
+        r"checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?"
+        r"|replicates(/[0-9a-f]{64}(\.[\w.-]+\.part)?(/\w+\.(json|safetensors))?)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
         r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"

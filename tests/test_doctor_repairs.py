@@ -1,5 +1,6 @@
 """What a crash leaves is repaired; what is good, and what a living process holds, stays."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -149,30 +150,36 @@ def test_merge_marks_cost_only_the_entries_they_stand_in(study):
     assert set(stages(study)) == {"fetch", "report"}
 
 
+def key(name: str) -> str:
+    """A name as checkpoints and replicates have: a hash."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def test_checkpoints_that_are_torn_finished_or_abandoned_go_and_others_stay(study):
     folder = study / ".lossbench/checkpoints"
     for name in ("good", "torn", "finished", "old"):
-        Checkpoint(folder / f"{name}.pt").save({"step": torch.ones(2)})
-    raw = (folder / "torn.pt").read_bytes()
-    (folder / "torn.pt").write_bytes(raw[:-5])
-    os.utime(folder / "old.pt", (time.time() - 40 * 86400,) * 2)
-    done = study / ".lossbench/replicates/finished"
+        Checkpoint(folder / f"{key(name)}.pt").save({"step": torch.ones(2)})
+    raw = (folder / f"{key('torn')}.pt").read_bytes()
+    (folder / f"{key('torn')}.pt").write_bytes(raw[:-5])
+    os.utime(folder / f"{key('old')}.pt", (time.time() - 40 * 86400,) * 2)
+    done = study / f".lossbench/replicates/{key('finished')}"
     done.mkdir(parents=True)
     (done / "replicate.json").write_text("{}")
     from safetensors.torch import save_file
 
     save_file({"w": torch.ones(3)}, done / "state.safetensors")
-    (folder / f"mine.{os.getpid()}.part").write_bytes(b"x")
-    (folder / f"gone.{DEAD}.part").write_bytes(b"x")
+    (folder / f"{key('mine')}.{os.getpid()}.part").write_bytes(b"x")
+    (folder / f"{key('gone')}.{DEAD}.part").write_bytes(b"x")
     assert len(repair(study)) == 4
-    assert sorted(path.name for path in folder.iterdir()) == ["good.pt", f"mine.{os.getpid()}.part"]
+    left = {f"{key('good')}.pt", f"{key('mine')}.{os.getpid()}.part"}
+    assert {path.name for path in folder.iterdir()} == left
     assert (done / "state.safetensors").exists()
 
 
 def test_a_replicate_with_half_its_weights_goes(study):
     from safetensors.torch import save_file
 
-    folder = study / ".lossbench/replicates/abc"
+    folder = study / f".lossbench/replicates/{key('abc')}"
     folder.mkdir(parents=True)
     (folder / "replicate.json").write_text("{}")
     save_file({"w": torch.ones(300)}, folder / "state.safetensors")
@@ -180,6 +187,25 @@ def test_a_replicate_with_half_its_weights_goes(study):
     (folder / "state.safetensors").write_bytes(raw[:-40])
     repair(study)
     assert not folder.exists()
+
+
+STRANGERS = [
+    "checkpoints/my-resnet.pt", "checkpoints/epoch.12.part", "replicates/of-mine/photo.jpg", "downloads/film.part",
+    "downloads/tmpab12cd3_", "timings/lap.txt",
+]  # fmt: skip
+
+
+def test_files_of_others_that_look_like_halves_stay(study, tmp_path, monkeypatch):
+    home = tmp_path / "scratch"
+    monkeypatch.setenv("LOSSBENCH_HOME", str(home))
+    theirs = [home / name for name in STRANGERS]
+    theirs += [study / ".photos.part", study / "data/.photos.part", study / "data/.pets.part/cat/1.png"]
+    for file in theirs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"theirs")
+        os.utime(file, (time.time() - 400 * 86400,) * 2)
+    assert repair(study) == []
+    assert all(file.read_bytes() == b"theirs" for file in theirs)
 
 
 def test_half_downloads_and_half_datasets_go_and_whole_ones_stay(study):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lossbench.doctor.finding import Finding, removal
 from lossbench.doctor.living import gone
-from lossbench.written import DATA, foreign
+from lossbench.written import DATA, DOWNLOADED, PRIVATE, foreign
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
@@ -35,18 +35,21 @@ def examine_leftovers(root: Path, home: Path) -> list[Finding]:
     return [
         *_halves(root, home),
         *_checkpoints(home),
-        *_replicates(home / "replicates"),
+        *_replicates(home),
         *_downloads(home / "downloads"),
     ]
 
 
 def _halves(root: Path, home: Path) -> Iterator[Finding]:
-    for folder in (home / "checkpoints", home / "replicates", home / "timings"):
-        for path in _entries(folder):
+    for folder in ("checkpoints", "replicates", "timings"):
+        for path in _kept(home, folder):
             writer = WRITER.search(path.name)
             if writer and gone(int(writer["pid"]), path.stat().st_mtime):
                 yield removal(path, "half a file of a process that is gone")
-    for path in (*_entries(root / "data"), root / "reports/.retraining.csv.part"):
+    for path in (
+        *_entries(root / "data"),
+        *(root / f"reports/.retraining.{kind}.part" for kind in ("csv", "html")),
+    ):
         if path.name.startswith(".") and path.name.endswith(".part") and _ours(path):
             yield removal(path, "half written by a process that is gone")
 
@@ -59,7 +62,7 @@ def _ours(path: Path) -> bool:
 
 
 def _checkpoints(home: Path) -> Iterator[Finding]:
-    for path in _entries(home / "checkpoints"):
+    for path in _kept(home, "checkpoints"):
         if path.suffix != ".pt":
             continue
         written = path.read_bytes()
@@ -71,8 +74,8 @@ def _checkpoints(home: Path) -> Iterator[Finding]:
             yield removal(path, "a checkpoint that nothing went on from for 30 days")
 
 
-def _replicates(folder: Path) -> Iterator[Finding]:
-    for path in _entries(folder):
+def _replicates(home: Path) -> Iterator[Finding]:
+    for path in _kept(home, "replicates"):
         if not WRITER.search(path.name) and not _readable(path):
             yield removal(path, "a finished replicate that cannot be read; it would be trained anew anyway")
 
@@ -91,10 +94,15 @@ def _readable(folder: Path) -> bool:
 
 
 def _downloads(folder: Path) -> Iterator[Finding]:
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+    for path in (one for name in DOWNLOADED for one in sorted((folder / name).rglob("*"))):
         half = POOCH.match(path.name) or path.name.startswith(".part-") or path.name.endswith(".part")
         if half and not any(parent.name.startswith(".part-") for parent in path.parents):
             yield removal(path, "half a download")
+
+
+def _kept(home: Path, folder: str) -> list[Path]:
+    """List what is in a folder of ours under a name that we give: others' files may lie there, too."""
+    return [path for path in _entries(home / folder) if PRIVATE.inside.fullmatch(f"{folder}/{path.name}")]
 
 
 def _entries(folder: Path) -> list[Path]:

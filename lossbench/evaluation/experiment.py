@@ -15,6 +15,7 @@ from lossbench.params import Experiment, Params
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
 from lossbench.training.workers import run_side_by_side
+from lossbench.written import EVALUATION, expect_ours
 
 
 def evaluate(params: Params, name: str, models: Path, data: Path, out: Path) -> None:
@@ -48,6 +49,7 @@ def evaluate(params: Params, name: str, models: Path, data: Path, out: Path) -> 
         for seed in params.seeds
     ]
     scored = run_side_by_side(jobs, label=f"evaluate {name}")
+    expect_ours(out, EVALUATION, known=True)
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out, scored, task)
     _write_floors(out, task, dataset)
