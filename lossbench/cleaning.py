@@ -29,7 +29,7 @@ def clean(study: Path, dry: bool, say: Say = print) -> None:
 
     """
     keep_apart(load_params(study / "params.yaml"), study)
-    with _alone(study):
+    with nullcontext() if dry else _alone(study):
         _clean(study, dry, say)
 
 

@@ -495,3 +495,25 @@ def test_every_committed_study_names_its_paths(tmp_path: Path) -> None:
         params = load_params(file)
         found = {one.key for one in named(params, tmp_path) if isinstance(one, Named)}
         assert {f"'datasets.{name}.path'" for name in params.datasets} <= found
+
+
+def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tmp_path: Path) -> None:
+    from lossbench.reporting import write_report
+
+    study = copy_of(trained_study, tmp_path / "study")
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+    (study / "reports/index.html").unlink(missing_ok=True)
+    (study / "reports/index.html").symlink_to(mine)
+    write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
+    assert mine.read_text() == "mine"
+    assert not (study / "reports/index.html").is_symlink()
+    folder = study / "models/digits/digits-focal"
+    (folder / "notes.txt").write_text("mine")
+    ran = stage(study, "train", "digits-focal")
+    assert ran.returncode == 2
+    assert "holds notes.txt, which the chain did not write" in ran.stderr
+    (study / "reports/evaluation/digits/notes.txt").write_text("mine")
+    ran = stage(study, "evaluate", "digits")
+    assert ran.returncode == 2
+    assert "holds notes.txt" in ran.stderr

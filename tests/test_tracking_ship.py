@@ -21,8 +21,8 @@ from lossbench.params import load_params
 from lossbench.tracking import server
 from lossbench.tracking.records import flatten
 from lossbench.tracking.server import ServerGoneError, connect
-from lossbench.tracking.store import shown, store_of
 from lossbench.tracking.ship import COMPLETE, CURRENT, OWNER
+from lossbench.tracking.store import shown, store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,

@@ -22,8 +22,8 @@ from lossbench.reporting.tables import (
 )
 
 FILES = (
-    "leaderboard.csv", "curves.csv", "verdicts.csv", "metrics.json", "verdicts.json", "report.md", "claims.html",
-    "index.html",
+    "leaderboard.csv", "curves.csv", "verdicts.csv", "metrics.json", "verdicts.json", "report.md",
+    "claims.html", "index.html",
 )  # fmt: skip
 """What is written into ``reports/``."""
 
