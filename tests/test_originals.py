@@ -262,6 +262,14 @@ def test_a_folder_mounted_twice_is_one_place_and_so_is_what_lies_in_it(tmp_path:
     assert atlas.place(tmp_path / "mnt").meets(atlas.place(tmp_path / "disk/pets/dogs")) is None
 
 
+def test_one_file_under_two_names_is_one_place(tmp_path: Path) -> None:
+    """As on a file system without upper and lower case: another text, the same inode."""
+    (tmp_path / "Text.txt").write_text("mine")
+    os.link(tmp_path / "Text.txt", tmp_path / "text.TXT")
+    atlas = Atlas(())
+    assert atlas.place(tmp_path / "Text.txt").meets(atlas.place(tmp_path / "text.TXT")) == "is"
+
+
 def test_the_kernel_s_table_is_read_with_its_escapes(tmp_path: Path) -> None:
     (tmp_path / "table").write_text(
         "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 8:1 /a\\040b /mnt/c\\040d rw - ext4 x rw\n"

@@ -25,11 +25,11 @@ def up_to_date(study: Path, name: str, dataset: Dataset) -> bool:
     if noted is None:
         youngest = max((one.st_mtime for one in (*files, (study / "params.yaml").stat())), default=0.0)
         return made.stat().st_mtime > youngest
-    for dep in noted.get("deps", ()):
-        if dep.get("path") == dataset.path:
-            found = (len(files), sum(one.st_size for one in files))
-            if found != (dep.get("nfiles", 1), dep.get("size")):
-                return False
+    place = os.path.realpath(source)
+    deps = [one for one in noted.get("deps", ()) if os.path.realpath(study / one.get("path", "")) == place]
+    found = (len(files), sum(one.st_size for one in files))
+    if [(one.get("nfiles", 1), one.get("size")) for one in deps] != [found]:
+        return False
     return bool(_block(noted, name) == dataset.model_dump(mode="json", exclude_unset=True))
 
 
@@ -54,5 +54,10 @@ def _block(noted: dict[str, Any], name: str) -> Any:
 def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
-    for where, _, names in os.walk(path, followlinks=True):
+    seen = set()
+    for where, folders, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         yield from (one for name in names if (one := Path(where, name)).is_file())
