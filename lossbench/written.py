@@ -69,18 +69,26 @@ def outs(study: Path) -> list[Out]:
     be stopped by another study's fault.
     """
     try:
-        chain = (study / CHAIN).resolve()
-        stages = _chain(chain, chain.stat().st_mtime_ns)["stages"]
-        params = read_document(study / "params.yaml", "")
-        return [out for stage in stages.values() for out in _of_stage(stage, params)]
+        files = [(study / name).resolve() for name in (CHAIN, "params.yaml")]
+        return list(_outs(*((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)))
     except (UserError, OSError, TypeError, KeyError, AttributeError):
         return [Out(name, whole=False) for name in FALLBACK]
 
 
+Stamp = tuple[Path, int, int]
+"""A file, when it was changed, and its size: what is read from it holds as long as these do."""
+
+
+@lru_cache(maxsize=256)
+def _outs(chain: Stamp, params: Stamp) -> tuple[Out, ...]:
+    content = read_document(params[0], "")
+    return tuple(out for stage in _chain(chain)["stages"].values() for out in _of_stage(stage, content))
+
+
 @lru_cache(maxsize=8)
-def _chain(file: Path, _changed: int) -> Any:
+def _chain(stamp: Stamp) -> Any:
     """Read dvc.yaml, once for all studies that link to it."""
-    return read_document(file, "")
+    return read_document(stamp[0], "")
 
 
 def _of_stage(stage: Mapping[str, Any], params: Any) -> Iterator[Out]:
