@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from benchmarks import fault_promotion
+from benchmarks import fault_originals, fault_promotion
 from benchmarks.fault_study import (
     DOCTOR,
     REPRO,
@@ -300,4 +300,5 @@ def kinds() -> list[Kind]:
         Kind("MLflow server killed in training", "ready", server_gone, TRACK),
         *of_records(),
         *fault_promotion.kinds(),
+        *fault_originals.kinds(),
     ]

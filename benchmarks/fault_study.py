@@ -29,6 +29,7 @@ OF_THE_CLOCK = ("system/", "seconds")
 REPRO = (sys.executable, "-m", "lossbench", "run")
 TRACK = (sys.executable, "-m", "lossbench", "track")
 DOCTOR = (sys.executable, "-m", "lossbench", "doctor")
+CLEAN = (sys.executable, "-m", "lossbench", "clean")
 RETRAIN = (sys.executable, "-m", "lossbench", "retrain")
 EPOCHS = 80
 WEAK = 2
@@ -71,6 +72,7 @@ class Study:
         said: what each command printed, the study's folder written as STUDY.
         environment: what every command of this copy finds in it.
         companions: what runs beside it (a server) until the trial is over.
+        lost_originals: files of the user's that a trial found gone or changed.
 
     """
 
@@ -80,6 +82,7 @@ class Study:
     said: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     companions: ExitStack = field(default_factory=ExitStack)
+    lost_originals: int = 0
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a command in a group of its own; its output goes to a file beside the study."""

@@ -29,6 +29,7 @@ COUNTED = (
     "damaged_outs",
     "left_running",
     "wrong_promotions",
+    "lost_originals",
     "unrecovered",
 )
 
@@ -59,6 +60,7 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
     else:
         found = {**right.losses(study), "wrong_promotions": 0}
     found["left_running"] += left
+    found["lost_originals"] = study.lost_originals
     row = {
         "kind": kind.name,
         "trial": number,
@@ -98,7 +100,17 @@ def goals(kinds_tried: Sequence[Row]) -> list[Row]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    heads = ("trials", "lost", "doubled", "damaged", "running", "promotions", "unrecovered", "tracebacks")
+    heads = (
+        "trials",
+        "lost",
+        "doubled",
+        "damaged",
+        "running",
+        "promotions",
+        "originals",
+        "unrecovered",
+        "tracebacks",
+    )
     print(f"\n{'fault':<44}{'recovery':<14}" + "".join(f"{head:>12}" for head in heads))
     for row in rows:
         numbers = [row["trials"], *(row[key] for key in COUNTED), row["tracebacks"]]

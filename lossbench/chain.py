@@ -1,12 +1,32 @@
 """What DVC says about the chain."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lossbench.errors import GateError
+
+
+def without_git(study: Path, say: Callable[[str], None] = print) -> None:
+    """Tell DVC to work without git where there is none: code that was downloaded without its history.
+
+    It is told in ``.dvc/config.local``, which belongs to this machine; inside a git repository, nothing is.
+    """
+    around = (study.resolve(), *study.resolve().parents)
+    repository = next((one for one in around if (one / ".dvc").is_dir()), None)
+    if repository is None or any((one / ".git").exists() for one in (repository, *repository.parents)):
+        return
+    from dvc.config import Config
+
+    config = Config(os.fspath(repository / ".dvc"))
+    if config["core"].get("no_scm"):
+        return
+    with config.edit("local") as own:
+        own["core"]["no_scm"] = True
+    say(f"{repository}: no git repository; DVC is told to work without (core.no_scm in .dvc/config.local)")
 
 
 def changed_stages(study: Path, targets: Sequence[str] = ("dvc.yaml",)) -> set[str]:

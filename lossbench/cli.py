@@ -19,6 +19,7 @@ VERBS = {
     "rollback": "give the former champion its place back",
     "schedule": "print what a scheduler needs to call `lossbench retrain`",
     "doctor": "find and repair what crashes left behind",
+    "clean": "remove what the chain wrote in a study; yours, MLflow's record and DVC's cache stay",
     "store": "list, verify and prune what was computed",
 }
 

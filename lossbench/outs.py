@@ -1,8 +1,9 @@
 """Where everything of a study lies."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from lossbench.written import home
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Outs:
     @property
     def home(self) -> Path:
         """What is no out: the store, checkpoints, journals; ``LOSSBENCH_HOME``, or ``.lossbench``."""
-        return self.study / os.environ.get("LOSSBENCH_HOME", ".lossbench")
+        return home(self.study)
 
     @property
     def checked(self) -> Path:

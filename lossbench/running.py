@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from lossbench.chain import without_git
+from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError, printable
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
 from lossbench.execution.jobs import Where
@@ -47,7 +49,8 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if jobs is not None:
         os.environ["LOSSBENCH_WORKERS"] = jobs
-    params, outs = load_params(), Outs(study)
+    params, outs = write_out_homes(load_params(), study), Outs(study)
+    without_git(study)
     if device is not None:  # refused before params.yaml is touched
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     worker_count(params.compute)
@@ -56,7 +59,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
         with validator(params, outs, store) as validate:
             check_in_worker(params)
             if device is not None:
-                set_device(device)
+                write_values(Path("params.yaml"), {("compute", "device"): device})
             mend()
             os.environ[CHECKED] = sha256(Path("params.yaml").read_bytes()).hexdigest()
             step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
@@ -195,22 +198,6 @@ def mend() -> None:
         failed = repair_all(found, lambda sentence: print(printable(sentence), file=sys.stderr))
     if failed:
         raise GateError(f"{failed} of {len(found)} things that a killed run left could not be repaired")
-
-
-def set_device(device: str) -> None:
-    """Write ``compute.device``, keeping comments and order."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    file = Path("params.yaml")
-    content = yaml.load(file.read_text(encoding="utf-8"))
-    if content["compute"]["device"] == device:
-        return
-    content["compute"]["device"] = device
-    with file.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
 
 
 def _end_on_signals() -> None:

@@ -13,7 +13,8 @@ from lossbench.data.sources import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
 from lossbench.look import Look, look
-from lossbench.params import Dataset
+from lossbench.originals import protect
+from lossbench.params import Dataset, parse_params
 from lossbench.recognition import Found, recognise
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -60,12 +61,14 @@ def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = pr
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise UserError(f"NAME is '{name}'; allowed: letters, digits, '_' and '-'")
-    if not data.is_dir():
+    folder = _expanded(data)
+    if not folder.is_dir():
         raise UserError(f"DATA is '{data}': no such folder")
     study = root / "studies" / name
-    if study.exists():
+    if os.path.lexists(study):
         raise UserError(f"{study}: exists already; choose another NAME")
-    content = params_for(name, data.resolve(), say)
+    content = params_for(name, folder.resolve(), say)
+    protect(parse_params(content), study)
     study.mkdir(parents=True)
     (study / "dvc.yaml").symlink_to(Path("../../dvc.yaml"))
     yaml = YAML()
@@ -76,6 +79,14 @@ def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = pr
         )
         yaml.dump(content, stream)
     return study
+
+
+def _expanded(data: Path) -> Path:
+    """Write ``~`` out: make's quotes keep the shell from it."""
+    try:
+        return data.expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"DATA is '{data}': {error}") from None
 
 
 def params_for(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def params_for(name: str, data: Path, say: Callable[[str], None] = print) -> dic
     losses = BINARY if found.task == "multilabel" else LOSSES
     return {
         "root": "../..",
+        "code": "../../plugins",
         "datasets": {name: block},
         "experiments": {name: experiment_for(name, found, seen, training)},
         "losses": losses,

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lossbench.identity import part_name
+
 CGROUPS = Path("/sys/fs/cgroup")
 KiB = 2**10
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -37,18 +39,13 @@ def available_memory() -> int:
 def write_atomically(file: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, whoever else writes it at the same time."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{part_suffix()}")
+    part = file.with_name(f".{part_name(file.name)}")
     try:
         part.write_bytes(content)
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def part_suffix() -> str:
-    """Name a file that one process of one host is writing."""
-    return f"{os.uname().nodename}.{os.getpid()}.part"
 
 
 def keep_memory() -> None:

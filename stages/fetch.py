@@ -9,6 +9,9 @@ from stages.common import run_stage
 def main(params: Params, dataset: str) -> None:
     """Read the source, write data/<dataset>."""
     from lossbench.data.fetching import fetch
+    from lossbench.originals import protect
+
+    protect(params, Path())  # called by hand, it is the first to see params.yaml
 
     fetch(params.datasets[dataset], dataset, Path("data") / dataset)
 

@@ -8,13 +8,20 @@ from stages.common import run_stage
 
 def main(params: Params, dataset: str) -> None:
     """Read data/<dataset>, write reports/validation/<dataset>.json and, where all is well, .passed."""
+    from lossbench.data.dataset import Dataset
     from lossbench.execution.validation import collect_validation
     from lossbench.outs import Outs
     from lossbench.store import opened
 
     outs = Outs(Path.cwd())
     with opened(outs.home) as store:
-        collect_validation(params, dataset, outs, store)
+        fresh = collect_validation(params, dataset, outs, store)
+    if fresh:  # what `check` could not know before there were data
+        from lossbench.trial import try_experiment
+
+        for name, experiment in params.experiments.items():
+            if experiment.dataset == dataset:
+                try_experiment(name, params, Dataset.open(outs.data(dataset)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a crash leaves is repaired; what is good, and what a living process holds, stays."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 from lossbench.doctor import examine, find_repository, guarded
 from lossbench.doctor.lockfile import examine_lockfile
 from lossbench.identity import Owner, part_name
+from lossbench.store import Store
 from lossbench.tracking.journal import EventFile, read
 from lossbench.training.checkpoint import Checkpoint
 from tests.conftest import ROOT, stage, tiny_params, write_params
@@ -149,38 +151,53 @@ def test_merge_marks_cost_only_the_entries_they_stand_in(study):
     assert set(stages(study)) == {"fetch", "report"}
 
 
-def test_checkpoints_that_are_torn_finished_or_abandoned_go_and_others_stay(study):
-    folder = study / ".lossbench/checkpoints"
-    for name in ("good", "torn", "finished", "old"):
-        Checkpoint(folder / f"{name}.pt").save({"step": torch.ones(2)})
-    raw = (folder / "torn.pt").read_bytes()
-    (folder / "torn.pt").write_bytes(raw[:-5])
-    os.utime(folder / "old.pt", (time.time() - 40 * 86400,) * 2)
-    done = study / ".lossbench/replicates/finished"
-    done.mkdir(parents=True)
-    (done / "replicate.json").write_text("{}")
-    from safetensors.torch import save_file
+def key(name: str) -> str:
+    """A name as checkpoints and replicates have: a hash."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
-    save_file({"w": torch.ones(3)}, done / "state.safetensors")
-    mine = part_name("mine")
+
+def test_checkpoints_that_are_torn_or_abandoned_go_and_others_stay(study):
+    folder = study / ".lossbench/store/checkpoints"
+    for name in ("good", "torn", "old"):
+        Checkpoint(folder / f"{key(name)}.pt").save({"step": torch.ones(2)})
+    raw = (folder / f"{key('torn')}.pt").read_bytes()
+    (folder / f"{key('torn')}.pt").write_bytes(raw[:-5])
+    os.utime(folder / f"{key('old')}.pt", (time.time() - 40 * 86400,) * 2)
+    mine = part_name(f"{key('mine')}.pt")
     (folder / mine).write_bytes(b"x")
     (folder / mine.replace(f".{os.getpid()}-", f".{DEAD}-")).write_bytes(b"x")
-    assert len(repair(study)) == 4
-    assert sorted(path.name for path in folder.iterdir()) == ["good.pt", mine]
-    assert (done / "state.safetensors").exists()
+    assert len(repair(study)) == 3
+    assert {path.name for path in folder.iterdir()} == {f"{key('good')}.pt", mine}
 
 
-def test_a_replicate_with_half_its_weights_goes(study):
-    from safetensors.torch import save_file
+def test_a_damaged_entry_of_the_store_goes_and_whole_ones_stay(study):
+    store = Store(str(study / ".lossbench/store"))
+    for name in ("good", "torn"):
+        store.put("replicates", key(name), {"seed": 1}, {"state.safetensors": name.encode() * 100})
+    (file,) = (study / f".lossbench/store/replicates/{key('torn')[:2]}/{key('torn')}").glob("[0-9a-f]*")
+    file.write_bytes(file.read_bytes()[:-40])
+    assert len(repair(study)) == 1
+    assert store.get("replicates", key("torn")) is None
+    assert store.get("replicates", key("good")) is not None
 
-    folder = study / ".lossbench/replicates/abc"
-    folder.mkdir(parents=True)
-    (folder / "replicate.json").write_text("{}")
-    save_file({"w": torch.ones(300)}, folder / "state.safetensors")
-    raw = (folder / "state.safetensors").read_bytes()
-    (folder / "state.safetensors").write_bytes(raw[:-40])
-    repair(study)
-    assert not folder.exists()
+
+STRANGERS = [
+    "checkpoints/my-resnet.pt", "checkpoints/epoch.12.part", "replicates/of-mine/photo.jpg", "downloads/film.part",
+    "downloads/tmpab12cd3_", "timings/lap.txt",
+]  # fmt: skip
+
+
+def test_files_of_others_that_look_like_halves_stay(study, tmp_path, monkeypatch):
+    home = tmp_path / "scratch"
+    monkeypatch.setenv("LOSSBENCH_HOME", str(home))
+    theirs = [home / name for name in STRANGERS]
+    theirs += [study / ".photos.part", study / "data/.photos.part", study / "data/.pets.part/cat/1.png"]
+    for file in theirs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"theirs")
+        os.utime(file, (time.time() - 400 * 86400,) * 2)
+    assert repair(study) == []
+    assert all(file.read_bytes() == b"theirs" for file in theirs)
 
 
 def test_half_downloads_and_half_datasets_go_and_whole_ones_stay(study):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import stage, tiny_params, write_params
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossbench.checking import check
@@ -129,6 +129,7 @@ KEYS = [
 ]
 
 
+@settings(deadline=None)  # the first check imports models and losses
 @given(st.sampled_from(KEYS), VALUES)
 def test_nonsense_anywhere_gives_a_sentence_and_no_traceback(key: str, value: Any) -> None:
     from lossbench.params import parse_params

@@ -22,7 +22,8 @@ from lossbench.params import load_params
 from lossbench.tracking import server
 from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
 from lossbench.tracking.record import flatten
-from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
+from lossbench.tracking.server import ServerGoneError, connect
+from lossbench.tracking.store import shown, store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,
@@ -367,9 +368,9 @@ def test_credentials_in_the_address_are_not_shown():
 def test_the_store_is_the_study_s_own_and_absolute(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlruns").mkdir()  # MLflow's own default would change because of it
-    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert store_of(tmp_path).uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
-    assert tracking_uri(tmp_path) == "http://mlflow.example"
+    assert store_of(tmp_path).uri == "http://mlflow.example"
 
 
 def test_using_a_store_leaves_the_environment_as_it_was(tmp_path, empty_store, monkeypatch):

@@ -6,6 +6,7 @@ Any scheduler may call it at any time.
 import argparse
 from pathlib import Path
 
+from lossbench.chain import without_git
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.params import load_params
 
@@ -16,7 +17,10 @@ def retrain_here() -> int:
 
     params = load_params()
     from lossbench.checking import check
+    from lossbench.editing import write_out_homes
 
+    params = write_out_homes(params, Path())
+    without_git(Path())
     check(params)
     return retrain(params, Path.cwd())
 

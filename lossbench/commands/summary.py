@@ -3,11 +3,16 @@
 import argparse
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import UserError
 from lossbench.params import load_params
+
+HEADS = ("experiment", "loss", "metric", "mean", "interval", "replicates")
+TO_THE_RIGHT = (3, 5)
+"""Columns of numbers."""
 
 
 def summarise() -> None:
@@ -19,19 +24,34 @@ def summarise() -> None:
         board = list(csv.DictReader(file))
     primary = {name: one.metric for name, one in params.experiments.items()}
     chosen = [row for row in board if row["metric"] == primary.get(row["experiment"])]
-    print(f"\n{'experiment':<16}{'loss':<20}{'metric':<18}{'mean':>8}  {'interval':<18}{'replicates':>10}")
-    for row in chosen:
-        low, high, mean = (float(row[key] or "nan") for key in ("ci_low", "ci_high", "mean"))
-        interval = f"{low:.4f} to {high:.4f}" if int(row["n"]) > 1 else "(one seed)"
-        who = f"{row['experiment']:<16}{row['loss']:<20}{row['metric']:<18}"
-        print(f"{who}{mean:>8.4f}  {interval:<18}{row['n']:>10}")
+    print(f"\n{aligned([HEADS, *(_cells(row) for row in chosen)])}")
     verdicts = json.loads(Path("reports/verdicts.json").read_bytes())
     print()
     for one in verdicts["verdicts"]:
         print(one["sentence"])
     for one in verdicts["hypotheses"]:
         print(f"Claim: {one['claim'] or one['name']} → {one['answer']}")
-    print(f"\n{Path('reports/index.html').resolve()}")
+    # As it is called here: with DVC's `cache.type symlink` the file itself has a hash for a name.
+    print(f"\n{Path.cwd() / 'reports/index.html'}")
+
+
+def _cells(row: Mapping[str, str]) -> tuple[str, ...]:
+    low, high, mean = (float(row[key] or "nan") for key in ("ci_low", "ci_high", "mean"))
+    interval = f"{low:.4f} to {high:.4f}" if int(row["n"]) > 1 else "(one seed)"
+    return row["experiment"], row["loss"], row["metric"], f"{mean:.4f}", interval, row["n"]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns, each as wide as its widest cell; numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if at in TO_THE_RIGHT else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,9 +26,12 @@ def record(lenient: bool = False) -> None:
     """
     params = load_params()
     from lossbench.lock import LockedError
-    from lossbench.tracking.server import RefusedError, ServerGoneError, shown, tracking_uri
+    from lossbench.tracking.server import RefusedError, ServerGoneError
+    from lossbench.tracking.store import check_driver, store_of
 
     root = Path.cwd()
+    store = store_of(root)
+    check_driver(store)  # before anything else: what is no address cannot be completed later
     try:
         _track(params, root)
     except LockedError:
@@ -36,10 +39,7 @@ def record(lenient: bool = False) -> None:
     except OSError as error:
         raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
     except (ServerGoneError, RefusedError) as error:
-        sentence = (
-            f"MLflow at {shown(tracking_uri(root))}: {error}; nothing is lost, `make track` will complete "
-            "the record"
-        )
+        sentence = f"MLflow at {store.shown}: {error}; nothing is lost, `make track` will complete the record"
         if not lenient:
             raise GateError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
@@ -47,7 +47,7 @@ def record(lenient: bool = False) -> None:
 
 def _track(params: Params, root: Path) -> None:
     from lossbench.serving.logged import log_model
-    from lossbench.tracking.server import shown, tracking_uri
+    from lossbench.tracking.store import store_of
     from lossbench.tracking.track import track
 
     tracked = track(params, root, say=print, charts=_charts(params, root), log_model=log_model)
@@ -57,7 +57,7 @@ def _track(params: Params, root: Path) -> None:
     print(
         f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
-        + f" ({shown(tracking_uri(root))}; `make ui` shows them)"
+        + f" ({store_of(root).shown}; `make ui` shows them)"
     )
 
 

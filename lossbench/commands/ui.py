@@ -15,21 +15,23 @@ def show(port: int) -> None:
     params = load_params()
     from lossbench.tracking import artifacts
     from lossbench.tracking.outs import home_of
-    from lossbench.tracking.server import ServerGoneError, connect, shown, tracking_uri
+    from lossbench.tracking.server import ServerGoneError, connect
+    from lossbench.tracking.store import store_of
     from lossbench.tracking.ui import mlflow_server
 
     signal.signal(signal.SIGTERM, _stop)
     root = Path.cwd()
-    uri = tracking_uri(root)
+    store = store_of(root)
     try:
         connect(root)  # makes the tables of a fresh store, under the lock
     except ServerGoneError as error:
-        raise GateError(f"MLflow at {shown(uri)}: {error}") from None
-    if uri.startswith(("http://", "https://")):
-        _print_pages(params, root, shown(uri))
+        raise GateError(f"MLflow at {store.shown}: {error}") from None
+    if store.served:
+        _print_pages(params, root, store.shown)
         return
     try:
-        with mlflow_server(uri, home_of(root) / "ui.log", port, artifacts.folder(uri)) as base:
+        log, files = home_of(root) / "ui.log", artifacts.folder(store.uri)
+        with mlflow_server(store.uri, log, port, files) as base:
             _print_pages(params, root, base)
             print("\nCtrl-C ends it.", flush=True)
             signal.pause()

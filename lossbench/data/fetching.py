@@ -17,15 +17,20 @@ from lossbench.data.sources.base import source
 from lossbench.data.splits import position, split
 from lossbench.errors import UserError
 from lossbench.params import Dataset
+from lossbench.written import DATA, expect_ours, half, make_room
 
 
 def fetch(dataset: Dataset, name: str, out: Path) -> None:
     """Fetch a dataset into ``out``; it appears whole or not at all.
 
     Raises:
-        UserError: for whatever is wrong with the source's files or options.
+        UserError: for whatever is wrong with the source's files or options, and where something that the chain
+            did not write stands in the way.
 
     """
+    part = half(out)
+    expect_ours(out, DATA)
+    make_room(part, DATA, known=True)  # of a killed run
     fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
     splits = split(fetched.groups, dataset.splits, name)
     if dataset.subset is not None:
@@ -33,15 +38,13 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
     if dataset.anomaly is not None:
         splits, fetched = hold_out(splits, fetched, dataset.anomaly, name)
     splits["train"] = corrupt(splits["train"], fetched, dataset.corruption, name)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         _write(part, splits, fetched, dataset)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
-    shutil.rmtree(out, ignore_errors=True)
+    make_room(out, DATA)
     part.replace(out)
 
 

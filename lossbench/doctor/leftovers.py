@@ -5,14 +5,16 @@ killed writer leaves behind.
 """
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from lossbench.doctor.finding import Finding, removal
 from lossbench.identity import abandoned
+from lossbench.store import Store
+from lossbench.written import DATA, DOWNLOADED, PRIVATE, foreign
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
@@ -37,59 +39,67 @@ def examine_leftovers(root: Path, home: Path) -> list[Finding]:
     return [
         *_halves(root, home),
         *_checkpoints(home),
-        *_replicates(home / "replicates"),
+        *_store(home),
         *_downloads(home / "downloads"),
     ]
 
 
 def _halves(root: Path, home: Path) -> Iterator[Finding]:
-    for folder in (home / "checkpoints", home / "replicates", home / "timings"):
-        for path in _entries(folder):
+    for folder in ("store/checkpoints", "timings"):
+        for path in _kept(home, folder):
             if HALF.search(path.name) and abandoned(path, UNSEEN):
                 yield removal(path, "half a file of a process that is gone")
-    for path in (*_entries(root / "data"), *_entries(root / "reports"), *_entries(root)):
-        if path.name.startswith(".") and path.name.endswith(".part") and abandoned(path, UNSEEN):
+    for path in (
+        *_entries(root / "data"),
+        *(root / f"reports/.retraining.{kind}.part" for kind in ("csv", "html")),
+    ):
+        half = path.name.startswith(".") and path.name.endswith(".part")
+        if half and path.exists() and _ours(path) and abandoned(path, UNSEEN):
             yield removal(path, "half written by a process that is gone")
 
 
+def _ours(path: Path) -> bool:
+    """Say whether it was us that wrote it: others name their halves so, too."""
+    if path.parent.name == "data":
+        return path.is_dir() and foreign(path, DATA, known=True) is None
+    return path.is_file()
+
+
 def _checkpoints(home: Path) -> Iterator[Finding]:
-    for path in _entries(home / "checkpoints"):
+    for path in _kept(home, "store/checkpoints"):
         if path.suffix != ".pt":
             continue
         written = path.read_bytes()
         if hashlib.sha256(written[DIGEST:]).digest() != written[:DIGEST]:
             yield removal(path, "a torn checkpoint")
-        elif (home / "replicates" / path.stem / "replicate.json").is_file():
-            yield removal(path, "a checkpoint of a replicate that is finished")
         elif time.time() - path.stat().st_mtime > ABANDONED:
             yield removal(path, "a checkpoint that nothing went on from for 30 days")
 
 
-def _replicates(folder: Path) -> Iterator[Finding]:
-    for path in _entries(folder):
-        if not HALF.search(path.name) and not _readable(path):
-            yield removal(path, "a finished replicate that cannot be read; it would be trained anew anyway")
-
-
-def _readable(folder: Path) -> bool:
-    """Say whether a kept replicate can be read; weights by their header, which states their length."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        content = json.loads((folder / "replicate.json").read_bytes())
-        with safe_open(folder / "state.safetensors", "np") as state:
-            state.keys()
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return isinstance(content, dict)
+def _store(home: Path) -> Iterator[Finding]:
+    """Entries that are not what was written, and half files of dead writers."""
+    if not (home / "store").is_dir():
+        return
+    for path in sorted((home / "store").rglob(".*.part")):
+        if abandoned(path, UNSEEN):
+            yield removal(path, "half a file of a process that is gone")
+    store = Store(str(home / "store"))
+    for kind, key, sentence in store.damaged():
+        what = f"{home / 'store'}: {sentence}"
+        yield Finding(what, "dropped, to be computed anew", partial(store.drop, kind, key))
 
 
 def _downloads(folder: Path) -> Iterator[Finding]:
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+    for path in (one for name in DOWNLOADED for one in sorted((folder / name).rglob("*"))):
         half = POOCH.match(path.name) or path.name.startswith(".part-") or path.name.endswith(".part")
         inner = any(parent.name.startswith(".part-") for parent in path.parents)
         if half and not inner and abandoned(path, UNSEEN):
             yield removal(path, "half a download")
+
+
+def _kept(home: Path, folder: str) -> list[Path]:
+    """List what is in a folder of ours under a name that we give: others' files may lie there, too."""
+    return [path for path in _entries(home / folder) if PRIVATE.inside.fullmatch(f"{folder}/{path.name}")]
 
 
 def _entries(folder: Path) -> list[Path]:

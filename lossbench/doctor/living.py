@@ -7,9 +7,9 @@ from pathlib import Path
 
 import psutil
 
-STAGES = ["check", "fetch", "validate", "tune", "train", "evaluate", "report", "repro", "retrain", "rollback"]
+STAGES = ("check", "fetch", "validate", "train", "evaluate", "report")
+VERBS = ("run", "retrain", "rollback")
 """Those that write outs, checkpoints, downloads or DVC's files."""
-MODULES = {"dvc", *(f"stages.{name}" for name in STAGES)}
 SLACK = 2.0
 """Seconds by which clocks of files and processes may differ."""
 
@@ -40,11 +40,14 @@ def at_work(root: Path, repository: Path, waiting: Container[str] = ()) -> list[
 
 def _ours(words: list[str], waiting: Container[str]) -> bool:
     """Say whether a command line is DVC's or a stage's."""
-    names = [Path(word).name for word in words[:2]]
-    if "dvc" in names:
+    if "dvc" in [Path(word).name for word in words[:2]]:
         return True
-    modules = [after for before, after in pairwise(words) if before == "-m"]
-    return any(module in MODULES and module not in waiting for module in modules)
+    for before, after in pairwise(words):
+        if before == "-m" and (after == "dvc" or after in [f"stages.{name}" for name in STAGES]):
+            return True
+        if Path(before).name == "lossbench" and after in VERBS and f"lossbench {after}" not in waiting:
+            return True
+    return False
 
 
 def _brief(words: list[str]) -> str:

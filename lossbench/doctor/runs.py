@@ -1,6 +1,5 @@
 """MLflow runs that look alive though their process is dead, and a database that is none."""
 
-import os
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from lossbench.doctor.finding import Finding
 from lossbench.params import Params
-from lossbench.tracking.artifacts import database
 from lossbench.tracking.experiment import OWNER, close_stale, dead_owner, experiment_name, open_experiment
-from lossbench.tracking.server import connect, tracking_uri
+from lossbench.tracking.server import connect
+from lossbench.tracking.store import store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def examine_database(root: Path) -> list[Finding]:
     """Look whether the study's own mlflow.db is a database at all."""
     path = root / "mlflow.db"
-    if not tracking_uri(root).startswith("sqlite") or os.environ.get("MLFLOW_TRACKING_URI"):
+    if store_of(root).file != path.resolve():  # a server's or another's
         return []
     if not path.is_file() or _is_database(path):
         return []
@@ -56,9 +55,8 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
         ServerGoneError: the tracking server does not answer.
 
     """
-    uri = tracking_uri(root)
-    file = database(uri)
-    if file is not None and not file.exists():
+    store = store_of(root)
+    if store.sqlite and store.file is not None and not (root / store.file).exists():
         return []
     client = connect(root)
     found = []

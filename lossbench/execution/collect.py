@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN, WEIGHTS
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.store import DamagedError, Entry, Store
+from lossbench.written import ARM, EVALUATION, make_room
 
 
 class LostError(GateError):
@@ -44,7 +44,7 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
         for member, key in zip(wanted.members, wanted.keys, strict=True)
     }
     folder = outs.arm(arm.experiment, arm.name)
-    shutil.rmtree(folder, ignore_errors=True)
+    make_room(folder, ARM)
     folder.mkdir(parents=True)
     for seed, entry in entries.items():
         (folder / f"seed-{seed}.safetensors").write_bytes(_file(store, TRAIN, entry, WEIGHTS))
@@ -123,7 +123,7 @@ def collect_evaluation(
         for name, arm in experiment.arms.items()
         for seed in params.seeds
     }
-    shutil.rmtree(out, ignore_errors=True)
+    make_room(out, EVALUATION)
     out.mkdir(parents=True)
     diverged = {
         name: json.loads((outs.arm(experiment.name, name) / "arm.json").read_bytes())["diverged"]

@@ -21,6 +21,12 @@ from lossbench.reporting.tables import (
     verdicts_json,
 )
 
+FILES = (
+    "leaderboard.csv", "curves.csv", "verdicts.csv", "metrics.json", "verdicts.json", "report.md",
+    "claims.html", "index.html",
+)  # fmt: skip
+"""What is written into ``reports/``."""
+
 
 def write_report(params: Params, root: Path, home: Path) -> None:
     """Write ``reports/`` from the outs of evaluation, validation, tuning and training.
@@ -34,6 +40,9 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     study = read_study(params, root)
     board, found, answered, learned = leaderboard(study), findings(study), answers(study), curves(study)
     out = root / "reports"
+    for file in (out / name for name in FILES):
+        if file.is_symlink():  # writing would go through it, into DVC's cache or a file of somebody's
+            file.unlink()
     _csv(board, out / "leaderboard.csv")
     _csv(learned, out / "curves.csv")
     _csv(verdict_table(found), out / "verdicts.csv")

@@ -1,13 +1,13 @@
 """Reads one arm's outs, and says where tracking keeps files of its own: never inside an out."""
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lossbench.tracking.provenance import data_digest, digest
+from lossbench.written import home
 
 History = dict[int, dict[tuple[int, str], float]]
 """seed → (epoch, split/metric) → value."""
@@ -93,7 +93,7 @@ class ArmOuts:
 
 def home_of(root: Path) -> Path:
     """Find the study's private folder: ``LOSSBENCH_HOME``, or ``.lossbench`` under the study's ``root``."""
-    return root / os.environ.get("LOSSBENCH_HOME", ".lossbench")
+    return home(root)
 
 
 def journals_of(home: Path) -> Path:

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from lossbench.lock import lock
 from lossbench.tracking import artifacts
+from lossbench.tracking.store import Store, check_driver, store_of, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,18 +46,8 @@ class ServerGoneError(Exception):
 
 
 def tracking_uri(root: Path) -> str:
-    """Find the store: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the study's folder, as an absolute URI.
-
-    Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
-    """
-    file = str((root / "mlflow.db").resolve()).replace("%", "%25").replace("?", "%3F")
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
-
-
-def shown(uri: str) -> str:
-    """Show a tracking URI without the credentials it may hold."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+    """Find the address of a study's store."""
+    return store_of(root).uri
 
 
 def prepare_environment() -> None:
@@ -77,8 +67,10 @@ def connect(root: Path) -> "MlflowClient":
 
     """
     prepare_environment()
-    uri = tracking_uri(root)
-    _expect_listener(uri)
+    store = store_of(root)
+    check_driver(store)
+    uri = store.uri
+    _expect_listener(store)
     _write_ahead()  # before MLflow: what it still has to do when the process ends comes before the closing
     import mlflow
     from mlflow import MlflowClient
@@ -197,16 +189,14 @@ def server_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
-def _expect_listener(uri: str) -> None:
+def _expect_listener(store: Store) -> None:
     """Knock at the door first: a closed port is known in milliseconds, without importing MLflow."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
+    if store.host is None or store.port is None:
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_TIMEOUT).close()
+        socket.create_connection((store.host, store.port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
-        raise ServerGoneError(f"{parts.hostname}:{port} does not answer ({error})") from error
+        raise ServerGoneError(f"{store.host}:{store.port} does not answer ({error})") from error

@@ -65,7 +65,8 @@ def mlflow_server(uri: str, log: Path, port: int = 5000, artifacts: Path | None 
     port = free_port(port)
     environment = {key: value for key, value in os.environ.items() if key not in HIJACKERS}
     environment |= {**SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line every user would see its password
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     # Else the server would put them wherever it was started.
     command += ["--artifacts-destination", str(artifacts or log.parent / "mlartifacts")]

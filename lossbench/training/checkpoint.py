@@ -2,13 +2,14 @@
 
 import hashlib
 import io
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lossbench.identity import abandoned, part_name
 
 SECONDS_BETWEEN = 2.0
 SHARE = 0.01
@@ -37,7 +38,7 @@ class Checkpoint:
         """
         began = time.monotonic()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(f".{os.getpid()}.part")
+        part = self.file.with_name(part_name(self.file.name))
         buffer = io.BytesIO()
         torch.save(content, buffer)
         written = buffer.getvalue()
@@ -61,5 +62,6 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget it: the replicate is finished."""
         self.file.unlink(missing_ok=True)
-        for part in self.file.parent.glob(f"{self.file.stem}.*.part"):  # of a killed writer
-            part.unlink(missing_ok=True)
+        for part in self.file.parent.glob(f"{self.file.name}.*.part"):
+            if abandoned(part):  # of a killed writer
+                part.unlink(missing_ok=True)

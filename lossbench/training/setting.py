@@ -122,7 +122,7 @@ def prepare(
         for rows in parts(len(portion), CHECKED_AT_ONCE):
             task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
-    _check_recipe(recipe, data, shape)
+    check_recipe(recipe, data, shape)
     rare = None
     if recipe.augmentation.rare_classes_only:
         counts = torch.tensor(task.info.counts, dtype=torch.float64)
@@ -149,7 +149,7 @@ def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:
     return lambda targets: made.prepare(task.loss_target(targets), task.loss_classes)
 
 
-def _check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:
+def check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:
     """Refuse what needs one label per sample, or images, where there are none."""
     labelled = data.info.kind == "label"
     if recipe.sampling == "balanced" and not labelled:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from lossbench.data.expectations.suite import Expected, suite
 from lossbench.data.expectations.tables import tables
 from lossbench.errors import GateError, UserError, nearest
 from lossbench.params import Expectations
+from lossbench.written import DOCS, make_room
 
 EXAMPLES = 5
 
@@ -108,7 +108,7 @@ def great_expectations() -> Any:
 def fresh_context(gx: Any, docs: Path) -> Any:
     """Make a file context of its own in ``docs``, so that datasets validated side by side do not meet."""
     # Data Docs show the latest run; a context left behind by a killed run may be half-written.
-    shutil.rmtree(docs, ignore_errors=True)
+    make_room(docs, DOCS, known=True)
     docs.mkdir(parents=True)
     context = gx.get_context(mode="file", project_root_dir=docs)
     context.variables.progress_bars = {"globally": False}

@@ -21,6 +21,8 @@ class Source(ABC, Generic[OptionsT]):
 
     name: ClassVar[str]
     options: ClassVar[type[Options]] = Options
+    shape: ClassVar[tuple[int, ...] | None] = None
+    """Of one sample, where it is the same whatever params say."""
 
     def check(self, dataset: Dataset, key: str) -> OptionsT:
         """Validate the source's own keys.
@@ -34,6 +36,13 @@ class Source(ABC, Generic[OptionsT]):
     def read(self, dataset: Dataset, key: str) -> Fetched:
         """Read the samples; ``key`` is the block's path in params.yaml, for messages."""
         return self.load(dataset, self.check(dataset, key), key)
+
+    def input_shape(self, options: OptionsT) -> tuple[int, ...] | None:
+        """Return one sample's shape where params alone tell it, before anything is read; else None."""
+        size, channels = getattr(options, "size", None), getattr(options, "channels", None)
+        if isinstance(size, tuple) and isinstance(channels, int):
+            return (channels, *size)
+        return self.shape
 
     @abstractmethod
     def load(self, dataset: Dataset, options: OptionsT, key: str) -> Fetched:

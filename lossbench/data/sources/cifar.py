@@ -74,6 +74,7 @@ class Cifar10(Source[CifarOptions]):
 
     name = "cifar10"
     options = CifarOptions
+    shape = (3, 32, 32)
 
     def load(self, dataset: Dataset, options: CifarOptions, key: str) -> Fetched:
         """Find, verify and read the batches."""

@@ -57,6 +57,10 @@ class DigitScenes(Source[SceneOptions]):
     name = "digit_scenes"
     options = SceneOptions
 
+    def input_shape(self, options: SceneOptions) -> tuple[int, ...]:
+        """Scenes are square and grey."""
+        return (1, options.size, options.size)
+
     def load(self, dataset: Dataset, options: SceneOptions, key: str) -> Fetched:
         """Compose the scenes."""
         images, labels = load_digits()

@@ -30,6 +30,7 @@ class Digits(Source[Options]):
     """The digits as a pool, divided by content."""
 
     name = "digits"
+    shape = (1, 8, 8)
 
     def load(self, dataset: Dataset, options: Options, key: str) -> Fetched:
         """Read them from the installed scikit-learn."""

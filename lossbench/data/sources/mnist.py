@@ -76,6 +76,7 @@ class IdxSource(Source[IdxOptions]):
     """Four IDX files, compressed or plain."""
 
     options = IdxOptions
+    shape = (1, 28, 28)
     files: ClassVar[Mapping[str, IdxFile]]
     classes: ClassVar[tuple[str, ...]]
     about: ClassVar[Mapping[str, str]]

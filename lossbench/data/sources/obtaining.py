@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossbench.errors import UserError
+from lossbench.written import home
 
 RETRIES = 2
 TIMEOUT = 30
@@ -64,7 +65,7 @@ def mirror_folders(option: str | None, names: Sequence[str], key: str) -> list[P
 
 def downloads(name: str) -> Path:
     """Return the folder that keeps a dataset's verified downloads (no out; safe to delete)."""
-    return Path(os.environ.get("LOSSBENCH_HOME", ".lossbench")) / "downloads" / name
+    return home(Path()) / "downloads" / name
 
 
 def checksum(content: bytes, algorithm: str = "md5") -> str:

@@ -1,0 +1,171 @@
+"""The address of MLflow's store: read once, shown without its password, refused in a sentence.
+
+Nothing here imports MLflow, so that whoever only asks where the store is does not pay for it.
+"""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from lossbench.errors import UserError, nearest
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+SERVERS = ("http", "https")
+DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
+"""What MLflow keeps its record in; ``+driver`` may follow."""
+HOSTED = ("databricks", "databricks-uc", "uc")
+"""Kinds that MLflow resolves by itself."""
+PACKAGES = {
+    "psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient",
+    "mysql": "mysql-connector-python",
+}  # fmt: skip
+"""Module of a driver → package to install, where the names differ."""
+SECRETS = re.compile(r"(://)[^\s'\"]*@")
+"""Credentials in a text, up to the last ``@``: a password may hold any other character."""
+QUERY_SECRETS = re.compile(r"((?:password|passwd|pwd|token|secret|key)[^=\s&;]*=)[^\s&;'\"]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An address of MLflow's store.
+
+    Attributes:
+        uri: as MLflow takes it.
+        kind: http, https, file, a database without its driver, or one of :data:`HOSTED`.
+        host: of a server; None for all else.
+        port: likewise.
+        file: of a local store: the SQLite file or the folder; None for all else.
+
+    """
+
+    uri: str
+    kind: str
+    host: str | None = None
+    port: int | None = None
+    file: Path | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether a server of MLflow's answers there."""
+        return self.kind in SERVERS
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether it is a SQLite file."""
+        return self.kind == "sqlite"
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials and query."""
+        return shown(self.uri)
+
+
+def store_of(study: Path) -> Store:
+    """Find the store: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the study's folder.
+
+    Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
+
+    Raises:
+        UserError: if the variable holds no address of a store.
+
+    """
+    given = os.environ.get(VARIABLE, "").strip()
+    file = str((study / "mlflow.db").resolve()).replace("%", "%25").replace("?", "%3F")
+    return parse(given or f"sqlite:///{file}")
+
+
+def parse(uri: str) -> Store:
+    """Read an address.
+
+    Raises:
+        UserError: on what is none; the sentence holds no password.
+
+    """
+    scheme, colon, rest = uri.partition(":")
+    kind = scheme.lower().partition("+")[0]
+    if kind in HOSTED:
+        return Store(uri, kind)
+    if not colon or "/" in scheme:
+        return Store(uri, "file", file=Path(uri).expanduser())
+    if kind == "file":
+        return Store(uri, kind, file=Path(url2pathname(urlsplit(uri).path)))
+    if kind in SERVERS:
+        return _server(uri, kind)
+    if kind in DATABASES and rest.startswith("//"):
+        path = unquote(rest.partition("?")[0].removeprefix("//").removeprefix("/"))
+        local = kind == "sqlite" and path not in ("", ":memory:")
+        return Store(uri, kind, file=Path(path) if local else None)
+    if kind in DATABASES:
+        raise UserError(f"{VARIABLE} is {shown(uri)}; expected '//' after '{scheme}:'")
+    allowed = nearest(kind, [*SERVERS, *DATABASES, "file", "databricks"])
+    raise UserError(f"{VARIABLE} is {shown(uri)}: no kind of store is called '{kind}'; {allowed}")
+
+
+def _server(uri: str, kind: str) -> Store:
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:  # its own text may quote what stands before the port: a password
+        what = "port" if "port" in str(error).lower() else "host"
+        raise UserError(f"{VARIABLE} is {shown(uri)}, whose {what} cannot be read") from None
+    if not host:
+        raise UserError(f"{VARIABLE} is {shown(uri)}, which names no host")
+    return Store(uri, kind, host, port or (443 if kind == "https" else 80))
+
+
+def shown(uri: str) -> str:
+    """Show an address without the credentials and the query that it may hold."""
+    scheme, colon, rest = uri.partition(":")
+    kind = scheme.lower().partition("+")[0]
+    if not colon or "/" in scheme or kind in ("sqlite", "file"):
+        return uri.partition("?")[0]
+    slashes = "//" if rest.startswith("//") else ""
+    # Up to the last "@": a password may hold any character, though it should be escaped.
+    place = rest.removeprefix(slashes).rpartition("@")[2]
+    return f"{scheme}:{slashes}{place.partition('?')[0].partition('#')[0]}"
+
+
+def without_secrets(text: str) -> str:
+    """Take credentials out of a text that names addresses, such as a library's error."""
+    return QUERY_SECRETS.sub(r"\1…", SECRETS.sub(r"\1", text))
+
+
+def check_driver(store: Store) -> None:
+    """Refuse a database whose driver is not installed.
+
+    Raises:
+        UserError: naming the package to install.
+
+    """
+    if store.kind not in DATABASES or store.sqlite:
+        return
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        make_url(store.uri).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        package = PACKAGES.get(module, module)
+        raise UserError(
+            f"{VARIABLE} is {store.shown}, which needs the package '{package}', and it is not installed; "
+            f"run `.venv/bin/uv pip install '{package}'`, or name another store"
+        ) from None
+    except NoSuchModuleError:
+        driver = store.uri.partition(":")[0]
+        raise UserError(f"{VARIABLE} is {store.shown}: SQLAlchemy knows no driver '{driver}'") from None
+    except (ArgumentError, ValueError):  # their own text may quote the password
+        raise UserError(f"{VARIABLE} is {store.shown}, which is no address of a database") from None
+
+
+def local_store(study: Path) -> list[Path]:
+    """List where MLflow writes on this machine for a study: its database, its artifacts."""
+    found = [study / "mlflow.db", study / "mlartifacts", study / "mlruns"]
+    with suppress(UserError):  # said by whoever wants to write there
+        if (file := store_of(study).file) is not None:
+            found.append(study / file)
+    return found

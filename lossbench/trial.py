@@ -1,0 +1,234 @@
+"""One step on a few samples before anything is trained: whether model, task, data, recipe and losses fit.
+
+Small samples go through the model itself. Large ones go through it on torch's meta device, which knows shapes
+and no numbers, and takes no memory; it takes seconds to load, though. The outputs' shape is then filled with
+zeros and shown to every loss beside real targets.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lossbench.data.dataset import Dataset, DatasetInfo, Kind
+from lossbench.errors import UserError
+from lossbench.losses import build
+from lossbench.models import build as build_model
+from lossbench.params import Experiment, Params
+from lossbench.recipe import Recipe
+from lossbench.tasks import task_class
+from lossbench.tasks.base import Task
+from lossbench.training.setting import check_recipe, loss_context
+
+MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionError)
+"""What torch raises at shapes that do not fit."""
+POSITIONS = 2**15
+"""Positions of a sample up to which the model computes for real: the meta device costs as much."""
+LARGE = 2**22
+"""Numbers in a sample's outputs from which on one sample is shown to the losses, not two."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment, about to be tried.
+
+    Attributes:
+        where: how a message begins.
+        samples: encoded, (n, ...) with n = 1 or 2.
+        last: samples in an epoch's last batch; None where that is not known yet.
+
+    """
+
+    where: str
+    experiment: Experiment
+    task: Task
+    samples: Tensor
+    last: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one encoded sample."""
+        return tuple(self.samples.shape[1:])
+
+    @property
+    def whose(self) -> str:
+        """The model and what it is given, in words."""
+        size = "×".join(map(str, self.shape))
+        return f"model '{self.experiment.model.name}' on samples of {size}"
+
+
+def try_experiment(name: str, params: Params, data: Dataset, file: str = "params.yaml") -> None:
+    """Try an experiment on its data: build the model, run it and every loss forwards and backwards.
+
+    Args:
+        name: of the experiment.
+        params: of the study.
+        data: what it is trained on.
+        file: named in messages.
+
+    Raises:
+        UserError: one sentence on what does not fit.
+
+    """
+    experiment, where = params.experiments[name], f"{file}: experiment '{name}'"
+    split = data.split("train")
+    if not len(split):
+        raise UserError(f"{data.folder}: split 'train' is empty; training needs at least one sample in it")
+    with _told(where):
+        task = task_class(experiment.task.name)(data.info, experiment.task.options)
+        inputs, targets = _first(split.inputs), _first(split.targets)
+        trial = Trial(
+            where, experiment, task, task.encode_inputs(inputs), _last(experiment.recipe, len(split))
+        )
+        check_recipe(experiment.recipe, data, trial.shape)
+    with one_thread():
+        outputs = try_model(trial)
+    for arm in params.arms_of(name).values():
+        with one_thread():
+            _try_loss(trial, arm.loss, params.losses[arm.loss], outputs, task.encode_targets(targets))
+
+
+def try_shape(name: str, params: Params, shape: tuple[int, ...], file: str = "params.yaml") -> None:
+    """Try an experiment's model where the shape of its samples is known, and no sample yet.
+
+    Raises:
+        UserError: one sentence on what does not fit.
+
+    """
+    experiment, where = params.experiments[name], f"{file}: experiment '{name}'"
+    kind = task_class(experiment.task.name).kinds[0]
+    with _told(where):
+        task = task_class(experiment.task.name)(_outline(kind, shape), experiment.task.options)
+    trial = Trial(where, experiment, task, task.encode_inputs(torch.zeros(2, *shape, dtype=torch.uint8)))
+    with one_thread():
+        outputs = try_model(trial)
+    wanted = {"label": (task.outputs,), "mask": (task.outputs, *shape[1:])}.get(kind)
+    if wanted is not None and tuple(outputs.shape[1:]) != wanted:
+        raise UserError(
+            f"{where}: {trial.whose} puts out {_sized(outputs)} a sample, but task '{task.name}' needs "
+            f"{'×'.join(['classes', *map(str, wanted[1:])])}; name a model for that task"
+        )
+
+
+def try_model(trial: Trial) -> Tensor:
+    """Run the model forwards and backwards; its outputs, for two samples, without numbers.
+
+    Raises:
+        UserError: if it cannot take the samples, or the last batch of an epoch.
+
+    """
+    device = "cpu" if int(np.prod(trial.shape[1:])) <= POSITIONS else "meta"
+    with _told(trial.where):
+        model = _model(trial, device)
+    try:
+        outputs = _step(model, trial, device, 2)
+    except NotImplementedError:  # an operation that the meta device lacks
+        device = "cpu"
+        model = _model(trial, device)
+        outputs = _step(model, trial, device, 2)
+    if trial.last == 1:
+        try:
+            model(_batch(trial, device, 1))
+        except MISFIT:
+            recipe = trial.experiment.recipe
+            raise UserError(
+                f"{trial.where}: 'recipe.batch_size' is {recipe.batch_size}, which leaves one sample for an "
+                f"epoch's last batch, and {trial.whose} cannot train on one (batch norm needs more than one "
+                "value a channel); say 'recipe.drop_last: true', or another batch_size"
+            ) from None
+    return outputs
+
+
+def _model(trial: Trial, device: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
+
+
+def _step(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            outputs: Tensor = model(_batch(trial, device, count)).float()
+            outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
+    except NotImplementedError:
+        raise
+    except MISFIT as error:
+        raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
+    return outputs.detach()
+
+
+def _batch(trial: Trial, device: str, count: int) -> Tensor:
+    return trial.samples[:1].to(device).expand(count, *trial.shape).contiguous()
+
+
+def _try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tensor) -> None:
+    count = 1 if outputs[0].numel() > LARGE else len(trial.samples)
+    logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True)
+    task, targets = trial.task, targets[:count]
+    made = build(spec, loss_context(task), f"losses.{name}")
+    try:
+        extra = {}
+        if made.auxiliary:
+            extra["auxiliary"] = made.prepare(task.loss_target(targets), task.loss_classes)
+        task.objective(made, logits, targets, trial.samples[:count], **extra).backward()  # type: ignore[no-untyped-call]  # torch's own
+    except MISFIT as error:
+        raise UserError(
+            f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample, which task '{task.name}' "
+            f"cannot show to loss '{name}' beside its targets: {_brief(error)}"
+        ) from None
+
+
+def _first(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array[:2]))
+
+
+def _last(recipe: Recipe, count: int) -> int:
+    """Count the samples of an epoch's last batch."""
+    batch = min(recipe.batch_size, count)
+    return batch if recipe.drop_last else count % batch or batch
+
+
+def _outline(kind: Kind | str, shape: tuple[int, ...]) -> DatasetInfo:
+    """Stand in for a dataset of which the samples' shape is all that is known."""
+    targets = {"mask": shape[1:], "multilabel": (2,), "boxes": (1, 5)}.get(kind, ())
+    return DatasetInfo(
+        kind=kind,  # type: ignore[arg-type]  # a task's own
+        classes=("one", "other"),
+        input_shape=shape,
+        target_shape=targets,
+        mean=(0.0,) * shape[0],
+        std=(1.0,) * shape[0],
+        counts=(1, 1),
+        sizes={"train": 2},
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Leave torch's pool of threads unused: workers forked later would wait for it for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say of which experiment a sentence speaks."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _sized(outputs: Tensor) -> str:
+    return "×".join(map(str, outputs.shape[1:]))
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,182 @@
+"""The address of MLflow's store: whatever is in it, one sentence, and never its password."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, stage, tiny_params, write_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossbench.checking import check
+from lossbench.errors import UserError
+from lossbench.params import parse_params
+from lossbench.tracking.server import connect
+from lossbench.tracking.store import check_driver, local_store, parse, shown, store_of, without_secrets
+
+SECRET = "hunter2-secret"  # noqa: S105 (the one that must not be printed)
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "host", "port"),
+    [
+        ("http://127.0.0.1:5000", "http", "127.0.0.1", 5000),
+        ("https://me:pw@mlflow.example/base", "https", "mlflow.example", 443),
+        ("http://[::1]:5000", "http", "::1", 5000),
+        ("HTTP://host", "http", "host", 80),
+        ("postgresql+psycopg2://me:pw@db:5432/x", "postgresql", None, None),
+        ("databricks", "databricks", None, None),
+        ("databricks://profile", "databricks", None, None),
+    ],
+)
+def test_an_address_is_read(uri: str, kind: str, host: str | None, port: int | None) -> None:
+    store = parse(uri)
+    assert (store.uri, store.kind, store.host, store.port, store.file) == (uri, kind, host, port, None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:///mlflow.db", "mlflow.db"),
+        ("sqlite:////srv/a@b/m.db?timeout=5", "/srv/a@b/m.db"),
+        ("file:///srv/runs", "/srv/runs"),
+        ("file:/srv/my%20runs", "/srv/my runs"),
+        ("./mlruns", "mlruns"),
+        ("/srv/runs", "/srv/runs"),
+    ],
+)
+def test_a_local_store_is_found_where_it_is(uri: str, file: str, tmp_path: Path, monkeypatch: Any) -> None:
+    assert parse(uri).file == Path(file)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tmp_path / file in local_store(tmp_path)
+
+
+def test_a_store_in_memory_is_no_file() -> None:
+    assert parse("sqlite://").file is None
+    assert parse("sqlite:///:memory:").file is None
+
+
+PASSWORDS = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\""), min_size=1, max_size=12
+).map(lambda text: f"{SECRET}{text}{SECRET}")
+SCHEMES = st.sampled_from(
+    [
+        "http",
+        "https",
+        "postgresql",
+        "postgresql+psycopg",
+        "mysql+pymysql",
+        "mssql",
+        "postgres",
+        "httpx",
+        "ftp",
+        "POSTGRESQL",
+    ]
+)
+SLASHES = st.sampled_from(["://", ":", ":/"])
+
+
+@settings(deadline=None)
+@given(
+    scheme=SCHEMES,
+    slashes=SLASHES,
+    password=PASSWORDS,
+    port=st.sampled_from(["", ":5000", ":", ":port", ":99999"]),
+)
+def test_no_password_is_ever_shown(scheme: str, slashes: str, password: str, port: str) -> None:
+    uri = f"{scheme}{slashes}me:{password}@db.example{port}/mlflow"
+    said = [shown(uri)]
+    try:
+        store = parse(uri)
+        said += [store.shown]
+        check_driver(store)
+    except UserError as error:
+        said.append(str(error))
+    assert not [one for one in said if SECRET in one]
+    assert SECRET not in without_secrets(f"cannot connect to {scheme}://me:{password}@db.example, sorry")
+
+
+@pytest.mark.parametrize("query", ["password", "sslpassword", "access_token", "api_key", "pwd"])
+def test_no_secret_of_a_query_is_shown(query: str) -> None:
+    uri = f"postgresql://db/mlflow?{query}={SECRET}&x=1"
+    assert SECRET not in shown(uri)
+    assert SECRET not in without_secrets(f"invalid dsn: {uri}")
+
+
+MISSING = {
+    "postgresql://db/mlflow": "psycopg2-binary",
+    "postgresql+psycopg://db/mlflow": "psycopg[binary]",
+    "postgresql+pg8000://db/mlflow": "pg8000",
+    "mysql://db/mlflow": "mysqlclient",
+    "mysql+pymysql://db/mlflow": "pymysql",
+    "mssql+pyodbc://db/mlflow": "pyodbc",
+    "mssql+pymssql://db/mlflow": "pymssql",
+}
+
+
+@pytest.mark.parametrize("uri", list(MISSING))
+def test_a_driver_that_is_not_installed_is_named(uri: str, monkeypatch: Any) -> None:
+    from sqlalchemy.engine import make_url
+
+    def absent(_self: Any) -> None:
+        names = {"psycopg2-binary": "psycopg2", "psycopg[binary]": "psycopg", "mysqlclient": "MySQLdb"}
+        package = MISSING[uri]
+        raise ModuleNotFoundError(f"No module named '{package}'", name=names.get(package, package))
+
+    monkeypatch.setattr(make_url(uri).get_dialect(), "import_dbapi", classmethod(absent))
+    with pytest.raises(UserError, match=r"needs the package '") as refused:
+        check_driver(parse(uri))
+    assert f"'{MISSING[uri]}'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("postgres://db/mlflow", "no kind of store is called 'postgres'; did you mean 'postgresql'?"),
+        ("postgresql+nothing://db/mlflow", "knows no driver 'postgresql+nothing'"),
+        ("htp://host", "did you mean 'http'?"),
+        ("http://", "names no host"),
+        ("http://host:port", "whose port cannot be read"),
+        ("http://[::1", "whose host cannot be read"),
+        ("sqlite:mlflow.db", "expected '//' after 'sqlite:'"),
+        ("postgresql://db:port/x", "is no address of a database"),
+    ],
+)
+def test_what_is_no_address_is_refused_by_check_in_a_sentence(
+    uri: str, sentence: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI is ") as refused:
+        check(parse_params(tiny_params()), study=tmp_path)
+    assert sentence in str(refused.value)
+    with pytest.raises(UserError):
+        connect(tmp_path)
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", " ")
+    assert store_of(tmp_path).file == tmp_path / "mlflow.db"
+
+
+@pytest.mark.parametrize("entry", ["track", "ui", "doctor", "rollback"])
+def test_every_entry_point_says_it_in_one_sentence(entry: str, tmp_path: Path) -> None:
+    made = tiny_params()
+    made["retraining"] = {"experiment": "digits"}
+    write_params(tmp_path, made)
+    uri = f"postgres://me:{SECRET}@db/mlflow"
+    ran = stage(tmp_path, entry, MLFLOW_TRACKING_URI=uri)
+    said = ran.stdout + ran.stderr
+    assert ran.returncode in (1, 2), said
+    assert "no kind of store is called 'postgres'" in said
+    assert "Traceback" not in said
+    assert SECRET not in said
+
+
+def test_reading_an_address_imports_neither_mlflow_nor_sqlalchemy() -> None:
+    code = (
+        "import sys; from pathlib import Path; from lossbench.tracking.store import store_of; store_of(Path());"
+        "assert not {'mlflow', 'sqlalchemy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,227 @@
+"""What does not fit is said in a sentence, by `check` or, where only the data tell, by `validate`: never by training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import stage, tiny_params, write_params
+from data_cases import class_folder
+from PIL import Image
+
+from lossbench import trial
+from lossbench.checking import check
+from lossbench.data.current import up_to_date
+from lossbench.data.dataset import Dataset
+from lossbench.data.fetching import fetch
+from lossbench.errors import UserError
+from lossbench.models import MODELS
+from lossbench.params import load_params, parse_params
+from lossbench.studies import new_study
+from lossbench.trial import try_experiment
+
+UNFIT = {
+    "a classifier in a segmentation study": (
+        lambda made: made["experiments"]["scenes"].update(model="lenet"),
+        r"experiment 'scenes': model 'lenet' on samples of 1×32×32 puts out \d+ a sample",
+    ),
+    "a U-Net for which the size is not divisible": (
+        lambda made: made["experiments"]["scenes"].update(model={"name": "unet", "depth": 6}),
+        "experiment 'scenes': 'model.depth' is 6, for which a U-Net needs images whose sides are divisible by 64",
+    ),
+    "images too small for the model": (
+        lambda made: made["experiments"]["digits"].update(model={"name": "simple_cnn", "layers": 5}),
+        "experiment 'digits': ",
+    ),
+    "a dense model in a classification study": (
+        lambda made: made["experiments"]["digits"].update(model={"name": "unet", "depth": 1}),
+        r"experiment 'digits': model 'unet' on samples of 1×8×8 puts out \d+×8×8 a sample",
+    ),
+    "a language model on images": (
+        lambda made: made["experiments"]["digits"].update(model="lstm"), "experiment 'digits': ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(UNFIT))
+def test_a_model_that_does_not_fit_is_refused_by_check_before_there_are_data(
+    what: str, tmp_path: Path
+) -> None:
+    change, sentence = UNFIT[what]
+    made = tiny_params()
+    change(made)
+    with pytest.raises(UserError, match=sentence):
+        check(parse_params(made), study=tmp_path)
+
+
+@pytest.mark.parametrize("what", list(UNFIT))
+def test_and_likewise_on_the_data(what: str, trained_study: Path) -> None:
+    change, sentence = UNFIT[what]
+    made = tiny_params()
+    change(made)
+    params = parse_params(made)
+    name = "scenes" if "'scenes'" in sentence else "digits"
+    with pytest.raises(UserError, match=sentence):
+        try_experiment(name, params, Dataset.open(trained_study / "data" / name))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda made: made["losses"]["focal"].update(class_weights=[1.0, 2.0]), r"losses.focal.class_weights is"),
+        (lambda made: made["losses"].update(focal={"name": "binary_cross_entropy"}), "losses.focal.name is"),
+        (
+            lambda made: made["experiments"]["scenes"].update(task="classification", metric="accuracy"),
+            "needs a dataset with targets of kind label, found kind 'mask'",
+        ),
+        (lambda made: made["experiments"]["scenes"]["recipe"].update(sampling="balanced"), "one label per sample"),
+    ],
+)  # fmt: skip
+def test_losses_task_and_recipe_are_tried_too(change: Any, sentence: str, trained_study: Path) -> None:
+    made = tiny_params()
+    made["experiments"] = {"scenes": {**made["experiments"]["scenes"]}}
+    made["experiments"]["scenes"]["recipe"] = dict(made["experiments"]["scenes"]["recipe"])
+    made["arms"] = {name: arm for name, arm in made["arms"].items() if arm["experiment"] == "scenes"}
+    del made["hypotheses"]
+    change(made)
+    with pytest.raises(UserError, match=sentence):
+        try_experiment("scenes", parse_params(made), Dataset.open(trained_study / "data/scenes"))
+
+
+def test_what_fits_passes_and_leaves_threads_and_random_numbers_alone(trained_study: Path) -> None:
+    params = load_params(trained_study / "params.yaml")
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    threads = torch.get_num_threads()
+    for name in params.experiments:
+        try_experiment(name, params, Dataset.open(trained_study / "data" / name))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "drop", "refused"),
+    [(17, 16, False, True), (17, 16, True, False), (18, 16, False, False), (16, 16, False, False), (5, 1, True, True),
+     (1, 16, False, True), (33, 32, False, True)],
+)  # fmt: skip
+def test_a_last_batch_of_one_at_1x1_is_refused_where_batch_norm_cannot_train(
+    count: int, batch: int, drop: bool, refused: bool, trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_params()
+    made["experiments"]["scenes"]["model"] = {"name": "unet", "width": 4, "depth": 5}  # 32×32 down to 1×1
+    recipe = {**made["experiments"]["scenes"]["recipe"], "batch_size": batch, "drop_last": drop}
+    made["experiments"]["scenes"]["recipe"] = recipe
+    data = Dataset.open(trained_study / "data/scenes")
+    split = data.split("train")
+    short = type(split)(split.inputs[:count], split.targets[:count])
+    monkeypatch.setattr(Dataset, "split", lambda _self, _name: short)
+    if not refused:
+        try_experiment("scenes", parse_params(made), data)
+        return
+    with pytest.raises(UserError, match=r"'recipe.batch_size' is \d+, which leaves one sample"):
+        try_experiment("scenes", parse_params(made), data)
+
+
+SHAPES = {
+    "mnist_cnn": (1, 28, 28), "lenet": (1, 28, 28), "torchvision": (3, 64, 64), "lstm": (12,),
+}  # fmt: skip
+OPTIONS = {"torchvision": {"architecture": "resnet18"}}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_large_samples_cost_no_memory_every_model_runs_without_numbers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossbench.recipe import Network
+    from lossbench.trial import Trial, try_model
+
+    shape = SHAPES.get(name, (1, 32, 32))
+    long = name == "lstm"
+    samples = torch.zeros(2, *shape, dtype=torch.long if long else torch.float)
+    outputs = 7 if name != "autoencoder" else 1
+
+    class Task:
+        pass
+
+    task = Task()
+    task.outputs = outputs  # type: ignore[attr-defined]  # a task's only attribute that a model asks for
+    network = Network.model_validate({"name": name, **OPTIONS.get(name, {})})
+
+    class Experiment:
+        model = network
+
+    found = {}
+    for positions in (2**30, 0):
+        monkeypatch.setattr(trial, "POSITIONS", positions)
+        made = try_model(Trial("here", Experiment, task, samples))  # type: ignore[arg-type]  # see above
+        found[made.device.type] = tuple(made.shape)
+    assert found["meta"] == found["cpu"], "an operation that the meta device lacks"
+
+
+def masks(folder: Path, count: int, side: int) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for number in range(count):
+            for kind, high in (("images", 256), ("masks", 2)):
+                file = folder / split / kind / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, high, (side, side)).astype(np.uint8)).save(file)
+    return folder
+
+
+def test_seventeen_images_of_8x8_with_masks_train_as_proposed(tmp_path: Path) -> None:
+    study = new_study("tiny", masks(tmp_path / "cells", 17, 8), tmp_path)
+    params = load_params(study / "params.yaml")
+    fetch(params.datasets["tiny"], "tiny", study / "data/tiny")
+    try_experiment("tiny", params, Dataset.open(study / "data/tiny"))
+
+
+@pytest.mark.slow
+def test_validate_says_what_check_could_not_know_and_lets_nothing_pass(tmp_path: Path) -> None:
+    study = new_study("tiny", masks(tmp_path / "cells", 17, 8), tmp_path)
+    text = (study / "params.yaml").read_text().replace("depth: 2", "depth: 3")
+    (study / "params.yaml").write_text(text)
+    (study / "reports/validation").mkdir(parents=True)
+    assert stage(study, "check").returncode == 0
+    assert stage(study, "fetch", "tiny").returncode == 0
+    ran = stage(study, "validate", "tiny")
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "'recipe.batch_size' is 16, which leaves one sample" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (study / "reports/validation/tiny.passed").exists()
+    again = stage(study, "check")  # from now on it knows
+    assert again.returncode == 2
+    assert "'recipe.batch_size' is 16" in again.stderr
+
+
+def test_old_data_do_not_hold_up_new_params_or_new_files(tmp_path: Path) -> None:
+    made = tiny_params()
+    made["datasets"]["digits"] = {"source": "image_folder", "path": "pets", "size": [8, 8], "channels": 1}
+    write_params(tmp_path, made)
+    class_folder(tmp_path / "pets", 20, ("cat", "dog"))
+    dataset = load_params(tmp_path / "params.yaml").datasets["digits"]
+    assert not up_to_date(tmp_path, "digits", dataset)
+    here = dataset.model_copy(update={"path": str(tmp_path / "pets")})
+    fetch(here, "digits", tmp_path / "data/digits")
+    assert up_to_date(tmp_path, "digits", dataset)
+    block = made["datasets"]["digits"]
+    size = sum(one.stat().st_size for one in (tmp_path / "pets").rglob("*.png"))
+    noted = {
+        "deps": [{"path": "pets", "nfiles": 40, "size": size}],
+        "params": {"params.yaml": {"datasets.digits": block}},
+    }
+    write_lock(tmp_path, noted)
+    write_params(tmp_path, made)  # younger now; DVC's note tells that it is the same
+    assert up_to_date(tmp_path, "digits", dataset)
+    assert not up_to_date(tmp_path, "digits", dataset.model_copy(update={"subset": 4}))
+    class_folder(tmp_path / "pets", 21, ("cat", "dog"))
+    assert not up_to_date(tmp_path, "digits", dataset)
+
+
+def write_lock(study: Path, noted: dict[str, Any]) -> None:
+    from ruamel.yaml import YAML
+
+    with (study / "dvc.lock").open("w") as stream:
+        YAML().dump({"schema": "2.0", "stages": {"fetch@digits": noted}}, stream)
