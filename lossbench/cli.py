@@ -1,10 +1,12 @@
-"""The `lossbench` command: new-study, predict, export."""
+"""The `lossbench` command: new-study, predict, export, verdict, seeds."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
+from lossbench.verdicts import command as verdict
+from lossbench.verdicts import seeds
 
 
 def main() -> None:
@@ -21,6 +23,8 @@ def main() -> None:
     study.set_defaults(run=lambda chosen: _new_study(chosen.name, chosen.data))
     _add_predict(commands)
     _add_export(commands)
+    verdict.add(commands)
+    seeds.add(commands)
     chosen = parser.parse_args()
     sys.exit(exit_code(lambda: chosen.run(chosen)))
 

@@ -91,6 +91,14 @@ def seeds_said(contrast: Contrast) -> str:
     return f"{way} on {contrast.ahead} of {contrast.n} seeds{equal}"
 
 
+def rounded(contrast: Contrast, level: float) -> tuple[str, str]:
+    """Write difference and interval for a table: "0.41", "0.36 to 0.46 (95 %)"; beside a tie the one that shows it."""
+    tie = contrast.verdict == Verdict.TIE
+    value, interval = _with_interval(contrast, 2 * contrast.tie_level if tie else level, tie=tie)
+    share, bounds = interval.split(" % ", 1)
+    return value.split(" ", 1)[0], f"{bounds} ({share} %)"
+
+
 def _with_interval(
     contrast: Contrast, level: float, unsigned: bool = False, tie: bool = False
 ) -> tuple[str, str]:
@@ -156,6 +164,8 @@ def _need(contrast: Contrast) -> str:
         said = "an effect as large as the one seen would usually show at this many seeds"
     else:
         said = f"{_about(contrast)} would be needed to show a difference of the size seen"
+    if contrast.step > contrast.margin:
+        return f"{said}, and no tie can be: one test sample weighs {contrast.step:.2g}, more than the margin"
     if tie is None or (needed is not None and tie >= needed):
         return said
     return f"{said}, and {_more(tie, contrast.n)} would show a tie if there is no difference"
@@ -217,12 +227,10 @@ def level_over_report(families: int, level: float) -> str:
 
     """
     each = (
-        f"Each family of statements (an experiment's differences, its ties, the declared claims) errs with a "
-        f"probability of at most {100 * level:g} % where arms that are said to differ in truth score alike"
+        "A family of statements (one experiment's differences, its ties, or the declared claims) holds a false one "
+        f"with a probability of at most {100 * level:g} %, as long as losses that do not differ have exchangeable "
+        "scores seed by seed"
     )
     if families < 2:
         return each + "."
-    return (
-        f"{each}; this page makes {families} such families, so that some statement on it may err with up to "
-        f"{100 * min(1.0, families * level):.3g} %."
-    )
+    return f"{each}; there are {families} families here, so some statement errs with up to {100 * min(1.0, families * level):.3g} %."
