@@ -3,7 +3,7 @@
     python -m benchmarks.aa_pool --experiment digits --loss dice --replicates 48
 
 puts into benchmarks/results/aa_pool.csv (experiment, loss, metric, seed, value) the deciding metric of an
-experiment of params.yaml trained with one of its losses on seeds that no study uses; rows of other pools stay.
+experiment of params.yaml trained with one of its losses on seeds that no study uses; other pools stay.
 The tame losses flatter an A/A: pools of the wild ones (Dice on digits, the scenes) belong beside them.
 """
 

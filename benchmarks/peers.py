@@ -1,14 +1,15 @@
 """The same simulated scores through our verdicts and those of other packages: false verdicts, and power.
 
-The packages are in requirements-peers.lock, for an environment of their own (ours needs numpy and scipy alone):
+The packages are in requirements-peers.lock, for an environment of their own (ours needs numpy and scipy):
 
-    python -m venv /tmp/peers && uv pip install --python /tmp/peers/bin/python --require-hashes -r requirements-peers.lock
+    python -m venv /tmp/peers
+    uv pip install --python /tmp/peers/bin/python --require-hashes -r requirements-peers.lock
     PYTHONPATH=. /tmp/peers/bin/python -m benchmarks.peers --families 2000
 
-A baseline and three arms, eight seeds, normal scores of standard deviation 1 whose pairs correlate by 0, .5 and
-.8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm that is truly
-1.5 standard deviations better is found. Each package is used as its documentation says, at its own defaults for
-a level of 5 %. Writes benchmarks/results/peers.json.
+A baseline and three arms, eight seeds, normal scores of standard deviation 1 whose pairs correlate by 0, .5
+and .8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm truly
+1.5 standard deviations better is found. Each package is used as its documentation says, at its defaults
+for a level of 5 %. Writes benchmarks/results/peers.json.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def baycomp_signed_rank(scores: Array) -> list[int]:
 
     answers = []
     for arm in scores[1:]:
-        for_arm, for_baseline = baycomp.SignedRankTest.probs(arm, scores[0], rope=0, nsamples=5000, random_state=0)
+        for_arm, for_baseline = baycomp.SignedRankTest.probs(
+            arm, scores[0], rope=0, nsamples=5000, random_state=0
+        )
         answers.append(int(for_arm > 1 - LEVEL) - int(for_baseline > 1 - LEVEL))
     return answers
 
@@ -106,7 +109,9 @@ def ictonyx(scores: Array) -> list[int]:
     found = compare_multiple_models(series, alpha=LEVEL, random_state=0)
     answers = []
     for arm in range(1, len(scores)):
-        apart = any(set(name.split("_vs_")) == {"arm0", f"arm{arm}"} for name in found.significant_comparisons)
+        apart = any(
+            set(name.split("_vs_")) == {"arm0", f"arm{arm}"} for name in found.significant_comparisons
+        )
         answers.append(int(apart) * (1 if scores[arm].mean() > scores[0].mean() else -1))
     return answers
 
@@ -135,7 +140,7 @@ def quietly(judge: Judge, scores: Array) -> list[int]:
 
 
 def judged(name: str, families: list[Array]) -> list[list[int]]:
-    """Answers of a package on every family; ours by the rule for many at once, which is held against `compare`."""
+    """Answers of a package on every family; ours by the rule for many at once, held against `compare`."""
     if name != "lossbench":
         return [quietly(JUDGES[name], scores) for scores in families]
     scores = np.stack(families)
@@ -155,16 +160,24 @@ def rates(name: str, families: int) -> list[dict[str, Any]]:
     for correlation in CORRELATIONS:
         rng = np.random.default_rng(int(100 * correlation))
         false = [any(one) for one in judged(name, [simulated(rng, correlation, 0.0) for _ in range(count)])]
-        found = [one[0] == 1 for one in judged(name, [simulated(rng, correlation, EFFECT) for _ in range(count)])]
+        found = [
+            one[0] == 1 for one in judged(name, [simulated(rng, correlation, EFFECT) for _ in range(count)])
+        ]
         row = {"package": name, "correlation": correlation, "families": count}
         rows.append({**row, "false": float(np.mean(false)), "power": float(np.mean(found))})
-        print(f"{name:24} r = {correlation:.1f}  false {rows[-1]['false']:.3f}  power {rows[-1]['power']:.3f}  of {count}", flush=True)
+        print(
+            f"{name:24} r = {correlation:.1f}  false {rows[-1]['false']:.3f}  power "
+            f"{rows[-1]['power']:.3f}  of {count}",
+            flush=True,
+        )
     return rows
 
 
 NASTY: dict[str, Array] = {
     "two seeds": np.array([[0.70, 0.71], [0.80, 0.82], [0.70, 0.72], [0.71, 0.70]]),
-    "a NaN": np.array([[0.7, 0.71, 0.72, 0.7, 0.69, 0.7, 0.71, 0.7], [0.8, 0.82, np.nan, 0.81, 0.8, 0.79, 0.8, 0.82]] * 2),
+    "a NaN": np.array(
+        [[0.7, 0.71, 0.72, 0.7, 0.69, 0.7, 0.71, 0.7], [0.8, 0.82, np.nan, 0.81, 0.8, 0.79, 0.8, 0.82]] * 2
+    ),
     "one value on all seeds": np.array([[0.7, 0.71, 0.72, 0.7, 0.69, 0.7, 0.71, 0.7], [0.75] * 8] * 2),
 }
 
@@ -175,8 +188,10 @@ def nasty() -> list[dict[str, Any]]:
     for what, scores in NASTY.items():
         for name, judge in JUDGES.items():
             try:
-                said = str((foreign if name == "lossbench" else lambda one, judge=judge: quietly(judge, one))(scores))
-            except Exception as error:  # noqa: BLE001  # whatever a package raises is its answer
+                said = str(
+                    (foreign if name == "lossbench" else lambda one, judge=judge: quietly(judge, one))(scores)
+                )
+            except Exception as error:  # whatever a package raises is its answer
                 said = f"{type(error).__name__}: {error}"
             rows.append({"input": what, "package": name, "said": said[:200]})
             print(f"{what:24} {name:24} {said[:100]}", flush=True)
@@ -193,14 +208,19 @@ def foreign(scores: Array) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--families", type=int, default=2000)
     parser.add_argument("--only", choices=list(JUDGES), action="append")
     chosen = parser.parse_args()
     rows = [row for name in chosen.only or JUDGES for row in rates(name, chosen.families)]
     made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
     conditions = {"arms": ARMS, "seeds": SEEDS, "effect_sd": EFFECT, "level": LEVEL}
-    write("peers", {"machine": made, "commit": commit(), "conditions": conditions, "rows": rows, "nasty": nasty()})
+    write(
+        "peers",
+        {"machine": made, "commit": commit(), "conditions": conditions, "rows": rows, "nasty": nasty()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How often the verdicts are wrong, and how often they are right: `python -m benchmarks.statistics`.
 
-Simulated scores with a known truth go through the verdict rule of lossbench.statistics (benchmarks/simulation.py,
-which holds its vectorised rule against the product's in every cell). Prints a table and writes
-benchmarks/results/statistics.json. With `--pool FILE` (columns experiment, loss, metric, seed, value, written by
+Simulated scores with a known truth go through the verdict rule of lossbench.statistics
+(benchmarks/simulation.py, which holds its vectorised rule against the product's in every cell). Prints a
+table and writes benchmarks/results/statistics.json. With `--pool FILE` (experiment, loss, metric, seed, value; from
 benchmarks/aa_pool.py) the A/A runs over real replicates too, of the wild losses as of the tame.
 """
 
@@ -351,7 +351,8 @@ def show(row: Row) -> None:
         if key not in fixed
     )
     print(
-        f"{row['what']:34} {row['shape']:24} {row['rate']:.4f} [{row['lower']:.4f}, {row['upper']:.4f}] of {row['of']}  {extra}",
+        f"{row['what']:34} {row['shape']:24} {row['rate']:.4f} [{row['lower']:.4f}, {row['upper']:.4f}] "
+        f"of {row['of']}  {extra}",
         flush=True,
     )
 

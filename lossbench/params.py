@@ -443,7 +443,8 @@ def _check_seeds(params: Params, file: str) -> None:
         raise UserError(f"{file}: 'comparison.looks' must ascend, found {list(looks)}")
     if looks and looks[-1] > len(params.seeds):
         raise UserError(
-            f"{file}: the last of 'comparison.looks' needs {looks[-1]} seeds, 'seeds' declares {len(params.seeds)}"
+            f"{file}: the last of 'comparison.looks' needs {looks[-1]} seeds, 'seeds' declares "
+            f"{len(params.seeds)}"
         )
 
 

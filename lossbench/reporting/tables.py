@@ -106,7 +106,7 @@ def curves(study: Study) -> pd.DataFrame:
     for one in study.evaluated.values():
         keys = ["arm", "loss", "split", "metric", "epoch"]
         for key, values in one.history.groupby(keys, sort=False)["value"]:
-            interval = within_bounds(mean_interval(values.to_numpy(), level), key[3])
+            interval = within_bounds(mean_interval(values.to_numpy(), level), str(key[3]))
             mean = float(values.mean())
             bounds = (interval.low, interval.high) if len(values) > 1 else (mean, mean)
             rows.append(
@@ -180,7 +180,7 @@ def floors_of(one: Evaluated) -> dict[str, float]:
 
 
 def training_of(one: Evaluated, arm: str, study: Study) -> Training:
-    """What the outs say of an arm's training: the last training loss of every replicate, tuned values at an edge."""
+    """What the outs say of an arm's training: last training losses, and what constants reach."""
     mine = one.history[(one.history["arm"] == arm) & (one.history["split"] == "train")]
     losses = mine[mine["metric"] == "loss"].sort_values("epoch").groupby("seed")["value"].last()
     constant = one.arms[arm].get("constant_loss")
@@ -261,7 +261,9 @@ def _trained(one: Evaluated, loss: str, study: Study) -> bool:
     scores = scores_with(one, loss, one.metric)
     rules = rules_of(one, study)
     arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
-    state = condition(scores, floors_of(one), rules.margin, rules.higher_is_better, training_of(one, arm, study))
+    state = condition(
+        scores, floors_of(one), rules.margin, rules.higher_is_better, training_of(one, arm, study)
+    )
     return not state.untrained
 
 

@@ -1,4 +1,4 @@
-"""When we may say that one loss beats another: paired tests, corrections, equivalence, power, verdicts, looks."""
+"""When we may say that one loss beats another: tests, corrections, equivalence, power, looks."""
 
 from lossbench.statistics.calibration import Calibration, calibrate
 from lossbench.statistics.equivalence import seeds_for_tie, tie_interval, tie_power, tost_p

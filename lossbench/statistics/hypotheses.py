@@ -77,8 +77,8 @@ def answer(
     """Answer declared claims; they are one Holm family of their own.
 
     Supported: the advantage exceeds ``by``, by the test of a verdict (the larger of sign-flip and Hall's p)
-    after Holm and by its interval. Refuted: it falls short of ``by`` by the same standard. Not trained: an arm
-    was not. Else undecided.
+    after Holm and by its interval. Refuted: it falls short of ``by`` by the same standard. Not trained: an
+    arm was not. Else undecided.
 
     Args:
         claims: with their differences (better minus than) over seeds.

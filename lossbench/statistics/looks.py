@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def check_looks(looks: Sequence[int], seeds: int) -> None:
     """
     if not looks:
         raise ValueError("looks must name at least one number of seeds")
-    if looks[0] < 2 or any(later <= sooner for sooner, later in zip(looks, looks[1:], strict=False)):
+    if looks[0] < 2 or any(later <= sooner for sooner, later in pairwise(looks)):
         raise ValueError(f"looks must be ascending numbers of seeds, 2 or more, found {list(looks)}")
     if looks[-1] > seeds:
         raise ValueError(f"the last look needs {looks[-1]} seeds, but {seeds} are declared under 'seeds'")
@@ -311,15 +312,19 @@ def _same_plan(plan: Plan, record: Record) -> None:
     if plan.looks != record.looks or plan.level != record.level:
         raise UserError(
             f"looks.yaml: a look at {last} seeds was taken with looks {list(record.looks)} declared at level "
-            f"{record.level:g}, and params.yaml now declares {list(plan.looks)} at level {plan.level:g}; looks "
-            "declared after the first one are no longer worth their level: restore 'comparison', or start anew "
+            f"{record.level:g}, and params.yaml now declares {list(plan.looks)} at level {plan.level:g}; "
+            "looks "
+            "declared after the first one are no longer worth their level: restore 'comparison', or "
+            "start anew "
             "with seeds that nobody has looked at"
         )
     for row in record.taken:
         if plan.seeds[: row.look] != row.seeds:
             raise UserError(
-                f"looks.yaml: the look at {row.look} seeds was taken with seeds {list(row.seeds)}, and 'seeds' in "
-                f"params.yaml now begins with {list(plan.seeds[: row.look])}; seeds may not be exchanged after a "
+                f"looks.yaml: the look at {row.look} seeds was taken with seeds {list(row.seeds)}, and "
+                "'seeds' in "
+                f"params.yaml now begins with {list(plan.seeds[: row.look])}; seeds may not be exchanged "
+                "after a "
                 "look: restore them, or start anew with seeds that nobody has looked at"
             )
 
@@ -382,6 +387,7 @@ def _discounted(ignored: Mapping[str, tuple[int, ...]], plan: Plan) -> tuple[str
     seeds = sorted({seed for of_arm in ignored.values() for seed in of_arm})
     names = ", ".join(str(seed) for seed in seeds)
     return (
-        f"seed{'s' * (len(seeds) > 1)} {names} of {', '.join(sorted(ignored))} count for nothing: no declared look "
+        f"seed{'s' * (len(seeds) > 1)} {names} of {', '.join(sorted(ignored))} count for nothing: no "
+        "declared look "
         f"({', '.join(str(look) for look in plan.looks)} of the seeds in params.yaml) uses them",
     )

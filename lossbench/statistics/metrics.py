@@ -1,6 +1,6 @@
 """What a metric's exact name says: which way is better, and between which bounds it lies.
 
-A look-up, never a guess: ``iou_error`` is not known because ``iou`` is, and an unknown name has to be asked for.
+A look-up, never a guess: ``iou_error`` is not known because ``iou`` is; of unknown names one has to ask.
 """
 
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from lossbench.statistics.paired import Interval
 
 SHARES = (
-    "accuracy", "balanced_accuracy", "pixel_accuracy", "top1", "top5", "precision", "recall", "f1", "macro_f1",
+    "accuracy", "balanced_accuracy", "pixel_accuracy", "top1", "top5", "precision", "recall", "f1",
+    "macro_f1",
     "micro_f1", "dice", "iou", "mean_iou", "miou", "boundary_f1", "boundary_iou", "auroc", "roc_auc", "aupr",
     "average_precision", "map", "map50",
 )  # fmt: skip
@@ -54,7 +55,7 @@ def within_bounds(interval: Interval, metric: str) -> Interval:
 
 
 def is_training_loss(metric: str) -> bool:
-    """Whether a name is that of the optimised loss itself, on whatever split: ``loss``, ``val_loss``, ``trainLoss``.
+    """Whether a name is the optimised loss's own, on whatever split: ``loss``, ``val_loss``, ``trainLoss``.
 
     Its values have a unit of their own per loss, so comparing them compares units. ``log_loss`` or
     ``hamming_loss`` are metrics that happen to be called so.

@@ -18,7 +18,7 @@ from scipy import stats
 
 Array = npt.NDArray[Any]
 EXACT_UP_TO = 32
-"""Non-zero differences up to which all 2^n sign vectors are counted (by halves: 2^16 sums, some milliseconds)."""
+"""Non-zero differences up to which all 2^n sign vectors are counted (by halves: 2^16 sums, milliseconds)."""
 SAME = 1e-12
 """Scores that differ by less than this share of their size differ by rounding alone."""
 DRAWS = 200_000
@@ -120,7 +120,7 @@ def _all_signed_sums(values: Array) -> Array:
 
 
 def hall_statistic(differences: Array, centre: float = 0.0) -> Array:
-    """Student's t of mean ``centre``, transformed so that skewed differences follow t (Hall 1992, cubic form).
+    """Student's t of mean ``centre``, transformed so that skewed differences follow t (Hall 1992, cubic).
 
     With r = (mean − centre)/sd and skewness γ: √n (r + γr²/3 + γ²r³/27 + γ/6n), monotone in r.
 
@@ -143,7 +143,7 @@ def hall_statistic(differences: Array, centre: float = 0.0) -> Array:
 
 
 def hall_p(differences: Array, centre: float = 0.0) -> Array:
-    """Two-sided p of Hall's skewness-corrected t over the last axis; 1 where nothing varies from ``centre``."""
+    """Two-sided p of Hall's skewness-corrected t over the last axis; 1 where nothing leaves ``centre``."""
     freedom = np.asarray(differences).shape[-1] - 1
     p = 2 * stats.t.sf(np.abs(hall_statistic(differences, centre)), freedom)
     return np.asarray(np.nan_to_num(p, nan=1.0))
@@ -197,7 +197,7 @@ def difference_p(differences: Array) -> float:
 
 
 def constant(values: Array) -> bool:
-    """Whether there is only one value, but for rounding: as evidence it counts once, however often it stands."""
+    """Whether there is only one value, but for rounding: such values count once, however often they stand."""
     values = np.asarray(values, dtype=np.float64)
     return bool(np.ptp(values) <= SAME * np.abs(values).max())
 

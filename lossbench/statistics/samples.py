@@ -122,7 +122,7 @@ class Paired:
 
 
 def effect(sample: Sample) -> float:
-    """Difference over its standard deviation; infinite without spread, NaN where it is unknown, 0 for none."""
+    """Difference over its standard deviation; infinite without spread, NaN where unknown, 0 for none."""
     if sample.difference == 0 and sample.n > 1:
         return 0.0
     return sample.difference / sample.spread if sample.spread else math.copysign(math.inf, sample.difference)

@@ -75,7 +75,8 @@ def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level
             )
         case Verdict.UNDECIDED:
             value, basis = _with_interval(contrast, level)
-            return f"{where} against {baseline} is undecided: {value} ({basis}, {tests}); {_need(contrast)}{lost}."
+            found = f"{value} ({basis}, {tests}); {_need(contrast)}{lost}"
+            return f"{where} against {baseline} is undecided: {found}."
         case Verdict.NOT_TRAINED:
             value, _ = _with_interval(contrast, level)
             why = _untrained(contrast, arm, baseline)
@@ -92,7 +93,7 @@ def seeds_said(contrast: Contrast) -> str:
 
 
 def rounded(contrast: Contrast, level: float) -> tuple[str, str]:
-    """Write difference and interval for a table: "0.41", "0.36 to 0.46 (95 %)"; beside a tie the one that shows it."""
+    """Write difference and interval for a table; beside a tie the interval that shows it."""
     tie = contrast.verdict == Verdict.TIE
     value, interval = _with_interval(contrast, 2 * contrast.tie_level if tie else level, tie=tie)
     share, bounds = interval.split(" % ", 1)
@@ -227,10 +228,13 @@ def level_over_report(families: int, level: float) -> str:
 
     """
     each = (
-        "A family of statements (one experiment's differences, its ties, or the declared claims) holds a false one "
-        f"with a probability of at most {100 * level:g} %, as long as losses that do not differ have exchangeable "
+        "A family of statements (one experiment's differences, its ties, or the declared claims) holds a "
+        "false one "
+        f"with a probability of at most {100 * level:g} %, as long as losses that do not differ have "
+        "exchangeable "
         "scores seed by seed"
     )
     if families < 2:
         return each + "."
-    return f"{each}; there are {families} families here, so some statement errs with up to {100 * min(1.0, families * level):.3g} %."
+    share = 100 * min(1.0, families * level)
+    return f"{each}; there are {families} families here, so some statement errs with up to {share:.3g} %."

@@ -128,7 +128,8 @@ def _above_constant(training: Training) -> str:
     median = float(np.median(np.where(np.isfinite(last), last, np.inf)))
     if not median > training.constant_loss:
         return ""
-    return f"its training loss ended at {median:.3g}, where the best constant output has {training.constant_loss:.3g}"
+    constant = f"where the best constant output has {training.constant_loss:.3g}"
+    return f"its training loss ended at {median:.3g}, {constant}"
 
 
 def _name(floor: str) -> str:
@@ -149,7 +150,7 @@ def share_interval(count: int, n: int, level: float = 0.05) -> tuple[float, floa
 
 
 def seeds_to_exclude(share: float, level: float = 0.05) -> int:
-    """Seeds without a collapse that it takes to exclude that ``share`` of them would (one-sided): 29 for .1."""
+    """Seeds without a collapse that exclude a ``share`` of collapses (one-sided): 29 for .1."""
     if not 0 < share < 1:
         raise ValueError(f"a share must lie between 0 and 1, found {share}")
     return math.ceil(math.log(level) / math.log(1 - share))

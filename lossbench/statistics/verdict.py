@@ -74,8 +74,8 @@ class Contrast:
     """One arm against another on one metric; differences are arm minus baseline, in the metric's unit.
 
     ``p`` is the larger of the sign-flip p and Hall's, ``p_holm`` and ``p_tie_holm`` are corrected for the
-    family (and for looks, where several are declared). The interval of a tie has the coverage ``1 − 2·tie_level``
-    and lies within the margin exactly where the tie is shown. ``ahead`` counts the seeds on which the arm
+    family (and for looks, where several are declared). The interval of a tie covers ``1 − 2·tie_level`` and
+    lies within the margin exactly where the tie is shown. ``ahead`` counts the seeds on which the arm
     scored better, ``equal`` those without a difference; None where seeds do not pair.
     """
 

@@ -19,8 +19,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     made = commands.add_parser(
         "verdict",
         help="say which loss is better, from scores you already have",
-        description="Say which loss is better, from a table of scores (loss,seed,score[,metric,experiment,group], or "
-        "seed and a column per loss) or from MLflow's runs. Exit codes: 0; 1 with --fail-on; 2 for bad input.",
+        description="Say which loss is better, from a table of scores "
+        "(loss,seed,score[,metric,experiment,group], or "
+        "seed and a column per loss) or from MLflow's runs. Exit codes: 0; 1 with --fail-on; 2 for bad "
+        "input.",
     )
     made.add_argument("scores", nargs="?", type=Path, help="CSV file, long or wide")
     made.add_argument("--mlflow", metavar="URI", help="read runs from this tracking server instead")

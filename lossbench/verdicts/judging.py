@@ -70,7 +70,7 @@ def verdict(
     """Say which loss is better, from scores that one already has.
 
     Args:
-        frame: a pandas data frame, a mapping of columns, a list of rows (mappings), or the path of a CSV file;
+        frame: a pandas data frame, a mapping of columns, a list of rows (mappings), or a CSV file's path;
             long (``loss,seed,score[,metric,experiment,group]``) or wide (``seed`` and a column per loss).
         baseline: the loss the others are compared with; all pairs where None.
         margin: the largest difference that does not matter, in the metric's unit; there is no default.
@@ -84,7 +84,8 @@ def verdict(
         unpaired: compare the two sets of scores, not seed by seed.
 
     Returns:
-        The verdicts: ``.frame``, ``.plot()``, ``.latex()``, ``.text()``, ``.markdown()``, ``.json()``, ``.html()``.
+        The verdicts: ``.frame``, ``.plot()``, ``.latex()``, ``.text()``, ``.markdown()``, ``.json()``,
+        ``.html()``.
 
     Raises:
         UserError: in one sentence, for scores that cannot be judged.
@@ -150,7 +151,8 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
 def _refuse_training_loss(metric: str | None, what: str) -> None:
     if metric and is_training_loss(metric):
         raise UserError(
-            f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss to loss; "
+            f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss "
+            "to loss; "
             "compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
         )
 
@@ -234,7 +236,8 @@ def _comparison(
     ]
     if not once and not unpaired and len(shared) > 1 and constant(sample.differences) and sample.difference:
         once.append(
-            f"{arm} − {other} is {sample.difference:g} on all {len(shared)} seeds: as evidence that is one difference"
+            f"{arm} − {other} is {sample.difference:g} on all {len(shared)} seeds: as evidence that is "
+            "one difference"
             ", whatever the number of seeds; is one column computed from the other?"
         )
     return Comparison(
@@ -254,7 +257,8 @@ def _repeats(values: Array) -> bool:
 
 def _said_once(loss: str, values: Array) -> str:
     return (
-        f"{loss} has one value, {values[0]:g}, on all {len(values)} seeds: as evidence that is one score, so it stays "
+        f"{loss} has one value, {values[0]:g}, on all {len(values)} seeds: as evidence that is one "
+        "score, so it stays "
         "undecided; does the seed reach the training, or can this test set not tell models apart?"
     )
 
@@ -266,7 +270,8 @@ def _left_out(arm: str, other: str, first: Any, second: Any, shared: int) -> lis
         if seeds:
             named = ", ".join(seeds[:20]) + (", …" if len(seeds) > 20 else "")
             said.append(
-                f"{whose} has no score on seed{'s' * (len(seeds) > 1)} {named}: {arm} and {other} are compared on "
+                f"{whose} has no score on seed{'s' * (len(seeds) > 1)} {named}: {arm} and {other} are "
+                "compared on "
                 f"the {shared} seed{'s' * (shared > 1)} that both have"
             )
     return said
@@ -279,7 +284,8 @@ def _notes(
     notes = [f"{prefix}{one}" for of_pair in said for one in of_pair]
     for loss, seeds in scores.replaced.items():
         notes.append(
-            f"{prefix}{loss} has no score on seed{'s' * (len(seeds) > 1)} {', '.join(dict.fromkeys(seeds))}: counted "
+            f"{prefix}{loss} has no score on seed{'s' * (len(seeds) > 1)} "
+            f"{', '.join(dict.fromkeys(seeds))}: counted "
             "with the floor's"
         )
     if scores.groups:
@@ -290,8 +296,10 @@ def _notes(
     if few:
         n = min(one.sample.n for one in few)
         notes.append(
-            f"{prefix}{n} seed{'s' * (n > 1)} cannot show a difference, whatever the scores: with {len(compared)} "
-            f"contrast{'s' * (len(compared) > 1)} the smallest p is {min(1.0, smallest_p(n) * len(compared)):.3g} after "
+            f"{prefix}{n} seed{'s' * (n > 1)} cannot show a difference, whatever the scores: with "
+            f"{len(compared)} "
+            f"contrast{'s' * (len(compared) > 1)} the smallest p is "
+            f"{min(1.0, smallest_p(n) * len(compared)):.3g} after "
             f"Holm; it takes at least {least} seeds"
         )
     return notes
@@ -311,7 +319,9 @@ def _over_groups(contrast: Contrast, scores: Scores, rules: Rules) -> tuple[floa
         np.stack([[[of_loss[seed][group], 1.0] for group in groups] for seed in seeds])
         for of_loss in (first, second)
     ]
-    found: Interval = seeds_by_examples(*arrays, lambda total: total[..., 0] / total[..., 1], rules.level)
+    found: Interval = seeds_by_examples(
+        arrays[0], arrays[1], lambda total: total[..., 0] / total[..., 1], rules.level
+    )
     return found.low, found.high
 
 

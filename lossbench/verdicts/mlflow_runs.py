@@ -32,7 +32,8 @@ def read_runs(uri: str, experiment: str | None, loss: str, seed: str, metric: st
     if not scored:
         there = sorted({name for run in runs for name in run.data.metrics})
         raise UserError(
-            f"MLflow experiment '{experiment}': none of {len(runs)} runs has {loss}, {seed} and metric '{metric}' "
+            f"MLflow experiment '{experiment}': none of {len(runs)} runs has {loss}, {seed} and metric "
+            f"'{metric}' "
             f"({len(kept)} have the first two); metrics there: {nearest(metric, there) if there else 'none'}"
         )
     rows = [_row(run, places, metric) for run in scored]

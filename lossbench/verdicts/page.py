@@ -1,4 +1,4 @@
-"""One page that stands alone: sentences, forest plot, table. Drawn by hand: it needs numpy and scipy alone."""
+"""One page that stands alone: sentences, forest plot, table. Drawn by hand, without a library for it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,18 +33,23 @@ PAGE = Template("""<!DOCTYPE html>
 <style>
 :root { --ink: #1b1d21; --soft: #5c6370; --line: #dcdfe4; --paper: #fff; --panel: #f6f7f9;
   --better: #00704f; --worse: #b34700; --tie: #0a5c99; --undecided: #5c6370; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab6; --line: #363b44; --paper: #15171b;
-  --panel: #1e2126; --better: #4fd1a5; --worse: #ff9a5c; --tie: #7cc4ff; --undecided: #a3aab6; } }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem 1.1rem 3rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.9rem; margin: 1rem 0 .2rem; letter-spacing: -.02em; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab6;
+  --line: #363b44;
+  --paper: #15171b; --panel: #1e2126; --better: #4fd1a5; --worse: #ff9a5c; --tie: #7cc4ff;
+  --undecided: #a3aab6; } }
+body { margin: 0 auto; max-width: 62rem; padding: 1rem 1.1rem 3rem;
+  background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.9rem; margin: 1rem 0 .2rem; letter-spacing: -.02em; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 .soft { color: var(--soft); } ul { padding: 0; list-style: none; }
-.verdicts li { padding: .7rem 1rem; border-left: 4px solid var(--undecided); margin: .6rem 0; background: var(--panel); }
+.verdicts li { padding: .7rem 1rem; border-left: 4px solid var(--undecided); margin: .6rem 0;
+  background: var(--panel); }
 .better { border-color: var(--better) !important; } .worse { border-color: var(--worse) !important; }
 .tie { border-color: var(--tie) !important; }
 svg { width: 100%; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 @media print { .scroll { overflow: visible; } th, td { white-space: normal; } }
 </style>
 </head>
@@ -115,7 +120,8 @@ def forest(one: Verdicts) -> str:
     parts = [
         f'<rect x="{x(-margin)}" y="{TOP}" width="{x(margin) - x(-margin):.1f}" height="{foot - TOP}" '
         'fill="var(--tie, #0a5c99)" opacity=".13"/>',
-        f'<line x1="{x(0)}" x2="{x(0)}" y1="{TOP}" y2="{foot}" stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>',
+        f'<line x1="{x(0)}" x2="{x(0)}" y1="{TOP}" y2="{foot}" '
+        'stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>',
     ]
     for row, found in enumerate(one.found):
         parts += _drawn(found, TOP + ROW * row + ROW / 2, x)
@@ -128,7 +134,8 @@ def forest(one: Verdicts) -> str:
         f"{escape(title(one))}</text>"
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{alt}" font-family="sans-serif" font-size="12" '
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{alt}" '
+        f'font-family="sans-serif" font-size="12" '
         f'fill="currentColor" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
@@ -148,7 +155,8 @@ def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
     bounds = (one.tie_low, one.tie_high) if tie else (one.ci_low, one.ci_high)
     if all(math.isfinite(bound) for bound in bounds):
         parts.append(
-            f'<line x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="{y:.0f}" y2="{y:.0f}" stroke="{colour}" stroke-width="3"/>'
+            f'<line x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="{y:.0f}" y2="{y:.0f}" '
+            f'stroke="{colour}" stroke-width="3"/>'
         )
     if math.isfinite(one.difference):
         parts.append(

@@ -154,7 +154,7 @@ class Verdicts:
         return "\n".join([f"% {_tex(self.statement)}", *lines]) + "\n"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for one in self.found:
             found = one.contrast
             value, interval = rounded(found, self.rules.level)

@@ -13,7 +13,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     made = commands.add_parser(
         "seeds",
         help="say how many seeds a comparison needs, before any training",
-        description="Say how many seeds it takes to see a difference as large as the margin, and to show a tie.",
+        description="Say how many seeds it takes to see a difference of the margin's size, and a tie.",
     )
     spread = made.add_mutually_exclusive_group(required=True)
     spread.add_argument(
@@ -89,9 +89,12 @@ def said(found: dict[str, Any]) -> str:
     many, power = found["contrasts"], 100 * found["power"]
     contrasts = f"{many} contrast{'s' * (many > 1)}"
     return (
-        f"{_count(found['seeds_for_difference'])} to find a true difference of {found['margin']:g} with a probability of "
-        f"{power:g} % ({contrasts}, level {found['level']:g}, differences of standard deviation {found['sd']:.3g}).\n"
-        f"{_count(found['seeds_for_tie'])} to show a tie within ± {found['margin']:g} where there is no difference.\n"
+        f"{_count(found['seeds_for_difference'])} to find a true difference of {found['margin']:g} with "
+        "a probability of "
+        f"{power:g} % ({contrasts}, level {found['level']:g}, differences of standard deviation "
+        f"{found['sd']:.3g}).\n"
+        f"{_count(found['seeds_for_tie'])} to show a tie within ± {found['margin']:g} where there is no "
+        "difference.\n"
         f"{found['seeds_at_least']} seeds at least: with fewer no difference can be shown, however large.\n"
         "The standard deviation is of differences between two losses on the same seed. Of one loss's scores: "
         "--sd-scores, which counts pairs as uncorrelated unless you say --correlation."

@@ -155,7 +155,8 @@ def _long(
         raise UserError(f"{what}: no column 'score'; found {', '.join(names)}; expected {LONG}")
     if "seed" not in names:
         raise UserError(
-            f"{what}: no column 'seed'; found {', '.join(names)}; expected {LONG} (seeds are what scores pair by: "
+            f"{what}: no column 'seed'; found {', '.join(names)}; expected {LONG} (seeds are what scores "
+            "pair by: "
             "number the runs of each loss if they have none, and say --unpaired)"
         )
     return [
@@ -175,7 +176,8 @@ def _wide(
 ) -> list[Row]:
     if "seed" not in names:
         raise UserError(
-            f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected {LONG} or {WIDE}"
+            f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected "
+            f"{LONG} or {WIDE}"
         )
     losses = [name for name in names if name not in ("seed", *OPTIONAL)]
     found = []
@@ -232,7 +234,7 @@ def gather(
         The metric's name ("" where nobody named it), and experiment → scores.
 
     Raises:
-        UserError: if the metric is not there, a loss has two scores on a seed, or a score is no finite number.
+        UserError: if the metric is not there, a loss has two scores on a seed, or one is no finite number.
 
     """
     chosen, rows = _of_metric(rows, metric, what)
@@ -243,8 +245,10 @@ def gather(
         if twin is not row:
             group = f" in group '{row.group}'" if row.group else ""
             raise UserError(
-                f"{row.where}: loss '{row.loss}' has a second score on seed {row.seed}{group}, the first is in "
-                f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups of test "
+                f"{row.where}: loss '{row.loss}' has a second score on seed {row.seed}{group}, the first "
+                "is in "
+                f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
+                "of test "
                 "examples: a column 'group'; of several experiments: a column 'experiment')"
             )
     return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
@@ -274,8 +278,10 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
         if not math.isfinite(score):
             found = "no number (NaN)" if math.isnan(score) else "infinite"
             raise UserError(
-                f"{row.where}: the score of loss '{row.loss}' on seed {row.seed} is {found}. A replicate that "
-                "diverged counts, with the score of a constant prediction: say it with --floor; one that was never "
+                f"{row.where}: the score of loss '{row.loss}' on seed {row.seed} is {found}. A replicate "
+                "that "
+                "diverged counts, with the score of a constant prediction: say it with --floor; one that "
+                "was never "
                 "trained has no row. Leaving out what diverged would reward diverging"
             )
         grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
@@ -296,6 +302,7 @@ def _check_groups(grouped: Mapping[str, Mapping[str, Mapping[str, float]]]) -> N
             lacking = sorted(groups - set(of_seed))
             if lacking:
                 raise UserError(
-                    f"loss '{loss}' has no score on seed {seed} in group '{lacking[0]}', others have; every loss and "
+                    f"loss '{loss}' has no score on seed {seed} in group '{lacking[0]}', others have; "
+                    "every loss and "
                     "seed needs a score in every group, or their means do not compare"
                 )
