@@ -76,5 +76,6 @@ lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-uv.in -o requirements-uv.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-peers.in -o requirements-peers.lock
 clean: ## remove outs and stores; MLflow's record and DVC's cache stay
 	rm -rf data models .lossbench

@@ -1,8 +1,8 @@
 """How often the verdicts are wrong, and how often they are right: `python -m benchmarks.statistics`.
 
-Simulated scores with a known truth go through the verdict rule of lossbench.statistics
-(benchmarks/simulation.py, which holds its vectorised rule against the product's in every cell). Prints a
-table and writes benchmarks/results/statistics.json. With `--pool FILE` (experiment, loss, metric, seed, value; from
+Simulated scores with a known truth go through the verdict rule of lossbench.statistics, vectorised in
+benchmarks/simulation.py, which holds it against the product's in every cell. Prints a table and writes
+benchmarks/results/statistics.json. With `--pool FILE` (experiment, loss, metric, seed, value; written by
 benchmarks/aa_pool.py) the A/A runs over real replicates too, of the wild losses as of the tame.
 """
 

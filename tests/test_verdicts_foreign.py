@@ -68,6 +68,19 @@ def call(tmp_path, monkeypatch, capsys):
     return run
 
 
+OTHERS = (
+    "torch",
+    "pandas",
+    "mlflow",
+    "dvc",
+    "sklearn",
+    "pydantic",
+    "ruamel",
+    "jinja2",
+    "altair",
+    "yaml",
+    "tqdm",
+)
 ASKED = ("--baseline", "ce", "--metric", "accuracy", "--margin", "0.01")
 
 
@@ -234,6 +247,22 @@ def test_what_cannot_be_judged_is_said_in_one_sentence(table, asked, said):
     assert said in refusal(table, **asked)
 
 
+def test_per_cent_are_not_cut_to_shares_unless_bounds_are_given():
+    percent = {
+        name: values if name == "seed" else [100 * value for value in values]
+        for name, values in TABLE.items()
+    }
+    assert judged(percent, margin=1.0)[0].ci_low > 1
+    assert "outside --bounds" in refusal(percent, margin=1.0, bounds=(0, 1))
+
+
+def test_a_saved_index_is_no_loss_and_our_columns_are_known_in_any_case():
+    table = {"Unnamed: 0": list(range(8))} | {
+        name.capitalize() if name == "seed" else name: values for name, values in TABLE.items()
+    }
+    assert words(table) == words()
+
+
 @pytest.mark.parametrize("form", ["text", "md", "json", "latex"])
 def test_every_format_holds_every_verdict(call, form):
     code, out, _ = call(*ASKED, "--format", form)
@@ -281,12 +310,20 @@ def test_the_page_is_one_file_that_asks_for_nothing_and_escapes(tmp_path):
 
 
 def test_it_needs_numpy_and_scipy_alone():
-    blocked = ["torch", "pandas", "mlflow", "dvc", "sklearn", "pydantic", "ruamel", "jinja2", "altair"]
     code = (
-        f"import sys\nfor name in {blocked}: sys.modules[name] = None\n"
+        "import sys\n"
+        "class Refused:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {OTHERS}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refused())\n"
         "import lossbench\n"
-        f"found = lossbench.verdict({ {name: list(map(float, values)) for name, values in TABLE.items()} }, 'ce', 0.01, 'accuracy')\n"
+        f"found = lossbench.verdict({ {name: [float(one) for one in values] for name, values in TABLE.items()} }, "
+        "'ce', 0.01, 'accuracy')\n"
         "print(found.json(), found.html(), found.latex(), found.markdown())\n"
+        "sys.argv = ['lossbench', 'seeds', '--sd', '0.02', '--margin', '0.01']\n"
+        "from lossbench.cli import main\n"
+        "main()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

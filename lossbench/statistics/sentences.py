@@ -96,7 +96,9 @@ def rounded(contrast: Contrast, level: float) -> tuple[str, str]:
     """Write difference and interval for a table; beside a tie the interval that shows it."""
     tie = contrast.verdict == Verdict.TIE
     value, interval = _with_interval(contrast, 2 * contrast.tie_level if tie else level, tie=tie)
-    share, bounds = interval.split(" % ", 1)
+    share, _, bounds = interval.partition(" % ")
+    if not bounds:
+        return value.split(" ", 1)[0], "–"
     return value.split(" ", 1)[0], f"{bounds} ({share} %)"
 
 
@@ -116,6 +118,8 @@ def _with_interval(
         places = _below(contrast.margin, bounds, places)
     low, high = (_written(bound, places) for bound in bounds)
     value = f"{_written(difference, places)} {metric_name(contrast.metric)}"
+    if math.isnan(half):
+        return value, "no interval"
     return value, f"{_percent(level)} {low} to {high}"
 
 

@@ -131,7 +131,7 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
     """Judge tidy rows."""
     metric, experiments = gather(rows, question.metric, question.floor, what)
     _refuse_training_loss(metric, what)
-    rules = _rules(metric, question, what)
+    rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
     found: list[Found] = []
     notes: list[str] = []
     for name, scores in experiments.items():
@@ -157,18 +157,27 @@ def _refuse_training_loss(metric: str | None, what: str) -> None:
         )
 
 
-def _rules(metric: str, question: Question, what: str) -> Rules:
+def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) -> Rules:
     there = known(metric)
     higher = question.higher_is_better
     if higher is None:
         if there is None:
-            name = f"metric '{metric}'" if metric else "the metric, which has no name"
+            name = f"metric '{metric}'" if metric else "the metric (nothing names it)"
             raise UserError(
                 f"{what}: is more of {name} better? Say --higher-is-better or --lower-is-better (in Python: "
                 "higher_is_better=True or False); that is never guessed"
             )
         higher = there.higher_is_better
     bounds = question.bounds or ((there.low, there.high) if there else None)
+    outside = [
+        score for score in scores if bounds and not bounds[0] <= score <= bounds[1] and math.isfinite(score)
+    ]
+    if outside and question.bounds:
+        raise UserError(
+            f"{what}: a score of {outside[0]:g} lies outside --bounds {bounds[0]:g} {bounds[1]:g}"
+        )
+    if outside:
+        bounds = None  # per cent, say: the name is known, its unit here is not
     try:
         return Rules(question.level, question.margin, higher, question.power, bounds, question.step)
     except ValueError as error:
@@ -273,6 +282,11 @@ def _left_out(arm: str, other: str, first: Any, second: Any, shared: int) -> lis
                 f"{whose} has no score on seed{'s' * (len(seeds) > 1)} {named}: {arm} and {other} are "
                 "compared on "
                 f"the {shared} seed{'s' * (shared > 1)} that both have"
+                + (
+                    ", which decides nothing: say --unpaired if equal seeds mean nothing"
+                    if shared < 2
+                    else ""
+                )
             )
     return said
 

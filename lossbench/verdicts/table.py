@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ WIDE = "seed,LOSS,LOSS,…"
 SCORE_COLUMNS = ("score", "value")
 """``value`` is what our own scores.csv calls it."""
 OPTIONAL = ("metric", "experiment", "group")
+INDEX = re.compile(r"Unnamed: \d+")
+"""What pandas calls a column without a name."""
 MOST_BYTES = 256 * 2**20
 FIRST_ROW = 2
 """Of a CSV file; the header is its line 1."""
@@ -138,11 +141,22 @@ def tidy(rows: Sequence[Mapping[str, Any]], what: str, metric: str | None, first
     """
     if not rows:
         raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    named = _reserved(list(dict.fromkeys(name for row in rows for name in row)))
+    names = list(named.values())
+    rows = [{named[name]: value for name, value in row.items() if name in named} for row in rows]
     numbered = [(f"{what}: row {first_row + index}", row) for index, row in enumerate(rows)]
     if "loss" in names:
         return _long(numbered, names, what, metric)
     return _wide(numbered, names, what, metric)
+
+
+def _reserved(names: Sequence[str]) -> dict[str, str]:
+    """Our own columns whatever their case; without the nameless ones that a saved index leaves."""
+    kept = [name for name in names if name.strip() and not INDEX.fullmatch(name.strip())]
+    ours = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
+    return {
+        name: name.lower() if name.lower() in ours and name.lower() not in names else name for name in kept
+    }
 
 
 def _long(
@@ -237,6 +251,8 @@ def gather(
         UserError: if the metric is not there, a loss has two scores on a seed, or one is no finite number.
 
     """
+    if not rows:
+        raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
     chosen, rows = _of_metric(rows, metric, what)
     gathered: dict[str, dict[tuple[str, str, str], Row]] = {}
     for row in rows:
