@@ -173,9 +173,8 @@ def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) 
         score for score in scores if bounds and not bounds[0] <= score <= bounds[1] and math.isfinite(score)
     ]
     if outside and question.bounds:
-        raise UserError(
-            f"{what}: a score of {outside[0]:g} lies outside --bounds {bounds[0]:g} {bounds[1]:g}"
-        )
+        low, high = question.bounds
+        raise UserError(f"{what}: a score of {outside[0]:g} lies outside --bounds {low:g} {high:g}")
     if outside:
         bounds = None  # per cent, say: the name is known, its unit here is not
     try:
