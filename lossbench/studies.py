@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lossbench.data.fetching import class_counts
-from lossbench.data.sources import source
+from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
 from lossbench.look import Look, look
