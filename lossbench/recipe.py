@@ -78,6 +78,7 @@ class Recipe(Model):
     augmentation: Augmentation = Augmentation()
     validation: Literal["fixed", "per_seed"] = "fixed"
     drop_last: bool = True
+    prior_bias: Literal["auto"] | bool = "auto"
 
 
 class Network(Open):

@@ -69,7 +69,7 @@ class Identity:
     @cached_property
     def costs(self) -> str:
         """Key of what an epoch takes: of any arm of the experiment, on such a machine."""
-        experiment = self.experiment.model_dump(mode="json", exclude={"metric", "margin"})
+        experiment = self.experiment.model_dump(mode="json", exclude={"metric", "margin", "tuning"})
         return hashed([experiment, data_hash(self.data.resolve()), self._common(self.scoring)["machine"]])
 
     @cached_property

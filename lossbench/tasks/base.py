@@ -87,6 +87,8 @@ class Task(ABC):
     """The loss sees labels (N, C, *spatial) instead of class numbers (N, *spatial)."""
     calibrated: ClassVar[bool] = False
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
+    has_prior: ClassVar[bool] = False
+    """Outputs are one logit a class, and ``class_counts`` says how frequent each is."""
     adapts: ClassVar[bool] = False
     """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
     option_model: ClassVar[type[Options]] = Options
