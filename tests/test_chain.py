@@ -15,7 +15,7 @@ EVERYWHERE = {
     # Read by every stage, and no part of what a result is: a sentence's wording, a bar, the params' models
     # (what they say is a params dependency).
     "lossbench/__init__.py", "lossbench/errors.py", "lossbench/params.py", "lossbench/options.py",
-    "lossbench/progress.py", "lossbench/documents.py", "lossbench/lifetime.py", "lossbench/data/__init__.py",
+    "lossbench/progress.py", "lossbench/documents.py", "lossbench/lifetime.py", "lossbench/system.py", "lossbench/data/__init__.py",
     "stages/__init__.py", "stages/common.py", "stages/arms.py",
     # Where training and its record meet; MLflow mirrors the outs and never enters them.
     "lossbench/tracking",

@@ -93,7 +93,7 @@ def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, value):
 
 def test_workers_times_threads_fit_the_processors(monkeypatch):
     monkeypatch.delenv("LOSSBENCH_WORKERS", raising=False)
-    monkeypatch.setattr("lossbench.training.workers._processors", lambda: 6)
+    monkeypatch.setattr("lossbench.training.workers.processors", lambda: 6)
     assert [worker_count(threads) for threads in (1, 2, 4, 8)] == [6, 3, 1, 1]
 
 

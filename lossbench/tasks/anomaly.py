@@ -76,10 +76,14 @@ class Anomaly(Task):
 
     def digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
         """Mean squared error per image, then the reconstruction."""
+        error = self.score_digest(outputs, targets, inputs)
+        return torch.cat([error, outputs.sigmoid().flatten(1)], dim=1)
+
+    def score_digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Mean squared error per image, (N, 1): a split's reconstructions would be as large as its floats."""
         del targets
-        rebuilt = outputs.sigmoid()
-        error = (rebuilt - self.intensities(inputs)).square().flatten(1).mean(1, keepdim=True)
-        return torch.cat([error, rebuilt.flatten(1)], dim=1)
+        difference = outputs.sigmoid() - self.intensities(inputs)
+        return difference.square().flatten(1).mean(1, keepdim=True)
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """1 − mean squared error of normal images: anomalies must not choose anything."""
@@ -105,7 +109,8 @@ class Anomaly(Task):
     def majority_digests(self, targets: Array) -> Array:
         """Equal scores, and the mean image's grey."""
         mean = np.repeat(np.asarray(self.info.mean), int(np.prod(self.info.input_shape[1:])))
-        return np.tile(np.concatenate([[1.0], mean]), (len(targets), 1))
+        one = np.concatenate([[1.0], mean])
+        return np.broadcast_to(one, (len(targets), len(one)))
 
     def disagreement(self, decisions: Sequence[Array]) -> Array:
         """Largest mean distance between two reconstructions."""

@@ -13,10 +13,8 @@ from lossbench.losses import Loss, LossContext, build
 from lossbench.models import build as build_model
 from lossbench.params import Compute, Network, Recipe
 from lossbench.tasks.base import Task
-from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
+from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
-
-CHECKED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def prepare(
         train = open_portion(task, splits[:1], device, maps, int(budget * share))
         validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - share)))
     for portion in (train, validation):
-        for rows in parts(len(portion), CHECKED_AT_ONCE):
+        for rows in parts(len(portion), at_once(task)):
             task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     _check_recipe(recipe, data, shape)

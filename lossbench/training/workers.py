@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from lossbench.errors import UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.progress import bar
+from lossbench.system import processors
 from lossbench.training.slots import Slots
 
 T = TypeVar("T")
@@ -47,18 +47,7 @@ def worker_count(threads: int = 1) -> int:
         if not wanted.isdigit() or int(wanted) < 1:
             raise UserError(f"LOSSBENCH_WORKERS is {wanted!r}; allowed: a whole number from 1")
         return int(wanted)
-    return max(1, _processors() // threads)
-
-
-def _processors() -> int:
-    """Count the processors of this process's affinity mask and of its container's quota."""
-    count = len(os.sched_getaffinity(0))
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        most, period = quota.read_text().split()
-        if most != "max":
-            count = min(count, max(1, int(most) // int(period)))
-    return count
+    return max(1, processors() // threads)
 
 
 def run_side_by_side(
