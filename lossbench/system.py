@@ -33,7 +33,7 @@ def available_memory() -> int:
 
 
 def _groups() -> Iterator[Path]:
-    """Control groups (version 2) that this process lies in, the innermost first; limits of all of them hold."""
+    """Control groups (version 2) of this process, the innermost first; the limits of all of them hold."""
     own = next((line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/")
     group = Path(os.path.normpath(CGROUPS / own.lstrip("/")))
     # Within a container the path may be one of its host's, which does not exist here: then the root is ours.

@@ -149,8 +149,12 @@ def read_mask(file: Path, size: Size | None, resize: Resize, fill: int) -> Array
                 f"{file}: a mask of mode {image.mode}; expected one value per pixel (grey or palette)"
             )
         # A palette's indices are the classes; its colours are only for the eye.
-        values = Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.int32))
-        return np.asarray(resized(values, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
+        values = np.asarray(ImageOps.exif_transpose(image))
+        values = values.view(np.uint8) if values.dtype == bool else values
+        if size is None or values.shape == tuple(size):
+            return values  # in the type they have: most masks are bytes
+        wide = Image.fromarray(values.astype(np.int32))
+        return np.asarray(resized(wide, size, resize, Image.Resampling.NEAREST, fill))
 
 
 def resized(

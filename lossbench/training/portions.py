@@ -26,7 +26,7 @@ Maps = Callable[[Tensor], Tensor]
 ENCODED_AHEAD = 64 * 2**20
 """Bytes of encoded inputs, or targets, up to which a split is encoded once, not batch by batch."""
 SAMPLES_AT_ONCE = 512
-"""Samples that are scored, checked or prepared at once, at most; larger ones fewer at a time (:func:`at_once`)."""
+"""Samples that are scored, checked or prepared at once, at most (:func:`at_once`)."""
 POSITIONS_AT_ONCE = 2**16
 """Positions (pixels, voxels, tokens) of these samples together: activations grow with them."""
 OUTPUTS_AT_ONCE = 2**25

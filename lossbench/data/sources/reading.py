@@ -1,7 +1,7 @@
-"""From many image files to one array: sizes and channels agreed on first, then decoded side by side."""
+"""From many image files to rows of one shape: sizes and channels agreed on first, pixels read when needed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -9,15 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from lossbench.data.images import Header, Resize, Size, read_header, read_image
-from lossbench.data.samples import Array
+from lossbench.data.rows import FromFiles, in_order
 from lossbench.data.sources.base import Options
 from lossbench.errors import UserError
 from lossbench.progress import bar
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 T = TypeVar("T")
-THREADS = 2
-"""Pillow decodes outside Python's lock; more threads only help larger machines than small images need."""
 
 
 class ImageOptions(Options):
@@ -72,25 +70,19 @@ def agreed_channels(files: Sequence[Path], headers: Sequence[Header], options: I
     return headers[0].channels
 
 
-def read_images(files: Sequence[Path], channels: int, size: Size, resize: Resize, label: str) -> Array:
-    """Read images into (N, channels, H, W) uint8."""
-    images = np.empty((len(files), channels, *size), np.uint8)
-    pixels = side_by_side(lambda file: read_image(file, channels, size, resize), files, f"{label}: reading")
-    for index, one in enumerate(pixels):
-        images[index] = one
-    return images
+def read_images(files: Sequence[Path], channels: int, size: Size, resize: Resize, label: str) -> FromFiles:
+    """Images as rows (N, channels, H, W) uint8, each decoded when it is looked at."""
+    one = partial(read_image, channels=channels, size=size, resize=resize)
+    return FromFiles.of(one, files, (channels, *size), np.uint8, f"{label}: reading")
 
 
 def side_by_side(function: Callable[[Path], T], files: Iterable[Path], label: str) -> Iterator[T]:
-    """Map a function over files on a few threads, in order, with a progress bar."""
+    """Map a function over files on as many threads as processors, in order, with a progress bar."""
     files = list(files)
-    with ThreadPoolExecutor(THREADS) as pool, bar(len(files), label, delay=1) as progress:
-        try:
-            for result in pool.map(function, files):
-                progress.update()
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with bar(len(files), label, delay=1) as progress:
+        for result in in_order(function, files):
+            progress.update()
+            yield result
 
 
 def original(headers: Sequence[Header]) -> dict[str, list[int]]:
