@@ -1,11 +1,11 @@
 """What memory each stage takes: `python -m benchmarks.memory`.
 
-Runs the chain, stage by stage as dvc.yaml has them, in a temporary study of images with masks of 11 classes, at
-batch 8, for several image sizes and counts. Says how much memory the largest process of each stage took (as
-the kernel counted it, shared pages and mapped files included) and how much all of its processes took together
-(each shared page once; looked at ten times a second). Then fetches the same images with this code and with
-that of an earlier commit, in turn. Prints a table and writes benchmarks/results/memory.json. About ten minutes
-on two cores; `--full` takes every size with every count: hours, and 90 GB of disk.
+Runs the chain, stage by stage as dvc.yaml has them, in a temporary study of images with masks of 11 classes,
+at batch 8, for several image sizes and counts. Says how much memory the largest process of each stage took
+(as the kernel counted it, shared pages and mapped files included) and how much all of its processes took
+together (each shared page once; looked at ten times a second). Then fetches the same images with this code
+and with that of an earlier commit, in turn. Prints a table and writes benchmarks/results/memory.json. About
+ten minutes on two cores; `--full` takes every size with every count: hours, and 90 GB of disk.
 """
 
 import argparse

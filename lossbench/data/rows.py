@@ -143,7 +143,7 @@ class Stored(Rows):
         return np.fromfile(self._files[file], self.dtype, count, offset=start).reshape(self.each)
 
     def save(self, out: Path) -> None:
-        """Write them to one .npy file: a file that holds just these is moved, others are copied in parts."""
+        """Write them to one .npy file: a file that holds just these is moved, others are copied one by one."""
         places = self._places[self.index]
         used = np.unique(places[:, 0])
         if len(used) == 1:
