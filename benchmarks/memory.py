@@ -113,26 +113,36 @@ def commands(params: Row) -> Iterator[tuple[str, list[str]]]:
             yield name, [sys.executable, *line.split()[1:]]
 
 
+LAUNCH = """
+import os, sys
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss))
+sys.exit(abs(os.waitstatus_to_exitcode(status)))
+"""
+"""Starts the command from a small process: one counts the memory of that which started it as its own."""
+
+
 def measured(command: Sequence[str], folder: Path, code: Path = ROOT) -> Row:
     """Run a command; seconds, and bytes of its largest process and of all together."""
     environment = {**os.environ, "PYTHONPATH": os.fspath(code), "LOSSBENCH_HOME": ".lossbench"}
+    together, over = [0], threading.Event()
     began = time.perf_counter()
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        together = [0]
-        over = threading.Event()
+        launcher = [sys.executable, "-S", "-c", LAUNCH, "peak", *command]
+        process = subprocess.Popen(launcher, cwd=folder, env=environment, stdout=log, stderr=log)
         watcher = threading.Thread(target=_watch, args=(process.pid, over, together))
         watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        code_of_exit = process.wait()
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
         over.set()
         watcher.join()
-    if process.returncode:
+    if code_of_exit:
         text = (folder / "log").read_text(encoding="utf-8", errors="replace")
-        raise RuntimeError(f"{' '.join(command[1:])}: exit code {process.returncode}\n{text[-3000:]}")
+        raise RuntimeError(f"{' '.join(command[1:])}: exit code {code_of_exit}\n{text[-3000:]}")
     # The kernel's: the greatest of the process and of its descendants that were waited for.
-    return {"seconds": seconds, "largest": usage.ru_maxrss * 1024, "together": together[0]}
+    largest = int((folder / "peak").read_text()) * 1024
+    return {"seconds": seconds, "largest": largest, "together": together[0]}
 
 
 def _watch(pid: int, over: threading.Event, together: list[int]) -> None:
