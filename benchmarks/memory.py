@@ -33,6 +33,8 @@ SIZES, COUNTS = (64, 128, 256, 512, 1024), (100, 1000, 10_000)
 CHOSEN = ((64, 100), (64, 1000), (64, 10_000), (256, 100), (256, 1000), (512, 1000), (1024, 100))
 GOAL = (512, 1000)
 CLASSES = 11
+MODEL = {"width": 8, "depth": 2, "convolutions": 1}
+"""That of the default comparison's scenes: what a step of training takes is the model's, and the batch's."""
 MOST = 2e9
 """Bytes that no process of the goal's chain may exceed."""
 FASTER = 3.0
@@ -268,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--full", action="store_true", help="every size with every count")
     parser.add_argument("--only", metavar="SIDE,COUNT", action="append", help="just these")
-    parser.add_argument("--width", type=int, default=8, help="of the U-Net, of depth 3")
+    for name, size in MODEL.items():
+        parser.add_argument(f"--{name}", type=int, default=size, help="of the U-Net")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--before", default=BEFORE, help="commit whose fetch is compared")
     parser.add_argument("--rounds", type=int, default=5, help="of that comparison")
@@ -277,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = [(side, count) for side in SIZES for count in COUNTS] if given.full else list(CHOSEN)
     if given.only:
         grid = [(int(side), int(count)) for side, count in (one.split(",") for one in given.only)]
-    model = {"name": "unet", "width": given.width, "depth": 3}
+    model = {"name": "unet", **{name: getattr(given, name) for name in MODEL}}
     print(f"{'side':>8}{'images':>8}  {'stage':<16}{'seconds':>9}{'MB':>10}{'MB, all':>10}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as place:
