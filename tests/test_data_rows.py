@@ -111,7 +111,9 @@ def test_each_file_is_decoded_once_and_its_bytes_are_written_once(tmp_path, monk
 
     read: list[Path] = []
     real = reading.read_image
-    monkeypatch.setattr(reading, "read_image", lambda file, **more: read.append(file) or real(file, **more))
+    monkeypatch.setattr(
+        reading, "read_image", lambda file, *given, **more: read.append(file) or real(file, *given, **more)
+    )
     root = class_folder(tmp_path / "pets")
     fetch(dataset("image_folder", root), "pets", tmp_path / "out")
     assert len(read) == len(set(read)) == 60
