@@ -79,5 +79,6 @@ lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-uv.in -o requirements-uv.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-peers.in -o requirements-peers.lock
 clean: setup ## remove outs and stores, and nothing else (DRY=1 only lists them, STUDY=studies/name)
 	@lossbench clean $(if $(STUDY),--study "$(STUDY)") $(if $(DRY),--dry-run)

@@ -10,6 +10,8 @@ VERBS = {
     "run": "run a study: check, data, all trainings at once, evaluation, report, record",
     "plan": "say what a run would train, and about how long it takes",
     "summary": "print the result again",
+    "verdict": "judge scores that you have: a table of loss, seed and score, or MLflow runs",
+    "seeds": "say how many seeds a comparison needs, before any training",
     "track": "complete the record in MLflow from outs and journals",
     "ui": "open the MLflow UI on 127.0.0.1 and print where to look",
     "new-study": "turn a folder of images into a study, ready to run",

@@ -5,6 +5,7 @@ by :mod:`lossbench.checking`, which stands on top of them.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -154,6 +155,7 @@ class Comparison(Model):
     """Which loss the others are compared with, and how sure one wants to be.
 
     ``baselines`` names another baseline for single experiments (a task that cross-entropy does not fit).
+    ``looks`` are numbers of seeds at which one decides; without, all seeds are one look.
     """
 
     baseline: Name
@@ -161,12 +163,15 @@ class Comparison(Model):
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     contrasts: Literal["baseline", "all_pairs"] = "baseline"
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
 
 
 class Hypothesis(Model):
     """A claim that the report answers: ``better`` beats ``than`` on ``on`` by at least ``by``.
 
     Both are losses of ``experiment``, or the second of ``than_experiment``: replicates pair by seed.
+    Without ``by`` it is the experiment's margin where ``on`` is the metric that decides there, so that no
+    claim is supported where the verdict is a tie; else 0.
     ``limits`` says what the experiment can and cannot tell.
     """
 
@@ -175,7 +180,7 @@ class Hypothesis(Model):
     than: Name
     than_experiment: Name | None = None
     on: str
-    by: NonNegative = 0.0
+    by: NonNegative | None = None
     claim: str = ""
     limits: str = ""
 
@@ -226,6 +231,13 @@ class Params(Model):
     def arms_of(self, experiment: str) -> dict[str, Arm]:
         """The arms of one experiment, in the order written."""
         return {name: arm for name, arm in self.arms.items() if arm.experiment == experiment}
+
+    def by_of(self, claim: Hypothesis) -> float:
+        """By how much a claim says that one loss beats the other."""
+        if claim.by is not None:
+            return claim.by
+        experiment = self.experiments[claim.experiment]
+        return experiment.margin if claim.on == experiment.metric else 0.0
 
     def baseline_of(self, experiment: str) -> str | None:
         """The name of the experiment's baseline arm, or None where it has no arm with that loss."""
@@ -350,6 +362,14 @@ def _check_seeds(params: Params, file: str) -> None:
         raise UserError(
             f"{file}: 'tuning.seeds' shares {shared} with 'seeds'; replicates must not reuse tuning seeds, "
             "or the false-positive rate rises"
+        )
+    looks = params.comparison.looks
+    if any(later <= sooner for sooner, later in pairwise(looks)):
+        raise UserError(f"{file}: 'comparison.looks' must ascend, found {list(looks)}")
+    if looks and looks[-1] > len(params.seeds):
+        raise UserError(
+            f"{file}: the last of 'comparison.looks' needs {looks[-1]} seeds, 'seeds' declares "
+            f"{len(params.seeds)}"
         )
 
 

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from lossbench.data.fetching import class_counts
 from lossbench.data.samples import looked_at
-from lossbench.data.sources import source
+from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
 from lossbench.look import Look, look

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
-from lossbench.losses import build
-from lossbench.models import build as build_model
+from lossbench.losses.building import build
+from lossbench.models.base import build as build_model
 from lossbench.params import Experiment, Params
 from lossbench.recipe import Recipe
-from lossbench.tasks import task_class
-from lossbench.tasks.base import Task
+from lossbench.tasks.base import Task, task_class
 from lossbench.training.setting import check_recipe, loss_context
 
 MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionError)

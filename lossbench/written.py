@@ -208,13 +208,17 @@ PRIVATE = Layout(
 """Of a study's private folder."""
 DOCS = Layout({}, re.compile(r"gx(/.*)?", re.DOTALL))
 """Of one dataset's Data Docs, as Great Expectations lays them out."""
-LAYOUTS = {"data": DATA, "models": ARM, "reports/evaluation": EVALUATION}
+CHECKED = Layout(
+    {"report.json": frozenset({"code"})},
+    re.compile(r"(report|validation)\.json|(arms|datasets|experiments)(/[A-Za-z0-9_-]+\.json)?"),
+)
+LAYOUTS = {"data": DATA, "models": ARM, "reports/evaluation": EVALUATION, "reports/checked": CHECKED}
 """Of the outs that are folders, by where they lie."""
 
 
 def layout_of(out: str) -> Layout | None:
     """Find how an out looks, if it is a folder."""
-    return next((one for where, one in LAYOUTS.items() if out.startswith(f"{where}/")), None)
+    return next((one for where, one in LAYOUTS.items() if f"{out}/".startswith(f"{where}/")), None)
 
 
 def foreign(folder: Path, layout: Layout, known: bool = False) -> str | None:

@@ -96,9 +96,11 @@ def write_params(folder: Path, content: dict[str, Any]) -> None:
 
 
 def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m stages.<...>` in a study's folder."""
+    """Run a script of the chain, or a verb of `lossbench`, in a study's folder."""
+    first, *rest = arguments
+    module = [f"stages.{first}"] if (ROOT / "stages" / f"{first}.py").is_file() else ["lossbench", first]
     return subprocess.run(
-        [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]],
+        [sys.executable, "-m", *module, *rest],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,

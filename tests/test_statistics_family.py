@@ -14,15 +14,17 @@ from statsmodels.stats.weightstats import DescrStatsW
 from lossbench.statistics import (
     floor_seeds,
     holm,
-    mean_interval,
     power,
     seeds_for,
     seeds_for_tie,
+    seeds_needed,
     smallest_p,
+    tie_interval,
     tie_power,
     tost_p,
 )
 
+coarse = st.lists(st.integers(-1000, 1000).map(lambda k: k / 1000), min_size=3, max_size=12).map(np.array)
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
@@ -111,21 +113,27 @@ def test_seeds_for_the_limits(effect, seeds):
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_tost_is_statsmodels_tost(margin, seed):
-    differences = np.random.default_rng(seed).normal(0.1, 0.5, 9)
+def test_tost_is_statsmodels_tost_where_nothing_is_skewed(margin, seed):
+    half = np.random.default_rng(seed).normal(0, 0.5, 5)
+    differences = np.concatenate([half, -half]) + 0.1
     expected = DescrStatsW(differences).ttost_mean(-margin, margin)[0]
     assert tost_p(differences, margin) == pytest.approx(expected, rel=1e-9)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=12).map(np.array), st.floats(0.01, 2))
-def test_tost_passes_where_the_90_percent_interval_lies_inside_the_margin(differences, margin):
+@given(coarse, st.floats(0.01, 2))
+def test_skewness_never_makes_a_tie_easier(differences, margin):
+    if np.ptp(differences) > 0:
+        assert tost_p(differences, margin) >= DescrStatsW(differences).ttost_mean(-margin, margin)[0] - 1e-12
+
+
+@given(coarse, st.floats(0.01, 2), st.sampled_from([0.05, 0.05 / 3, 0.01]))
+def test_a_tie_is_shown_exactly_where_its_interval_lies_inside_the_margin(differences, margin, level):
     p = tost_p(differences, margin)
-    interval = mean_interval(differences, 0.1)
-    if abs(p - 0.05) > 1e-6:
-        assert (p < 0.05) == interval.inside(-margin, margin)
+    if abs(p - level) > 1e-6:
+        assert (p < level) == tie_interval(differences, level).inside(-margin, margin)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12).map(np.array), st.floats(0.01, 1))
+@given(coarse, st.floats(0.01, 1))
 def test_a_wider_margin_never_speaks_against_a_tie(differences, margin):
     assert tost_p(differences, 2 * margin) <= tost_p(differences, margin) + 1e-12
 
@@ -152,3 +160,17 @@ def test_tie_power_is_what_simulation_finds(margin, n):
     half = stats.t.ppf(0.95, n - 1) * differences.std(1, ddof=1) / math.sqrt(n)
     tied = np.abs(differences.mean(1)) + half < margin
     assert tie_power(margin, n, 0.05) == pytest.approx(tied.mean(), abs=4 * math.sqrt(0.25 / 20_000))
+
+
+def test_seeds_needed_count_the_zeros_that_carry_no_sign():
+    assert seeds_needed(math.inf, 1.0, 3, 0.05, 0.8) == 7
+    assert seeds_needed(math.inf, 0.5, 3, 0.05, 0.8) == 14
+    assert seeds_needed(0.48, 0.5, 3, 0.05, 0.8) == 49
+    assert seeds_needed(math.nan, 0.0, 3, 0.05, 0.8) is None
+
+
+@given(st.floats(0.1, 3), st.floats(0.1, 1), st.integers(1, 9))
+def test_seeds_needed_never_fall_below_floor_or_power(effect, share, contrasts):
+    needed = seeds_needed(effect, share, contrasts, 0.05, 0.8)
+    assert needed >= floor_seeds(contrasts, 0.05)
+    assert needed >= seeds_for(effect, contrasts, 0.05, 0.8)

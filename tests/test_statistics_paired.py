@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossbench.statistics import mean_interval, pair_correlation, sign_flip_p
-from lossbench.statistics.paired import EXACT_UP_TO
+from lossbench.statistics import Interval, difference_p, hall_p, mean_interval, pair_correlation, sign_flip_p
+from lossbench.statistics.paired import EXACT_UP_TO, hall_bounds
 
 scores = st.lists(st.integers(-500, 500).map(lambda k: k / 1000), min_size=2, max_size=10).map(np.array)
 """Like accuracies: with ties and zeros."""
@@ -49,21 +49,62 @@ def test_sign_flip_p_counts_sign_vectors_one_by_one(differences):
     assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-12)
 
 
-def test_sign_flip_p_is_exact_at_twenty_differences():
-    differences = np.random.default_rng(1).normal(0.5, 1, EXACT_UP_TO)
-    signs = np.array(list(itertools.product([1, -1], repeat=EXACT_UP_TO // 2)))
+def test_sign_flip_p_counted_by_halves_is_the_count_of_all():
+    differences = np.random.default_rng(1).normal(0.5, 1, 20)
+    signs = np.array(list(itertools.product([1, -1], repeat=10)))
     left, right = signs @ differences[:10], signs @ differences[10:]
     expected = np.mean(np.abs(left[:, None] + right[None, :]) >= differences.sum() - 1e-9)
     assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-12)
 
 
-def test_beyond_twenty_differences_monte_carlo_comes_close_and_repeats_itself():
-    differences = np.random.default_rng(5).normal(0.3, 1, 24)
+def test_beyond_what_is_counted_monte_carlo_comes_close_and_repeats_itself():
+    differences = np.random.default_rng(5).normal(0.3, 1, EXACT_UP_TO + 4)
     p = sign_flip_p(differences)
     normal = 2 * stats.norm.sf(abs(differences.sum()) / math.sqrt((differences**2).sum()))
-    assert p == pytest.approx(normal, rel=0.1)
+    assert p == pytest.approx(normal, rel=0.15)
     assert p == sign_flip_p(differences)
     assert p != sign_flip_p(differences, seed=1)
+
+
+def test_halls_p_is_students_where_nothing_is_skewed():
+    differences = np.array([-1.5, 1.5, -0.5, 0.5, -1, 1]) + 0.7
+    assert hall_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_halls_statistic_is_the_papers_cubic(seed):
+    values = np.random.default_rng(seed).exponential(1, 9)
+    ratio = (values.mean() - 0.8) / values.std(ddof=1)
+    skew = stats.skew(values)
+    cubic = ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / 54
+    assert hall_p(values, 0.8) == pytest.approx(2 * stats.t.sf(abs(3 * cubic), 8), rel=1e-12)
+
+
+@given(scores, st.floats(0.01, 0.4))
+def test_halls_interval_ends_where_halls_p_is_the_level(differences, level):
+    if np.ptp(differences) > 0:
+        for bound in hall_bounds(differences, level):
+            assert hall_p(differences, bound) == pytest.approx(level, rel=1e-6)
+
+
+@given(scores, st.floats(0.01, 100))
+def test_the_larger_p_counts_and_does_not_depend_on_sign_or_unit(differences, unit):
+    p = difference_p(differences)
+    assert p == max(sign_flip_p(differences), float(hall_p(differences)))
+    assert difference_p(-differences) == pytest.approx(p, rel=1e-9)
+    assert difference_p(unit * differences) == pytest.approx(p, rel=1e-9)
+
+
+@given(scores, st.floats(0, 0.2))
+def test_halls_p_falls_as_all_differences_move_away_from_0(differences, step):
+    away = np.sort(np.abs(differences)) + 0.6
+    assert hall_p(away + step) <= hall_p(away) + 1e-12
+
+
+def test_an_interval_is_cut_to_what_the_metric_can_be():
+    assert Interval(0.9, 1.1).within(0, 1) == Interval(0.9, 1.0)
+    assert Interval(-0.2, 0.1).within(0, 1) == Interval(0.0, 0.1)
+    assert Interval(0.2, 0.3).within(0, 1) == Interval(0.2, 0.3)
 
 
 def test_monte_carlo_never_gives_zero():

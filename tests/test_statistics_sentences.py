@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossbench.statistics import Contrast, Verdict, digits, metric_name, sentence
+from lossbench.statistics import Condition, Contrast, Edge, Verdict, digits, metric_name, sentence
 
 
 def contrast(verdict, difference=0.41, low=0.36, high=0.46, **changes):
@@ -42,22 +42,73 @@ def test_better_where_lower_is_better_counts_upwards_too():
     assert "beats cross-entropy by 5.2 perplexity (95 % 4.3 to 6.1" in said
 
 
-def test_a_tie_names_the_margin():
-    assert say(contrast(Verdict.TIE, -0.0012, -0.006, 0.0036)) == (
-        "On digit_scenes Dice ties with cross-entropy: −0.001 mean IoU (95 % −0.006 to 0.004), within the "
-        "margin of 0.02 (p = 0.010 for a tie, 8 seeds)."
+def test_a_tie_names_the_margin_and_shows_the_interval_that_shows_it():
+    tie = contrast(
+        Verdict.TIE, -0.0012, -0.008, 0.0056, tie_low=-0.006, tie_high=0.0036, tie_level=0.05 / 3, p_tie_holm=0.03,
+        ahead=3, equal=1,
+    )  # fmt: skip
+    assert say(tie) == (
+        "On digit_scenes Dice ties with cross-entropy: −0.001 mean IoU (96.7 % −0.006 to 0.004), within the "
+        "margin of 0.02 (p = 0.030 for a tie after Holm, higher on 3 of 8 seeds, equal on 1)."
     )
+
+
+def test_a_bound_within_the_margin_is_not_rounded_to_it():
+    tie = contrast(
+        Verdict.TIE, 0.015, 0, 0.03, tie_low=0.0102, tie_high=0.01996, tie_level=0.05, p_tie_holm=0.04
+    )
+    assert "to 0.01996)" in say(tie)
 
 
 def test_undecided_says_how_many_seeds_it_would_take():
-    said = say(contrast(Verdict.UNDECIDED, 0.01, -0.04, 0.06, seeds_needed=11, p_holm=0.4))
-    assert said.endswith(
-        "p = 0.400 after Holm, 8 seeds); 11 seeds would be needed to show a difference of the size seen."
+    said = say(
+        contrast(Verdict.UNDECIDED, 0.01, -0.04, 0.06, seeds_needed=49, seeds_needed_low=25, p_holm=0.4)
     )
+    assert said.endswith(
+        "p = 0.400 after Holm, 8 seeds); about 49 seeds (likely 25 or many more) would be needed to show a difference "
+        "of the size seen."
+    )
+    ranged = contrast(
+        Verdict.UNDECIDED, 0.01, -0.04, 0.06, seeds_needed=49, seeds_needed_low=25, seeds_needed_high=160,
+        seeds_for_tie=36,
+    )  # fmt: skip
+    assert "(likely 25 to 160)" in say(ranged)
+    assert "and about 36 seeds would show a tie if there is no difference" in say(ranged)
     none = say(contrast(Verdict.UNDECIDED, 0.0, -0.04, 0.04, seeds_needed=None))
     assert "no number of seeds would show a difference this small" in none
     enough = say(contrast(Verdict.UNDECIDED, 0.04, -0.01, 0.09, seeds_needed=8))
     assert "would usually show at this many seeds" in enough
+    heavy = say(contrast(Verdict.UNDECIDED, 0.04, -0.01, 0.09, seeds_needed=49, step=0.05))
+    assert "one test sample weighs 0.05, more than the margin" in heavy
+
+
+def test_the_effect_size_counts_seeds_in_the_metrics_direction():
+    assert "higher on 7 of 8 seeds" in say(contrast(Verdict.BETTER, ahead=7, equal=0))
+    lower = contrast(Verdict.BETTER, -5.2, -6.1, -4.3, ahead=7, equal=0, higher_is_better=False)
+    assert "lower on 7 of 8 seeds" in say(lower)
+
+
+def test_an_untrained_arm_is_named_with_its_reason_and_what_to_change():
+    state = Condition(
+        untrained=("its training loss ended at 0.817, where the best constant output has 0.261",)
+    )
+    said = say(contrast(Verdict.NOT_TRAINED, baseline_condition=state))
+    assert "cannot be judged against cross-entropy" in said
+    assert "cross-entropy was not trained: its training loss ended at 0.817" in said
+    assert "train longer" in said
+
+
+def test_edges_budgets_and_collapses_stand_in_the_sentence():
+    state = Condition(collapsed=1, edges=(Edge("learning_rate", 0.001, "lowest"),))
+    said = sentence(
+        contrast(Verdict.BETTER, arm_condition=state), "digits", "Dice", "CE", 0.05,
+        budget="from 50 % to 100 % of the epochs the verdict goes from better to tie",
+    )  # fmt: skip
+    assert "1 of 8 replicates (its own) collapsed to a floor's score (95 % 0 to 53 of 100 would)" in said
+    assert "Dice's learning rate of 0.001 is the lowest that was tried" in said
+    assert said.endswith(
+        "Budget-sensitive: from 50 % to 100 % of the epochs the verdict goes from better to tie."
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ experiment no evaluation of another.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from lossbench.data.sources import names as source_names
 from lossbench.execution.identity import Identity, module_of, user_code, versions
 from lossbench.outs import Outs
 from lossbench.params import Params
+from lossbench.written import CHECKED, make_room
 
 FETCH = "lossbench.data.fetching"
 VALIDATE = "lossbench.data.expectations.run"
@@ -24,7 +24,7 @@ REPORT = "lossbench.reporting.write"
 
 def write_lineage(params: Params, outs: Outs) -> None:
     """Write ``reports/checked``."""
-    shutil.rmtree(outs.checked, ignore_errors=True)
+    make_room(outs.checked, CHECKED)
     for file, content in lineage(params, outs.study).items():
         path = outs.checked / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,13 @@ from lossbench.reporting.inputs import Evaluated
 from lossbench.reporting.tables import Finding
 
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#b8a900", "#666666"]
-VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "tie": "#0072b2", "undecided": "#8a8a8a"}
+VERDICT_COLOURS = {
+    "better": "#009e73",
+    "worse": "#d55e00",
+    "tie": "#0072b2",
+    "undecided": "#8a8a8a",
+    "not trained": "#8a8a8a",
+}
 
 alt.data_transformers.disable_max_rows()
 

@@ -6,13 +6,14 @@ import numpy as np
 
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import higher_is_better, scores_with
-from lossbench.statistics import Answer, digits
-from lossbench.statistics.sentences import metric_name, p_value
+from lossbench.statistics.hypotheses import Answer
+from lossbench.statistics.sentences import digits, metric_name, p_value
 
 WORDS = {
     "supported": "The evidence supports the claim.",
     "refuted": "The evidence refutes the claim.",
     "undecided": "The evidence does not suffice either way.",
+    "not trained": "A loss was not trained to where its scores mean anything.",
 }
 
 
@@ -36,7 +37,7 @@ def shown(one: Answer, study: Study) -> dict[str, Any]:
         "means": f"{better} {digits(means[0], half)}, {than} {digits(means[1], half)}",
         "test": f"{better} better than {than} on {metric_name(claim.on)} ({way} is better)"
         + ("" if other != claim.experiment else f", {claim.experiment}")
-        + (f", by {claim.by:g}" if claim.by else ""),
+        + (f", by {one.by:g}" if one.by else ""),
         "answer": one.answer,
         "meaning": WORDS[one.answer],
         "gain": f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})",

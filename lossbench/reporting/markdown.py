@@ -8,7 +8,8 @@ import pandas as pd
 
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import Finding, records
-from lossbench.statistics import Answer, digits
+from lossbench.statistics.hypotheses import Answer
+from lossbench.statistics.sentences import digits, level_over_report
 
 
 def score(row: Mapping[str, Any]) -> str:
@@ -39,6 +40,9 @@ def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answer
             f"| {escape(one.name)} | {escape(row['loss'])} | {one.metric} | {score(row)} | {row['n']} |"
             for row in records(board, one.name, metric=one.metric)
         ]
+    families = 2 * len({one.experiment for one in found}) + bool(answered)
+    if families:
+        lines += ["", level_over_report(families, study.params.comparison.level)]
     if answered:
         lines += ["", "| claim | answer | advantage | p after Holm |", "|---|---|---|---|"]
         lines += [_answer(one, study) for one in answered]

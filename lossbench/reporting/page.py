@@ -17,7 +17,8 @@ from lossbench.reporting.gallery import Gallery, read_gallery
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
 from lossbench.reporting.tables import Finding, records
-from lossbench.statistics import Answer, digits
+from lossbench.statistics.hypotheses import Answer
+from lossbench.statistics.sentences import digits
 
 Seconds = Mapping[str, Mapping[str, float]]
 

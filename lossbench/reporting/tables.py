@@ -9,25 +9,24 @@ import numpy as np
 import pandas as pd
 
 from lossbench.reporting.inputs import Evaluated, Study
-from lossbench.statistics import (
-    Answer,
-    Claim,
-    Contrast,
-    Interval,
-    Outcome,
-    Rules,
-    answer,
-    compare,
-    mean_interval,
-    seeds_by_examples,
-    sentence,
-)
+from lossbench.statistics.examples import sample_weight, seeds_by_examples
+from lossbench.statistics.hypotheses import Answer, Claim, Outcome, answer
+from lossbench.statistics.metrics import known, within_bounds
+from lossbench.statistics.paired import Interval, mean_interval
+from lossbench.statistics.sentences import sentence
+from lossbench.statistics.trained import Training, condition
+from lossbench.statistics.verdict import Contrast, Rules, compare
 
 VERDICT_COLUMNS = (
     "experiment", "metric", "arm", "baseline", "difference", "median", "ci_low", "ci_high", "p",
-    "p_holm", "margin", "p_tie", "n", "verdict", "seeds_needed", "correlation", "diverged", "examples_low",
-    "examples_high",
+    "p_holm", "margin", "p_tie", "p_tie_holm", "tie_low", "tie_high", "tie_level", "n", "ahead", "equal",
+    "verdict", "seeds_needed", "seeds_needed_low", "seeds_needed_high", "seeds_for_tie", "correlation",
+    "diverged", "collapsed", "baseline_collapsed", "step", "examples_low", "examples_high",
 )  # fmt: skip
+
+
+COUNTS = ("ahead", "equal", "seeds_needed", "seeds_needed_low", "seeds_needed_high", "seeds_for_tie")
+"""Columns of whole numbers that may be empty."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def leaderboard(study: Study) -> pd.DataFrame:
             worth = {arm: math.inf if math.isnan(mean) else sign * mean for arm, mean in means.items()}
             order = sorted(worth, key=worth.__getitem__)
             for arm in order:
-                interval = mean_interval(scores[arm], level)
+                interval = within_bounds(mean_interval(scores[arm], level), metric)
                 n = len(scores[arm])
                 rows.append(
                     {
@@ -96,7 +95,7 @@ def curves(study: Study) -> pd.DataFrame:
     for one in study.evaluated.values():
         keys = ["arm", "loss", "split", "metric", "epoch"]
         for key, values in one.history.groupby(keys, sort=False)["value"]:
-            interval = mean_interval(values.to_numpy(), level)
+            interval = within_bounds(mean_interval(values.to_numpy(), level), str(key[3]))
             mean = float(values.mean())
             bounds = (interval.low, interval.high) if len(values) > 1 else (mean, mean)
             rows.append(
@@ -125,13 +124,59 @@ def _findings(one: Evaluated, study: Study) -> list[Finding]:
     pairs = comparison.contrasts == "all_pairs"
     if len(study.params.seeds) < 2 or len(one.arms) < 2 or (baseline is None and not pairs):
         return []
-    rules = Rules(
-        comparison.level, one.experiment.margin, higher_is_better(one, one.metric), comparison.power
-    )
     contrasts = compare(
-        one.by_arm(one.metric), None if pairs else baseline, one.metric, rules, one.diverged()
+        one.by_arm(one.metric),
+        None if pairs else baseline,
+        one.metric,
+        rules_of(one, study),
+        one.diverged(),
+        floors_of(one),
+        {arm: training_of(one, arm, study) for arm in one.arms},
     )
     return [_finding(one, contrast, study) for contrast in contrasts]
+
+
+def rules_of(one: Evaluated, study: Study) -> Rules:
+    """What an experiment's verdicts go by."""
+    comparison, there = study.params.comparison, known(one.metric)
+    return Rules(
+        level=comparison.level,
+        margin=one.experiment.margin,
+        higher_is_better=higher_is_better(one, one.metric),
+        power=comparison.power,
+        bounds=(there.low, there.high) if there else None,
+        step=_step(one),
+    )
+
+
+def _step(one: Evaluated) -> float:
+    """What one test sample weighs, for the arm on which it weighs most; 0 where that is not known."""
+    weights = [
+        sample_weight(values, lambda total: one.task.from_statistics(one.metric, total))
+        for values in one.statistics.values()
+        if values.shape[1] > 1
+    ]
+    return max(weights, default=0.0)
+
+
+def floors_of(one: Evaluated) -> dict[str, float]:
+    """Floors of the deciding metric, by name; empty where the task has none."""
+    if "floors" not in one.tables:
+        return {}
+    table = one.tables["floors"]
+    chosen = table[table["metric"] == one.metric]
+    return {str(name): float(value) for name, value in zip(chosen["floor"], chosen["value"], strict=True)}
+
+
+def training_of(one: Evaluated, arm: str, study: Study) -> Training:
+    """What the outs say of an arm's training: last training losses, and what constants reach."""
+    mine = one.history[(one.history["arm"] == arm) & (one.history["split"] == "train")]
+    losses = mine[mine["metric"] == "loss"].sort_values("epoch").groupby("seed")["value"].last()
+    constant = one.arms[arm].get("constant_loss")
+    return Training(
+        last_losses=tuple(float(value) for value in losses),
+        constant_loss=None if constant is None else float(constant),
+    )
 
 
 def _finding(one: Evaluated, contrast: Contrast, study: Study) -> Finding:
@@ -156,10 +201,12 @@ def verdict_table(found: Sequence[Finding]) -> pd.DataFrame:
     rows = []
     for one in found:
         row = {"experiment": one.experiment, **asdict(one.contrast)}
+        row["collapsed"] = one.contrast.arm_condition.collapsed
+        row["baseline_collapsed"] = one.contrast.baseline_condition.collapsed
         row["examples_low"] = one.examples.low if one.examples else math.nan
         row["examples_high"] = one.examples.high if one.examples else math.nan
         rows.append({column: row[column] for column in VERDICT_COLUMNS})
-    return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype({"seeds_needed": "Int64"})
+    return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
 
 
 def answers(study: Study) -> list[Answer]:
@@ -189,10 +236,24 @@ def _claim(name: str, study: Study) -> Claim:
         better=claim.better,
         than=claim.than,
         metric=claim.on,
-        by=claim.by,
+        by=study.params.by_of(claim),
         higher_is_better=higher_is_better(one, claim.on),
         differences=better - than,
+        trained=all(
+            _trained(where, loss, study) for where, loss in ((one, claim.better), (other, claim.than))
+        ),
     )
+
+
+def _trained(one: Evaluated, loss: str, study: Study) -> bool:
+    """Whether the arm with a loss was trained, as its experiment's deciding metric says."""
+    scores = scores_with(one, loss, one.metric)
+    rules = rules_of(one, study)
+    arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
+    state = condition(
+        scores, floors_of(one), rules.margin, rules.higher_is_better, training_of(one, arm, study)
+    )
+    return not state.untrained
 
 
 def scores_with(one: Evaluated, loss: str, metric: str) -> Any:

@@ -1,28 +1,39 @@
-"""Ties are shown, not assumed: two one-sided tests (Schuirmann 1987)."""
+"""Ties are shown, not assumed: two one-sided tests (Schuirmann 1987), each by t and by Hall's t.
+
+Skewed differences make the plain t too sure (at the margin .089 wrong ties of a nominal .05 with gamma(4)
+differences and 8 seeds), so each side's p is the larger of the two.
+"""
 
 import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import integrate, stats
+from scipy import special, stats
 
 from lossbench.statistics.family import fewest
+from lossbench.statistics.paired import Interval, hall_bounds, hall_statistic, mean_interval, spreads
 
 Array = npt.NDArray[Any]
+FAR = 12.0
+"""Standard deviations of s beyond which its distribution has nothing left."""
+NODES, WEIGHTS = (
+    (part + shift) / 2 for part, shift in zip(np.polynomial.legendre.leggauss(200), (1, 0), strict=True)
+)
+"""Of a quadrature over (0, 1)."""
 
 
 def tost_p(differences: Array, margin: float) -> float:
     """P of the hypothesis that the mean difference lies outside ± margin.
 
-    It is at most ``level`` exactly where the (1 − 2·level) t interval lies inside ± margin.
+    It is at most ``level`` exactly where :func:`tie_interval` at that level lies inside ± margin.
 
     Args:
         differences: (n,), in the metric's unit.
         margin: > 0, in the metric's unit.
 
     Returns:
-        The larger of the two one-sided p-values; NaN with fewer than two differences.
+        The largest of the four one-sided p-values; NaN with fewer than two differences.
 
     Raises:
         ValueError: if the margin is not a positive number.
@@ -33,13 +44,36 @@ def tost_p(differences: Array, margin: float) -> float:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
         return math.nan
-    center, spread = float(values.mean()), float(stats.sem(values))
-    if spread == 0:
-        return 0.0 if abs(center) < margin else 1.0
-    freedom = len(values) - 1
-    above = stats.t.sf((center + margin) / spread, freedom)
-    below = stats.t.cdf((center - margin) / spread, freedom)
-    return float(max(above, below))
+    return float(tost_ps(values, margin))
+
+
+def tost_ps(differences: Array, margin: float) -> Array:
+    """:func:`tost_p` over the last axis of (..., n), n ≥ 2, unchecked."""
+    values = np.asarray(differences, dtype=np.float64)
+    n = values.shape[-1]
+    centre, error = values.mean(-1), spreads(values) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above = np.minimum((centre + margin) / error, hall_statistic(values, -margin))
+        below = np.maximum((centre - margin) / error, hall_statistic(values, margin))
+    p = np.maximum(stats.t.sf(above, n - 1), stats.t.cdf(below, n - 1))
+    # no spread: a difference of exactly the margin is 0/0, and no tie
+    return np.asarray(np.nan_to_num(p, nan=1.0))
+
+
+def tie_interval(differences: Array, level: float) -> Interval:
+    """The (1 − 2·level) interval that shows a tie: the t interval and Hall's, joined.
+
+    Args:
+        differences: (n,), in the metric's unit.
+        level: of each one-sided test.
+
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2:
+        return Interval(math.nan, math.nan)
+    plain = mean_interval(values, 2 * level)
+    low, high = hall_bounds(values, 2 * level)
+    return Interval(min(plain.low, low), max(plain.high, high))
 
 
 def tie_power(margin: float, n: int, level: float) -> float:
@@ -59,25 +93,27 @@ def tie_power(margin: float, n: int, level: float) -> float:
     freedom = n - 1
     critical = float(stats.t.ppf(1 - level, freedom))
     widest = margin * math.sqrt(n) / critical  # a larger s leaves no room for any mean
-    spread = stats.chi(freedom, scale=1 / math.sqrt(freedom))
+    near = FAR / math.sqrt(2 * freedom)  # s lies within 1 ± this
+    low, high = max(0.0, 1 - near), min(widest, 1 + near)
+    if high <= low:
+        return 0.0
+    s = low + (high - low) * NODES
+    room = margin * math.sqrt(n) - critical * s
+    log_density = (
+        math.log(2) + freedom / 2 * math.log(freedom / 2) - special.gammaln(freedom / 2)
+        + (freedom - 1) * np.log(s) - freedom * s**2 / 2
+    )  # fmt: skip
+    return float((high - low) * np.sum(WEIGHTS * (2 * special.ndtr(room) - 1) * np.exp(log_density)))
 
-    def tied_and(s: float) -> float:
-        room = margin * math.sqrt(n) - critical * s
-        return float((2 * stats.norm.cdf(room) - 1) * spread.pdf(s))
 
-    typical = min(widest, 1.0)
-    inner = integrate.quad(tied_and, 0, typical)[0]
-    outer = integrate.quad(tied_and, typical, min(widest, typical + 8 / math.sqrt(freedom)))[0]
-    return float(inner + outer)
-
-
-def seeds_for_tie(margin: float, level: float, wanted: float) -> int | None:
+def seeds_for_tie(margin: float, level: float, wanted: float, least: int = 2) -> int | None:
     """Fewest seeds with which two equal arms are found to tie.
 
     Args:
         margin: over the differences' standard deviation, > 0.
         level: of each one-sided test.
         wanted: probability of finding the tie.
+        least: seeds below which no tie is claimed.
 
     Returns:
         The number; None where no 100 000 seeds would do.
@@ -85,4 +121,4 @@ def seeds_for_tie(margin: float, level: float, wanted: float) -> int | None:
     """
     if not margin > 0:
         raise ValueError(f"a tie needs a margin above 0, found {margin}")
-    return fewest(lambda n: tie_power(margin, n, level) >= wanted, start=2)
+    return fewest(lambda n: tie_power(margin, n, level) >= wanted, start=least)

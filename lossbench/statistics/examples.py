@@ -68,6 +68,20 @@ def seeds_by_examples(
     return Interval(center - float(half), center + float(half))
 
 
+def sample_weight(statistics: Array, metric: Callable[[Array], Array]) -> float:
+    """What one test sample weighs: the most that leaving one out moves the metric, mean over seeds.
+
+    Args:
+        statistics: (seeds, examples, K) sufficient statistics of one arm.
+        metric: turns summed statistics (..., K) into the metric (...).
+
+    """
+    values = np.asarray(statistics, dtype=np.float64)
+    total = values.sum(axis=1, keepdims=True)
+    moved = np.abs(metric(total - values) - metric(total))
+    return float(np.nanmax(moved, axis=1).mean())
+
+
 def _resampled(arm: Array, baseline: Array, metric: Callable[[Array], Array], seed: int, draws: int) -> Array:
     """Mean difference over seeds for each of ``draws`` bootstrap samples of the examples, (draws,)."""
     rng = np.random.Generator(np.random.PCG64(seed))

@@ -87,6 +87,42 @@ def seeds_for(effect: float, contrasts: int, level: float, wanted: float) -> int
     return fewest(lambda n: power(effect, n, level / contrasts) >= wanted, start=floor)
 
 
+def seeds_needed(effect: float, nonzero: float, contrasts: int, level: float, wanted: float) -> int | None:
+    """How many seeds a decision needs: for the power wanted at the effect seen, and never below the floor.
+
+    Differences of exactly 0 carry no sign, so the floor is as many seeds as give enough others.
+
+    Args:
+        effect: mean difference over its standard deviation; NaN where it is unknown.
+        nonzero: share of differences that are not 0.
+        contrasts: in the family.
+        level: of the family.
+        wanted: power.
+
+    Returns:
+        The number; the floor where the effect is unknown; None where nothing differs, or no 100 000 would do.
+
+    """
+    if not nonzero:
+        return None
+    floor = math.ceil(floor_seeds(contrasts, level) / nonzero - 1e-9)
+    if math.isnan(effect):
+        return floor
+    for_power = seeds_for(effect, contrasts, level, wanted)
+    return None if for_power is None else max(floor, for_power)
+
+
+def effect_quartiles(effect: float, n: int) -> tuple[float, float]:
+    """Middle 50 % interval of an effect estimated from n pairs, by size; the smaller is 0 where signs part.
+
+    Its variance is 1/n + effect²/2(n − 1) (Hedges and Olkin 1985).
+    """
+    if n < 2 or not math.isfinite(effect):
+        return 0.0, math.inf
+    half = float(stats.norm.ppf(0.75)) * math.sqrt(1 / n + effect**2 / (2 * (n - 1)))
+    return max(0.0, abs(effect) - half), abs(effect) + half
+
+
 def fewest(enough: Callable[[int], bool], start: int) -> int | None:
     """Smallest n ≥ ``start`` that is enough (once enough, always enough); None above 100 000."""
     if enough(start):

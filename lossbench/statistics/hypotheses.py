@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from lossbench.statistics.family import holm
-from lossbench.statistics.paired import finite, mean_interval, sign_flip_p
-from lossbench.statistics.verdict import seeds_needed
+from lossbench.statistics.family import holm, seeds_needed
+from lossbench.statistics.paired import difference_p, finite, mean_interval
+from lossbench.statistics.samples import Paired, effect
+from lossbench.statistics.verdict import Stage
 
 Array = npt.NDArray[Any]
 
@@ -20,6 +22,7 @@ class Outcome(StrEnum):
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNDECIDED = "undecided"
+    NOT_TRAINED = "not trained"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Claim:
         by: how much better at least, ≥ 0, in the metric's unit.
         higher_is_better: of the metric.
         differences: (n,) scores of ``better`` minus scores of ``than``, seed by seed.
+        trained: whether both arms were; else the claim has no answer.
 
     """
 
@@ -44,6 +48,7 @@ class Claim:
     by: float
     higher_is_better: bool
     differences: Array
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,27 +71,32 @@ class Answer:
     seeds_needed: int | None
 
 
-def answer(claims: Sequence[Claim], level: float, power: float = 0.8) -> list[Answer]:
+def answer(
+    claims: Sequence[Claim], level: float, power: float = 0.8, stage: Stage | None = None
+) -> list[Answer]:
     """Answer declared claims; they are one Holm family of their own.
 
-    Supported: the advantage exceeds ``by``, by sign-flip test after Holm and by its interval. Refuted: it
-    falls short of ``by`` by the same standard. Else undecided.
+    Supported: the advantage exceeds ``by``, by the test of a verdict (the larger of sign-flip and Hall's p)
+    after Holm and by its interval. Refuted: it falls short of ``by`` by the same standard. Not trained: an
+    arm was not. Else undecided.
 
     Args:
         claims: with their differences (better minus than) over seeds.
         level: family-wise.
         power: wanted of the number of seeds recommended.
+        stage: of several declared looks; Holm's correction where None.
 
     Raises:
         ValueError: if a claim has no differences, one is no finite number, or ``by`` is negative.
 
     """
     shifted = [_shifted(claim) for claim in claims]
-    p_values = [sign_flip_p(one) for one in shifted]
+    p_values = [difference_p(one) for one in shifted]
     family = len(claims)
+    adjusted = holm(p_values) if stage is None else [min(1.0, p * level / stage.difference) for p in p_values]
     return [
         _answer(claim, values, (p, p_holm), family, level, power)
-        for claim, values, p, p_holm in zip(claims, shifted, p_values, holm(p_values), strict=True)
+        for claim, values, p, p_holm in zip(claims, shifted, p_values, adjusted, strict=True)
     ]
 
 
@@ -105,7 +115,9 @@ def _answer(
 ) -> Answer:
     interval = mean_interval(shifted, level)
     outcome = Outcome.UNDECIDED
-    if p[1] <= level and interval.excludes(0):
+    if not claim.trained:
+        outcome = Outcome.NOT_TRAINED
+    elif p[1] <= level and interval.excludes(0):
         outcome = Outcome.SUPPORTED if shifted.mean() > 0 else Outcome.REFUTED
     return Answer(
         name=claim.name,
@@ -117,5 +129,11 @@ def _answer(
         p_holm=p[1],
         by=claim.by,
         n=len(shifted),
-        seeds_needed=seeds_needed(shifted, family, level, power),
+        seeds_needed=seeds_needed(
+            effect(Paired(shifted, np.zeros(len(shifted)))),
+            np.count_nonzero(shifted) / len(shifted),
+            family,
+            level,
+            power,
+        ),
     )

@@ -2,6 +2,7 @@
 
 import math
 
+from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast, Verdict
 
 WORDS = {"iou": "IoU", "f1": "F1", "map": "mAP", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mse": "MSE"}
@@ -26,54 +27,109 @@ def metric_name(metric: str) -> str:
 
 
 def sentence(
-    contrast: Contrast, experiment: str, arm: str, baseline: str, level: float, tuned: int = 0
+    contrast: Contrast,
+    experiment: str,
+    arm: str,
+    baseline: str,
+    level: float,
+    tuned: int = 0,
+    budget: str = "",
 ) -> str:
-    """Say a contrast's verdict in one sentence.
+    """Say a contrast's verdict in a sentence, with what bears on it in further ones.
 
     "A beats B by x (95 % a to b)" and "A is worse than B by x (95 % a to b)" both count in the direction
-    of their word; ties and undecided contrasts are given as A minus B, with sign.
+    of their word; ties and undecided contrasts are given as A minus B, with sign. The interval beside a tie
+    is the one that shows it.
 
     Args:
         contrast: the verdict.
-        experiment: where.
+        experiment: where; "" for nowhere in particular.
         arm: the arm's loss, as the reader knows it.
         baseline: the baseline's.
         level: of the interval.
         tuned: trials the arms were tuned over.
+        budget: how the contrast hangs on the budget, from :func:`lossbench.statistics.budget_sensitive`.
 
     """
-    metric = metric_name(contrast.metric)
-    settled = contrast.verdict in (Verdict.BETTER, Verdict.WORSE)
-    value, basis = _with_interval(contrast, level, metric, settled)
-    tests = f"{p_value(contrast.p_holm)} after Holm, {contrast.n} seeds"
     tuning = f", tuned over {tuned} trials" if tuned else ""
-    against = f"On {experiment} {arm}"
+    said = _verdict(contrast, experiment, arm, baseline, level, tuning)
+    further = [_edges(contrast, arm, baseline), f"Budget-sensitive: {budget}." if budget else ""]
+    return " ".join([said, *(one for one in further if one)])
+
+
+def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level: float, tuning: str) -> str:
+    where = f"On {experiment} {arm}" if experiment else arm
+    tests = f"{p_value(contrast.p_holm)} after {contrast.correction}, {seeds_said(contrast)}{tuning}"
+    lost = _lost(contrast)
     match contrast.verdict:
         case Verdict.BETTER | Verdict.WORSE:
+            value, basis = _with_interval(contrast, level, unsigned=True)
             word = "beats" if contrast.verdict == Verdict.BETTER else "is worse than"
-            return f"{against} {word} {baseline} by {value} ({basis}, {tests}{tuning}){_lost(contrast)}."
+            return f"{where} {word} {baseline} by {value} ({basis}, {tests}){lost}."
         case Verdict.TIE:
+            value, basis = _with_interval(contrast, 2 * contrast.tie_level, tie=True)
             return (
-                f"{against} ties with {baseline}: {value} ({basis}), within the margin of "
-                f"{contrast.margin:g} ({p_value(contrast.p_tie)} for a tie, {contrast.n} seeds{tuning})"
-                f"{_lost(contrast)}."
+                f"{where} ties with {baseline}: {value} ({basis}), within the margin of {contrast.margin:g} "
+                f"({p_value(contrast.p_tie_holm)} for a tie after {contrast.correction}, "
+                f"{seeds_said(contrast)}{tuning}){lost}."
             )
         case Verdict.UNDECIDED:
-            return (
-                f"{against} against {baseline} is undecided: {value} ({basis}, {tests}{tuning}); "
-                f"{_need(contrast)}{_lost(contrast)}."
-            )
+            value, basis = _with_interval(contrast, level)
+            found = f"{value} ({basis}, {tests}); {_need(contrast)}{lost}"
+            return f"{where} against {baseline} is undecided: {found}."
+        case Verdict.NOT_TRAINED:
+            value, _ = _with_interval(contrast, level)
+            why = _untrained(contrast, arm, baseline)
+            return f"{where} cannot be judged against {baseline} ({value}): {why}{lost}."
 
 
-def _with_interval(contrast: Contrast, level: float, metric: str, unsigned: bool) -> tuple[str, str]:
+def seeds_said(contrast: Contrast) -> str:
+    """Say how many seeds there are and on how many the arm scored better: "higher on 7 of 8 seeds"."""
+    if contrast.ahead is None:
+        return f"{contrast.n} seeds"
+    way = "higher" if contrast.higher_is_better else "lower"
+    equal = f", equal on {contrast.equal}" if contrast.equal else ""
+    return f"{way} on {contrast.ahead} of {contrast.n} seeds{equal}"
+
+
+def rounded(contrast: Contrast, level: float) -> tuple[str, str]:
+    """Write difference and interval for a table; beside a tie the interval that shows it."""
+    tie = contrast.verdict == Verdict.TIE
+    value, interval = _with_interval(contrast, 2 * contrast.tie_level if tie else level, tie=tie)
+    share, _, bounds = interval.partition(" % ")
+    if not bounds:
+        return value.split(" ", 1)[0], "–"
+    return value.split(" ", 1)[0], f"{bounds} ({share} %)"
+
+
+def _with_interval(
+    contrast: Contrast, level: float, unsigned: bool = False, tie: bool = False
+) -> tuple[str, str]:
     """Write the difference with its metric, and its interval."""
-    bounds = [contrast.ci_low, contrast.ci_high]
+    bounds = [contrast.tie_low, contrast.tie_high] if tie else [contrast.ci_low, contrast.ci_high]
+    half = (bounds[1] - bounds[0]) / 2
     difference = contrast.difference
+    never: list[float] = []
     if unsigned:
         difference, bounds = abs(difference), sorted(abs(bound) for bound in bounds)
-    places = _places((contrast.ci_high - contrast.ci_low) / 2, *(bounds if unsigned else []))
+        never = bounds
+    places = _places(half, *never)
+    if tie:
+        places = _below(contrast.margin, bounds, places)
     low, high = (_written(bound, places) for bound in bounds)
-    return f"{_written(difference, places)} {metric}", f"{_percent(level)} {low} to {high}"
+    value = f"{_written(difference, places)} {metric_name(contrast.metric)}"
+    if math.isnan(half):
+        return value, "no interval"
+    return value, f"{_percent(level)} {low} to {high}"
+
+
+def _below(margin: float, bounds: list[float], places: int) -> int:
+    """As many places as it takes for a bound within the margin not to be rounded to it."""
+    while places < MOST_PLACES and any(
+        abs(bound) < margin <= abs(float(f"{bound:.{places}f}")) for bound in bounds
+    ):
+        places += 1
+    return places
 
 
 def _places(spread: float, *never_zero: float) -> int:
@@ -101,18 +157,88 @@ def _written(value: float, places: int) -> str:
 
 
 def _percent(level: float) -> str:
-    return f"{100 * (1 - level):g} %"
+    return f"{100 * (1 - level):.3g} %"
 
 
 def _need(contrast: Contrast) -> str:
-    if contrast.seeds_needed is None:
-        return "no number of seeds would show a difference this small"
-    if contrast.seeds_needed <= contrast.n:
-        return "an effect as large as the one seen would usually show at this many seeds"
-    return f"{contrast.seeds_needed} seeds would be needed to show a difference of the size seen"
+    """Say how many seeds a decision would take."""
+    needed, tie = contrast.seeds_needed, contrast.seeds_for_tie
+    if needed is None:
+        said = "no number of seeds would show a difference this small"
+    elif needed <= contrast.n:
+        said = "an effect as large as the one seen would usually show at this many seeds"
+    else:
+        said = f"{_about(contrast)} would be needed to show a difference of the size seen"
+    if contrast.step > contrast.margin:
+        return f"{said}, and no tie can be: one test sample weighs {contrast.step:.2g}, more than the margin"
+    if tie is None or (needed is not None and tie >= needed):
+        return said
+    return f"{said}, and {_more(tie, contrast.n)} would show a tie if there is no difference"
+
+
+def _about(contrast: Contrast) -> str:
+    low, high = contrast.seeds_needed_low, contrast.seeds_needed_high
+    if low is None or low == high:
+        return f"about {contrast.seeds_needed} seeds"
+    upper = f"to {high}" if high is not None else "or many more"
+    return f"about {contrast.seeds_needed} seeds (likely {low} {upper})"
+
+
+def _more(tie: int, n: int) -> str:
+    return f"about {tie} seeds" if tie > n else "this many seeds usually"
+
+
+def _untrained(contrast: Contrast, arm: str, baseline: str) -> str:
+    """Say which side was not trained, why, and what to change."""
+    sides = ((arm, contrast.arm_condition), (baseline, contrast.baseline_condition))
+    found = [f"{name} was not trained: {' and '.join(one.untrained)}" for name, one in sides if one.untrained]
+    return "; ".join(found) + "; train longer, or search other learning rates, before comparing"
+
+
+def _edges(contrast: Contrast, arm: str, baseline: str) -> str:
+    """Say which tuned values stand at the end of their range."""
+    sides = ((arm, contrast.arm_condition), (baseline, contrast.baseline_condition))
+    found = [
+        f"{name}'s {edge.parameter.replace('_', ' ')} of {edge.value:g} is the {edge.end} that was tried"
+        for name, one in sides
+        for edge in one.edges
+    ]
+    if not found:
+        return ""
+    return f"At the edge: {'; '.join(found)}; a wider search may change this."
 
 
 def _lost(contrast: Contrast) -> str:
-    if not contrast.diverged:
-        return ""
-    return f"; {contrast.diverged} diverged replicate{'s' if contrast.diverged > 1 else ''} counted"
+    """Count diverged and collapsed replicates, these with the exact interval of their share."""
+    said = ""
+    if contrast.diverged:
+        said += f"; {contrast.diverged} diverged replicate{'s' * (contrast.diverged > 1)} counted"
+    for side, one in (("its own", contrast.arm_condition), ("the other's", contrast.baseline_condition)):
+        if one.collapsed and not one.untrained:
+            low, high = share_interval(one.collapsed, contrast.n)
+            said += (
+                f"; {one.collapsed} of {contrast.n} replicates ({side}) collapsed to a floor's score "
+                f"(95 % {100 * low:.0f} to {100 * high:.0f} of 100 would)"
+            )
+    return said
+
+
+def level_over_report(families: int, level: float) -> str:
+    """Say what the level means for a page with several families of statements.
+
+    Args:
+        families: experiments with differences, the same with ties, and one for the declared claims.
+        level: of each.
+
+    """
+    each = (
+        "A family of statements (one experiment's differences, its ties, or the declared claims) holds a "
+        "false one "
+        f"with a probability of at most {100 * level:g} %, as long as losses that do not differ have "
+        "exchangeable "
+        "scores seed by seed"
+    )
+    if families < 2:
+        return each + "."
+    share = 100 * min(1.0, families * level)
+    return f"{each}; there are {families} families here, so some statement errs with up to {share:.3g} %."

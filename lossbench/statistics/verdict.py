@@ -1,7 +1,7 @@
-"""From replicates to a verdict: better, worse, tie or undecided."""
+"""From replicates to a verdict: better, worse, tie, undecided, or not trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lossbench.errors import nearest
-from lossbench.statistics.equivalence import tost_p
-from lossbench.statistics.family import floor_seeds, holm, seeds_for, smallest_p
-from lossbench.statistics.paired import Interval, finite, mean_interval, pair_correlation, sign_flip_p
+from lossbench.statistics.equivalence import seeds_for_tie
+from lossbench.statistics.family import effect_quartiles, holm, seeds_needed
+from lossbench.statistics.paired import Interval, finite
+from lossbench.statistics.samples import Paired, Sample, effect
+from lossbench.statistics.trained import TRAINED, Condition, Training, condition
 
 Array = npt.NDArray[Any]
-FEWEST_FOR_TIE = 3
-"""Scores come in steps (one test sample): two differences are too often equal to show a tie by it."""
+FEWEST_FOR_TIE = 5
+"""Scores come in steps (one test sample): a few differences are too often equal to show a tie by it."""
 
 
 class Verdict(StrEnum):
@@ -27,6 +29,7 @@ class Verdict(StrEnum):
     WORSE = "worse"
     TIE = "tie"
     UNDECIDED = "undecided"
+    NOT_TRAINED = "not trained"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Rules:
         margin: differences within ± this do not matter, in the metric's unit.
         higher_is_better: of the metric.
         power: wanted of the number of seeds recommended.
+        bounds: least and largest value the metric can have; intervals are cut to what a difference can be.
+        step: what one test sample weighs, in the metric's unit; where it outweighs the margin nothing ties.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -48,6 +53,8 @@ class Rules:
     margin: float = 0.01
     higher_is_better: bool = True
     power: float = 0.8
+    bounds: tuple[float, float] | None = None
+    step: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 0.5:
@@ -56,11 +63,21 @@ class Rules:
             raise ValueError(f"margin must be a number above 0, found {self.margin}")
         if not 0 < self.power < 1:
             raise ValueError(f"power must lie between 0 and 1, found {self.power}")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds must be two numbers, the lower first, found {self.bounds}")
+        if not self.step >= 0:
+            raise ValueError(f"step must be 0 or more, found {self.step}")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One arm against another on one metric; differences are arm minus baseline, in the metric's unit."""
+    """One arm against another on one metric; differences are arm minus baseline, in the metric's unit.
+
+    ``p`` is the larger of the sign-flip p and Hall's, ``p_holm`` and ``p_tie_holm`` are corrected for the
+    family (and for looks, where several are declared). The interval of a tie covers ``1 − 2·tie_level`` and
+    lies within the margin exactly where the tie is shown. ``ahead`` counts the seeds on which the arm
+    scored better, ``equal`` those without a difference; None where seeds do not pair.
+    """
 
     arm: str
     baseline: str
@@ -79,10 +96,67 @@ class Contrast:
     correlation: float
     diverged: int
     differences: tuple[float, ...]
+    p_tie_holm: float = math.nan
+    tie_low: float = math.nan
+    tie_high: float = math.nan
+    tie_level: float = math.nan
+    seeds_needed_low: int | None = None
+    seeds_needed_high: int | None = None
+    seeds_for_tie: int | None = None
+    ahead: int | None = None
+    equal: int | None = None
+    higher_is_better: bool = True
+    step: float = 0.0
+    correction: str = "Holm"
+    arm_condition: Condition = TRAINED
+    baseline_condition: Condition = TRAINED
 
 
 Scores = Mapping[str, Array]
 """Arm → (n,) scores, index-aligned over the seeds."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of several declared looks: the nominal levels a single contrast is held to there.
+
+    Attributes:
+        difference: of the two-sided p.
+        tie: of each one-sided test of a tie.
+        said: how the correction is called in a sentence.
+
+    """
+
+    difference: float
+    tie: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms, their scores, and what is known of their training.
+
+    ``once`` says that a side's scores count as a single one (the same value on every seed, from a training
+    whose seed may never have reached it).
+    """
+
+    arm: str
+    baseline: str
+    sample: Sample
+    diverged: int = 0
+    arm_condition: Condition = TRAINED
+    baseline_condition: Condition = TRAINED
+    once: bool = False
+
+    @property
+    def untrained(self) -> bool:
+        """Whether either side was not trained."""
+        return bool(self.arm_condition.untrained or self.baseline_condition.untrained)
+
+    @property
+    def collapsed(self) -> int:
+        """Collapsed replicates of both sides."""
+        return self.arm_condition.collapsed + self.baseline_condition.collapsed
 
 
 def compare(
@@ -91,11 +165,11 @@ def compare(
     metric: str,
     rules: Rules,
     diverged: Mapping[str, int] | None = None,
+    floors: Mapping[str, float] | None = None,
+    training: Mapping[str, Training] | None = None,
+    once: Collection[str] = (),
 ) -> list[Contrast]:
     """Give a verdict on every contrast of one experiment's primary metric.
-
-    Better and worse need p after Holm ≤ level and an interval that excludes 0; a tie, which wins over
-    both, needs the 90 % interval (at level 5 %) inside ± margin, and three seeds; else undecided.
 
     Args:
         scores: arm → scores, aligned over seeds; all finite (a diverged replicate has its test score).
@@ -103,6 +177,9 @@ def compare(
         metric: name.
         rules: level, margin, direction.
         diverged: arm → number of diverged replicates.
+        floors: name → score of a predictor that needs no training.
+        training: arm → what is known of how it was trained.
+        once: arms whose equal scores count as one.
 
     Raises:
         ValueError: if the arms have not the same number of seeds, fewer than two, a score that is no
@@ -111,92 +188,192 @@ def compare(
     """
     _check(scores, baseline)
     lost = diverged or {}
-    pairs = _pairs(list(scores), baseline)
-    p_values = [sign_flip_p(scores[arm] - scores[other]) for arm, other in pairs]
-    return [
-        _contrast(
-            (arm, other),
-            metric,
-            (scores[arm], scores[other]),
-            (p, p_holm),
-            len(pairs),
-            rules,
-            lost.get(arm, 0) + lost.get(other, 0),
+    states = {
+        arm: condition(values, floors or {}, rules.margin, rules.higher_is_better, (training or {}).get(arm))
+        for arm, values in scores.items()
+    }
+    compared = [
+        Comparison(
+            arm=arm,
+            baseline=other,
+            sample=Paired(scores[arm], scores[other]),
+            diverged=lost.get(arm, 0) + lost.get(other, 0),
+            arm_condition=states[arm],
+            baseline_condition=states[other],
+            once=arm in once or other in once,
         )
-        for (arm, other), p, p_holm in zip(pairs, p_values, holm(p_values), strict=True)
+        for arm, other in pairs(list(scores), baseline)
     ]
+    return judge(compared, metric, rules)
 
 
-def _pairs(arms: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
+def pairs(arms: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
+    """Which arm is compared with which: all with the baseline, or each pair once."""
     if baseline is None:
         return [(second, first) for first, second in combinations(arms, 2)]
     return [(arm, baseline) for arm in arms if arm != baseline]
 
 
-def _contrast(
-    names: tuple[str, str],
+def judge(
+    compared: Sequence[Comparison],
     metric: str,
-    scores: tuple[Array, Array],
-    p: tuple[float, float],
-    contrasts: int,
     rules: Rules,
-    diverged: int,
+    stage: Stage | None = None,
+    family: int | None = None,
+) -> list[Contrast]:
+    """Give the verdicts of one family of contrasts.
+
+    Better and worse need p ≤ level after correction and an interval that excludes 0; a tie, which wins over
+    both, needs both one-sided tests after correction, five seeds, no collapsed replicate, and a test sample
+    that weighs no more than the margin. With an untrained arm on either side the verdict is "not trained".
+
+    Args:
+        compared: the contrasts.
+        metric: name.
+        rules: level, margin, direction.
+        stage: of several declared looks; Holm's correction where None.
+        family: contrasts in the family, where ``compared`` are the ones left to decide.
+
+    """
+    p_values = [1.0 if one.once else one.sample.p() for one in compared]
+    ties = [_p_tie(one, rules.margin) for one in compared]
+    size = family or len(compared)
+    known = [1.0 if math.isnan(p) else p for p in ties]
+    if stage is None:
+        adjusted, adjusted_ties = holm(p_values), holm(known)
+        tie_levels = [rules.level / factor for factor in _holm_factors(known, rules.level)]
+    else:
+        adjusted = [min(1.0, p * rules.level / stage.difference) for p in p_values]
+        adjusted_ties = [min(1.0, p * rules.level / stage.tie) for p in known]
+        tie_levels = [stage.tie] * len(compared)
+    return [
+        _contrast(one, metric, rules, stage, size, p, p_holm, p_tie, p_tie_holm, tie_level)
+        for one, p, p_holm, p_tie, p_tie_holm, tie_level in zip(
+            compared, p_values, adjusted, ties, adjusted_ties, tie_levels, strict=True
+        )
+    ]
+
+
+def _p_tie(one: Comparison, margin: float) -> float:
+    return math.nan if one.once else one.sample.p_tie(margin)
+
+
+def _holm_factors(p_values: Sequence[float], level: float) -> list[int]:
+    """By what Holm multiplies each p, in the order given; from the first that fails on, by what failed it."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    factors = [0] * len(p_values)
+    failed: int | None = None
+    for step, index in enumerate(order):
+        factor = len(p_values) - step
+        if failed is None and factor * p_values[index] > level:
+            failed = factor
+        factors[index] = failed or factor
+    return factors
+
+
+def _contrast(
+    one: Comparison,
+    metric: str,
+    rules: Rules,
+    stage: Stage | None,
+    family: int,
+    p: float,
+    p_holm: float,
+    p_tie: float,
+    p_tie_holm: float,
+    tie_level: float,
 ) -> Contrast:
-    differences = np.asarray(scores[0] - scores[1], dtype=np.float64)
-    interval = mean_interval(differences, rules.level)
-    few = len(differences) < FEWEST_FOR_TIE
-    narrow = Interval(math.nan, math.nan) if few else mean_interval(differences, 2 * rules.level)
+    sample = one.sample
+    interval = _bounded(sample.interval(rules.level), rules.bounds)
+    shown = _bounded(sample.tie_interval(tie_level), rules.bounds)
+    if one.once:
+        interval = shown = Interval(math.nan, math.nan)
+    differences = sample.differences
+    paired = len(differences) > 0
+    needed = _needed(sample, family, rules)
+    signed = differences if rules.higher_is_better else -differences
+    tied = may_tie(one, rules) and p_tie_holm <= rules.level
     return Contrast(
-        arm=names[0],
-        baseline=names[1],
+        arm=one.arm,
+        baseline=one.baseline,
         metric=metric,
-        difference=float(differences.mean()),
-        median=float(np.median(differences)),
+        difference=sample.difference,
+        median=sample.median,
         ci_low=interval.low,
         ci_high=interval.high,
-        p=p[0],
-        p_holm=p[1],
+        p=p,
+        p_holm=p_holm,
         margin=rules.margin,
-        p_tie=tost_p(differences, rules.margin),
-        n=len(differences),
-        verdict=decide(float(differences.mean()), interval, narrow, p[1], rules),
-        seeds_needed=seeds_needed(differences, contrasts, rules.level, rules.power),
-        correlation=pair_correlation(*scores),
-        diverged=diverged,
-        differences=tuple(float(one) for one in differences),
+        p_tie=p_tie,
+        n=sample.n,
+        verdict=(
+            Verdict.NOT_TRAINED if one.untrained else decide(sample.difference, interval, p_holm, tied, rules)
+        ),
+        seeds_needed=needed[0],
+        correlation=sample.correlation,
+        diverged=one.diverged,
+        differences=tuple(float(value) for value in differences),
+        p_tie_holm=math.nan if math.isnan(p_tie) else p_tie_holm,
+        tie_low=shown.low,
+        tie_high=shown.high,
+        tie_level=tie_level,
+        seeds_needed_low=needed[1],
+        seeds_needed_high=needed[2],
+        seeds_for_tie=_for_tie(sample, family, rules),
+        ahead=int(np.count_nonzero(signed > 0)) if paired else None,
+        equal=int(np.count_nonzero(signed == 0)) if paired else None,
+        higher_is_better=rules.higher_is_better,
+        step=rules.step,
+        correction=stage.said if stage else "Holm",
+        arm_condition=one.arm_condition,
+        baseline_condition=one.baseline_condition,
     )
 
 
-def decide(difference: float, interval: Interval, narrow: Interval, p_holm: float, rules: Rules) -> Verdict:
+def _bounded(interval: Interval, bounds: tuple[float, float] | None) -> Interval:
+    """Cut to what a difference of two values within ``bounds`` can be."""
+    if bounds is None or math.isnan(interval.low):
+        return interval
+    widest = bounds[1] - bounds[0]
+    return interval.within(-widest, widest)
+
+
+def may_tie(one: Comparison, rules: Rules) -> bool:
+    """Whether the scores are of a kind that a tie can be shown with at all."""
+    return (
+        one.sample.n >= FEWEST_FOR_TIE and not one.once and not one.collapsed and rules.step <= rules.margin
+    )
+
+
+def decide(difference: float, interval: Interval, p_holm: float, tied: bool, rules: Rules) -> Verdict:
     """Apply the rules; a tie wins over a difference too small to matter."""
-    if narrow.inside(-rules.margin, rules.margin):
+    if tied:
         return Verdict.TIE
     if p_holm <= rules.level and interval.excludes(0):
         return Verdict.BETTER if (difference > 0) == rules.higher_is_better else Verdict.WORSE
     return Verdict.UNDECIDED
 
 
-def seeds_needed(differences: Array, contrasts: int, level: float, power: float) -> int | None:
-    """How many seeds a decision needs.
+def _needed(sample: Sample, family: int, rules: Rules) -> tuple[int | None, int | None, int | None]:
+    """Seeds for the difference seen, and for the quartiles of what it may be in truth."""
+    nonzero = np.count_nonzero(sample.differences) / sample.n if len(sample.differences) else 1.0
 
-    Below the floor (Holm's first step out of reach) the floor's n; else the n for the wanted power at the
-    difference and spread seen; None where the differences are all 0, or no number would do.
+    def seeds(size: float) -> int | None:
+        return seeds_needed(size, nonzero, family, rules.level, rules.power)
 
-    Args:
-        differences: (n,).
-        contrasts: in the family.
-        level: of the family.
-        power: wanted.
+    seen = effect(sample)
+    smaller, larger = effect_quartiles(seen, sample.n)
+    known = math.isfinite(seen) and sample.n > 1
+    return seeds(seen), seeds(larger) if known else None, seeds(smaller) if known else None
 
-    """
-    nonzero = int(np.count_nonzero(differences))
-    if nonzero == 0 and len(differences) >= FEWEST_FOR_TIE:
+
+def _for_tie(sample: Sample, family: int, rules: Rules) -> int | None:
+    """Seeds that show a tie of truly equal arms, at the spread seen and the level of Holm's first step."""
+    if sample.n < 2 or rules.step > rules.margin:
         return None
-    if smallest_p(nonzero) * contrasts > level:
-        return floor_seeds(contrasts, level) + len(differences) - nonzero
-    spread = float(np.std(differences, ddof=1))  # n ≥ 2: a single difference lies below any floor
-    effect = float(differences.mean()) / spread if spread else math.inf
-    return seeds_for(effect, contrasts, level, power)
+    if not sample.spread:
+        return FEWEST_FOR_TIE
+    return seeds_for_tie(rules.margin / sample.spread, rules.level / family, rules.power, FEWEST_FOR_TIE)
 
 
 def _check(scores: Scores, baseline: str | None) -> None:

@@ -1,0 +1,227 @@
+"""The same simulated scores through our verdicts and those of other packages: false verdicts, and power.
+
+The packages are in requirements-peers.lock, for an environment of their own (ours needs numpy and scipy):
+
+    python -m venv /tmp/peers
+    uv pip install --python /tmp/peers/bin/python --require-hashes -r requirements-peers.lock
+    PYTHONPATH=. /tmp/peers/bin/python -m benchmarks.peers --families 2000
+
+A baseline and three arms, eight seeds, normal scores of standard deviation 1 whose pairs correlate by 0, .5
+and .8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm truly
+1.5 standard deviations better is found. Each package is used as its documentation says, at its defaults
+for a level of 5 %. Writes benchmarks/results/peers.json.
+"""
+
+import argparse
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import commit, machine, write
+from benchmarks.simulation import BETTER, WORSE, decide
+from lossbench.statistics import Rules, Verdict, compare
+
+Array = np.ndarray[Any, Any]
+ARMS, SEEDS, EFFECT, LEVEL = 4, 8, 1.5, 0.05
+CORRELATIONS = (0.0, 0.5, 0.8)
+MARGIN = 0.1
+"""In our verdicts; a tenth of the standard deviation, so that no tie hides a false verdict."""
+SLOW = {"deep-significance ASO": 20, "autorank bayesian": 5}
+"""How many times fewer families than asked for."""
+
+Judge = Callable[[Array], list[int]]
+"""(arms, seeds) scores, the baseline first → for every other arm 1 (better), -1 (worse) or 0."""
+
+
+def ours(scores: Array) -> list[int]:
+    named = {str(arm): values for arm, values in enumerate(scores)}
+    word = {Verdict.BETTER: 1, Verdict.WORSE: -1}
+    return [word.get(one.verdict, 0) for one in compare(named, "0", "score", Rules(LEVEL, MARGIN))]
+
+
+def autorank_frequentist(scores: Array) -> list[int]:
+    """ANOVA with Tukey, or Friedman with Nemenyi, as it chooses; groups that its report calls different."""
+    from autorank import autorank
+
+    frame = pd.DataFrame(scores.T, columns=[str(arm) for arm in range(len(scores))])
+    found = autorank(frame, alpha=LEVEL, verbose=False)
+    if found.pvalue >= LEVEL:
+        return [0] * (len(scores) - 1)
+    ranks = found.rankdf
+    answers = []
+    for arm in range(1, len(scores)):
+        first, second = ranks.loc[str(arm)], ranks.loc["0"]
+        if found.omnibus == "anova":
+            apart = first["ci_lower"] > second["ci_upper"] or second["ci_lower"] > first["ci_upper"]
+            better = first["mean"] > second["mean"]
+        else:
+            apart = abs(first["meanrank"] - second["meanrank"]) > found.cd
+            better = first["meanrank"] < second["meanrank"]
+        answers.append(int(apart) * (1 if better else -1))
+    return answers
+
+
+def autorank_bayesian(scores: Array) -> list[int]:
+    """The Bayesian signed-rank test; its margin is a tenth of the observed effect size."""
+    from autorank import autorank
+
+    frame = pd.DataFrame(scores.T, columns=[str(arm) for arm in range(len(scores))])
+    found = autorank(frame, alpha=LEVEL, verbose=False, approach="bayesian", nsamples=5000, random_state=0)
+    return [_decision(found.decision_matrix, str(arm), "0") for arm in range(1, len(scores))]
+
+
+def _decision(matrix: pd.DataFrame, arm: str, baseline: str) -> int:
+    """The matrix says of the column whether it is smaller than the row."""
+    return {"smaller": 1, "larger": -1}.get(matrix.loc[arm, baseline], 0)
+
+
+def baycomp_signed_rank(scores: Array) -> list[int]:
+    """A posterior above .95 for one side, no region of equivalence."""
+    import baycomp
+
+    answers = []
+    for arm in scores[1:]:
+        for_arm, for_baseline = baycomp.SignedRankTest.probs(
+            arm, scores[0], rope=0, nsamples=5000, random_state=0
+        )
+        answers.append(int(for_arm > 1 - LEVEL) - int(for_baseline > 1 - LEVEL))
+    return answers
+
+
+def aso(scores: Array) -> list[int]:
+    """Almost stochastic order with its Bonferroni correction; ε below .5 says that one dominates."""
+    from deepsig import multi_aso
+
+    matrix = multi_aso(scores, confidence_level=1 - LEVEL, show_progress=False, seed=0)
+    return [int(matrix[arm, 0] < 0.5) - int(matrix[0, arm] < 0.5) for arm in range(1, len(scores))]
+
+
+def ictonyx(scores: Array) -> list[int]:
+    """Kruskal-Wallis, then Mann-Whitney for each pair, Holm: what it does with three models or more."""
+    from ictonyx.analysis import compare_multiple_models
+
+    series = {f"arm{arm}": pd.Series(values) for arm, values in enumerate(scores)}
+    found = compare_multiple_models(series, alpha=LEVEL, random_state=0)
+    answers = []
+    for arm in range(1, len(scores)):
+        apart = any(
+            set(name.split("_vs_")) == {"arm0", f"arm{arm}"} for name in found.significant_comparisons
+        )
+        answers.append(int(apart) * (1 if scores[arm].mean() > scores[0].mean() else -1))
+    return answers
+
+
+JUDGES: dict[str, Judge] = {
+    "lossbench": ours,
+    "autorank frequentist": autorank_frequentist,
+    "autorank bayesian": autorank_bayesian,
+    "baycomp signed rank": baycomp_signed_rank,
+    "ictonyx": ictonyx,
+    "deep-significance ASO": aso,
+}
+
+
+def simulated(rng: np.random.Generator, correlation: float, effect: float) -> Array:
+    shared = np.sqrt(correlation) * rng.normal(size=SEEDS)
+    scores = shared + np.sqrt(1 - correlation) * rng.normal(size=(ARMS, SEEDS))
+    scores[1] += effect
+    return scores
+
+
+def quietly(judge: Judge, scores: Array) -> list[int]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return judge(scores)
+
+
+def judged(name: str, families: list[Array]) -> list[list[int]]:
+    """Answers of a package on every family; ours by the rule for many at once, held against `compare`."""
+    if name != "lossbench":
+        return [quietly(JUDGES[name], scores) for scores in families]
+    scores = np.stack(families)
+    found = decide(scores[:, 1:] - scores[:, :1], MARGIN)
+    if any(ours(one) != _signs(said) for one, said in zip(families[:20], found[:20], strict=True)):
+        raise AssertionError("the rule for many families at once is not compare's")
+    return [_signs(one) for one in found]
+
+
+def _signs(codes: Array) -> list[int]:
+    return [{BETTER: 1, WORSE: -1}.get(int(code), 0) for code in codes]
+
+
+def rates(name: str, families: int) -> list[dict[str, Any]]:
+    count = max(20, families // SLOW.get(name, 1))
+    rows = []
+    for correlation in CORRELATIONS:
+        rng = np.random.default_rng(int(100 * correlation))
+        false = [any(one) for one in judged(name, [simulated(rng, correlation, 0.0) for _ in range(count)])]
+        found = [
+            one[0] == 1 for one in judged(name, [simulated(rng, correlation, EFFECT) for _ in range(count)])
+        ]
+        row = {"package": name, "correlation": correlation, "families": count}
+        rows.append({**row, "false": float(np.mean(false)), "power": float(np.mean(found))})
+        print(
+            f"{name:24} r = {correlation:.1f}  false {rows[-1]['false']:.3f}  power "
+            f"{rows[-1]['power']:.3f}  of {count}",
+            flush=True,
+        )
+    return rows
+
+
+NASTY: dict[str, Array] = {
+    "two seeds": np.array([[0.70, 0.71], [0.80, 0.82], [0.70, 0.72], [0.71, 0.70]]),
+    "a NaN": np.array(
+        [[0.7, 0.71, 0.72, 0.7, 0.69, 0.7, 0.71, 0.7], [0.8, 0.82, np.nan, 0.81, 0.8, 0.79, 0.8, 0.82]] * 2
+    ),
+    "one value on all seeds": np.array([[0.7, 0.71, 0.72, 0.7, 0.69, 0.7, 0.71, 0.7], [0.75] * 8] * 2),
+}
+
+
+def nasty() -> list[dict[str, Any]]:
+    """What each says of scores that allow no verdict: an answer, or a refusal in whose words."""
+    rows = []
+    for what, scores in NASTY.items():
+        for name, judge in JUDGES.items():
+            try:
+                said = str(
+                    (foreign if name == "lossbench" else lambda one, judge=judge: quietly(judge, one))(scores)
+                )
+            except Exception as error:  # whatever a package raises is its answer
+                said = f"{type(error).__name__}: {error}"
+            rows.append({"input": what, "package": name, "said": said[:200]})
+            print(f"{what:24} {name:24} {said[:100]}", flush=True)
+    return rows
+
+
+def foreign(scores: Array) -> list[str]:
+    """Ours as a user calls it, on a table."""
+    from lossbench import verdict
+
+    table: dict[str, Any] = {"seed": list(range(scores.shape[1]))}
+    table |= {f"arm{arm}": list(values) for arm, values in enumerate(scores)}
+    return [str(one.verdict) for one in verdict(table, "arm0", MARGIN, "accuracy")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--families", type=int, default=2000)
+    parser.add_argument("--only", choices=list(JUDGES), action="append")
+    chosen = parser.parse_args()
+    made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
+    conditions = {"arms": ARMS, "seeds": SEEDS, "effect_sd": EFFECT, "level": LEVEL}
+    said = {"machine": made, "commit": commit(), "conditions": conditions, "nasty": nasty()}
+    rows: list[dict[str, Any]] = []
+    for name in chosen.only or JUDGES:  # the slowest last; what is there is kept
+        rows += rates(name, chosen.families)
+        write("peers", {**said, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""``looks.yaml``: the looks taken, in a file that git tracks, so that nobody looks twice unseen."""
+
+import math
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from lossbench.documents import read_document
+from lossbench.errors import UserError, brief
+from lossbench.options import telling
+from lossbench.statistics.looks import Found, Record, Row
+from lossbench.statistics.verdict import Verdict
+
+HEAD = """\
+# Looks taken (see comparison.looks in params.yaml). Written by Lossbench; git should track it: looking again
+# until something shows is what it keeps you from.
+"""
+PLACES = 10
+"""Significant digits of a p-value; more would differ between machines."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Contrast(_Closed):
+    arm: str
+    baseline: str
+    p: Probability
+    p_tie: Probability | None
+    verdict: Verdict
+
+
+class _Look(_Closed):
+    look: Annotated[int, Field(ge=2)]
+    seeds: tuple[Seed, ...]
+    contrasts: tuple[_Contrast, ...]
+
+
+class _Experiment(_Closed):
+    looks: tuple[Annotated[int, Field(ge=2)], ...]
+    level: Annotated[float, Field(gt=0, lt=0.5)]
+    taken: tuple[_Look, ...]
+
+
+def read_looks(file: Path) -> dict[str, Record]:
+    """Read the record, experiment by experiment; empty where there is no file yet.
+
+    Raises:
+        UserError: naming the file, the key's path, what was found and what is allowed.
+
+    """
+    if not file.exists():
+        return {}
+    content = read_document(file, "")
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected experiments at the top level, found {type(content).__name__}")
+    return {str(name): _record(block, str(name), file) for name, block in content.items()}
+
+
+def _record(block: Any, name: str, file: Path) -> Record:
+    try:
+        one = _Experiment.model_validate(block)
+    except ValidationError as error:
+        first = telling(error)
+        where = ".".join([name, *map(str, first["loc"])])
+        raise UserError(
+            f"{file}: '{where}' is {brief(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]} "
+            "(the file is "
+            "written by Lossbench: take it from git again)"
+        ) from None
+    for number, look in enumerate(one.taken):
+        if number >= len(one.looks) or look.look != one.looks[number] or len(look.seeds) != look.look:
+            raise UserError(
+                f"{file}: '{name}.taken.{number}' is a look at {look.look} seeds ({len(look.seeds)} "
+                "named), and the "
+                f"declared looks are {list(one.looks)} (the file is written by Lossbench: take it from "
+                "git again)"
+            )
+    return Record(one.looks, one.level, tuple(_row(look) for look in one.taken))
+
+
+def _row(look: _Look) -> Row:
+    found = {
+        (one.arm, one.baseline): Found(one.p, math.nan if one.p_tie is None else one.p_tie, one.verdict)
+        for one in look.contrasts
+    }
+    return Row(look.look, look.seeds, found)
+
+
+def write_looks(file: Path, records: Mapping[str, Record]) -> None:
+    """Write the record; the same looks give the same bytes."""
+    yaml = YAML()
+    yaml.width = 200
+    text = StringIO()
+    yaml.dump({name: _block(record) for name, record in records.items() if record.taken}, text)
+    file.write_text(HEAD + text.getvalue(), encoding="utf-8")
+
+
+def _block(record: Record) -> dict[str, Any]:
+    return {
+        "looks": _flow(record.looks),
+        "level": record.level,
+        "taken": [
+            {
+                "look": row.look,
+                "seeds": _flow(row.seeds),
+                "contrasts": [
+                    {
+                        "arm": arm,
+                        "baseline": baseline,
+                        "p": _rounded(found.p),
+                        "p_tie": _rounded(found.p_tie),
+                        "verdict": str(found.verdict),
+                    }
+                    for (arm, baseline), found in row.found.items()
+                ],
+            }
+            for row in record.taken
+        ],
+    }
+
+
+def _flow(values: tuple[int, ...]) -> Any:
+    made = CommentedSeq(values)
+    made.fa.set_flow_style()
+    return made
+
+
+def _rounded(p: float) -> float | None:
+    return None if math.isnan(p) else float(f"{p:.{PLACES}g}")

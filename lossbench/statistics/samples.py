@@ -1,0 +1,268 @@
+"""What a contrast is computed from: scores that pair up by seed, or two sets of seeds that do not."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, islice
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from lossbench.statistics.equivalence import tie_interval, tost_p
+from lossbench.statistics.paired import (
+    Interval,
+    constant,
+    difference_p,
+    mean_interval,
+    pair_correlation,
+    spreads,
+)
+
+Array = npt.NDArray[Any]
+MOST_SPLITS = 200_000
+"""Ways to deal scores to two arms up to which all are counted; beyond, as many are drawn."""
+CHUNK = 5_000
+
+
+class Sample(Protocol):
+    """Scores of two arms, and what can be said of the difference of their means."""
+
+    @property
+    def n(self) -> int:
+        """Replicates a side (the smaller side's, where they do not pair)."""
+
+    @property
+    def differences(self) -> Array:
+        """(n,) differences, seed by seed; empty where seeds do not pair."""
+
+    @property
+    def difference(self) -> float:
+        """Of the means."""
+
+    @property
+    def median(self) -> float:
+        """Of the differences, or difference of the medians."""
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a difference of single scores; NaN with fewer than two a side."""
+
+    @property
+    def correlation(self) -> float:
+        """Of the pairs; NaN without."""
+
+    def p(self) -> float:
+        """P of no difference."""
+
+    def p_tie(self, margin: float) -> float:
+        """P of a difference beyond the margin."""
+
+    def interval(self, level: float) -> Interval:
+        """Give the (1 − level) interval of the difference."""
+
+    def tie_interval(self, level: float) -> Interval:
+        """Give the interval that lies inside ± margin exactly where ``p_tie`` is at most ``level``."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms trained on the same seeds, (n,) each."""
+
+    first: Array
+    second: Array
+
+    @cached_property
+    def differences(self) -> Array:
+        """(n,)."""
+        return np.asarray(self.first, dtype=np.float64) - np.asarray(self.second, dtype=np.float64)
+
+    @property
+    def n(self) -> int:
+        """Seeds."""
+        return len(self.differences)
+
+    @property
+    def difference(self) -> float:
+        """Mean."""
+        return float(self.differences.mean()) if self.n else math.nan
+
+    @property
+    def median(self) -> float:
+        """Median."""
+        return float(np.median(self.differences)) if self.n else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Of the differences."""
+        return float(spreads(self.differences)) if self.n > 1 else math.nan
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's."""
+        return pair_correlation(self.first, self.second)
+
+    def p(self) -> float:
+        """Larger of sign-flip and Hall."""
+        return difference_p(self.differences)
+
+    def p_tie(self, margin: float) -> float:
+        """TOST, by t and Hall."""
+        return tost_p(self.differences, margin)
+
+    def interval(self, level: float) -> Interval:
+        """Paired t."""
+        return mean_interval(self.differences, level)
+
+    def tie_interval(self, level: float) -> Interval:
+        """T and Hall, joined."""
+        return tie_interval(self.differences, level)
+
+
+def effect(sample: Sample) -> float:
+    """Difference over its standard deviation; infinite without spread, NaN where unknown, 0 for none."""
+    if sample.difference == 0 and sample.n > 1:
+        return 0.0
+    return sample.difference / sample.spread if sample.spread else math.copysign(math.inf, sample.difference)
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Two arms trained on different seeds: (n1,) and (n2,) scores.
+
+    The test deals the pooled scores to the arms anew and compares Welch's t (Janssen 1997): exact where the
+    two distributions are the same, right for many seeds where only the means are. As with pairs the larger p
+    counts, here of that and Welch's own.
+    """
+
+    first: Array
+    second: Array
+
+    @property
+    def n(self) -> int:
+        """Seeds of the smaller side."""
+        return min(len(self.first), len(self.second))
+
+    @property
+    def differences(self) -> Array:
+        """None pair up."""
+        return np.zeros(0)
+
+    @property
+    def difference(self) -> float:
+        """Of the means."""
+        return float(np.mean(self.first) - np.mean(self.second))
+
+    @property
+    def median(self) -> float:
+        """Difference of the medians."""
+        return float(np.median(self.first) - np.median(self.second))
+
+    @property
+    def spread(self) -> float:
+        """As of independent differences."""
+        if self.n < 2:
+            return math.nan
+        return math.sqrt(float(spreads(self.first)) ** 2 + float(spreads(self.second)) ** 2)
+
+    @property
+    def correlation(self) -> float:
+        """Nothing pairs."""
+        return math.nan
+
+    def p(self) -> float:
+        """Larger of the permutation's p and Welch's."""
+        if self.n < 2 or constant(np.concatenate([self.first, self.second])):
+            return 1.0
+        return max(welch_permutation_p(self.first, self.second), self._two_sided())
+
+    def _two_sided(self) -> float:
+        error, freedom = self._error()
+        return float(2 * stats.t.sf(abs(self.difference) / error, freedom)) if error else 0.0
+
+    def p_tie(self, margin: float) -> float:
+        """Welch's TOST."""
+        if self.n < 2:
+            return math.nan
+        error, freedom = self._error()
+        if not error:
+            return 0.0 if abs(self.difference) < margin else 1.0
+        return float(stats.t.sf((margin - abs(self.difference)) / error, freedom))
+
+    def interval(self, level: float) -> Interval:
+        """Welch's."""
+        if self.n < 2:
+            return Interval(math.nan, math.nan)
+        error, freedom = self._error()
+        half = float(stats.t.ppf(1 - level / 2, freedom)) * error if error else 0.0
+        return Interval(self.difference - half, self.difference + half)
+
+    def tie_interval(self, level: float) -> Interval:
+        """Welch's at (1 − 2·level)."""
+        return self.interval(2 * level)
+
+    def _error(self) -> tuple[float, float]:
+        """Standard error of the difference, and Satterthwaite's degrees of freedom."""
+        parts = [float(spreads(one)) ** 2 / len(one) for one in (self.first, self.second)]
+        total = sum(parts)
+        if not total:
+            return 0.0, 1.0
+        sizes = (len(self.first) - 1, len(self.second) - 1)
+        return math.sqrt(total), total**2 / sum(
+            part**2 / freedom for part, freedom in zip(parts, sizes, strict=True)
+        )
+
+
+def welch_permutation_p(first: Array, second: Array, seed: int = 0) -> float:
+    """Two-sided p of Welch's t under dealing the pooled scores to both arms anew.
+
+    Args:
+        first: (n1,), n1 ≥ 2.
+        second: (n2,), n2 ≥ 2.
+        seed: of the drawn permutations, where there are more than 200 000 ways.
+
+    Returns:
+        p in (0, 1]; exact where all ways are counted, (b + 1)/(m + 1) where they are drawn.
+
+    """
+    pooled = np.concatenate([first, second]).astype(np.float64)
+    pooled = pooled - pooled.mean()
+    size, count = len(first), len(pooled)
+    observed = float(_welch(pooled[None, :size], pooled[None, size:])[0])
+    reached = observed - 1e-9 * abs(observed) if math.isfinite(observed) else observed
+    exact = math.comb(count, size) <= MOST_SPLITS
+    extreme = total = 0
+    for chosen in _all_splits(count, size) if exact else _drawn_splits(count, size, seed):
+        rest = _complement(chosen, count)
+        extreme += int(np.count_nonzero(_welch(pooled[chosen], pooled[rest]) >= reached))
+        total += len(chosen)
+    return extreme / total if exact else (extreme + 1) / (total + 1)
+
+
+def _welch(first: Array, second: Array) -> Array:
+    """|t| of rows (k, n1) against rows (k, n2); infinite where nothing varies within either."""
+    error = first.var(-1, ddof=1) / first.shape[-1] + second.var(-1, ddof=1) / second.shape[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(
+            np.nan_to_num(np.abs(first.mean(-1) - second.mean(-1)) / np.sqrt(error), posinf=np.inf)
+        )
+
+
+def _all_splits(count: int, size: int) -> Iterator[Array]:
+    ways = combinations(range(count), size)
+    while rows := list(islice(ways, CHUNK)):
+        yield np.array(rows)
+
+
+def _drawn_splits(count: int, size: int, seed: int) -> Iterator[Array]:
+    rng = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(MOST_SPLITS // CHUNK):
+        yield rng.random((CHUNK, count)).argsort(axis=1)[:, :size]
+
+
+def _complement(chosen: Array, count: int) -> Array:
+    free = np.ones((len(chosen), count), dtype=bool)
+    np.put_along_axis(free, chosen, False, axis=1)
+    return np.nonzero(free)[1].reshape(len(chosen), -1)

@@ -1,0 +1,1 @@
+"""Verdicts from scores that one already has. Needs numpy and scipy; no torch, DVC or MLflow."""

@@ -1,0 +1,343 @@
+"""From a table of scores to verdicts, with a sentence on everything that foreign data bring along."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossbench.errors import UserError, nearest
+from lossbench.statistics.examples import seeds_by_examples
+from lossbench.statistics.family import floor_seeds, smallest_p
+from lossbench.statistics.metrics import is_training_loss, known
+from lossbench.statistics.paired import Interval, constant
+from lossbench.statistics.samples import Paired, Sample, Unpaired
+from lossbench.statistics.sentences import level_over_report, sentence
+from lossbench.statistics.trained import condition
+from lossbench.statistics.verdict import Comparison, Contrast, Rules, Verdict, judge, pairs
+from lossbench.verdicts.result import Found, Verdicts
+from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, read_csv, rows_of, tidy
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a table.
+
+    Attributes:
+        baseline: the loss the others are compared with; all pairs where None.
+        margin: differences within ± this do not matter, in the metric's unit.
+        metric: which one, where the table has several.
+        higher_is_better: its direction; looked up by its exact name where None.
+        level: family-wise.
+        power: wanted of the seeds recommended.
+        floor: score of a predictor that needs no training.
+        bounds: least and largest value of the metric; looked up by its exact name where None.
+        step: what one test sample weighs.
+        unpaired: whether equal seeds of two losses have nothing to do with each other.
+
+    """
+
+    baseline: str | None
+    margin: float
+    metric: str | None = None
+    higher_is_better: bool | None = None
+    level: float = 0.05
+    power: float = 0.8
+    floor: float | None = None
+    bounds: tuple[float, float] | None = None
+    step: float = 0.0
+    unpaired: bool = False
+
+
+def verdict(
+    frame: Any,
+    baseline: str | None = None,
+    margin: float | None = None,
+    metric: str | None = None,
+    higher_is_better: bool | None = None,
+    level: float = 0.05,
+    power: float = 0.8,
+    floor: float | None = None,
+    bounds: tuple[float, float] | None = None,
+    step: float = 0.0,
+    unpaired: bool = False,
+) -> Verdicts:
+    """Say which loss is better, from scores that one already has.
+
+    Args:
+        frame: a pandas data frame, a mapping of columns, a list of rows (mappings), or a CSV file's path;
+            long (``loss,seed,score[,metric,experiment,group]``) or wide (``seed`` and a column per loss).
+        baseline: the loss the others are compared with; all pairs where None.
+        margin: the largest difference that does not matter, in the metric's unit; there is no default.
+        metric: which one decides, where the table has several; names it where the table names none.
+        higher_is_better: the metric's direction; needed unless its exact name is known.
+        level: of each experiment's verdicts together.
+        power: wanted of the numbers of seeds recommended.
+        floor: score of a predictor that needs no training; replicates without a score get it.
+        bounds: of the metric; known for metrics whose exact name is.
+        step: what one test sample weighs; where it outweighs the margin nothing ties.
+        unpaired: compare the two sets of scores, not seed by seed.
+
+    Returns:
+        The verdicts: ``.frame``, ``.plot()``, ``.latex()``, ``.text()``, ``.markdown()``, ``.json()``,
+        ``.html()``.
+
+    Raises:
+        UserError: in one sentence, for scores that cannot be judged.
+
+    Examples:
+        >>> rows = {"seed": range(6), "ce": [0.70, 0.71, 0.69, 0.72, 0.70, 0.71]}
+        >>> rows["dice"] = [0.78, 0.79, 0.75, 0.80, 0.79, 0.77]
+        >>> found = verdict(rows, baseline="ce", margin=0.01, metric="dice")
+        >>> found[0].verdict
+        <Verdict.BETTER: 'better'>
+
+    """
+    if margin is None:
+        raise UserError(
+            "margin is missing: the largest difference that does not matter to you, in the metric's unit"
+        )
+    question = Question(
+        baseline, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired
+    )
+    if isinstance(frame, (str, Path)):
+        return judge_table(read_csv(Path(frame)), str(frame), question, FIRST_ROW)
+    return judge_table(rows_of(frame), "the frame", question, 0)
+
+
+def judge_table(raw: Sequence[Any], what: str, question: Question, first_row: int) -> Verdicts:
+    """Judge rows as read.
+
+    Args:
+        raw: a mapping a row.
+        what: their name in messages.
+        question: what is asked.
+        first_row: number of the first row in messages.
+
+    Raises:
+        UserError: for scores that cannot be judged.
+
+    """
+    _refuse_training_loss(question.metric, what)
+    return judge_rows(tidy(raw, what, question.metric, first_row), what, question)
+
+
+def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
+    """Judge tidy rows."""
+    metric, experiments = gather(rows, question.metric, question.floor, what)
+    _refuse_training_loss(metric, what)
+    rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
+    found: list[Found] = []
+    notes: list[str] = []
+    for name, scores in experiments.items():
+        of_experiment, said = _experiment(name, scores, metric or "score", rules, question, what)
+        found += of_experiment
+        notes += said
+    return Verdicts(
+        found=tuple(found),
+        notes=tuple(dict.fromkeys(notes)),
+        metric=metric or "score",
+        rules=rules,
+        statement=level_over_report(2 * len(experiments), rules.level),
+        scores={name: scores.scores for name, scores in experiments.items()},
+    )
+
+
+def _refuse_training_loss(metric: str | None, what: str) -> None:
+    if metric and is_training_loss(metric):
+        raise UserError(
+            f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss "
+            "to loss; "
+            "compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
+        )
+
+
+def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) -> Rules:
+    there = known(metric)
+    higher = question.higher_is_better
+    if higher is None:
+        if there is None:
+            name = f"metric '{metric}'" if metric else "the metric (nothing names it)"
+            raise UserError(
+                f"{what}: is more of {name} better? Say --higher-is-better or --lower-is-better (in Python: "
+                "higher_is_better=True or False); that is never guessed"
+            )
+        higher = there.higher_is_better
+    bounds = question.bounds or ((there.low, there.high) if there else None)
+    outside = [
+        score for score in scores if bounds and not bounds[0] <= score <= bounds[1] and math.isfinite(score)
+    ]
+    if outside and question.bounds:
+        low, high = question.bounds
+        raise UserError(f"{what}: a score of {outside[0]:g} lies outside --bounds {low:g} {high:g}")
+    if outside:
+        bounds = None  # per cent, say: the name is known, its unit here is not
+    try:
+        return Rules(question.level, question.margin, higher, question.power, bounds, question.step)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _experiment(
+    name: str, scores: Scores, metric: str, rules: Rules, question: Question, what: str
+) -> tuple[list[Found], list[str]]:
+    table = scores.scores
+    where = f"{what}: experiment '{name}'" if name else what
+    if len(table) < 2:
+        raise UserError(f"{where} has scores of one loss alone ({', '.join(table)}); a comparison needs two")
+    if question.baseline is not None and question.baseline not in table:
+        raise UserError(
+            f"{where}: baseline '{question.baseline}' has no scores; {nearest(question.baseline, table)}"
+        )
+    if max(len(of_loss) for of_loss in table.values()) < 2:
+        raise UserError(
+            f"{where}: one seed per loss; a verdict needs at least 2, and {_least(1, rules)} to decide"
+        )
+    compared = [_comparison(pair, scores, rules, question) for pair in pairs(list(table), question.baseline)]
+    notes = _notes(name, scores, [one for one, _ in compared], [said for _, said in compared], rules)
+    contrasts = judge([one for one, _ in compared], metric, rules)
+    found = [
+        Found(
+            name,
+            one,
+            sentence(one, name, one.arm, one.baseline, rules.level),
+            *_over_groups(one, scores, rules),
+        )
+        for one in contrasts
+    ]
+    return found, notes
+
+
+def _least(contrasts: int, rules: Rules) -> int:
+    return floor_seeds(contrasts, rules.level)
+
+
+def _comparison(
+    pair: tuple[str, str], scores: Scores, rules: Rules, question: Question
+) -> tuple[Comparison, list[str]]:
+    """Pair what pairs, and say what was left out and why."""
+    arm, other = pair
+    first, second = scores.scores[arm], scores.scores[other]
+    shared = [seed for seed in second if seed in first]
+    unpaired = question.unpaired or not shared
+    said = []
+    if unpaired:
+        values = (np.array(list(first.values())), np.array(list(second.values())))
+        sample: Sample = Unpaired(*values)
+        why = "as asked" if question.unpaired else "no seed has scores of both"
+        said.append(
+            f"{arm} and {other} are compared unpaired ({why}): Welch's t under permutation, {len(first)} and "
+            f"{len(second)} seeds"
+        )
+    else:
+        values = (np.array([first[seed] for seed in shared]), np.array([second[seed] for seed in shared]))
+        sample = Paired(*values)
+        said += _left_out(arm, other, first, second, len(shared))
+    floors = {} if question.floor is None else {"the floor": question.floor}
+    once = [
+        _said_once(loss, of_loss) for loss, of_loss in zip(pair, values, strict=True) if _repeats(of_loss)
+    ]
+    if not once and not unpaired and len(shared) > 1 and constant(sample.differences) and sample.difference:
+        once.append(
+            f"{arm} − {other} is {sample.difference:g} on all {len(shared)} seeds: as evidence that is "
+            "one difference"
+            ", whatever the number of seeds; is one column computed from the other?"
+        )
+    return Comparison(
+        arm=arm,
+        baseline=other,
+        sample=sample,
+        diverged=sum(len(scores.replaced.get(loss, ())) for loss in pair),
+        arm_condition=condition(values[0], floors, rules.margin, rules.higher_is_better),
+        baseline_condition=condition(values[1], floors, rules.margin, rules.higher_is_better),
+        once=bool(once),
+    ), [*said, *once]
+
+
+def _repeats(values: Array) -> bool:
+    return len(values) > 1 and constant(values)
+
+
+def _said_once(loss: str, values: Array) -> str:
+    return (
+        f"{loss} has one value, {values[0]:g}, on all {len(values)} seeds: as evidence that is one "
+        "score, so it stays "
+        "undecided; does the seed reach the training, or can this test set not tell models apart?"
+    )
+
+
+def _left_out(arm: str, other: str, first: Any, second: Any, shared: int) -> list[str]:
+    said = []
+    for lacking, there, whose in ((first, second, arm), (second, first, other)):
+        seeds = [seed for seed in there if seed not in lacking]
+        if seeds:
+            named = ", ".join(seeds[:20]) + (", …" if len(seeds) > 20 else "")
+            said.append(
+                f"{whose} has no score on seed{'s' * (len(seeds) > 1)} {named}: {arm} and {other} are "
+                "compared on "
+                f"the {shared} seed{'s' * (shared > 1)} that both have"
+                + (
+                    ", which decides nothing: say --unpaired if equal seeds mean nothing"
+                    if shared < 2
+                    else ""
+                )
+            )
+    return said
+
+
+def _notes(
+    name: str, scores: Scores, compared: Sequence[Comparison], said: Sequence[Sequence[str]], rules: Rules
+) -> list[str]:
+    prefix = f"{name}: " if name else ""
+    notes = [f"{prefix}{one}" for of_pair in said for one in of_pair]
+    for loss, seeds in scores.replaced.items():
+        notes.append(
+            f"{prefix}{loss} has no score on seed{'s' * (len(seeds) > 1)} "
+            f"{', '.join(dict.fromkeys(seeds))}: counted "
+            "with the floor's"
+        )
+    if scores.groups:
+        count = len(next(iter(next(iter(scores.groups.values())).values())))
+        notes.append(f"{prefix}each seed's score is the mean over {count} groups, which its training shares")
+    least = _least(len(compared), rules)
+    few = [one for one in compared if one.sample.n < least]
+    if few:
+        n = min(one.sample.n for one in few)
+        notes.append(
+            f"{prefix}{n} seed{'s' * (n > 1)} cannot show a difference, whatever the scores: with "
+            f"{len(compared)} "
+            f"contrast{'s' * (len(compared) > 1)} the smallest p is "
+            f"{min(1.0, smallest_p(n) * len(compared)):.3g} after "
+            f"Holm; it takes at least {least} seeds"
+        )
+    return notes
+
+
+def _over_groups(contrast: Contrast, scores: Scores, rules: Rules) -> tuple[float, float]:
+    """Interval for new seeds *and* new groups; NaN where there are no groups, or too few."""
+    nan = math.nan
+    if not scores.groups or not contrast.differences or contrast.verdict == Verdict.NOT_TRAINED:
+        return nan, nan
+    first, second = scores.groups[contrast.arm], scores.groups[contrast.baseline]
+    seeds = [seed for seed in second if seed in first]
+    groups = list(next(iter(second.values())))
+    if len(seeds) < 2 or len(groups) < 2:
+        return nan, nan
+    arrays = [
+        np.stack([[[of_loss[seed][group], 1.0] for group in groups] for seed in seeds])
+        for of_loss in (first, second)
+    ]
+    found: Interval = seeds_by_examples(
+        arrays[0], arrays[1], lambda total: total[..., 0] / total[..., 1], rules.level
+    )
+    return found.low, found.high
+
+
+def read_file(file: Path, question: Question) -> Verdicts:
+    """Judge a CSV file."""
+    return judge_table(read_csv(file), str(file), question, FIRST_ROW)

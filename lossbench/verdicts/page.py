@@ -1,0 +1,181 @@
+"""One page that stands alone: sentences, forest plot, table. Drawn by hand, without a library for it."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from string import Template
+
+from lossbench.statistics.sentences import digits
+from lossbench.statistics.verdict import Contrast, Verdict
+from lossbench.verdicts.result import Found, Verdicts, title
+
+WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 720, 210, 16, 46, 12, 42
+COLOURS = {
+    Verdict.BETTER: "--better",
+    Verdict.WORSE: "--worse",
+    Verdict.TIE: "--tie",
+    Verdict.UNDECIDED: "--undecided",
+    Verdict.NOT_TRAINED: "--undecided",
+}
+PRINTED = {"--better": "#00704f", "--worse": "#b34700", "--tie": "#0a5c99", "--undecided": "#5c6370"}
+"""Used where the plot stands without the page's style."""
+MOST_DOTS = 400
+TICKS = 5
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Lossbench: which loss?</title>
+<link rel="icon" href="data:,">
+<style>
+:root { --ink: #1b1d21; --soft: #5c6370; --line: #dcdfe4; --paper: #fff; --panel: #f6f7f9;
+  --better: #00704f; --worse: #b34700; --tie: #0a5c99; --undecided: #5c6370; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab6;
+  --line: #363b44;
+  --paper: #15171b; --panel: #1e2126; --better: #4fd1a5; --worse: #ff9a5c; --tie: #7cc4ff;
+  --undecided: #a3aab6; } }
+body { margin: 0 auto; max-width: 62rem; padding: 1rem 1.1rem 3rem;
+  background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.9rem; margin: 1rem 0 .2rem; letter-spacing: -.02em; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+.soft { color: var(--soft); } ul { padding: 0; list-style: none; }
+.verdicts li { padding: .7rem 1rem; border-left: 4px solid var(--undecided); margin: .6rem 0;
+  background: var(--panel); }
+.better { border-color: var(--better) !important; } .worse { border-color: var(--worse) !important; }
+.tie { border-color: var(--tie) !important; }
+svg { width: 100%; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+@media print { .scroll { overflow: visible; } th, td { white-space: normal; } }
+</style>
+</head>
+<body>
+<h1>Which loss?</h1>
+<p class="soft">$title</p>
+<ul class="verdicts">$sentences</ul>
+$notes
+<h2>Paired differences</h2>
+$plot
+<h2>Numbers</h2>
+<div class="scroll" tabindex="0"><table><thead><tr>$head</tr></thead><tbody>$rows</tbody></table></div>
+<p class="soft">$statement</p>
+</body>
+</html>
+""")
+
+
+def page(one: Verdicts) -> str:
+    """Render the page; every text is escaped."""
+    names = ("loss", "against", "verdict", "difference", "low", "high", "p after Holm", "p of a tie", "seeds")
+    notes = "".join(f"<li>{escape(note)}.</li>" for note in one.notes)
+    return PAGE.substitute(
+        title=escape(title(one)),
+        sentences="".join(_item(found) for found in one.found),
+        notes=f"<h2>About the data</h2><ul>{notes}</ul>" if notes else "",
+        plot=forest(one),
+        head="".join(f"<th>{name}</th>" for name in names),
+        rows="".join(_row(found) for found in one.found),
+        statement=escape(one.statement),
+    )
+
+
+def _item(found: Found) -> str:
+    return f'<li class="{_class(found.contrast)}">{escape(found.sentence)}</li>'
+
+
+def _class(contrast: Contrast) -> str:
+    return str(contrast.verdict).replace(" ", "-")
+
+
+def _row(found: Found) -> str:
+    one = found.contrast
+    half = (one.ci_high - one.ci_low) / 2
+    cells = (
+        f"{found.experiment}: {one.arm}" if found.experiment else one.arm,
+        one.baseline,
+        str(one.verdict),
+        *(digits(value, half) for value in (one.difference, one.ci_low, one.ci_high)),
+        *(digits(value, 0.01) if value >= 0.001 else "< 0.001" for value in (one.p_holm, one.p_tie_holm)),
+        str(one.n),
+    )
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def forest(one: Verdicts) -> str:
+    """Draw every difference a dot, means with their intervals, the margin as a band."""
+    contrasts = [found.contrast for found in one.found]
+    low, high = _range(contrasts, one.rules.margin)
+    height = TOP + ROW * len(contrasts) + BOTTOM
+    alt = escape("; ".join(found.sentence for found in one.found), quote=True)
+    foot = TOP + ROW * len(contrasts)
+
+    def x(value: float) -> float:
+        return round(LABELS + (min(max(value, low), high) - low) / (high - low) * (WIDTH - LABELS - RIGHT), 1)
+
+    margin = one.rules.margin
+    parts = [
+        f'<rect x="{x(-margin)}" y="{TOP}" width="{x(margin) - x(-margin):.1f}" height="{foot - TOP}" '
+        'fill="var(--tie, #0a5c99)" opacity=".13"/>',
+        f'<line x1="{x(0)}" x2="{x(0)}" y1="{TOP}" y2="{foot}" '
+        'stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>',
+    ]
+    for row, found in enumerate(one.found):
+        parts += _drawn(found, TOP + ROW * row + ROW / 2, x)
+    parts += [
+        f'<text x="{x(tick)}" y="{foot + 16}" text-anchor="middle">{digits(tick, (high - low) / 20)}</text>'
+        for tick in _ticks(low, high)
+    ]
+    parts.append(
+        f'<text x="{(LABELS + WIDTH) / 2:.0f}" y="{foot + 34}" text-anchor="middle">difference in '
+        f"{escape(title(one))}</text>"
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{alt}" '
+        f'font-family="sans-serif" font-size="12" '
+        f'fill="currentColor" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )
+
+
+def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
+    one = found.contrast
+    name = COLOURS[one.verdict]
+    colour = f"var({name}, {PRINTED[name]})"
+    label = f"{one.arm} − {one.baseline}"
+    label = label if len(label) <= 34 else label[:33] + "…"
+    parts = [f'<text x="{LABELS - 10}" y="{y + 4:.0f}" text-anchor="end">{escape(label)}</text>']
+    parts += [
+        f'<circle cx="{x(value)}" cy="{y + 10:.0f}" r="3" fill="{colour}" opacity=".5"/>'
+        for value in one.differences[:MOST_DOTS]
+    ]
+    tie = one.verdict == Verdict.TIE
+    bounds = (one.tie_low, one.tie_high) if tie else (one.ci_low, one.ci_high)
+    if all(math.isfinite(bound) for bound in bounds):
+        parts.append(
+            f'<line x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="{y:.0f}" y2="{y:.0f}" '
+            f'stroke="{colour}" stroke-width="3"/>'
+        )
+    if math.isfinite(one.difference):
+        parts.append(
+            f'<rect x="{x(one.difference) - 4}" y="{y - 4:.0f}" width="8" height="8" fill="{colour}" '
+            f'transform="rotate(45 {x(one.difference)} {y:.0f})"/>'
+        )
+    return parts
+
+
+def _range(contrasts: Sequence[Contrast], margin: float) -> tuple[float, float]:
+    values = [-margin, margin]
+    for one in contrasts:
+        values += [*one.differences, one.ci_low, one.ci_high, one.difference]
+    finite = [value for value in values if math.isfinite(value)]
+    pad = 0.04 * (max(finite) - min(finite))
+    return min(finite) - pad, max(finite) + pad
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low) / TICKS))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= TICKS + 1)
+    return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]

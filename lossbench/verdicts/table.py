@@ -1,0 +1,324 @@
+"""Scores as people have them, a CSV file or a data frame, long or wide, into one score per loss and seed."""
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossbench.errors import UserError, brief, nearest
+
+LONG = "loss,seed,score[,metric,experiment,group]"
+WIDE = "seed,LOSS,LOSS,…"
+SCORE_COLUMNS = ("score", "value")
+"""``value`` is what our own scores.csv calls it."""
+OPTIONAL = ("metric", "experiment", "group")
+INDEX = re.compile(r"Unnamed: \d+")
+"""What pandas calls a column without a name."""
+MOST_BYTES = 256 * 2**20
+FIRST_ROW = 2
+"""Of a CSV file; the header is its line 1."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one experiment on one metric.
+
+    Attributes:
+        scores: loss → seed → score, every one finite.
+        replaced: loss → seeds without a score, which have the floor's.
+        groups: loss → seed → group → score, where scores are of groups of test examples; else empty.
+
+    """
+
+    scores: dict[str, dict[str, float]]
+    replaced: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score, and where it stands."""
+
+    where: str
+    loss: str
+    seed: str
+    score: float
+    metric: str
+    experiment: str
+    group: str
+
+
+def read_csv(file: Path) -> list[dict[str, Any]]:
+    """Read a CSV file (comma, semicolon or tab) into one mapping a row.
+
+    Raises:
+        UserError: naming the file, and the row, and what is wrong with it.
+
+    """
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file}: larger than {MOST_BYTES >> 20} MB; a table of scores is expected")
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (IsADirectoryError, PermissionError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"{file}: cannot be read: {said}") from None
+    lines = text.splitlines()
+    header = lines[0] if lines else ""
+    if not header.strip():
+        raise UserError(f"{file}: empty; expected a header, {LONG} or {WIDE}, and a row per score")
+    delimiter = max(",;\t", key=header.count)
+    try:
+        rows = [
+            row
+            for row in csv.reader(lines, delimiter=delimiter, strict=True)
+            if any(cell.strip() for cell in row)
+        ]
+    except csv.Error as error:
+        raise UserError(f"{file}: not a table of comma-separated values: {error}") from None
+    names = [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows[1:], start=FIRST_ROW):
+        if len(row) != len(names):
+            raise UserError(f"{file}: row {number} has {len(row)} cells, the header {len(names)}")
+    _check_header(names, str(file))
+    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for row in rows[1:]]
+
+
+def rows_of(frame: Any) -> list[dict[str, Any]]:
+    """Bring a data frame, a mapping of columns, or a list of rows into one mapping a row.
+
+    Raises:
+        UserError: if it is none of these, or columns differ in length.
+
+    """
+    if hasattr(frame, "to_dict") and hasattr(frame, "columns"):  # pandas, without importing it
+        names = [str(name) for name in frame.columns]
+        _check_header(names, "the frame")
+        values = [frame.iloc[:, index].tolist() for index in range(len(names))]
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    if hasattr(frame, "to_dicts"):  # polars
+        return [dict(row) for row in frame.to_dicts()]
+    if isinstance(frame, Mapping):
+        columns = {str(name): list(values) for name, values in frame.items()}
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"columns must be of one length, found {brief(lengths)}")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if isinstance(frame, Iterable) and not isinstance(frame, (str, bytes)):
+        rows = list(frame)
+        if all(isinstance(row, Mapping) for row in rows):
+            return [{str(name): value for name, value in row.items()} for row in rows]
+    raise UserError(
+        f"scores must be a data frame, a mapping of columns, or a list of rows ({LONG} or {WIDE}), "
+        f"found {type(frame).__name__}"
+    )
+
+
+def _check_header(names: Sequence[str], what: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{what}: column '{twice[0]}' stands twice in the header")
+
+
+def tidy(rows: Sequence[Mapping[str, Any]], what: str, metric: str | None, first_row: int) -> list[Row]:
+    """Bring long or wide rows into one form.
+
+    Args:
+        rows: as read.
+        what: their name in messages, a file or "the frame".
+        metric: what a table that names no metric holds.
+        first_row: number of the first row in messages.
+
+    Raises:
+        UserError: if columns are missing or unknown, or a cell is no score.
+
+    """
+    if not rows:
+        raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
+    named = _reserved(list(dict.fromkeys(name for row in rows for name in row)))
+    names = list(named.values())
+    rows = [{named[name]: value for name, value in row.items() if name in named} for row in rows]
+    numbered = [(f"{what}: row {first_row + index}", row) for index, row in enumerate(rows)]
+    if "loss" in names:
+        return _long(numbered, names, what, metric)
+    return _wide(numbered, names, what, metric)
+
+
+def _reserved(names: Sequence[str]) -> dict[str, str]:
+    """Our own columns whatever their case; without the nameless ones that a saved index leaves."""
+    kept = [name for name in names if name.strip() and not INDEX.fullmatch(name.strip())]
+    ours = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
+    return {
+        name: name.lower() if name.lower() in ours and name.lower() not in names else name for name in kept
+    }
+
+
+def _long(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
+) -> list[Row]:
+    score = next((name for name in SCORE_COLUMNS if name in names), None)
+    if score is None and metric in names:
+        score = metric  # a column of the metric's name
+    if score is None:
+        raise UserError(f"{what}: no column 'score'; found {', '.join(names)}; expected {LONG}")
+    if "seed" not in names:
+        raise UserError(
+            f"{what}: no column 'seed'; found {', '.join(names)}; expected {LONG} (seeds are what scores "
+            "pair by: "
+            "number the runs of each loss if they have none, and say --unpaired)"
+        )
+    return [
+        Row(
+            where,
+            _name(row.get("loss"), f"{where}, 'loss'"),
+            _name(row.get("seed"), f"{where}, 'seed'"),
+            _score(row.get(score), f"{where}, '{score}'"),
+            *(_label(row.get(name)) for name in OPTIONAL),
+        )
+        for where, row in rows
+    ]
+
+
+def _wide(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
+) -> list[Row]:
+    if "seed" not in names:
+        raise UserError(
+            f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected "
+            f"{LONG} or {WIDE}"
+        )
+    losses = [name for name in names if name not in ("seed", *OPTIONAL)]
+    found = []
+    for where, row in rows:
+        seed = _name(row.get("seed"), f"{where}, 'seed'")
+        labels = [_label(row.get(name)) for name in OPTIONAL]
+        for loss in losses:
+            value = row.get(loss)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                continue  # not trained on this seed
+            found.append(Row(where, loss, seed, _score(value, f"{where}, '{loss}'"), *labels))
+    return found
+
+
+def _name(value: Any, where: str) -> str:
+    """A loss or a seed as text; 3, 3.0 and "3" are one seed."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        raise UserError(f"{where} is empty; every score needs its loss and its seed")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
+
+
+def _label(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
+
+
+def _score(value: Any, where: str) -> float:
+    """A score; NaN where there is none, which is for the caller to judge."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    if isinstance(value, bool):
+        raise UserError(f"{where} is {value}; a score is a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        hint = "; write 0.5, not 0,5" if isinstance(value, str) and "," in value else ""
+        raise UserError(f"{where} is {brief(value)}; a score is a number{hint}") from None
+
+
+def gather(
+    rows: Sequence[Row], metric: str | None, floor: float | None, what: str
+) -> tuple[str, dict[str, Scores]]:
+    """Choose the metric, and order its scores by experiment, loss and seed.
+
+    Args:
+        rows: of the whole table.
+        metric: the one to judge by; may be None where the table holds one alone.
+        floor: score of a predictor that needs no training, given to replicates that have none.
+        what: the table's name in messages.
+
+    Returns:
+        The metric's name ("" where nobody named it), and experiment → scores.
+
+    Raises:
+        UserError: if the metric is not there, a loss has two scores on a seed, or one is no finite number.
+
+    """
+    if not rows:
+        raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
+    chosen, rows = _of_metric(rows, metric, what)
+    gathered: dict[str, dict[tuple[str, str, str], Row]] = {}
+    for row in rows:
+        of_experiment = gathered.setdefault(row.experiment, {})
+        twin = of_experiment.setdefault((row.loss, row.seed, row.group), row)
+        if twin is not row:
+            group = f" in group '{row.group}'" if row.group else ""
+            raise UserError(
+                f"{row.where}: loss '{row.loss}' has a second score on seed {row.seed}{group}, the first "
+                "is in "
+                f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
+                "of test "
+                "examples: a column 'group'; of several experiments: a column 'experiment')"
+            )
+    return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
+
+
+def _of_metric(rows: Sequence[Row], metric: str | None, what: str) -> tuple[str, list[Row]]:
+    there = list(dict.fromkeys(row.metric for row in rows))
+    if there == [""]:
+        return metric or "", list(rows)
+    if metric is None:
+        if len(there) > 1:
+            raise UserError(f"{what}: several metrics; say which one decides (--metric): {', '.join(there)}")
+        return there[0], list(rows)
+    if metric not in there:
+        raise UserError(f"{what}: no scores of metric '{metric}'; {nearest(metric, there)}")
+    return metric, [row for row in rows if row.metric == metric]
+
+
+def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
+    grouped: dict[str, dict[str, dict[str, float]]] = {}
+    replaced: dict[str, list[str]] = {}
+    for row in rows:
+        score = row.score
+        if math.isnan(score) and floor is not None:
+            replaced.setdefault(row.loss, []).append(row.seed)
+            score = floor
+        if not math.isfinite(score):
+            found = "no number (NaN)" if math.isnan(score) else "infinite"
+            raise UserError(
+                f"{row.where}: the score of loss '{row.loss}' on seed {row.seed} is {found}. A replicate "
+                "that "
+                "diverged counts, with the score of a constant prediction: say it with --floor; one that "
+                "was never "
+                "trained has no row. Leaving out what diverged would reward diverging"
+            )
+        grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
+    _check_groups(grouped)
+    means = {
+        loss: {seed: math.fsum(of_seed.values()) / len(of_seed) for seed, of_seed in of_loss.items()}
+        for loss, of_loss in grouped.items()
+    }
+    several = any(len(of_seed) > 1 for of_loss in grouped.values() for of_seed in of_loss.values())
+    return Scores(means, replaced, grouped if several else {})
+
+
+def _check_groups(grouped: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Means over different groups do not compare."""
+    groups = {group for of_loss in grouped.values() for of_seed in of_loss.values() for group in of_seed}
+    for loss, of_loss in grouped.items():
+        for seed, of_seed in of_loss.items():
+            lacking = sorted(groups - set(of_seed))
+            if lacking:
+                raise UserError(
+                    f"loss '{loss}' has no score on seed {seed} in group '{lacking[0]}', others have; "
+                    "every loss and "
+                    "seed needs a score in every group, or their means do not compare"
+                )
