@@ -19,6 +19,7 @@ from lossbench.params import Anomaly
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
+from lossbench.tasks.anomaly import _principal_axes
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
@@ -172,3 +173,24 @@ def test_floors_name_the_nearest_neighbour_and_chance(digits: Dataset) -> None:
 def test_an_image_whose_sides_do_not_halve_is_refused() -> None:
     with pytest.raises(UserError, match="divisible by 4; found 10×8"):
         build(Network(name="autoencoder"), (1, 10, 8), 1)
+
+
+def test_principal_axes_of_few_large_images_are_those_of_the_pixels_covariance():
+    known = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    for count in (40, 20):  # more images than pixels, and fewer
+        mean, axes = _principal_axes(known[:count])
+        centred = known[:count].double() - mean.double()
+        _, expected = torch.linalg.eigh(centred.T @ centred)
+        plane = expected[:, -axes.shape[1] :]
+        torch.testing.assert_close((axes @ axes.T).double(), plane @ plane.T, atol=1e-4, rtol=0)
+    assert _principal_axes(known[[0, 0, 0]])[1].shape == (30, 0)
+
+
+def test_scores_need_no_reconstructions(digits):
+    task = task_class("anomaly")(digits.info)
+    inputs = task.encode_inputs(torch.from_numpy(np.array(digits.split("train").inputs[:5])))
+    outputs = torch.randn(inputs.shape)
+    whole, brief = (digest(outputs, None, inputs) for digest in (task.digest, task.score_digest))
+    assert torch.equal(whole[:, :1], brief)
+    targets = np.array([0, 1, 0, 0, 1])
+    assert task.score(whole.numpy(), targets).metrics == task.score(brief.numpy(), targets).metrics

@@ -186,6 +186,17 @@ class Task(ABC):
         del targets, inputs
         return outputs
 
+    def score_digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Reduce one batch's outputs to what ``validate`` and ``score`` need: a part of what ``decide`` does.
+
+        Args:
+            outputs: as for :meth:`digest`.
+            targets: encoded.
+            inputs: encoded.
+
+        """
+        return self.digest(outputs, targets, inputs)
+
     @abstractmethod
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """Score a whole split cheaply during training.

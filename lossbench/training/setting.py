@@ -16,10 +16,8 @@ from lossbench.models.weights import head_of
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
 from lossbench.training.member import Member
-from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
+from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
-
-CHECKED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def prepare(
         train = open_portion(task, splits[:1], device, maps, int(budget * part))
         validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - part)))
     for portion in (train, validation):
-        for rows in parts(len(portion), CHECKED_AT_ONCE):
+        for rows in parts(len(portion), at_once(task)):
             task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     check_recipe(recipe, data, shape)
