@@ -18,6 +18,7 @@ from lossbench.losses.distribution import (
     ReducedFocal,
     TopK,
 )
+from lossbench.losses.focusing import AsymmetricSingle, ExponentialLogarithmic, Poly
 from lossbench.losses.imbalance import (
     BalancedSoftmax,
     Equalization,
@@ -36,6 +37,8 @@ from lossbench.losses.multilabel import (
     ZeroBoundedRanking,
 )
 from lossbench.losses.noise import BiTempered, Bootstrapped, GeneralizedCrossEntropy, SymmetricCrossEntropy
+from lossbench.losses.ordinal import ConditionalOrdinal, ExpectedCost
+from lossbench.losses.rebalanced import DistributionBalanced
 from lossbench.losses.region import (
     Dice,
     DicePlusPlus,
@@ -48,24 +51,41 @@ from lossbench.losses.region import (
 )
 from lossbench.losses.registry import REGISTRY, register
 from lossbench.losses.regression import Brier, MeanAbsoluteError, SquaredLogits
+from lossbench.losses.robust import (
+    ActivePassive,
+    JensenShannon,
+    NormalizedCrossEntropy,
+    PartiallyHuberisedCrossEntropy,
+    PartiallyHuberisedGeneralizedCrossEntropy,
+    Unhinged,
+)
+from lossbench.losses.structure import Blob, CenterlineDice, NeighbourAwareCalibration, blobs
 from lossbench.losses.weights import balanced, class_balanced
 
 __all__ = [
     "REGISTRY",
+    "ActivePassive",
     "Asymmetric",
+    "AsymmetricSingle",
     "BalancedSoftmax",
     "BiTempered",
     "BinaryCrossEntropy",
+    "Blob",
     "Bootstrapped",
     "Boundary",
     "Brier",
+    "CenterlineDice",
     "Combo",
+    "ConditionalOrdinal",
     "CrossEntropy",
     "Dice",
     "DicePlusPlus",
+    "DistributionBalanced",
     "DoubleSoftmaxCrossEntropy",
     "DoubleSoftmaxWarning",
     "Equalization",
+    "ExpectedCost",
+    "ExponentialLogarithmic",
     "Focal",
     "FocalTversky",
     "GeneralizedCrossEntropy",
@@ -74,6 +94,7 @@ __all__ = [
     "HausdorffDistance",
     "Hinge",
     "Jaccard",
+    "JensenShannon",
     "LabelDistributionAwareMargin",
     "LogCoshDice",
     "LogitAdjusted",
@@ -85,7 +106,12 @@ __all__ = [
     "MatthewsCorrelation",
     "MeanAbsoluteError",
     "MultilabelMargin",
+    "NeighbourAwareCalibration",
+    "NormalizedCrossEntropy",
     "ParameterError",
+    "PartiallyHuberisedCrossEntropy",
+    "PartiallyHuberisedGeneralizedCrossEntropy",
+    "Poly",
     "Poly1",
     "ReducedFocal",
     "SoftmaxMultilabelCrossEntropy",
@@ -95,9 +121,11 @@ __all__ = [
     "TopK",
     "Tversky",
     "TwoWay",
+    "Unhinged",
     "UnifiedFocal",
     "ZeroBoundedRanking",
     "balanced",
+    "blobs",
     "build",
     "check",
     "check_targets",
