@@ -79,6 +79,11 @@ class Batch:
         self._shared = True
 
     @property
+    def shared(self) -> bool:
+        """Whether several losses read this batch."""
+        return self._shared
+
+    @property
     def soft(self) -> bool:
         """Whether the labels are numbers in [0, 1] rather than yes and no."""
         return self.multilabel and self.labels.is_floating_point()

@@ -108,7 +108,7 @@ class ExponentialLogarithmic(Smoothed):
 
     Formula: λ mean_c (−ln Dice_c)^γ_D + (1 − λ) mean w_y (−ln p_y)^γ_C, w_k = √(Σ_j n_j / n_k), Dice = (2I +
         s) / (P + G + s).
-    Paper: Wong et al. 2018, arXiv 1809.00076, eq. 1 to 3 (λ = 0.8, γ_D = γ_C = 0.3).
+    Paper: Wong et al. 2018, arXiv 1809.00076, sec. 2 (λ = 0.8, γ_D = γ_C = 0.3).
 
     Use it for: segmentation with structures of very unequal size.
     Fails when: γ < 1 near a perfect overlap: the slope grows without bound.

@@ -48,14 +48,14 @@ def focal(log_p: Tensor, gamma: float) -> Tensor:
 
 
 def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
-    """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347, eq. 4)."""
+    """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347)."""
     p = log_p.exp()
     eased = safe_power(-torch.expm1(log_p) / threshold, gamma)
     return torch.where(p < threshold, torch.ones_like(p), eased) * -log_p
 
 
 def generalized_cross_entropy(log_p: Tensor, q: float) -> Tensor:
-    """Return (1 − p^q) / q (1805.07836, eq. 6)."""
+    """Return (1 − p^q) / q (1805.07836)."""
     return -torch.expm1(q * log_p) / q
 
 
@@ -75,7 +75,7 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
 
 
 def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
-    """Return the log of the tempered softmax along dim 1 (1906.03361, eq. 4): exp_t(z − λ) with Σ = 1.
+    """Return the log of the tempered softmax along dim 1 (1906.03361): exp_t(z − λ) with Σ = 1.
 
     λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; one more
     step with a graph gives λ its exact derivative, the escort distribution p^t / Σ p^t.
