@@ -9,7 +9,7 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Weighted, weighted_mean
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import Parameter, ParameterError, numbers, real
+from lossbench.losses.declare import Parameter, ParameterError, choice, numbers, real
 from lossbench.losses.distribution import TrueClass
 from lossbench.losses.functional import Overlap
 from lossbench.losses.region import Smoothed, dice_score
@@ -90,6 +90,7 @@ class AsymmetricSingle(Weighted):
     label_smoothing: float = real(
         default=0.1, low=0.0, high=1.0, open_high=True, tunable=(0.0, 0.3, "linear"), doc="ε"
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def each(self, batch: Batch) -> Tensor:
         """The faded cross-entropy of the true class, and of the share that smoothing gives the others."""
@@ -135,6 +136,7 @@ class ExponentialLogarithmic(Smoothed):
     class_counts: Sequence[float] | Tensor | None = numbers(
         doc="n, training samples of each class; params.yaml need not give them"
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def setup(self) -> None:
         """Keep w of each class."""

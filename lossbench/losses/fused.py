@@ -1,8 +1,8 @@
 """What single-label losses need of a softmax, with hand-written backward passes.
 
-A softmax's summary keeps no map (N, C, L) for the backward pass and makes one in it, where plain autograd
-keeps and makes three and more. The plain twins say the same in operations that autograd knows; they serve
-under torch.compile, torch.func and CUDA graph capture, and the tests hold each function against its twin.
+A softmax's summary keeps at most one map (N, C, L) for the backward pass and makes one in it, where plain
+autograd keeps and makes three and more. The plain twins say the same in operations that autograd knows. They
+serve under torch.compile, torch.func and CUDA graph capture; the tests hold each function against its twin.
 """
 
 from collections.abc import Sequence
@@ -72,17 +72,19 @@ def places(logits: Tensor) -> list[Place]:
 class _Summary(torch.autograd.Function):
     """With a = ∂/∂p and t = ∂/∂ log p_y: ∂/∂z = p·(a − Σ_j a_j p_j) + t·(onehot(y) − p).
 
-    Block by block, and nothing is kept but the logits, which their owner keeps anyway: the way back takes the
-    softmax again, in less time than the fresh memory of a whole map would cost.
+    Block by block. Where the true classes are all that is read nothing is kept but the logits, which their
+    owner keeps anyway: the way back takes the softmax again, in less time than fresh memory would cost. Where
+    all classes are counted the way back is longer, and the probabilities are kept for it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool, logs: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        ctx.save_for_backward(logits, index, valid)
         ctx.set_materialize_grads(False)
         ctx.counts = counts
+        kept = torch.empty_like(logits, memory_format=torch.contiguous_format) if counts else None
+        ctx.save_for_backward(logits, index, valid, kept)
         true = logits.new_empty(index.shape) if logs else None
         sums = logits.new_zeros(2, *logits.shape[:2], dtype=torch.float64) if counts else None
         for at in places(logits):
@@ -91,8 +93,9 @@ class _Summary(torch.autograd.Function):
             values = z.log_softmax(1) if logs else z.softmax(1)
             if true is not None:
                 true[n, i] = _pick(values, y)
-            if sums is not None:
+            if sums is not None and kept is not None:
                 probs = values.exp_() if logs else values
+                kept[n, :, i] = probs
                 mask = None if valid is None else valid[n, i]
                 sums[0, n] += functional.class_sums(_masked(_pick(probs, y), mask), y, logits.shape[1])
                 sums[1, n] += _masked(probs, None if mask is None else mask.unsqueeze(1)).sum(2)
@@ -101,7 +104,7 @@ class _Summary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
-        logits, index, valid = ctx.saved_tensors
+        logits, index, valid, kept = ctx.saved_tensors
         if all(grad is None for grad in grads):
             return None, None, None, None, None
         if torch.is_grad_enabled():  # to be differentiated again
@@ -113,7 +116,7 @@ class _Summary(torch.autograd.Function):
             mask = None if valid is None else valid[n, i]
             _backward_of_block(
                 grad[n, :, i],
-                logits[n, :, i].softmax(1),
+                logits[n, :, i].softmax(1) if kept is None else kept[n, :, i],
                 index[n, i],
                 mask,
                 None if of_true is None else of_true[n, i],
@@ -141,10 +144,12 @@ def _backward_of_block(
         shared = at_true
         torch.mul(probs, 0 if shared is None else -shared.unsqueeze(1), out=grad)
     else:  # p·a, a the same for all positions of an image and class
-        each = probs * of_predicted.unsqueeze(2)
-        each = each if valid is None else each.masked_fill_(~valid.unsqueeze(1), 0.0)
-        shared = each.sum(1) if at_true is None else each.sum(1).add_(at_true)
-        torch.addcmul(each, probs, shared.unsqueeze(1), value=-1, out=grad)
+        mean = torch.bmm(of_predicted.unsqueeze(1), probs).squeeze(1)  # Σ_j a_j p_j
+        mean = mean if valid is None else mean.masked_fill_(~valid, 0.0)
+        shared = mean if at_true is None else mean + at_true
+        away = of_predicted.unsqueeze(2)
+        away = away if valid is None else away * valid.unsqueeze(1)
+        torch.mul(probs, away - shared.unsqueeze(1), out=grad)
     if at_true is not None:
         grad.scatter_add_(1, index.unsqueeze(1), at_true.unsqueeze(1))
 

@@ -37,6 +37,8 @@ class ConditionalOrdinal(Weighted):
     ordered = True
     reduces = "weighted mean over the questions that valid positions ask, min(y + 1, C − 1) each"
 
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
+
     def asked(self, batch: Batch) -> Tensor:
         """Return how many questions each position asks, (N, L)."""
         return (batch.index + 1).clamp_max(batch.classes - 1).to(batch.logits.dtype)
@@ -103,6 +105,7 @@ class ExpectedCost(Weighted):
         options=("zero_one", "absolute", "squared"),
         doc="M where it is not given: 1 off the diagonal, |y − k| / (C − 1) or its square",
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def setup(self) -> None:
         """Keep the matrix as a buffer."""

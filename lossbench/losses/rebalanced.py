@@ -9,7 +9,7 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Weighted
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import ParameterError, integer, numbers, real
+from lossbench.losses.declare import ParameterError, choice, integer, numbers, real
 from lossbench.losses.registry import register
 
 
@@ -58,6 +58,7 @@ class DistributionBalanced(Weighted):
         optional=True,
         doc="N, training positions; params.yaml need not give them; none leaves the logits unshifted",
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def setup(self) -> None:
         """Keep 1 / n and ν of each class."""

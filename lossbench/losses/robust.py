@@ -74,6 +74,8 @@ class NormalizedCrossEntropy(Weighted):
 
     family = "distribution"
 
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
+
     def each(self, batch: Batch) -> Tensor:
         """Log p_y as a share of Σ log p_k."""
         return normalized_cross_entropy(batch)
@@ -110,6 +112,7 @@ class ActivePassive(Weighted):
     log_zero: float = real(
         default=-4.0, high=0.0, open_high=True, doc="A, what stands for log 0 in the reverse cross-entropy"
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def each(self, batch: Batch) -> Tensor:
         """α of the normalised cross-entropy and β of the passive loss."""
@@ -202,6 +205,8 @@ class Unhinged(Weighted):
     family = "margin"
     multi = True
     link = "margin"
+
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def each(self, batch: Batch) -> Tensor:
         """One minus the margin; soft labels weigh the losses of yes and no."""

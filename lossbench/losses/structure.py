@@ -11,7 +11,7 @@ from lossbench.losses import functional
 from lossbench.losses.base import Loss, Weighted
 from lossbench.losses.batch import Batch
 from lossbench.losses.boundary import window
-from lossbench.losses.declare import Parameter, integer, real
+from lossbench.losses.declare import Parameter, choice, integer, real
 from lossbench.losses.functional import Overlap
 from lossbench.losses.region import Counted
 from lossbench.losses.registry import register
@@ -74,6 +74,7 @@ class CenterlineDice(Counted):
 
     iterations: int = integer(default=3, low=0, high=100, doc="k, erosions: the largest radius in positions")
     smooth: float = real(default=1.0, low=0.0, open_low=True, doc="s, added to numerators and denominators")
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def counts(self, batch: Batch) -> Overlap:
         """Let T and S stand for what is shared and predicted: sums of skeletons are no counts of regions."""
@@ -158,6 +159,7 @@ class Blob(Loss):
     smooth: float = real(
         default=1.0, low=0.0, tunable=(1e-5, 10.0, "log"), doc="s, added to numerator and denominator"
     )
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     @classmethod
     def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
@@ -239,6 +241,7 @@ class NeighbourAwareCalibration(Weighted):
 
     alpha: float = real(default=0.1, low=0.0, tunable=(0.01, 0.5, "log"), doc="α, weight of the penalty")
     size: int = _odd(default=3, doc="edge of the neighbourhood in positions")
+    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def each(self, batch: Batch) -> Tensor:
         """The cross-entropy and α of the distance of the logits from the neighbours' shares."""
