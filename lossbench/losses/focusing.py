@@ -128,10 +128,20 @@ class ExponentialLogarithmic(Smoothed):
         default=0.8, low=0.0, high=1.0, tunable=(0.1, 0.9, "linear"), doc="λ, share of the Dice part"
     )
     gamma_dice: float = real(
-        default=0.3, low=0.0, open_low=True, tunable=(0.2, 2.0, "log"), doc="γ_D, exponent of −ln Dice"
+        default=0.3,
+        low=0.0,
+        high=10.0,
+        open_low=True,
+        tunable=(0.2, 2.0, "log"),
+        doc="γ_D, exponent of −ln Dice",
     )
     gamma_cross: float = real(
-        default=0.3, low=0.0, open_low=True, tunable=(0.2, 2.0, "log"), doc="γ_C, exponent of −ln p"
+        default=0.3,
+        low=0.0,
+        high=10.0,
+        open_low=True,
+        tunable=(0.2, 2.0, "log"),
+        doc="γ_C, exponent of −ln p",
     )
     class_counts: Sequence[float] | Tensor | None = numbers(
         doc="n, training samples of each class; params.yaml need not give them"
