@@ -81,6 +81,7 @@ class Loss(Declared):
         only_in_sum: whether it makes sense as a part of a sum only.
         spatial: the least number of spatial dimensions it needs.
         background: whether class 0 has a part of its own, so that classes cannot be relabelled freely.
+        ordered: whether the classes' order may matter, so that they cannot be relabelled at all.
 
     Attributes:
         check: when values are looked at: targets in range, weights finite, logits that are no probabilities.
@@ -99,6 +100,7 @@ class Loss(Declared):
     only_in_sum: ClassVar[bool] = False
     spatial: ClassVar[int] = 0
     background: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     tunable: ClassVar[Mapping[str, Tunable]] = MappingProxyType({})
 
     ignore_index: int | None = integer(

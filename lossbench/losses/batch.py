@@ -143,6 +143,11 @@ class Batch:
         return other
 
     @property
+    def shared(self) -> bool:
+        """Whether several losses read this batch."""
+        return self._shared
+
+    @property
     def soft(self) -> bool:
         """Whether the labels are numbers in [0, 1] rather than yes and no."""
         return (self.multilabel or self.mixed) and self.labels.is_floating_point()
