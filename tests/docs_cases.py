@@ -12,7 +12,9 @@ LINE = re.compile(r"# (?P<file>\S+\.py), a line of MODULES")
 
 def blocks(page: Path, language: str) -> list[str]:
     """Code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def follow(page: str, checkout: Path) -> None:

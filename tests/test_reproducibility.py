@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 from conftest import tiny_params, write_params
-from dvc_cases import BIN, checkout, dvc, environment, lock, lossbench, repro
 from docs_cases import follow, shown_params
+from dvc_cases import BIN, checkout, dvc, environment, lock, lossbench, repro
 from ruamel.yaml import YAML
 
 from benchmarks.fault_kinds import CLOCK
@@ -127,15 +127,15 @@ def test_an_edit_reruns_what_runs_the_edited_code_and_words_rerun_nothing(study:
 def test_an_arm_of_one_experiment_reruns_no_other_experiments_evaluation(study: Path) -> None:
     before, scores = entries(study), entries(study, "scores")
     edit(study, "losses", "hinge", value={"name": "hinge"})
-    edit(
-        study, "arms", "digits-hinge", value={"experiment": "digits", "dataset": "digits", "loss": "hinge"}
-    )
+    edit(study, "arms", "digits-hinge", value={"experiment": "digits", "dataset": "digits", "loss": "hinge"})
     assert sorted(repro(study)) == ["check", "evaluate@digits", "report", "train@digits-hinge"]
     assert arms(study, entries(study) - before) == ["digits-hinge"] * 3
     assert len(entries(study, "scores") - scores) == 3
 
 
-@pytest.mark.parametrize("page", ["docs/new-loss.md", "docs/new-model.md", "docs/plugins.md", "plugins/README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/new-loss.md", "docs/new-model.md", "docs/plugins.md", "plugins/README.md"]
+)
 def test_following_a_page_word_for_word_computes_its_own_arms_alone(page: str, study: Path) -> None:
     before, scores = entries(study), entries(study, "scores")
     follow(page, study)
@@ -257,9 +257,9 @@ def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     assert not any("Traceback" in text for text in said)
     for one, text in zip(both, said, strict=True):
         if one.returncode:
-            assert text.splitlines()[-1].startswith("refused: another `lossbench run` is at work: process "), (
-                text
-            )
+            assert text.splitlines()[-1].startswith(
+                "refused: another `lossbench run` is at work: process "
+            ), text
     repro(folder)
     assert lock(folder) == lock(done)
 
