@@ -16,7 +16,7 @@ from lossbench.store import Store
 
 
 def settled(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> frozenset[str]:
-    """Name stages that need nothing: ``train@arm`` of arms of which the store lacks something, ``evaluate@…``.
+    """Name stages that need nothing: ``train@arm`` of arms that the store lacks something of, ``evaluate@…``.
 
     DVC is asked, which takes a second or two, only where the store lacks something.
 

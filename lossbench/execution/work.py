@@ -47,7 +47,7 @@ from lossbench.training.setting import Setting, prepare, wants_maps
 
 Emit = Callable[[Any], None]
 LOADED = loaded()
-"""The code that workers run: they are forked from a server that imported it before the driver made its keys."""
+"""The code that workers run: their server imported it before the driver made its keys."""
 
 
 def work(job: Job, emit: Emit) -> None:
