@@ -8,7 +8,7 @@ result at the end.
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from multiprocessing import get_context
@@ -19,11 +19,13 @@ from typing import Any
 from lossbench.chain import without_git
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError, printable
+from lossbench.execution.collect import weights_of
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
 from lossbench.execution.jobs import Where
 from lossbench.execution.local import LocalExecutor, warm_up, where, worker_count
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.plan import sentences
+from lossbench.execution.settled import settled
 from lossbench.lifetime import collect_rarely
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
@@ -95,26 +97,50 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
 
     workers = worker_count(params.compute)
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
-    epochs = say_plan(params, arms, outs, store)
+    done = settled(params, arms, outs, store)
+    epochs = say_plan(params, arms, outs, store, done)
     watcher = Watcher(params, outs, store, "training", epochs)
     filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
-    add_all(filling, params, arms, outs, store, where(params, outs, store))
+    add_all(filling, params, arms, outs, store, where(params, outs, store), done)
     filling.run()
 
 
 def add_all(
-    filling: Filling, params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, place: Where
+    filling: Filling,
+    params: Params,
+    arms: Mapping[str, Arm],
+    outs: Outs,
+    store: Store,
+    place: Where,
+    done: Collection[str] = (),
 ) -> None:
-    """Have all arms searched, trained and scored, and each experiment completed when its arms are."""
-    for name, arm in arms.items():
+    """Have all arms searched, trained and scored, and each experiment completed when its arms are.
+
+    Args:
+        filling: that runs them.
+        params: of the study.
+        arms: all of them.
+        outs: of the study.
+        store: that is filled.
+        place: for the jobs.
+        done: stages that need nothing; see :func:`settled`.
+
+    """
+    wanted = {name: arm for name, arm in arms.items() if f"train@{name}" not in done}
+    for name, arm in wanted.items():
         filling.add(name, lambda arm=arm: arm_flow(arm, store, place, scores=True))  # type: ignore[misc]  # the default binds the arm
 
     def complete(name: str) -> Any:
-        weights = {arm: weights_in_store(arms[arm], store) for arm in params.arms_of(name)}
+        weights = {
+            arm: weights_in_store(arms[arm], store) if arm in wanted else weights_of(params, arm, outs)
+            for arm in params.arms_of(name)
+        }
         return Experiment(params, name, outs.study).flow(store, place, weights)
 
     for name in params.experiments:
-        filling.add(f"experiment {name}", lambda name=name: complete(name), after=params.arms_of(name))  # type: ignore[misc]  # the default binds the name
+        if f"evaluate@{name}" not in done:
+            after = [arm for arm in params.arms_of(name) if arm in wanted]
+            filling.add(f"experiment {name}", lambda name=name: complete(name), after)  # type: ignore[misc]  # the default binds the name
 
 
 def plan(study: Path) -> None:
@@ -130,14 +156,14 @@ def plan(study: Path) -> None:
         raise GateError(f"'{missing[0]}' has not been fetched yet; `dvc repro fetch@{missing[0]}` does it")
     with opened(outs.home) as store:
         arms = {name: Arm(params, name, study) for name in params.arms}
-        say_plan(params, arms, outs, store)
+        say_plan(params, arms, outs, store, settled(params, arms, outs, store))
 
 
-def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> int:
+def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, done: Collection[str]) -> int:
     """Print what is missing, and about how long it takes; returns how many epochs that are."""
     workers = worker_count(params.compute)
     planned = make_plan(
-        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers)
+        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers), done
     )
     for line in sentences(planned, workers):
         print(line, flush=True)

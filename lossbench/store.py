@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,8 +104,9 @@ class Remote:
             return []
 
     def remove(self, folder: str) -> None:
-        """Remove a folder."""
-        self._files.rm(f"{self._root}/{folder}", recursive=True)
+        """Remove a folder, if it is there."""
+        with suppress(FileNotFoundError):
+            self._files.rm(f"{self._root}/{folder}", recursive=True)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def opened(home: Path) -> Iterator[Store]:
     starts too.
     """
     if os.environ.get(FRESH) != "1":
-        yield Store(os.environ.get(STORE) or str(home / "store"))
+        yield Store(_reachable(os.environ.get(STORE) or str(home / "store")))
         return
     home.mkdir(parents=True, exist_ok=True)
     before = {name: os.environ.get(name) for name in (STORE, FRESH)}
@@ -254,6 +255,21 @@ def opened(home: Path) -> Iterator[Store]:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+def _reachable(address: str) -> str:
+    """Refuse what other processes would not find anything in, before hours are spent.
+
+    Raises:
+        UserError: naming the variable.
+
+    """
+    allowed = "allowed: a folder, or an address that all processes reach, such as s3://bucket/folder"
+    if address.startswith("memory:"):
+        raise UserError(f"{STORE} is '{address}', which each process has for itself; {allowed}")
+    if "://" not in address and Path(address).exists() and not Path(address).is_dir():
+        raise UserError(f"{STORE} is '{address}', which is no folder; {allowed}")
+    return address
 
 
 def hashed(content: Any) -> str:

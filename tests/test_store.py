@@ -114,3 +114,21 @@ def test_a_folder_shows_no_unfinished_files(tmp_path: Path) -> None:
     (tmp_path / ".half.part").touch()
     (tmp_path / "whole").touch()
     assert Folder(tmp_path).list("") == ["whole"]
+
+
+@pytest.mark.parametrize("address", ["memory://anywhere", "FILE"])
+def test_a_store_that_other_processes_find_nothing_in_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LOSSBENCH_STORE", address.replace("FILE", str(tmp_path / "file")))
+    with (
+        pytest.raises(UserError, match=r"LOSSBENCH_STORE is .*; allowed: a folder, or an address"),
+        opened(tmp_path),
+    ):
+        pass
+
+
+def test_what_is_not_there_may_be_dropped(store: Store) -> None:
+    store.drop("things", "ab12")
+    assert store.get("things", "ab12") is None

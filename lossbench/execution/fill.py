@@ -102,6 +102,7 @@ class Arm:
                 wanted.recipe,
                 tuple(wanted.members[number] for number in numbers),
                 tuple(wanted.keys[number] for number in numbers),
+                self.identity.scores(""),
                 trial,
                 shown,
             )
@@ -154,10 +155,11 @@ def score_jobs(
 
     """
     shown = seed == arm.params.seeds[0]
-    lacking = store.get(SCORES, arm.identity.scores(weights)) is None
+    key = arm.identity.scores(weights)
+    lacking = store.get(SCORES, key) is None
     if shown:
         lacking = lacking or store.get(SHOWN, arm.identity.shown(weights)) is None
-    return [Score(where, arm.params, arm.name, seed, source, shown)] if lacking else []
+    return [Score(where, arm.params, arm.name, seed, source, key, shown)] if lacking else []
 
 
 class Experiment:

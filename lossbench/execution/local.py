@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
@@ -33,6 +34,8 @@ GRACE = 10.0
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 WORK = "lossbench.execution.work"
+LOST = 255
+"""What ``multiprocessing`` says of a process whose server is gone: nobody knows how it ended."""
 
 
 def worker_count(compute: Compute) -> int:
@@ -99,7 +102,7 @@ class LocalExecutor:
     peaks: dict[str, int] = field(default_factory=dict)
     _waiting: deque[Job] = field(default_factory=deque)
     _alive: list[_Worker] = field(default_factory=list)
-    _again: set[str] = field(default_factory=set)
+    _again: set[int] = field(default_factory=set)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs; the long ones that others wait for come first as given."""
@@ -139,13 +142,22 @@ class LocalExecutor:
                 # Another group's job may fit meanwhile.
                 self._waiting.rotate(-1)
                 continue
-            idle = next((worker for worker in self._alive if worker.job is None), None)
+            idle = self._idle()
             if idle is None and len(self._alive) >= self.workers:
                 return
             self._waiting.popleft()
             worker = idle or self._start()
             worker.job = job
-            worker.pipe.send(job)
+            with suppress(OSError):  # it has just died: whoever reads from it is told
+                worker.pipe.send(job)
+
+    def _idle(self) -> _Worker | None:
+        """Find a worker that has nothing to do; one that was killed meanwhile is forgotten."""
+        for worker in [one for one in self._alive if one.job is None]:
+            if worker.process.is_alive():
+                return worker
+            self._bury(worker)
+        return None
 
     def _room(self, job: Job) -> bool:
         """Whether there is memory for a job: the first of a group shows how much it takes."""
@@ -195,13 +207,14 @@ class LocalExecutor:
         return Event(job, kind, content)
 
     def _died(self, worker: _Worker, job: Job) -> Event | None:
-        worker.process.join()
-        worker.pipe.close()
-        self._alive.remove(worker)
-        code = worker.process.exitcode or 0
-        if code == -signal.SIGKILL and job.label not in self._again and self.workers > 1:
+        code = self._bury(worker)
+        if code == LOST and id(job) not in self._again:  # the workers' server was killed, and they with it
+            self._again.add(id(job))
+            self._waiting.appendleft(job)
+            return None
+        if code == -signal.SIGKILL and id(job) not in self._again and self.workers > 1:
             # Most likely for memory: once more, from its checkpoint, beside fewer.
-            self._again.add(job.label)
+            self._again.add(id(job))
             self.workers -= 1
             print(
                 f"warning: the {job.label} was killed, most likely for memory; it goes on with "
@@ -217,6 +230,13 @@ class LocalExecutor:
             else ""
         )
         return Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))
+
+    def _bury(self, worker: _Worker) -> int:
+        """Forget a worker that has ended; returns its exit code."""
+        worker.process.join()
+        worker.pipe.close()
+        self._alive.remove(worker)
+        return worker.process.exitcode or 0
 
 
 def _serve(pipe: connection.Connection, compute: Compute, environment: Mapping[str, str]) -> None:
