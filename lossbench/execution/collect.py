@@ -66,6 +66,7 @@ def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
             for key in ("task", "task_options", "loss_parameters", "model", "recipe", "compute")
         },
         "seeds": list(entries),
+        "constant_loss": first["constant_loss"],
         "epochs": {str(seed): entry.content["epoch"] for seed, entry in entries.items()},
         "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
     }

@@ -27,7 +27,11 @@ DATA_FILES = ("dataset.json", "manifest.parquet", "provenance.json")
 """What describes a dataset, content hashes of all samples and targets included."""
 NUMERIC = frozenset({"numpy", "pycocotools", "scipy", "sklearn", "torch", "torchvision"})
 """Packages that compute; others read, write and check."""
-ENGINES = {"loop": "lossbench.training.loop", "population": "lossbench.training.population"}
+MEASURED = "lossbench.training.measure"
+ENGINES = {
+    "loop": ("lossbench.training.loop", MEASURED),
+    "population": ("lossbench.training.population", MEASURED),
+}
 SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that choose the processor's kernels, and so the bits."""
 
@@ -76,7 +80,7 @@ class Identity:
     def code(self) -> Closure:
         """The code that a replicate runs."""
         loss_modules = [module_of(name, losses, loss_names.MODULES) for name in losses_named(self.loss)]
-        roots = [ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
+        roots = [*ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
         return closure([*roots, *loss_modules], user_code(self.params, self.study))
 
     @cached_property

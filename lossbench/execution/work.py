@@ -40,7 +40,7 @@ from lossbench.tasks.base import Task, task_for
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.fitting import train
-from lossbench.training.measure import seconds_per_epoch
+from lossbench.training.measure import constant_loss, seconds_per_epoch
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting, prepare, wants_maps
@@ -81,6 +81,8 @@ def _train(job: Train, emit: Emit) -> None:
     _agree(job, (*keys, identity.scores("")), (*job.keys, job.scoring), identity.code, identity.scoring)
     store = Store(job.where.store)
     described = describe(setting, job)
+    if not job.trial:
+        described["constant_loss"] = _constant(setting, job)
     for member in job.members:
         emit(("begun", member.seed, described))
     checkpoint = Checkpoint(_checkpoints(job) / f"{hashed(keys)}.pt")
@@ -129,6 +131,20 @@ def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], repl
         "history": [[one.epoch, one.split, one.metric, one.value] for one in replicate.history],
     }
     return store.put(TRAIN, key, content, {WEIGHTS: save(replicate.state)}).files[WEIGHTS]
+
+
+def _constant(setting: Setting, job: Train) -> float | None:
+    """What constant outputs reach under an arm's loss; found once by each worker, six digits of it."""
+    member = replace(job.members[0], seed=0)
+    key = hashed([job.arm, member.own])
+    if key not in _CONSTANTS:
+        with threads(setting.compute.threads):
+            found = constant_loss(setting, member)
+        _CONSTANTS[key] = None if found is None else float(f"{found:.6g}")
+    return _CONSTANTS[key]
+
+
+_CONSTANTS: dict[str, float | None] = {}
 
 
 def describe(setting: Setting, job: Train) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Anomaly(Task):
         return Shown(shown, f"reconstruction and error, MSE {np.square(decision - image).mean():.4f}")
 
     def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
-        """Chance, distance to the nearest normal image, and reconstruction from principal components."""
+        """A constant, distance to the nearest normal image, and reconstruction from principal components."""
         train, test = data.split("train"), data.split("test")
         each = max(1, int(np.prod(self.info.input_shape)))
         most = min(MOST_NEIGHBOURS, len(train), max(COMPONENTS, NUMBERS // each))
@@ -156,7 +156,7 @@ class Anomaly(Task):
             "nearest neighbour": torch.cat(nearest).double().numpy(),
             f"{COMPONENTS} principal components": torch.cat(left).double().numpy(),
         }
-        found = {"chance": {"auroc": 0.5, "aupr": float(abnormal.mean())}}
+        found = super().floors(data)
         for name, scores in scored.items():
             found[name] = {"auroc": auroc(scores, abnormal), "aupr": average_precision(scores, abnormal)}
         return found

@@ -23,6 +23,10 @@ GAP = "generalisation_gap"
 """Metric of every task: how much better the primary metric is on training samples than on test samples."""
 
 
+CONSTANT = "constant prediction"
+"""The floor of every task."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A test metric: its name, which way is better, and its unit in a sentence."""
@@ -247,9 +251,12 @@ class Task(ABC):
         raise KeyError(f"task '{self.name}' has no decomposition of '{metric}'")
 
     def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
-        """Reference predictors that need no training of ours: name → metric → value on the test split."""
-        del data
-        return {}
+        """Reference predictors that need no training of ours: name → metric → value on the test split.
+
+        :data:`CONSTANT` says the same of every sample: who does not beat it has not been trained.
+        """
+        targets = np.asarray(data.split("test").targets)
+        return {CONSTANT: dict(self.score(self.majority_digests(targets), targets).metrics)}
 
     def generate(self, forward: Callable[[Tensor], Tensor], seed: int) -> list[str]:
         """Sample texts from a trained model; nothing where the task has none.
