@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROOT, stage, train_study, write_params
 from test_execution import Counted, filled, load, own, study, study_params, written
@@ -57,6 +58,7 @@ class KillsIdle(LocalExecutor):
         for worker in self._alive:
             if worker.job is None and worker.process.pid is not None:
                 os.kill(worker.process.pid, signal.SIGKILL)
+                psutil.Process(worker.process.pid).wait(10)
                 KillsIdle.killed += 1
         super()._begin()
 
