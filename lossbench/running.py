@@ -82,7 +82,7 @@ def refuse_other_code(params: Params, study: Path) -> None:
     theirs = (study / params.root / PACKAGE.name).resolve()
     if theirs.is_dir() and theirs != PACKAGE.resolve():
         raise UserError(
-            f"{study / 'params.yaml'}: 'root' leads to the code in {theirs.parent}, but this is the lossbench "
+            f"{study / 'params.yaml'}: 'root' leads to the code in {theirs.parent}, but this is lossbench "
             f"of {PACKAGE.resolve().parent}; allowed: the lossbench of that folder's own environment, or "
             "`python -m lossbench run` in the study's folder"
         )

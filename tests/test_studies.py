@@ -107,7 +107,7 @@ def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) ->
     (tmp_path / "lossbench").mkdir()
     run = lossbench(ROOT, "run", "--study", str(tmp_path))
     assert run.returncode == 2
-    assert f"'root' leads to the code in {tmp_path}, but this is the lossbench of {ROOT}" in run.stderr
+    assert f"'root' leads to the code in {tmp_path}, but this is lossbench of {ROOT}" in run.stderr
 
 
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "dvc", "scipy", "sklearn"}
