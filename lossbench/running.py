@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.chain import without_git
+from lossbench.closure import PACKAGE
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError, printable
 from lossbench.execution.collect import weights_of
@@ -26,7 +27,7 @@ from lossbench.execution.local import LocalExecutor, warm_up, where, worker_coun
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.plan import sentences
 from lossbench.execution.settled import settled
-from lossbench.lifetime import collect_rarely
+from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
@@ -52,6 +53,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     if jobs is not None:
         os.environ["LOSSBENCH_WORKERS"] = jobs
     params, outs = write_out_homes(load_params(), study), Outs(study)
+    refuse_other_code(params, study)
     without_git(study)
     if device is not None:  # refused before params.yaml is touched
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
@@ -69,8 +71,24 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
         step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         fill(params, outs, store)
         step("dvc", "repro")
-        step("lossbench", "track", "--lenient")
-        step("lossbench", "summary")
+        step(sys.executable, "-m", "lossbench", "track", "--lenient")
+        step(sys.executable, "-m", "lossbench", "summary")
+
+
+def refuse_other_code(params: Params, study: Path) -> None:
+    """Refuse a study whose stages run other code than we do: everything would be trained twice.
+
+    Raises:
+        UserError: naming both.
+
+    """
+    theirs = (study / params.root / PACKAGE.name).resolve()
+    if theirs.is_dir() and theirs != PACKAGE.resolve():
+        raise UserError(
+            f"{study / 'params.yaml'}: 'root' leads to the code in {theirs.parent}, but this is lossbench "
+            f"of {PACKAGE.resolve().parent}; allowed: the lossbench of that folder's own environment, or "
+            "`python -m lossbench run` in the study's folder"
+        )
 
 
 @contextmanager
@@ -81,8 +99,11 @@ def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[],
     waiting = Validator() if unknown(params, outs, store) else None
 
     def validate() -> None:
-        if waiting is not None or unknown(params, outs, store):
-            (waiting or Validator()).validate(params, outs, store)
+        nonlocal waiting
+        if waiting is None and unknown(params, outs, store):
+            waiting = Validator()
+        if waiting is not None:
+            waiting.validate(params, outs, store)
 
     try:
         yield validate
@@ -193,15 +214,18 @@ def check_in_worker(params: Params) -> None:
 
 
 def _check(pipe: Connection, params: Params, folder: str) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the workers' server ignores
     from lossbench.checking import check
 
     os.chdir(folder)
+    answer: Exception | None = None
     try:
         check(params)
     except (UserError, GateError) as error:
-        pipe.send(error)
-    else:
-        pipe.send(None)
+        answer = error
+    with suppress(BrokenPipeError):  # whoever asked was ended meanwhile
+        pipe.send(answer)
 
 
 @contextmanager

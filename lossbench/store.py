@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossbench.errors import UserError
+from lossbench.errors import GateError, UserError
 from lossbench.system import write_atomically
 
 STORE = "LOSSBENCH_STORE"
@@ -74,6 +74,7 @@ class Remote:
     def __init__(self, address: str) -> None:
         import fsspec
 
+        self._address = address
         try:
             self._files, self._root = fsspec.core.url_to_fs(address)
         except ImportError as error:
@@ -85,28 +86,52 @@ class Remote:
 
     def read(self, path: str) -> bytes:
         """Read a file."""
-        content: bytes = self._files.cat_file(f"{self._root}/{path}")
+        with self._reaching():
+            content: bytes = self._files.cat_file(f"{self._root}/{path}")
         return content
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file; object stores show it when it is whole."""
         where = f"{self._root}/{path}"
-        self._files.makedirs(where.rpartition("/")[0], exist_ok=True)
-        self._files.pipe_file(where, content)
+        with self._reaching():
+            self._files.makedirs(where.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(where, content)
 
     def list(self, folder: str) -> list[str]:
         """List a folder."""
         where = f"{self._root}/{folder}".rstrip("/")
-        self._files.invalidate_cache(where)
         try:
-            return sorted(name.rstrip("/").rpartition("/")[2] for name in self._files.ls(where, detail=False))
+            with self._reaching():
+                self._files.invalidate_cache(where)
+                found = self._files.ls(where, detail=False)
         except FileNotFoundError:
             return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def remove(self, folder: str) -> None:
         """Remove a folder, if it is there."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._reaching():
             self._files.rm(f"{self._root}/{folder}", recursive=True)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say in a sentence what stands in the way: no network, no right, a full bucket.
+
+        Raises:
+            GateError: naming the address.
+            FileNotFoundError: if there is no such file.
+
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every file system has errors of its own
+            told = str(error).partition("\n")[0] or type(error).__name__
+            raise GateError(
+                f"{STORE} is '{_shown(self._address)}': {told}; what was finished is kept: run the same "
+                "command again when that is mended"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ROOT, stage, train_study, write_params
 from test_execution import Counted, filled, load, own, study, study_params, written
@@ -55,8 +56,10 @@ class KillsIdle(LocalExecutor):
 
     def _begin(self) -> None:
         for worker in self._alive:
-            if worker.job is None and worker.process.pid is not None:
+            if worker.job is None and worker.process.is_alive():
+                assert worker.process.pid is not None
                 os.kill(worker.process.pid, signal.SIGKILL)
+                psutil.Process(worker.process.pid).wait(10)
                 KillsIdle.killed += 1
         super()._begin()
 
@@ -199,6 +202,27 @@ def test_a_signal_to_the_group_ends_a_stage_without_a_traceback(number: signal.S
     os.killpg(child.pid, number)
     assert child.wait(timeout=30) == 128 + number
     assert "Traceback" not in (own / "log").read_text()
+    assert len(list((own / ".lossbench/store/checkpoints").glob("*.pt"))) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.0, 0.3, 1.0])
+def test_the_workers_server_ends_with_a_killed_driver_while_it_still_imports(after: float, own: Path) -> None:
+    shutil.rmtree(own / ".lossbench/store")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "stages.train", "digits-focal"], cwd=own,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (family := psutil.Process(child.pid).children(recursive=True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(after)
+    family = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    child.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
 
 
 def test_events_of_a_failed_job_reach_the_watch_once(own: Path) -> None:

@@ -102,6 +102,14 @@ def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_p
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
+def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    (tmp_path / "lossbench").mkdir()
+    run = lossbench(ROOT, "run", "--study", str(tmp_path))
+    assert run.returncode == 2
+    assert f"'root' leads to the code in {tmp_path}, but this is lossbench of {ROOT}" in run.stderr
+
+
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "dvc", "scipy", "sklearn"}
 STAGES = sorted(one.stem for one in (ROOT / "stages").glob("*.py") if one.stem not in ("__init__", "common"))
 

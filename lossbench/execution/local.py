@@ -22,6 +22,7 @@ from typing import Any
 
 from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
+from lossbench.execution.server import DRIVER
 from lossbench.lifetime import die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -33,7 +34,10 @@ GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
-WORK = "lossbench.execution.work"
+SERVER, WORK = "lossbench.execution.server", "lossbench.execution.work"
+"""What the workers' server imports, in this order."""
+ATTEMPTS = 3
+"""At starting a worker."""
 LOST = 255
 """What ``multiprocessing`` says of a process whose server is gone: nobody knows how it ended."""
 
@@ -75,7 +79,8 @@ def gpus() -> list[str]:
 def warm_up() -> None:
     """Let the workers' server start and import torch while the caller does something else."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([WORK])
+    context.set_forkserver_preload([SERVER, WORK])
+    os.environ[DRIVER] = str(os.getpid())
     forkserver.ensure_running()
 
 
@@ -171,15 +176,23 @@ class LocalExecutor:
         return peak + growing + RESERVE <= available_memory()
 
     def _start(self) -> _Worker:
-        warm_up()
         taken = {worker.place for worker in self._alive}
         place = next(number for number in range(self.workers) if number not in taken)
-        context = get_context("forkserver")
-        here, there = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(there, self.compute, self._environment(place)), daemon=True
-        )
-        process.start()
+        for attempt in range(ATTEMPTS):
+            warm_up()
+            context = get_context("forkserver")
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(there, self.compute, self._environment(place)), daemon=True
+            )
+            try:
+                process.start()
+            except (EOFError, OSError):  # the server has just been killed: another one is started
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.2)
+            else:
+                break
         there.close()
         worker = _Worker(process, here, place)
         self._alive.append(worker)
