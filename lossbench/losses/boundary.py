@@ -152,6 +152,7 @@ class DistanceLoss(Loss):
     family = "boundary"
     multi = True
     auxiliary = True
+    maps = "distances"
     spatial = 1
     reduces = "mean over classes and valid positions"
 
