@@ -236,16 +236,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="most rounds a row")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--large-kinds", nargs="+", choices=KINDS, help="the same, of the large shape")
+    parser.add_argument("--large-threads", type=int, nargs="+", help="the same, of the large shape")
     parser.add_argument("--plain", action="store_true", help="without the compiled rows of the small shape")
     given = parser.parse_args()
     began = os.getloadavg()
     eager = contenders()
     losses = {SHAPES[0]: eager if given.plain else with_compiled(contenders()), SHAPES[1]: eager}
+    asked = {
+        SHAPES[0]: (given.threads, given.kinds),
+        SHAPES[1]: (given.large_threads or given.threads, given.large_kinds or given.kinds),
+    }
     rows = [
         row
         for shape in (SHAPES[:1] if given.small else SHAPES)
-        for threads in given.threads
-        for kind in given.kinds
+        for threads in asked[shape][0]
+        for kind in asked[shape][1]
         for row in measure(losses[shape], shape, kind, threads, given.seconds, given.rounds)
     ]
     add_memory(rows)

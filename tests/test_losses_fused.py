@@ -33,6 +33,7 @@ def mixture(found: fused.Summary) -> torch.Tensor:
 @pytest.fixture(params=[1 << 18, 17, 100], ids=["one-block", "blocks-of-positions", "blocks-of-samples"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "BLOCK", request.param)
+    monkeypatch.setattr(fused, "TOGETHER", 1)
 
 
 @masks

@@ -69,6 +69,24 @@ def test_a_loss_that_takes_an_ignored_value_is_told_the_datas() -> None:
     assert torch.isfinite(loss(torch.randn(2, 3, 2), target))
 
 
+def test_in_a_sum_a_foreign_loss_sees_what_it_sees_alone() -> None:
+    """Targets that do not count too, and a distribution, whatever the other parts call it."""
+    logits, target = torch.randn(4, 3, 5), torch.randint(3, (4, 5))
+    target[:, 1] = 255
+    context = LossContext(classes=3, ignore_index=255)
+    foreign = {"name": "torch.nn:CrossEntropyLoss"}
+    alone = build(foreign, context)(logits, target)
+    both = build({"sum": {"dice": 1.0, "mine": foreign}}, context)(logits, target)
+    torch.testing.assert_close(both, build({"name": "dice"}, context)(logits, target) + alone)
+    torch.testing.assert_close(
+        build({"sum": {"torch.nn:CrossEntropyLoss": 1.0}}, context)(logits, target), alone
+    )
+    soft, own = logits.flip(0).softmax(1), {"name": "dice", "labels": "exclusive"}
+    both = build({"sum": {"dice": own, "mine": foreign}}, CONTEXT)(logits, soft)
+    alone = build(foreign, CONTEXT)(logits, soft)
+    torch.testing.assert_close(both, build(own, CONTEXT)(logits, soft) + alone)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [

@@ -116,8 +116,7 @@ class UnifiedFocal(Counted):
         """Return λ of the focal and 1 − λ of the Tversky part."""
         batch.share()
         weights = self.weights_of_classes(batch)
-        if weights is not None:
-            weights = (batch.labels * weights.view(1, -1, 1)).sum(1) if batch.mixed else weights[batch.index]
+        weights = None if weights is None else batch.weights_of_truth(weights)
         focal = weighted_mean(self.focal(batch), batch.weighed(weights, 2), batch.valid)
         return self.focal_weight * focal + (1 - self.focal_weight) * super().value(batch)
 

@@ -13,8 +13,9 @@ from lossbench.losses.batch import Batch
 from lossbench.losses.declare import real
 from lossbench.losses.registry import register
 
-#: Logits up to which torch's cross-entropy is faster than blocks; larger maps are fresh memory every time.
-TORCHS = 1 << 21
+#: Logits up to which torch's cross-entropy is faster than blocks, with one thread and with several; larger
+#: maps are fresh memory every time.
+TORCHS, TORCHS_TOGETHER = 1 << 21, 1 << 23
 
 
 class SmoothedCrossEntropy(Weighted):
@@ -125,7 +126,8 @@ class CrossEntropy(SmoothedCrossEntropy):
         if batch.shared or batch.mixed or batch.weights is not None:
             return False
         points = batch.logits.shape[2] == 1
-        return points or (batch.logits.device.type == "cpu" and batch.logits.numel() <= TORCHS)
+        most = TORCHS if torch.get_num_threads() == 1 else TORCHS_TOGETHER
+        return points or (batch.logits.device.type == "cpu" and batch.logits.numel() <= most)
 
 
 class TrueClass(Weighted):
@@ -188,7 +190,7 @@ class Focal(Balanced):
 
     Formula: ℓ = −α (1 − p_y)^γ log p_y, p = softmax(z), or a sigmoid per channel. γ = 0 is cross-entropy,
         exactly.
-    Paper: Lin et al. 2017, arXiv 1708.02002, eq. 4 and 5 (α is not in the denominator of the mean).
+    Paper: Lin et al. 2017, arXiv 1708.02002, sec. 3 (α is not in the denominator of the mean).
 
     Use it for: many easy positions (background) and few hard ones: detection, rare classes.
     Fails when: labels are noisy, which are hard positions for ever; probabilities come out under-confident.

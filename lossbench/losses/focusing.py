@@ -90,16 +90,18 @@ class AsymmetricSingle(Weighted):
     label_smoothing: float = real(
         default=0.1, low=0.0, high=1.0, open_high=True, tunable=(0.0, 0.3, "linear"), doc="ε"
     )
-    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def each(self, batch: Batch) -> Tensor:
         """The faded cross-entropy of the true class, and of the share that smoothing gives the others."""
         share = self.label_smoothing / batch.classes
-        true = functional.focal(batch.true_log_probs, self.gamma_positive)
+        if batch.mixed:
+            true = self.at_truth(batch, functional.focal(batch.log_probs, self.gamma_positive))
+        else:
+            true = functional.focal(batch.true_log_probs, self.gamma_positive)
         if share == 0:
             return true
         faded = functional.safe_power(batch.probs, self.gamma_negative) * -batch.log_probs
-        others = faded.sum(1) - batch.pick(faded)
+        others = faded.sum(1) - self.at_truth(batch, faded)
         return (1 - self.label_smoothing + share) * true + share * others
 
 
@@ -147,7 +149,6 @@ class ExponentialLogarithmic(Smoothed):
         doc="n, training samples of each class; params.yaml need not give them"
     )
     reduction: str = choice(default="mean", options=("mean",), doc="its parts are averaged apart")
-    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
     def setup(self) -> None:
         """Keep w of each class."""
@@ -166,9 +167,15 @@ class ExponentialLogarithmic(Smoothed):
     def value(self, batch: Batch) -> Tensor:
         """Return λ of the Dice part and 1 − λ of the cross-entropy part."""
         batch.share()
-        rarity = self.classwise("_rarity", batch)
-        each = rarity[batch.index] * functional.safe_power(-batch.true_log_probs, self.gamma_cross)
         weights = self.weights_of_classes(batch)
-        weights = None if weights is None else weights[batch.index]
-        entropy = weighted_mean(each, batch.weighed(weights, 2), batch.valid)
+        of_truth = None if weights is None else batch.weights_of_truth(weights)
+        entropy = weighted_mean(self.entropy(batch, weights), batch.weighed(of_truth, 2), batch.valid)
         return self.dice_weight * super().value(batch) + (1 - self.dice_weight) * entropy
+
+    def entropy(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        """Return w (−ln p)^γ_C of each position, (N, L)."""
+        rarity = self.classwise("_rarity", batch)
+        if not batch.mixed:
+            return rarity[batch.index] * functional.safe_power(-batch.true_log_probs, self.gamma_cross)
+        each = rarity.view(1, -1, 1) * functional.safe_power(-batch.log_probs, self.gamma_cross)
+        return batch.of_truth(each, weights)

@@ -41,7 +41,7 @@ def smoothed_cross_entropy(
 
 
 def focal(log_p: Tensor, gamma: float, detached: bool = False) -> Tensor:
-    """Return −(1 − p)^γ log p from log p (1708.02002, eq. 4); exactly −log p at γ = 0.
+    """Return −(1 − p)^γ log p from log p (1708.02002, sec. 3); exactly −log p at γ = 0.
 
     ``detached`` leaves the factor (1 − p)^γ out of the gradient.
     """

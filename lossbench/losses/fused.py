@@ -54,18 +54,22 @@ def summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool, l
 
 #: Logits in a block: few enough to stay in the cache from one pass over them to the next.
 BLOCK = 1 << 18
+#: How many times as many of several threads: at the end of every operation of a block all wait for the last,
+#: which is long where other processes want the processors too.
+TOGETHER = 8
 Place = tuple[slice, slice]
 
 
 def places(logits: Tensor) -> list[Place]:
     """Return the slices of samples and positions that cut (N, C, L) into blocks; one block off the CPU."""
     samples, classes, length = logits.shape
-    if logits.device.type != "cpu" or logits.numel() <= BLOCK:
+    block = BLOCK if torch.get_num_threads() == 1 else BLOCK * TOGETHER
+    if logits.device.type != "cpu" or logits.numel() <= block:
         return [(slice(0, samples), slice(0, length))]
-    if classes * length <= BLOCK:
-        step = BLOCK // (classes * length)
+    if classes * length <= block:
+        step = block // (classes * length)
         return [(slice(n, n + step), slice(0, length)) for n in range(0, samples, step)]
-    step = max(1, BLOCK // classes)
+    step = max(1, block // classes)
     return [(slice(n, n + 1), slice(at, at + step)) for n in range(samples) for at in range(0, length, step)]
 
 

@@ -57,7 +57,7 @@ class LogitAdjusted(SmoothedCrossEntropy):
     """Cross-entropy with the log prior, times τ, added to the logits.
 
     Formula: ℓ = −log softmax(z + τ log π)_y. τ = 1 is the balanced softmax, τ = 0 cross-entropy.
-    Paper: Menon et al. 2021, arXiv 2007.07314, eq. 10.
+    Paper: Menon et al. 2021, arXiv 2007.07314, the section on the logit-adjusted loss.
 
     Use it for: long-tailed data scored by balanced accuracy; τ says how far to go.
     Fails when: like the balanced softmax.

@@ -28,7 +28,7 @@ class BinaryCrossEntropy(LabelsOnly, Weighted):
     """Cross-entropy of one sigmoid per label: the log loss of several labels, done right.
 
     Formula: ℓ = −(q t log σ(z) + (1 − t) log σ(−z)), q = pos_weight; with smoothing t ← (1 − ε) t + ε / 2.
-    Paper: none; see Bishop 2006, eq. 4.90.
+    Paper: none; see Bishop 2006, sec. 4.3.2.
 
     Use it for: several labels at once, detection heat maps, autoencoders of values in [0, 1].
     Fails when: positives are rare: easy negatives dominate; use pos_weight, focal or asymmetric.

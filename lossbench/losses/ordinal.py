@@ -13,6 +13,12 @@ from lossbench.losses.declare import Parameter, choice
 from lossbench.losses.registry import register
 
 
+def combined(matrix: Tensor, values: Tensor) -> Tensor:
+    """Return Σ_k M_jk v_k, (N, J, L), of (J, C) and (N, C, L); autocast would take it in half precision."""
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("jk,nkl->njl", matrix, values)
+
+
 @register("corn")
 class ConditionalOrdinal(Weighted):
     """Ordered classes as a chain of yes-or-no questions: "given at least k, is it more than k?".
@@ -20,7 +26,8 @@ class ConditionalOrdinal(Weighted):
     Formula: ℓ = −Σ_{k<y} log σ(c_k) − [y < C − 1] log σ(−c_y), c_k = z_{k+1} − z_k, k = 0..C−2; the mean
         divides by the number of questions asked, min(y + 1, C − 1) a position. The paper's network has C − 1
         outputs c; taken as differences of neighbouring logits they fit any network with C outputs, and
-        rising logits up to the first "no" make argmax the paper's decision.
+        rising logits up to the first "no" make argmax the paper's decision. A distribution asks and answers
+        each question as often as its classes do.
     Paper: Shi et al. 2021, arXiv 2111.08851, sec. 3 (CORN).
 
     Use it for: ordered classes: grades, stages, ages.
@@ -37,24 +44,25 @@ class ConditionalOrdinal(Weighted):
     ordered = True
     reduces = "weighted mean over the questions that valid positions ask, min(y + 1, C − 1) each"
 
-    labels: str = choice(default="independent", options=("independent",), doc="a label a class")
-
-    def asked(self, batch: Batch) -> Tensor:
-        """Return how many questions each position asks, (N, L)."""
-        return (batch.index + 1).clamp_max(batch.classes - 1).to(batch.logits.dtype)
+    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return how much each question is answered by yes and by no, (N, C − 1, L), with class weights."""
+        weights = self.optional_classwise("_class_weights", batch)
+        truth = batch.dense if weights is None else batch.dense * weights.view(1, -1, 1)
+        above = torch.ones_like(truth[0, :, :1]).expand(-1, batch.classes).triu(1)
+        return combined(above[:-1], truth), truth[:, :-1]
 
     def each(self, batch: Batch) -> Tensor:
         """Return the mean of −log of each position's answers."""
-        steps = batch.logits[:, 1:] - batch.logits[:, :-1]
-        rank = torch.arange(batch.classes - 1, device=batch.index.device).view(1, -1, 1)
-        index = batch.index.unsqueeze(1)
-        each = F.softplus(torch.where(rank < index, -steps, steps)).masked_fill(rank > index, 0.0)
-        return each.sum(1) / self.asked(batch).clamp_min(1.0)
+        (yes, no), steps = self.answers(batch), batch.logits[:, 1:] - batch.logits[:, :-1]
+        total = (yes * F.softplus(-steps) + no * F.softplus(steps)).sum(1)
+        asked = (yes + no).sum(1)
+        alone = batch.logits[:, 0] * 0.0 if batch.classes == 1 else 0.0  # one class: no question, but a graph
+        return total / asked.masked_fill(asked == 0, 1.0) + alone
 
     def weights(self, batch: Batch) -> Tensor:
         """Return how many questions each position asks, times its class's weight."""
-        weights, asked = super().weights(batch), self.asked(batch)
-        return asked if weights is None else asked * weights
+        yes, no = self.answers(batch)
+        return (yes + no).sum(1)
 
 
 def matrix(*, doc: str) -> Any:
@@ -123,5 +131,4 @@ class ExpectedCost(Weighted):
 
     def each(self, batch: Batch) -> Tensor:
         """Σ_k M_yk p_k of each position."""
-        of_class = torch.einsum("jk,nkl->njl", self.costs(batch), batch.probs)
-        return self.at_truth(batch, of_class)
+        return self.at_truth(batch, combined(self.costs(batch), batch.probs))

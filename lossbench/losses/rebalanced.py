@@ -89,7 +89,7 @@ class DistributionBalanced(Weighted):
     def rebalancing(self, batch: Batch) -> Tensor:
         """r̂ of each label; 1 + α, its limit, where a position has no label at all."""
         inverse = self.classwise("_inverse", batch).view(1, -1, 1)
-        drawn = (batch.labels.to(inverse.dtype) * inverse).sum(1, keepdim=True)
+        drawn = (self.counted(batch) * inverse).sum(1, keepdim=True)
         none = drawn == 0
         ratio = inverse / drawn.masked_fill(none, 1.0)
         return self.alpha + (self.beta * (ratio - self.mu)).sigmoid().masked_fill(none, 1.0)

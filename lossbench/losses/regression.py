@@ -32,7 +32,7 @@ class Brier(OverClasses):
 
     Formula: ℓ = Σ_k (p_k − t_k)² (Brier, scikit-learn), or its mean over classes (``mse_loss`` of softmax and
         one-hot).
-    Paper: Brier 1950, Monthly Weather Review 78, eq. 2.
+    Paper: Brier 1950, Monthly Weather Review 78.
 
     Use it for: a bounded proper scoring rule: calibrated probabilities, some tolerance of wrong labels.
     Fails when: predictions are confidently wrong: the softmax's flat ends leave almost no gradient.

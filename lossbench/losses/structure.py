@@ -57,12 +57,13 @@ class CenterlineDice(Counted):
     """Dice of centrelines: how much of each region's skeleton lies within the other region.
 
     Formula: 1 − 2 T S / (T + S), T = (Σ S_p g + s) / (Σ S_p + s), S = (Σ S_g p + s) / (Σ S_g + s), S_x the
-        soft skeleton of x: after each of k erosions, what an opening would remove.
+        soft skeleton of x: after each of k erosions, what an opening would remove. Soft labels count as set
+        above 1/2: a skeleton is of a region.
     Paper: Shit et al. 2021, arXiv 2003.07311, sec. 3 and alg. 1, 2.
 
     Use it for: vessels, roads, cracks, in 2-D or 3-D: broken lines cost much, thickness little; beside Dice.
-    Fails when: k is below the largest radius: thick regions have no skeleton. Slow: it costs some 2 k
-        poolings.
+    Fails when: alone: a constant map has no skeleton, and none is missed; so it is refused alone. k is below
+        the largest radius: thick regions have no skeleton. Slow: it costs some 2 k poolings.
 
     Example:
         >>> loss = CenterlineDice(iterations=1)
@@ -70,6 +71,7 @@ class CenterlineDice(Counted):
         tensor(0.2632)
     """
 
+    only_in_sum = True
     spatial = 1
 
     iterations: int = integer(default=3, low=0, high=100, doc="k, erosions: the largest radius in positions")
@@ -87,8 +89,7 @@ class CenterlineDice(Counted):
         valid = None if elements is None else batch.unflatten(elements)
         weights = batch.count_weights(self.over == "image")
         weights = None if weights is None else batch.unflatten(weights.unsqueeze(1))
-        true = (batch.labels if batch.multilabel else batch.is_true()).to(batch.logits.dtype)
-        maps = [batch.unflatten(batch.probs), batch.unflatten(true)]
+        maps = [batch.unflatten(batch.probs), batch.unflatten(batch.is_true().to(batch.logits.dtype))]
         ridges = [soft_skeleton(one, valid, self.iterations) for one in maps]
         within = [
             self.total(ridge * other, valid, weights) for ridge, other in zip(ridges, maps[::-1], strict=True)
@@ -144,7 +145,7 @@ class Blob(Loss):
 
     Formula: mean over blobs b of 1 − (2 Σ_b p + s) / (Σ_b p + Σ_o p + |b| + s), o the positions outside the
         class: other blobs of the class are masked out. With one label a position class 0 is the background
-        and has no blobs.
+        and has no blobs. Soft labels count as set above 1/2.
     Paper: Kofler et al. 2022, arXiv 2205.08209, sec. 2 (there 2 global Dice + 1 blob Dice: take a sum).
 
     Use it for: many lesions, cells or defects an image, scored by how many are found; beside Dice.
@@ -161,6 +162,7 @@ class Blob(Loss):
     family = "region"
     multi = True
     auxiliary = True
+    maps = "blobs"
     only_in_sum = True
     spatial = 1
     background = True
@@ -182,7 +184,7 @@ class Blob(Loss):
             raise ValueError(f"{type(self).__name__} needs the maps that prepare(target, classes) gives")
         numbers, probs, elements = batch.auxiliary.long(), batch.probs, batch.elements
         if not batch.multilabel:
-            probs, numbers = probs[:, 1:], numbers[:, 1:]
+            numbers = torch.cat([torch.zeros_like(numbers[:, :1]), numbers[:, 1:]], 1)
         valid = torch.ones_like(numbers, dtype=torch.bool) if elements is None else elements
         probs, counted = probs.masked_fill(~valid, 0.0), valid.expand(numbers.shape).to(probs.dtype)
         weights = batch.count_weights(by_image=True)
@@ -238,7 +240,8 @@ def neighbourhood_shares(labels: Tensor, size: int) -> Tensor:
 class NeighbourAwareCalibration(Weighted):
     """Cross-entropy with a penalty that pulls each logit to its class's share of the neighbours.
 
-    Formula: ℓ = −log p_y + α mean_k |z_k − d_k|, d_k the share of class k among the size^d positions around.
+    Formula: ℓ = −log p_y + α mean_k |z_k − d_k|, d_k the share of class k among the size^d positions around;
+        those that do not count, or lie outside, are of no class.
     Paper: Murugesan et al. 2023, arXiv 2303.06268, sec. 2 (NACL).
 
     Use it for: calibrated segmentation: certain within regions, less so at borders.
@@ -258,8 +261,7 @@ class NeighbourAwareCalibration(Weighted):
 
     def each(self, batch: Batch) -> Tensor:
         """The cross-entropy and α of the distance of the logits from the neighbours' shares."""
-        true = batch.dense if batch.valid is None else batch.dense * batch.valid.unsqueeze(1)
-        shares = neighbourhood_shares(batch.unflatten(true), self.size)
+        shares = neighbourhood_shares(batch.unflatten(self.counted(batch)), self.size)
         return -self.at_truth(batch, batch.log_probs) + self.alpha * (
             batch.logits - shares.flatten(2)
         ).abs().mean(1)
