@@ -4,13 +4,23 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from reprlib import Repr
+from urllib.parse import unquote
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
+"""What stands between ``://`` and the last ``@`` before path, query or fragment: a name, a password."""
+NO_MEMORY = re.compile(r"can't allocate memory|[Oo]ut of memory|not enough memory")
+"""torch's words, which are RuntimeErrors."""
+LESS_MEMORY = "lower batch_size of the recipe, the arms side by side (--jobs) or compute.threads; what was finished is kept"
 NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
+
+
+SHORTEST_SECRET = 4
+"""Letters; what is shorter would be found in the middle of words."""
 
 
 class UserError(Exception):
@@ -60,15 +70,38 @@ def printable(text: str, kept: str = "") -> str:
     )
 
 
+def scrubbed(text: str) -> str:
+    """Take names and passwords out of the addresses in a text: no ``user:password@host`` is ever told.
+
+    What stands in ``MLFLOW_TRACKING_URI``, whatever signs its password is made of, is taken out as it
+    stands, too: libraries quote an address, or parts of it, in many ways.
+    """
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return USERINFO.sub("", text)
+
+
+def _secrets() -> Iterator[str]:
+    """Yield the userinfo of the tracking address as it may be written, the longest writing first."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if "@" not in address or "://" not in address:
+        return
+    info = address.partition("://")[2].rpartition("@")[0]
+    password = info.partition(":")[2]
+    for one in (info, unquote(info), password, unquote(password)):
+        if len(one) >= SHORTEST_SECRET:
+            yield one
+
+
 def exit_code(main: Callable[[], None]) -> int:
     """Run an entry point; turn errors of a user, a gate or the machine into a sentence and an exit code."""
     try:
         main()
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(scrubbed(str(error)))}", file=sys.stderr)
         return 2
     except GateError as error:
-        print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
+        print(f"refused: {printable(scrubbed(str(error)), kept=chr(10))}", file=sys.stderr)
         return 1
     except Exception as error:
         # Of any type, for libraries in Rust have types of their own. Nothing is swallowed: what the machine
@@ -76,7 +109,7 @@ def exit_code(main: Callable[[], None]) -> int:
         said = _of_the_machine(error)
         if said is None:
             raise
-        print(f"refused: {printable(said)}", file=sys.stderr)
+        print(f"refused: {printable(scrubbed(said))}", file=sys.stderr)
         return 1
     return 0
 
@@ -87,6 +120,8 @@ def _of_the_machine(error: Exception) -> str | None:
     NumPy tells of a full disk without a number, libraries in Rust have it in their text only.
     """
     text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
+        return f"not enough memory ({(text.splitlines() or [''])[0][:160]}); {LESS_MEMORY}"
     number = error.errno if isinstance(error, OSError) else None
     if found := RUST_ERROR.search(text):
         number = int(found[1])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lossbench.doctor.finding import Finding
 from lossbench.params import Params
 from lossbench.tracking.names import experiment_name, open_shelf
-from lossbench.tracking.server import connect, tracking_uri
+from lossbench.tracking.server import connect, local_file, tracking_uri
 from lossbench.tracking.ship import OWNER, close_stale, dead_owner
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def examine_runs(params: Params, root: Path) -> list[Finding]:
 
     """
     uri = tracking_uri(root)
-    if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).exists():
+    file = local_file(uri)
+    if file is not None and not file.exists():
         return []
     client = connect(root)
     found = []

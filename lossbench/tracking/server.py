@@ -7,16 +7,19 @@ a call gives up after seconds, because the journal and the outs hold everything 
 import atexit
 import logging
 import os
+import re
 import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from lossbench.errors import scrubbed
 from lossbench.tracking import places
 from lossbench.tracking.locks import lock
 
@@ -37,6 +40,8 @@ SILENT = {
 HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 """Variables (`mlflow run` sets them) that would make MLflow write into a run that is not ours."""
 CONNECT_TIMEOUT = 2.0
+STORE = "mlflow.db"
+NO_ALIAS = re.compile(r"Registered model alias .* not found")
 
 
 class ServerGoneError(Exception):
@@ -48,13 +53,31 @@ def tracking_uri(root: Path) -> str:
 
     Explicit always: a leftover ``mlruns`` folder would otherwise change MLflow's default.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(root / STORE)
+
+
+def local_uri(file: Path) -> str:
+    """Write the address of an SQLite file, whatever its path is made of.
+
+    ``%``, ``?`` and ``#`` have to be escaped. MLflow makes the folder that an escaped path would name, but
+    only for addresses that begin with ``sqlite:///``: such a path's names the driver, too.
+    """
+    path = str(file.resolve())
+    escaped = quote(path, safe="/") if set(path) & set("%?#") else path
+    return f"sqlite{'+pysqlite' if escaped != path else ''}:///{escaped}"
+
+
+def local_file(uri: str) -> Path | None:
+    """Find the SQLite file of an address; None where it is another store's."""
+    if not uri.startswith("sqlite"):
+        return None
+    path = uri.partition(":///")[2].partition("?")[0]
+    return Path(unquote(path)) if path else None
 
 
 def shown(uri: str) -> str:
     """Show a tracking URI without the credentials it may hold."""
-    parts = urlsplit(uri)
-    return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+    return scrubbed(uri) if "://" in uri else uri
 
 
 def prepare_environment() -> None:
@@ -89,11 +112,43 @@ def connect(root: Path) -> "MlflowClient":
             client.search_experiments(max_results=1)
         else:
             with lock(places.home(root) / "mlflow-init.lock", wait=120):
+                make_store(uri)
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
         with _own_environment():
             mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", _Guarded(client))
+
+
+def make_store(uri: str) -> None:
+    """Make a fresh SQLite store's tables in a file beside it, and give it its name when they are all there.
+
+    Killed or out of room in between, there is no store yet, instead of one that MLflow refuses for ever.
+    The caller holds the lock.
+    """
+    file = local_file(uri)
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    part = file.with_name(f".{file.name}.part")
+    _remove_store(part)
+    engine = create_sqlalchemy_engine(local_uri(part))
+    try:
+        _initialize_tables(engine)
+        with engine.connect() as connection:  # all in one file, for only one is renamed
+            connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
+        engine.dispose()
+        _remove_store(file)  # an empty file, or the log of a store that is gone
+        part.replace(file)
+    finally:
+        engine.dispose()
+        _remove_store(part)
+
+
+def _remove_store(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -170,6 +225,22 @@ class RefusedError(Exception):
     """The server understood a request and refused it."""
 
 
+class AbsentError(RefusedError):
+    """MLflow itself says that what was asked for does not exist; nothing else means that."""
+
+
+class PresentError(RefusedError):
+    """MLflow itself says that what was to be made is there already."""
+
+
+REFUSALS: dict[str, type[RefusedError]] = {
+    "INVALID_PARAMETER_VALUE": RefusedError,
+    "BAD_REQUEST": RefusedError,
+    "RESOURCE_DOES_NOT_EXIST": AbsentError,
+    "RESOURCE_ALREADY_EXISTS": PresentError,
+}
+
+
 @contextmanager
 def server_errors() -> Iterator[None]:
     """Turn what a dying server or a full disk makes MLflow raise into one exception.
@@ -177,21 +248,44 @@ def server_errors() -> Iterator[None]:
     What the server understood and refused (say, to write into a run that someone deleted) is another.
     """
     import requests
+    from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except MlflowException as error:
-        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
-            raise RefusedError(_first_line(error)) from error
-        raise ServerGoneError(_first_line(error)) from error
-    except (requests.RequestException, SQLAlchemyError, OSError) as error:
-        raise ServerGoneError(_first_line(error)) from error
+        kind = _refusal(error)
+        raise kind(_first_line(error)) from None  # its text, and its cause's, may hold a password
+    except (requests.RequestException, SQLAlchemyError, OSError, ParseError, JSONDecodeError) as error:
+        raise ServerGoneError(_first_line(error)) from None
+
+
+def _refusal(error: Any) -> type[Exception]:
+    """Tell what MLflow refused from what somebody on the way to it did.
+
+    Of an answer that is no JSON MLflow's client makes an error with a code that follows from the HTTP status
+    alone: a load balancer's page with status 400 would pass for MLflow's own refusal. Only a JSON answer
+    whose ``error_code`` is a name that MLflow gives counts; or, without HTTP, what the store itself raises.
+    """
+    from mlflow.exceptions import RestException
+
+    if isinstance(error, RestException):
+        code, message = error.json.get("error_code"), error.json.get("message")
+        if not isinstance(message, str):
+            return ServerGoneError
+    else:
+        code, message = error.error_code, str(error.message)
+        if message.startswith("API request to"):
+            return ServerGoneError
+    if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
+        return AbsentError  # MLflow's code for a missing alias
+    return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    # Scrubbed before it is cut: half a password would not be recognised.
+    return (scrubbed(str(error)).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _expect_listener(uri: str) -> None:

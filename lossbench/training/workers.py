@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from lossbench.errors import UserError
+from lossbench.errors import LESS_MEMORY, GateError
 from lossbench.lifetime import die_with_parent
 from lossbench.progress import bar
 from lossbench.training.slots import Slots
@@ -29,7 +30,7 @@ PAUSE = 0.05
 """Seconds between two looks for a free slot."""
 
 
-class WorkerError(RuntimeError):
+class WorkerError(GateError):
     """A worker ended without a result."""
 
 
@@ -155,7 +156,7 @@ class Pool(Generic[T]):
             process.join()
             code = process.exitcode or 0
             reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            hint = "; the machine may be out of memory" if code == -signal.SIGKILL else ""
+            hint = f"; the machine may be out of memory: {LESS_MEMORY}" if code == -signal.SIGKILL else ""
             raise WorkerError(f"worker {index + 1} of {len(self.jobs)} ended by {reason}{hint}") from None
         if kind == "event":
             on_event(index, content)
