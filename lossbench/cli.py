@@ -1,10 +1,11 @@
-"""The `lossbench` command: new-study, predict, export."""
+"""The `lossbench` command: new-study, predict, export, serve, retrain, rollback, backup, restore."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
+from lossbench.params import load_params
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     study.set_defaults(run=lambda chosen: _new_study(chosen.name, chosen.data))
     _add_predict(commands)
     _add_export(commands)
+    _add_service(commands)
     chosen = parser.parse_args()
     sys.exit(exit_code(lambda: chosen.run(chosen)))
 
@@ -71,3 +73,58 @@ def _new_study(name: str, data: Path) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def _add_service(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add what keeps a champion in service."""
+    from stages import retrain
+
+    made = commands.add_parser("serve", help="answer over HTTP with the version that an alias names")
+    made.add_argument("--model", required=True, help="of MLflow's registry: models:/NAME@champion")
+    made.add_argument("--host", default="127.0.0.1", help="leave it, and put a proxy with TLS before it")
+    made.add_argument("--port", type=int, default=5001)
+    made.add_argument("--every", type=float, default=3.0, help="seconds between two looks at the alias")
+    made.set_defaults(run=_serve)
+    made = commands.add_parser("retrain", help=retrain.__doc__, epilog=retrain.EPILOG)
+    retrain.options(made)
+    made.set_defaults(run=_retrain)
+    made = commands.add_parser("rollback", help="give the former champion its place back")
+    made.set_defaults(run=_rollback)
+    made = commands.add_parser("backup", help="back up MLflow's store, its artifacts and the records")
+    made.add_argument("folder", type=Path, help="that does not exist yet")
+    made.set_defaults(run=_backup)
+    made = commands.add_parser("restore", help="put a backup back into the study of this folder")
+    made.add_argument("folder", type=Path, help="that `lossbench backup` wrote")
+    made.set_defaults(run=_restore)
+
+
+def _serve(chosen: argparse.Namespace) -> None:
+    from lossbench.serving.unit import serve
+
+    serve(Path(), chosen.model, chosen.host, chosen.port, chosen.every)
+
+
+def _retrain(chosen: argparse.Namespace) -> None:
+    from stages.retrain import main
+
+    code = main(chosen)
+    if code:
+        sys.exit(code)
+
+
+def _rollback(_chosen: argparse.Namespace) -> None:
+    from lossbench.retraining.run import rollback
+
+    rollback(load_params(), Path.cwd())
+
+
+def _backup(chosen: argparse.Namespace) -> None:
+    from lossbench.retraining.backup import backup
+
+    backup(Path.cwd(), chosen.folder)
+
+
+def _restore(chosen: argparse.Namespace) -> None:
+    from lossbench.retraining.backup import restore
+
+    restore(Path.cwd(), chosen.folder)

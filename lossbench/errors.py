@@ -15,7 +15,11 @@ USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
 """What stands between ``://`` and the last ``@`` before path, query or fragment: a name, a password."""
 NO_MEMORY = re.compile(r"can't allocate memory|[Oo]ut of memory|not enough memory")
 """torch's words, which are RuntimeErrors."""
-LESS_MEMORY = "lower batch_size of the recipe, the arms side by side (--jobs) or compute.threads; what was finished is kept"
+LESS_MEMORY = (
+    "lower batch_size of the recipe, the arms side by side (--jobs) or compute.threads; "
+    "what was finished is kept"
+)
+"""What to do about it."""
 NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
 
 

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lossbench.errors import GateError
-from lossbench.serving.contents import WEIGHTS, expect_contents
+from lossbench.retraining.contents import WEIGHTS, expect_contents
 from lossbench.tracking.server import AbsentError, PresentError, ServerGoneError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Registry:
         aliases = {alias: self._number(version) for alias, version in dict(model.aliases).items()}
         champion = aliases.get(CHAMPION)
         if champion is None:
-            self._expect_no_champion()
+            self._expect_none(CHAMPION)
         versions = self._versions(any(model.latest_versions) or champion is not None)
         if champion is not None and champion not in versions:
             raise self._nonsense(f"version {champion} is champion and is not listed")
@@ -117,12 +117,16 @@ class Registry:
 
     def champion(self) -> str | None:
         """Ask who is champion alone."""
+        return self.version_of(CHAMPION)
+
+    def version_of(self, alias: str) -> str | None:
+        """Ask which version an alias names; None where it names none."""
         model = self._model()
-        found = None if model is None else dict(model.aliases).get(CHAMPION)
+        found = None if model is None else dict(model.aliases).get(alias)
         if found is not None:
             return self._number(found)
         if model is not None:
-            self._expect_no_champion()
+            self._expect_none(alias)
         return None
 
     def _model(self) -> "RegisteredModel | None":
@@ -138,12 +142,12 @@ class Registry:
             raise self._nonsense(f"asked for this model, it answers with {getattr(model, 'name', None)!r}")
         return model
 
-    def _expect_no_champion(self) -> None:
+    def _expect_none(self, alias: str) -> None:
         try:
-            found = self.client.get_model_version_by_alias(self.name, CHAMPION)
+            found = self.client.get_model_version_by_alias(self.name, alias)
         except AbsentError:
             return
-        raise self._nonsense(f"it lists no champion, and answers that version {found.version} is it")
+        raise self._nonsense(f"it lists no {alias}, and answers that version {found.version} is it")
 
     def _versions(self, some: bool) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}

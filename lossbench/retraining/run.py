@@ -26,6 +26,7 @@ from lossbench.params import Params
 from lossbench.retraining import records
 from lossbench.retraining.changes import fingerprint
 from lossbench.retraining.choice import challenger_arm, experiment_of
+from lossbench.retraining.contents import WEIGHTS, contents, file_digest
 from lossbench.retraining.gate import Decision, Groups, Slices, decide
 from lossbench.retraining.looks import Looks
 from lossbench.retraining.notify import notify
@@ -41,7 +42,6 @@ from lossbench.retraining.registry import (
     evidence_tags,
 )
 from lossbench.retraining.scoring import Contender, contender, read_contender
-from lossbench.serving.contents import WEIGHTS, contents, file_digest
 from lossbench.tracking import places
 from lossbench.tracking.identity import data_digest, digest, study_name
 from lossbench.tracking.models import log_model, median_seed

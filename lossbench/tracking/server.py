@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache, wraps
 from json import JSONDecodeError
 from pathlib import Path
@@ -133,12 +133,15 @@ def make_store(uri: str) -> None:
 
     part = file.with_name(f".{file.name}.part")
     _remove_store(part)
+    opened = set(_OPENED)
     engine = create_sqlalchemy_engine(local_uri(part))
     try:
         _initialize_tables(engine)
-        with engine.connect() as connection:  # all in one file, for only one is renamed
-            connection.exec_driver_sql("PRAGMA journal_mode=DELETE")
         engine.dispose()
+        for left in _OPENED - opened:  # by MLflow's own engine, which migrates
+            left.close()
+        with closing(sqlite3.connect(part)) as database:  # all into one file, for only one is renamed
+            database.execute("PRAGMA journal_mode=DELETE")
         _remove_store(file)  # an empty file, or the log of a store that is gone
         part.replace(file)
     finally:

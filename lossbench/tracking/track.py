@@ -17,6 +17,7 @@ from lossbench.tracking.models import log_model
 from lossbench.tracking.names import open_shelf
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.records import ArmRecord, Point
+from lossbench.tracking.remembered import remember
 from lossbench.tracking.server import connect
 from lossbench.tracking.ship import CURRENT, KEY, SHIPPED, Shelf, close_stale, dead_owner, ship_arm
 from lossbench.tracking.summary import Reports, Summary, summarise
@@ -85,6 +86,7 @@ def track(
     if not trained:
         return Tracked((), (), missing)
     client = connect(root)
+    remember(root)
     with lock(places.home(root) / "track.lock", wait=OTHER_TRACKER):
         done = _Pass(params, root, client, say, charts)
         before = [one.stamp() for one in trained]

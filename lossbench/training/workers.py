@@ -15,8 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from lossbench.errors import UserError
-from lossbench.errors import LESS_MEMORY, GateError
+from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.progress import bar
 from lossbench.training.slots import Slots
