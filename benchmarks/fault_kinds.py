@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from benchmarks import fault_promotion
+from benchmarks import fault_champion, fault_promotion
 from benchmarks.fault_study import (
     DOCTOR,
     REPRO,
@@ -268,4 +268,5 @@ def kinds() -> list[Kind]:
         Kind("MLflow's database deleted", "done", no_store, TRACK),
         Kind("MLflow server killed in training", "ready", server_gone, TRACK),
         *fault_promotion.kinds(),
+        *fault_champion.kinds(),
     ]

@@ -1,7 +1,8 @@
-"""Put a study's retraining on a schedule of cron or systemd, or take it off; `show` only prints.
+"""Put a study's retraining on a schedule, or its champion into service; or take it off; `show` only prints.
 
 python -m stages.schedule install cron                         every night at 03:17, as you
 sudo .venv/bin/python -m stages.schedule install systemd       likewise, made up for if it was off
+sudo .venv/bin/python -m stages.schedule install serving       answer with the champion, and follow it
 python -m stages.schedule install cron --when '*/30 * * * *' --study studies/mine
 """
 
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
+from lossbench.params import load_params
 
 NIGHTLY = {"cron": "17 3 * * *", "systemd": "*-*-* 03:17:00"}
 
@@ -20,6 +22,14 @@ def main(action: str, scheduler: str, when: str, study: Path) -> None:
     from lossbench.scheduling.job import Job
 
     job = Job.of(study)
+    if scheduler == "serving":
+        model = load_params(job.study / "params.yaml").retraining.model_name
+        if action == "show":
+            print("\n".join(systemd.service(job, model).values()), end="")
+            return
+        chosen_service = systemd.install_service if action == "install" else systemd.remove_service
+        print(chosen_service(job, model))
+        return
     if action == "show":
         shown = cron.lines(job, when) if scheduler == "cron" else "\n".join(systemd.units(job, when).values())
         print(shown, end="")
@@ -33,9 +43,9 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=["install", "remove", "show"])
-    parser.add_argument("scheduler", choices=["cron", "systemd"])
+    parser.add_argument("scheduler", choices=["cron", "systemd", "serving"])
     parser.add_argument("--when", help="in the scheduler's own words; default: every night at 03:17")
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
     chosen = parser.parse_args()
-    when = chosen.when or NIGHTLY[chosen.scheduler]
+    when = chosen.when or NIGHTLY.get(chosen.scheduler, "")
     sys.exit(exit_code(lambda: main(chosen.action, chosen.scheduler, when, chosen.study)))

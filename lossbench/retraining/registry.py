@@ -145,7 +145,9 @@ class Registry:
     def _expect_none(self, alias: str) -> None:
         try:
             found = self.client.get_model_version_by_alias(self.name, alias)
-        except AbsentError:
+        except AbsentError as error:
+            if alias not in str(error):
+                raise self._nonsense(str(error)) from None
             return
         raise self._nonsense(f"it lists no {alias}, and answers that version {found.version} is it")
 
