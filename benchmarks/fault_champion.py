@@ -126,7 +126,7 @@ def first_again(study: Study) -> int:
 
 
 def one_of_both(study: Study) -> int:
-    """Count what is wrong after a rollback that may have come about: one is champion, the other the former."""
+    """Count what is wrong after a killed rollback: one is champion, the other the former."""
     aliases = dict(registry(study)[0])
     return sorted(aliases.values()) != ["1", "2"]
 
