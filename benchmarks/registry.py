@@ -319,7 +319,7 @@ def kill_trials(folder: Path, every: int, say: Callable[[str], None]) -> list[Ro
     os.environ["MLFLOW_TRACKING_URI"] = store
     bench: Bench = forked(lambda: record(folder / "strong", folder / "weak"))
     found: list[Row] = []
-    for scenario in (*SCENARIOS[:2], "rollback"):
+    for scenario in ("rollback", *SCENARIOS[:2]):
         start = "a weaker champion" if scenario == "rollback" else scenario
         root = bench.root(start)
         forked(lambda start=start: reset(bench, start))

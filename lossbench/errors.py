@@ -4,9 +4,11 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from reprlib import Repr
+from types import TracebackType
 from urllib.parse import unquote
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -112,10 +114,16 @@ def exit_code(main: Callable[[], None]) -> int:
         # refused becomes a sentence and exit code 1, all else is a bug and raised again.
         said = _of_the_machine(error)
         if said is None:
+            sys.excepthook = _tell_bug
             raise
         print(f"refused: {printable(scrubbed(said))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback without names and passwords of addresses."""
+    print(scrubbed("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _of_the_machine(error: Exception) -> str | None:

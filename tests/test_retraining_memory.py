@@ -46,6 +46,16 @@ def test_the_page_of_attempts_needs_no_network_and_says_so_to_the_browser():
     assert "<script>" not in html
 
 
+@pytest.mark.parametrize("name", ["it's", "", "a/b", "a:b", "a@b", "a%b", " a", "a\n", "a" * 101, 'a"b', "ä"])
+def test_a_model_s_name_that_no_registry_or_query_takes_is_refused_before_anything_is_trained(name):
+    from lossbench.params import parse_params
+    from tests.conftest import tiny_params
+
+    with pytest.raises(UserError, match=r"retraining\.model_name"):
+        parse_params(tiny_params() | {"retraining": {"model_name": name}}, "params.yaml")
+    parse_params(tiny_params() | {"retraining": {"model_name": "Digits 2.0_b-c"}}, "params.yaml")
+
+
 def table(**labels):
     return pd.DataFrame(
         {

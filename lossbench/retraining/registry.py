@@ -367,9 +367,16 @@ class Registry:
             GateError: if they are not what was promoted, or not there.
 
         """
-        said = json.loads(self.standing().versions.get(version, {}).get(FILES, "{}"))
         with TemporaryDirectory() as scratch:
-            yield download(f"models:/{self.name}/{version}", Path(scratch), said)
+            yield self.download(version, Path(scratch))
+
+    def download(self, version: str, into: Path) -> Path:
+        """Download a version's files; see :meth:`folder_of`."""
+        found = self.standing().versions
+        if version not in found:
+            raise GateError(f"'{self.name}' has no version {version}")
+        said = json.loads(found[version].get(FILES, "{}"))
+        return download(f"models:/{self.name}/{version}", into, said)
 
 
 def download(address: str, into: Path, said: Mapping[str, str]) -> Path:

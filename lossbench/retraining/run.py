@@ -158,7 +158,7 @@ def _finish(params: Params, root: Path, attempt: Attempt) -> None:
     records.add(root, attempt)
     failed = notify(params.retraining.notify, attempt)
     if failed:
-        print(f"warning: {failed}", file=sys.stderr)
+        print(f"warning: {scrubbed(failed)}", file=sys.stderr)
 
 
 @dataclass
@@ -184,7 +184,7 @@ class _Attempt:
         except (GateError, ServerGoneError, RefusedError) as error:
             attempt = replace(attempt, reason=f"{error}; the champion stays")
         except Exception as error:  # a bug, or a machine's failure: an attempt that failed all the same
-            traceback.print_exc()
+            print(scrubbed(traceback.format_exc()), file=sys.stderr)
             attempt = replace(attempt, reason=f"{type(error).__name__}: {_line(error)}; the champion stays")
         self.say(f"{attempt.outcome}: {scrubbed(attempt.reason)}")
         _finish(self.params, self.root, attempt)

@@ -7,7 +7,6 @@ not answer, changes nothing: the former version serves on, and `/health` says so
 """
 
 import json
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import GateError, UserError, printable, scrubbed
 from lossbench.serving.replicate import ReplicateModel
+from lossbench.serving.source import ADDRESS
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
-ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 LARGEST = 64 * 2**20
 """Bytes of a request."""
 FIELDS = {"inputs", "params"}

@@ -105,6 +105,8 @@ def connect(root: Path) -> "MlflowClient":
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_scrub)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
     with server_errors():
         if not uri.startswith("sqlite"):
@@ -152,6 +154,12 @@ def make_store(uri: str) -> None:
 def _remove_store(file: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _scrub(record: logging.LogRecord) -> bool:
+    """Take names and passwords of addresses out of what MLflow logs by itself."""
+    record.msg, record.args = scrubbed(record.getMessage()), ()
+    return True
 
 
 @contextmanager
