@@ -415,12 +415,16 @@ def main() -> None:
             import_all()
             found["kills"] = kill_trials(folder, given.every, say)
         if given.only != "kills":
+            from lossbench.tracking.remembered import remember
             from lossbench.tracking.viewer import mlflow_server
 
             store, log = f"sqlite:///{folder / 'server.db'}", folder / "server.log"
             with mlflow_server(store, log, 0) as server, proxied(server) as (proxy, address):
-                os.environ["MLFLOW_TRACKING_URI"] = address
+                os.environ["MLFLOW_TRACKING_URI"] = server  # the study is made undisturbed
                 bench = record(folder / "strong", folder / "weak")
+                os.environ["MLFLOW_TRACKING_URI"] = address
+                for root in (bench.strong, bench.weak):
+                    remember(root)
                 found["proxy"] = proxy_trials(bench, proxy, given.every, say)
     goals = []
     for part, trials in found.items():

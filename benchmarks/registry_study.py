@@ -155,7 +155,7 @@ def quiet() -> None:
     """Have every answer count: no second try hides what the first was told, and nobody waits for long."""
     os.environ |= {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
         "DO_NOT_TRACK": "true",
     }

@@ -386,14 +386,17 @@ def download(address: str, into: Path, said: Mapping[str, str]) -> Path:
         GateError: if they are not what was promoted, or not there.
 
     """
-    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    root = Path(download_artifacts(address, dst_path=str(into)))
+    stored = get_artifact_repository(address)  # its code, hundreds of files, stays there
     try:
-        described: dict[str, Any] = YAML(typ="safe").load((root / "MLmodel").read_text(encoding="utf-8"))
-        folder = root / str(described["flavors"]["python_function"]["data"])
+        described: dict[str, Any] = YAML(typ="safe").load(
+            Path(stored.download_artifacts("MLmodel", str(into))).read_text(encoding="utf-8")
+        )
+        data = str(described["flavors"]["python_function"]["data"])
     except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError) as error:
         raise GateError(f"{address}: its MLmodel cannot be read ({type(error).__name__})") from None
+    folder = Path(stored.download_artifacts(data, str(into)))
     expect_contents(folder, said, address)
     return folder
 
