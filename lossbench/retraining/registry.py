@@ -276,9 +276,14 @@ class Registry:
             ServerGoneError: the alias did not move.
 
         """
-        self._expect(judged.champion, version)
+        self._expect(version, judged.champion)
         self._tag(version, {REPLACES: judged.champion or NONE, ATTEMPT: json.dumps(dict(row))})
-        self._expect(judged.champion, version)
+        try:
+            # A rival that saw our claim, and came later, may have made us champion already.
+            self._expect(version, judged.champion, version)
+        except OvertakenError:
+            self.client.delete_model_version_tag(self.name, version, REPLACES)
+            raise
         refusal: Exception | None = None
         try:
             self.client.set_registered_model_alias(self.name, CHAMPION, version)
@@ -293,12 +298,12 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, version, key, value)
 
-    def _expect(self, champion: str | None, version: str) -> None:
+    def _expect(self, version: str, *allowed: str | None) -> None:
         found = self.champion()
-        if found != champion:
+        if found not in allowed:
             raise OvertakenError(
                 f"{_named(found)} became champion of '{self.name}' while version {version} was being judged "
-                f"against {_named(champion)}; the next retraining judges anew"
+                f"against {_named(allowed[0])}; the next retraining judges anew"
             )
 
     def _read_back(self, version: str, refusal: Exception | None) -> Standing:
@@ -327,7 +332,7 @@ class Registry:
             return
         rival = min(earlier, key=int)
         self.client.set_registered_model_alias(self.name, CHAMPION, rival)
-        self._tag(version, {REPLACES: NONE})
+        self.client.delete_model_version_tag(self.name, version, REPLACES)
         raise OvertakenError(
             f"version {rival} of '{self.name}' was promoted by another at the same moment, and stays champion"
         )
