@@ -139,7 +139,7 @@ def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
 def _catch_up(registry: Registry, params: Params, root: Path, say: Say) -> None:
     """Complete an interrupted promotion or rollback, and the record of it."""
     row = registry.settle()
-    if row is None:
+    if row is None or not row.get("id"):  # promoted by an older version of ours, or by somebody else
         return
     attempt = Attempt.of(row)
     if not records.knows(root, attempt):
