@@ -18,7 +18,7 @@ from training_cases import setting
 from lossbench.data.dataset import Dataset
 from lossbench.training import Member
 from lossbench.training.loop import train_replicate
-from lossbench.training.workers import keep_memory
+from lossbench.system import keep_memory
 
 most, over = 0, threading.Event()
 

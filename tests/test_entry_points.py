@@ -12,7 +12,7 @@ from data_cases import class_folder
 from dvc_cases import checkout, dvc, python
 from hypothesis import given
 from hypothesis import strategies as st
-from stages.summary import aligned
+from lossbench.commands.summary import aligned
 
 from lossbench.chain import without_git
 from lossbench.checking import check

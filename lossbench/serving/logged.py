@@ -194,7 +194,8 @@ def pack_replicate(folder: Path, params: Params, outs: ArmOuts, seed: int) -> No
     shutil.copyfile(outs.folder / "arm.json", folder / "arm.json")
     shutil.copyfile(data.folder / "dataset.json", folder / "dataset.json")
     options = params.datasets[name].model_extra or {} if name in params.datasets else {}
-    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")))
+    dtype = str(data.split("test").inputs.dtype)
+    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")), dtype=dtype)
 
 
 def _signature(example: Any, parts: Path) -> "ModelSignature":
