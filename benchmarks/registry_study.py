@@ -52,50 +52,45 @@ def make(folder: Path) -> tuple[Path, Path]:
 
 
 def _study(root: Path, epochs: int) -> Path:
-    from lossbench.training.arm import describe, write_arm
-
-    from lossbench.data.dataset import Dataset
     from lossbench.data.fetching import fetch
+    from lossbench.execution.collect import collect_arm
+    from lossbench.execution.fill import Arm, Filling, arm_flow
+    from lossbench.execution.inline import InlineExecutor
+    from lossbench.execution.local import where
+    from lossbench.outs import Outs
     from lossbench.params import load_params
-    from lossbench.tasks import task_class
-    from lossbench.training import Member, fit, prepare
+    from lossbench.store import opened
 
     content = params()
-    content["arms"] = {f"{root.name}-cross_entropy": content["arms"]["digits-cross_entropy"]}
+    name = f"{root.name}-cross_entropy"
+    content["arms"] = {name: content["arms"]["digits-cross_entropy"]}
     content["losses"] = {"cross_entropy": content["losses"]["cross_entropy"]}
     content["experiments"]["digits"]["recipe"]["epochs"] = epochs
     content["retraining"]["model_name"] = NAME
     root.mkdir(parents=True)
     with (root / "params.yaml").open("w", encoding="utf-8") as stream:
         YAML().dump(content, stream)
-    made = load_params(root / "params.yaml")
-    fetch(made.datasets["digits"], "digits", root / "data/digits")
-    data = Dataset.open(root / "data/digits")
-    experiment = made.experiments["digits"]
-    task = task_class("classification")(data.info)
-    for name, arm in made.arms.items():
-        setting = prepare(
-            task, data, experiment.model, experiment.recipe, made.losses[arm.loss], made.compute
-        )
-        members = [Member(seed) for seed in made.seeds]
-        names = {"arm": name, "experiment": "digits", "dataset": "digits", "loss": arm.loss}
-        write_arm(
-            root / "models/digits" / name,
-            describe(setting, names, members),
-            fit(setting, members, label=name),
-        )
+    made, outs = load_params(root / "params.yaml"), Outs(root)
+    fetch(made.datasets["digits"], "digits", outs.data("digits"))
+    with opened(outs.home) as store:
+        arm = Arm(made, name, root)
+        filling = Filling(InlineExecutor)
+        filling.add(name, lambda: arm_flow(arm, store, where(made, outs, store), scores=False))
+        filling.run()
+        collect_arm(arm, store, outs)
     return root
 
 
 def record(strong: Path, weak: Path) -> Bench:
     """Record both studies in the store that ``MLFLOW_TRACKING_URI`` names."""
     from lossbench.params import load_params
+    from lossbench.serving.logged import log_model
     from lossbench.tracking.server import connect
     from lossbench.tracking.track import track
 
     models = {}
     for root in (strong, weak):
-        track(load_params(root / "params.yaml"), root)
+        track(load_params(root / "params.yaml"), root, log_model=log_model)
         client = connect(root)
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_logged_models(experiments)

@@ -12,10 +12,10 @@ from data_cases import class_folder
 from dvc_cases import checkout, dvc, python
 from hypothesis import given
 from hypothesis import strategies as st
-from lossbench.commands.summary import aligned
 
 from lossbench.chain import without_git
 from lossbench.checking import check
+from lossbench.commands.summary import aligned
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import UserError
 from lossbench.params import load_params

@@ -7,6 +7,8 @@ from pathlib import Path
 from lossbench.errors import GateError
 
 WEIGHTS = "weights.safetensors"
+CODE = "lossbench-*.zip"
+"""The package that MLflow's own server answers by."""
 FILES = (WEIGHTS, "arm.json", "dataset.json", "serving.json")
 
 
@@ -18,7 +20,8 @@ def file_digest(file: Path) -> str:
 
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a replicate's folder: what its version's tags say."""
-    return {name: file_digest(folder / name) for name in FILES if (folder / name).is_file()}
+    names = [*FILES, *(one.name for one in folder.glob(CODE))]
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def expect_contents(folder: Path, said: Mapping[str, str], what: str) -> None:

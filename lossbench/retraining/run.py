@@ -208,7 +208,7 @@ class _Attempt:
 
     def _registry(self) -> Registry:
         registry = Registry(connect(self.root), self.params.retraining.model_name)
-        remember(self.root)
+        remember(self.root, self.told.move_store)
         return registry
 
     def _anything_new(self) -> bool:

@@ -12,8 +12,16 @@ from lossbench.tracking.store import VARIABLE, store_of
 FILE = "store.json"
 
 
-def remember(root: Path) -> None:
-    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials; the default is none."""
+def remember(root: Path, moved: bool = False) -> None:
+    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials; the default is none.
+
+    Args:
+        root: the study's folder.
+        moved: somebody says that the study's record goes on here: in the default one, too.
+
+    """
+    if moved and not os.environ.get(VARIABLE):
+        (home_of(root) / FILE).unlink(missing_ok=True)
     if os.environ.get(VARIABLE) and remembered(root) != store_of(root).shown:
         write_whole(home_of(root) / FILE, json.dumps({"store": store_of(root).shown}) + "\n")
 
