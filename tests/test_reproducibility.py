@@ -121,7 +121,7 @@ def test_metrics_and_plots_are_dvcs(study: Path) -> None:
 @pytest.mark.parametrize("how", [[], ["--jobs", "1"], ["--jobs", "2"], ["--jobs", "9"]])
 def test_arms_side_by_side_give_the_same_lock(how: list[str], done: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, done)
-    run = python(folder, "stages.repro", *how)
+    run = python(folder, "lossbench", "run", *how)
     assert run.returncode == 0, run.stdout + run.stderr
     assert lock(folder) == lock(done)
     beforehand = "Stage 'evaluate@digits' didn't change, skipping" in run.stdout
@@ -129,12 +129,12 @@ def test_arms_side_by_side_give_the_same_lock(how: list[str], done: Path, tmp_pa
 
 
 def test_side_by_side_only_what_has_changed_runs(study: Path) -> None:
-    idle = python(study, "stages.repro")
+    idle = python(study, "lossbench", "run")
     assert idle.returncode == 0, idle.stdout + idle.stderr
     assert "Running stage" not in idle.stdout
     assert [file.name for file in study.glob("mlflow.db*")] == ["mlflow.db"]  # SQLite's log is written back
     edit(study, "losses", "focal", "gamma", value=1.5)
-    run = python(study, "stages.repro")
+    run = python(study, "lossbench", "run")
     assert run.returncode == 0, run.stdout + run.stderr
     ran = [line.split("'")[1] for line in run.stdout.splitlines() if line.startswith("Running stage")]
     assert sorted(ran) == sorted(
@@ -149,7 +149,7 @@ def test_an_arm_that_fails_is_named_and_the_others_are_done(study: Path) -> None
     code.write_text(
         code.read_text().replace("    chosen = ", '    assert "focal" not in arm, "planted"\n    chosen = ')
     )
-    run = python(study, "stages.repro")
+    run = python(study, "lossbench", "run")
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
         "refused: a stage failed for digits-focal, scenes-focal; its output stands above"
@@ -159,7 +159,7 @@ def test_an_arm_that_fails_is_named_and_the_others_are_done(study: Path) -> None
 
 
 def test_a_senseless_number_of_jobs_is_refused(study: Path) -> None:
-    run = python(study, "stages.repro", "--jobs", "0")
+    run = python(study, "lossbench", "run", "--jobs", "0")
     assert run.returncode == 2
     assert "--jobs: '0'; allowed: a whole number from 1, or auto" in run.stderr
 
@@ -210,7 +210,7 @@ def test_a_clock_that_jumps_back_changes_nothing(done: Path, tmp_path: Path) -> 
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(CLOCK)
     back = {"PYTHONPATH": str(tmp_path / "site"), "LOSSBENCH_CLOCK_BACK_AT": str(time.time() + 15)}
-    ran = python(folder, "stages.repro", **back)
+    ran = python(folder, "lossbench", "run", **back)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     assert repro(folder) == []
@@ -224,7 +224,7 @@ def test_make_repro_mends_a_lock_file_cut_off_and_a_torn_rwlock(study: Path) -> 
     (study / "dvc.lock").write_bytes(whole[: len(whole) // 2])
     (study / ".dvc/tmp").mkdir(exist_ok=True)
     (study / ".dvc/tmp/rwlock").write_text("{")
-    ran = python(study, "stages.repro")
+    ran = python(study, "lossbench", "run")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "repaired: " in ran.stderr
     assert lock(study) == YAML(typ="safe").load(whole.decode())
@@ -254,7 +254,7 @@ def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive, f"left running: {[child.cmdline() for child in alive]}"
         # DVC writes dvc.lock and its rwlock in place: a kill in that moment leaves half of one.
-        mended = python(folder, "stages.doctor")
+        mended = python(folder, "lossbench", "doctor")
         assert mended.returncode == 0, mended.stdout + mended.stderr
     repro(folder)
     assert lock(folder) == lock(done)
