@@ -56,11 +56,17 @@ format: dev ## let ruff write the format
 	ruff format .
 	ruff check --fix .
 
-.PHONY: retrain rollback doctor
+.PHONY: retrain rollback serve backup restore doctor
 retrain: setup ## retrain if anything is new; promote the winner or keep the champion (STUDY=studies/name)
 	@lossbench retrain $(if $(STUDY),--study $(STUDY))
 rollback: setup ## give the former champion its place back (STUDY=studies/name)
 	@lossbench rollback $(if $(STUDY),--study $(STUDY))
+serve: setup ## answer over HTTP with the champion, and follow its alias (STUDY=studies/name)
+	@lossbench serve $(if $(STUDY),--study $(STUDY))
+backup: setup ## back up MLflow's store and the records: make backup TO=/path/to/folder (STUDY=studies/name)
+	@lossbench backup $(if $(STUDY),--study $(STUDY)) "$(TO)"
+restore: setup ## put a backup back: make restore FROM=/path/to/folder (STUDY=studies/name)
+	@lossbench restore $(if $(STUDY),--study $(STUDY)) "$(FROM)"
 doctor: setup ## find and repair what crashes left behind (lossbench doctor --check only looks)
 	@lossbench doctor $(if $(STUDY),--study $(STUDY))
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from benchmarks import fault_originals, fault_promotion
+from benchmarks import fault_champion, fault_originals, fault_promotion
 from benchmarks.fault_study import (
     DOCTOR,
     REPRO,
@@ -301,4 +301,5 @@ def kinds() -> list[Kind]:
         *of_records(),
         *fault_promotion.kinds(),
         *fault_originals.kinds(),
+        *fault_champion.kinds(),
     ]

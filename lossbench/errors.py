@@ -5,13 +5,35 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from reprlib import Repr
+from types import TracebackType
+from urllib.parse import unquote
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+USERINFO = (re.compile(r"(?<=://)[^\s/?#]*@"), re.compile(r"(?<=://)(?!/)[^\s'\"]*@"))
+"""What stands between ``://`` and the last ``@``: a name, a password, which may hold any character."""
+QUERY_SECRETS = re.compile(
+    r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)[^\s&;'\"]+", re.IGNORECASE
+)
+"""Likewise in an address's query, or in a list of settings."""
+PATHS = ("sqlite", "file")
+"""Schemes whose addresses hold a path and nobody's name."""
+NO_MEMORY = re.compile(r"can't allocate memory|[Oo]ut of memory|not enough memory")
+"""torch's words, which are RuntimeErrors."""
+LESS_MEMORY = (
+    "lower 'recipe.batch_size', the trainings side by side (--jobs, or LOSSBENCH_WORKERS) or "
+    "'compute.threads'; what was finished is kept"
+)
+"""What to do about it."""
 NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
+
+
+SHORTEST_SECRET = 4
+"""Letters; what is shorter would be found in the middle of words."""
 
 
 class UserError(Exception):
@@ -61,15 +83,55 @@ def printable(text: str, kept: str = "") -> str:
     )
 
 
+def scrubbed(text: str) -> str:
+    """Take names and passwords out of the addresses in a text: no ``user:password@host`` is ever told.
+
+    What stands in ``MLFLOW_TRACKING_URI``, whatever signs its password is made of, is taken out as it
+    stands, too: libraries quote an address, or parts of it, in many ways.
+    """
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    for userinfo in USERINFO:
+        text = userinfo.sub("", text)
+    return QUERY_SECRETS.sub(r"\1…", text)
+
+
+def shown(address: str) -> str:
+    """Show an address without the credentials and the query that it may hold."""
+    scheme, colon, rest = address.partition(":")
+    if not colon or "/" in scheme or _kind(address) in PATHS:
+        return address.partition("?")[0]
+    slashes = "//" if rest.startswith("//") else ""
+    # Up to the last "@": a password may hold any character, though it should be escaped.
+    place = rest.removeprefix(slashes).rpartition("@")[2]
+    return f"{scheme}:{slashes}{place.partition('?')[0].partition('#')[0]}"
+
+
+def _kind(address: str) -> str:
+    return address.partition(":")[0].lower().partition("+")[0]
+
+
+def _secrets() -> Iterator[str]:
+    """Yield the userinfo of the tracking address as it may be written, the longest writing first."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if "@" not in address or "://" not in address or _kind(address) in PATHS:
+        return
+    info = address.partition("://")[2].rpartition("@")[0]
+    password = info.partition(":")[2]
+    for one in (info, unquote(info), password, unquote(password)):
+        if len(one) >= SHORTEST_SECRET:
+            yield one
+
+
 def exit_code(main: Callable[[], None]) -> int:
     """Run an entry point; turn errors of a user, a gate or the machine into a sentence and an exit code."""
     try:
         main()
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(scrubbed(str(error)))}", file=sys.stderr)
         return 2
     except GateError as error:
-        print(f"refused: {printable(str(error), kept=chr(10))}", file=sys.stderr)
+        print(f"refused: {printable(scrubbed(str(error)), kept=chr(10))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept: the same command goes on from there", file=sys.stderr)
@@ -79,10 +141,16 @@ def exit_code(main: Callable[[], None]) -> int:
         # refused becomes a sentence and exit code 1, all else is a bug and raised again.
         said = _of_the_machine(error)
         if said is None:
+            sys.excepthook = _tell_bug
             raise
-        print(f"refused: {printable(said)}", file=sys.stderr)
+        print(f"refused: {printable(scrubbed(said))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback without names and passwords of addresses."""
+    print(scrubbed("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _of_the_machine(error: Exception) -> str | None:
@@ -91,6 +159,8 @@ def _of_the_machine(error: Exception) -> str | None:
     NumPy tells of a full disk without a number, libraries in Rust have it in their text only.
     """
     text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
+        return f"not enough memory ({(text.splitlines() or [''])[0][:160]}); {LESS_MEMORY}"
     number = error.errno if isinstance(error, OSError) else None
     if found := RUST_ERROR.search(text):
         number = int(found[1])

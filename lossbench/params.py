@@ -193,6 +193,10 @@ class Tracking(Model):
     log_models: bool = True
 
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9])?$")]
+"""Of a registered model: it stands in addresses (``models:/NAME@champion``) and in MLflow's queries."""
+
+
 class Retraining(Model):
     """When a challenger may take the champion's place.
 
@@ -200,7 +204,7 @@ class Retraining(Model):
     """
 
     experiment: Name | None = None
-    model_name: str = "lossbench"
+    model_name: ModelName = "lossbench"
     margin: NonNegative = 0.0
     floor: float | None = None
     max_class_drop: NonNegative = 0.05

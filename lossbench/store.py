@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossbench.errors import GateError, UserError
+from lossbench.errors import GateError, UserError, shown
 from lossbench.system import write_atomically
 
 STORE = "LOSSBENCH_STORE"
@@ -78,10 +78,10 @@ class Remote:
         try:
             self._files, self._root = fsspec.core.url_to_fs(address)
         except ImportError as error:
-            raise UserError(f"{STORE} is '{_shown(address)}': {error}") from None
+            raise UserError(f"{STORE} is '{shown(address)}': {error}") from None
         except ValueError as error:
             raise UserError(
-                f"{STORE} is '{_shown(address)}': {error}; allowed: a folder, or an address"
+                f"{STORE} is '{shown(address)}': {error}; allowed: a folder, or an address"
             ) from None
 
     def read(self, path: str) -> bytes:
@@ -234,7 +234,7 @@ class Store:
     @property
     def shown(self) -> str:
         """The address without a password."""
-        return _shown(self.address)
+        return shown(self.address)
 
 
 def _entry(place: Place, folder: str, written: bytes) -> Entry:
@@ -251,11 +251,6 @@ def _entry(place: Place, folder: str, written: bytes) -> Entry:
 
 def _folder(kind: str, key: str) -> str:
     return f"{kind}/{key[:2]}/{key}"
-
-
-def _shown(address: str) -> str:
-    scheme, separator, rest = address.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
 
 
 @contextmanager

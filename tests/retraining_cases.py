@@ -67,8 +67,8 @@ def growing_study(folder: Path) -> Path:
     return folder
 
 
-def retrain(study: Path, module: str = "retrain", **more: str) -> subprocess.CompletedProcess[str]:
-    return python(study, f"stages.{module}", **more)
+def retrain(study: Path, verb: str = "retrain", **more: str) -> subprocess.CompletedProcess[str]:
+    return python(study, "lossbench", verb, **more)
 
 
 def records(study: Path) -> list[dict[str, str]]:

@@ -16,8 +16,12 @@ from retraining_cases import add_images, growing_study, params, records
 from ruamel.yaml import YAML
 
 from lossbench.errors import UserError
+from lossbench.params import load_params
+from lossbench.retraining.run import retrain
 from lossbench.scheduling import cron, systemd
+from lossbench.scheduling.address import write_address
 from lossbench.scheduling.job import Job
+from lossbench.tracking.remembered import expect_remembered, remember, remembered
 
 ENTRY = "python -m lossbench retrain"
 
@@ -204,3 +208,65 @@ def test_a_real_cron_retrains_when_images_were_added_and_does_nothing_otherwise(
         )
     assert "no longer scheduled" in removed.stdout
     assert os.access(study / "reports/retraining.html", os.R_OK)
+
+
+SECRET = "https://anna:geheim-7@mlflow.example"  # noqa: S105  # planted, to be found nowhere
+
+
+def test_the_tracking_address_belongs_to_the_schedule_and_is_for_nobody_s_eyes(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cron.address_file(job)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert write_address(job.study, file) == ""
+    assert not file.exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    assert "geheim" not in write_address(job.study, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "geheim" not in cron.lines(job, "@daily") + "".join(systemd.units(job, "daily").values())
+    read = subprocess.run(
+        ["sh", "-c", f"set -a; . {file}; printenv MLFLOW_TRACKING_URI"],
+        env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert read.stdout.strip() == SECRET
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert write_address(job.study, file).endswith(f"{file}")  # installed again from a bare shell: it stays
+    assert SECRET in file.read_text()
+
+
+@pytest.mark.parametrize("value", ["a'b", "a\nb", "a\\b"])
+def test_a_credential_that_cannot_stand_in_the_file_is_refused(
+    job: Job, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", value)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD: quotes") as refused:
+        write_address(job.study, cron.address_file(job))
+    assert value not in str(refused.value)
+
+
+def test_a_study_recorded_on_a_server_is_neither_scheduled_nor_retrained_without_its_address(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    remember(job.study)
+    assert remembered(job.study) == "https://mlflow.example"
+    expect_remembered(job.study)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET.replace("geheim-7", "another"))  # a password may change
+    expect_remembered(job.study)
+    for other in ("", "https://other.example"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+        remembered_before = remembered(job.study)
+        with pytest.raises(UserError, match=r"recorded in https://mlflow\.example, and .* is asked for"):
+            write_address(job.study, cron.address_file(job))
+        with pytest.raises(UserError, match="--move-store"):
+            retrain(load_params(job.study / "params.yaml"), job.study)
+        assert remembered(job.study) == remembered_before
+
+
+def test_the_serving_unit_answers_with_the_champion_and_comes_back_by_itself(job: Job) -> None:
+    ((name, text),) = systemd.service(job, "tiny").items()
+    assert name.startswith("lossbench-serve")
+    assert 'serve --model "models:/tiny@champion"' in text
+    assert "Restart=always" in text
+    assert "--host" not in text  # 127.0.0.1

@@ -12,10 +12,10 @@ from data_cases import class_folder
 from dvc_cases import checkout, dvc, python
 from hypothesis import given
 from hypothesis import strategies as st
-from stages.summary import aligned
 
 from lossbench.chain import without_git
 from lossbench.checking import check
+from lossbench.commands.summary import aligned
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import UserError
 from lossbench.params import load_params
@@ -103,7 +103,7 @@ def test_a_download_without_git_runs(tmp_path: Path) -> None:
     del made["experiments"]["scenes"], made["datasets"]["scenes"]
     made["arms"] = {name: arm for name, arm in made["arms"].items() if arm["experiment"] == "digits"}
     write_params(folder, made)
-    ran = python(folder, "stages.repro")
+    ran = python(folder, "lossbench", "run")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1] == str(folder / "reports/index.html")
 
@@ -172,7 +172,7 @@ def test_make_repro_with_a_path_at_home_gets_through_dvc(tmp_path: Path) -> None
     del made["experiments"]["scenes"], made["datasets"]["scenes"]
     made["arms"] = {name: arm for name, arm in made["arms"].items() if arm["experiment"] == "digits"}
     write_params(folder, made)
-    ran = python(folder, "stages.repro", HOME=str(tmp_path / "me"))
+    ran = python(folder, "lossbench", "run", HOME=str(tmp_path / "me"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "written out for DVC" in ran.stdout
 

@@ -205,3 +205,83 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     holder.wait()
     with only_one(lock, "retraining"):
         pass
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_copies_of_examples_are_no_evidence_of_their_own(
+    data: Dataset, weak: Contender, strong: Contender, metric: str
+) -> None:
+    """Four copies of each example, as groups of four, say what the examples say; as examples they say more."""
+    test = data.split("test")
+    targets = np.asarray(test.targets)
+    task, first, second = strong.task, score(weak, test), score(strong, test)
+    single = paired_difference(first, second, task, metric, targets, 0.05)
+
+    def fourfold(one: Scored) -> Scored:
+        digests = np.repeat(one.digests, 4, axis=0)
+        return Scored(digests, True, task.score(digests, np.repeat(targets, 4)))
+
+    copies = fourfold(first), fourfold(second)
+    groups = np.arange(4 * len(targets)) // 4
+    grouped = paired_difference(*copies, task, metric, np.repeat(targets, 4), 0.05, groups)
+    naive = paired_difference(*copies, task, metric, np.repeat(targets, 4), 0.05)
+    width = single.high - single.low
+    assert grouped.high - grouped.low == pytest.approx(width, rel=0.1)
+    assert naive.high - naive.low < 0.6 * width
+    assert (grouped.examples, grouped.groups) == (4 * len(targets), len(targets))
+
+
+def test_a_spent_level_asks_for_more(data: Dataset, weak: Contender, strong: Contender) -> None:
+    test = data.split("test")
+    first, second = score(weak, test), score(strong, test)
+    lows = [
+        paired_difference(first, second, strong.task, "accuracy", np.asarray(test.targets), level).low
+        for level in (0.05, 0.01, 1e-4, 1e-8, 1e-16)
+    ]
+    assert lows == sorted(lows, reverse=True)
+    assert len(set(lows)) == len(lows)
+
+
+def test_the_level_is_spent_where_it_comes_to_a_look_and_only_there(
+    data: Dataset, weak: Contender, strong: Contender
+) -> None:
+    asked: list[float] = []
+
+    def spend() -> float:
+        asked.append(0.001)
+        return 0.001
+
+    decide(strong, None, data, "accuracy", RULES, spend=spend)
+    decide(replace(strong, name="again"), strong, data, "accuracy", RULES, spend=spend)
+    assert asked == []
+    decision = decide(strong, weak, data, "accuracy", RULES, spend=spend)
+    assert (asked, decision.level) == ([0.001], 0.001)
+    assert "99.9 %" in decision.reason
+
+
+def test_the_arm_is_chosen_on_validation_scores_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import tiny_params, write_params
+
+    from lossbench.params import load_params
+    from lossbench.retraining import choice
+
+    write_params(tmp_path, tiny_params())
+    params = load_params(tmp_path / "params.yaml")
+    arms = list(params.arms_of("digits"))
+    baseline = params.baseline_of("digits")
+    scores = {arm: {seed: 0.8 + seed / 1000 for seed in range(10)} for arm in arms}
+    monkeypatch.setattr(choice, "validation_scores", lambda outs, _: scores[outs.arm])
+
+    def chosen() -> str:
+        return choice.challenger_arm(params, tmp_path, "digits")
+
+    other = next(arm for arm in arms if arm != baseline)
+    assert chosen() == baseline
+    scores[other] = {seed: 0.9 + seed / 1000 for seed in range(10)}
+    assert chosen() == other
+    scores[other][3] = float("nan")  # one replicate that diverged is worth what the worst is
+    assert chosen() == other
+    scores[other] = {seed: 0.7 if seed % 2 else 0.99 for seed in range(10)}  # higher on average, by luck
+    assert chosen() == baseline

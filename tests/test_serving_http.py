@@ -100,6 +100,15 @@ def test_a_classifier_answers_with_names_and_calibrated_probabilities(tracked, o
         status, answer = ask(address, {"inputs": inputs.tolist()})
         refused, _ = ask(address, {"inputs": [[1, 2, 3]]})
         raw_status, raw = ask(address, {"inputs": inputs.tolist(), "params": {"raw": True}})
+        for sent, named in (
+            ((inputs / 255).tolist(), "a fraction"),
+            ((inputs > 0).tolist(), "a truth value"),
+            (inputs.astype(str).tolist(), "text"),
+            ((inputs.astype(int) + 250).tolist(), "0 to 255"),
+        ):
+            for key in ("inputs", "instances"):
+                code, told = ask(address, {key: sent})
+                assert (code, named in str(told)) == (400, True), told
     assert status == 200, answer
     first = answer["predictions"][0]
     assert set(first["probabilities"]) == set(data.info.classes)

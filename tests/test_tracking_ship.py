@@ -18,12 +18,13 @@ from conftest import stage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lossbench.errors import shown
 from lossbench.params import load_params
 from lossbench.tracking import server
 from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
 from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
-from lossbench.tracking.store import shown, store_of
+from lossbench.tracking.store import store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from tests.tracking_study import (
     EPOCHS,

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossbench.checking import check
-from lossbench.errors import UserError
+from lossbench.errors import UserError, scrubbed, shown
 from lossbench.params import parse_params
 from lossbench.tracking.server import connect
-from lossbench.tracking.store import check_driver, local_store, parse, shown, store_of, without_secrets
+from lossbench.tracking.store import check_driver, local_store, parse, store_of
 
 SECRET = "hunter2-secret"  # noqa: S105 (the one that must not be printed)
 
@@ -95,14 +95,14 @@ def test_no_password_is_ever_shown(scheme: str, slashes: str, password: str, por
     except UserError as error:
         said.append(str(error))
     assert not [one for one in said if SECRET in one]
-    assert SECRET not in without_secrets(f"cannot connect to {scheme}://me:{password}@db.example, sorry")
+    assert SECRET not in scrubbed(f"cannot connect to {scheme}://me:{password}@db.example, sorry")
 
 
 @pytest.mark.parametrize("query", ["password", "sslpassword", "access_token", "api_key", "pwd"])
 def test_no_secret_of_a_query_is_shown(query: str) -> None:
     uri = f"postgresql://db/mlflow?{query}={SECRET}&x=1"
     assert SECRET not in shown(uri)
-    assert SECRET not in without_secrets(f"invalid dsn: {uri}")
+    assert SECRET not in scrubbed(f"invalid dsn: {uri}")
 
 
 MISSING = {

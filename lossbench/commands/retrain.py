@@ -11,9 +11,9 @@ from lossbench.commands.study import enter_study, study_argument
 from lossbench.params import load_params
 
 
-def retrain_here() -> int:
+def retrain_here(chosen: argparse.Namespace) -> int:
     """Retrain the study in the current folder; returns the exit code."""
-    from lossbench.retraining.run import retrain
+    from lossbench.retraining.run import Told, retrain
 
     params = load_params()
     from lossbench.checking import check
@@ -22,15 +22,27 @@ def retrain_here() -> int:
     params = write_out_homes(params, Path())
     without_git(Path())
     check(params)
-    return retrain(params, Path.cwd())
+    told = Told(chosen.allow, chosen.move_store, chosen.new_reference)
+    return retrain(params, Path.cwd(), told=told)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     study_argument(parser)
+    parser.epilog = (
+        "Exit codes: 0 done, nothing new, or another retraining is at work; 1 data, training or registry "
+        "failed and the champion stays; 2 params.yaml, or what was said by hand, has to be corrected."
+    )
+    parser.add_argument("--allow", metavar="VERSION", help="let a version in again that was rolled back")
+    parser.add_argument(
+        "--move-store", action="store_true", help="go on in the store that MLFLOW_TRACKING_URI names now"
+    )
+    parser.add_argument(
+        "--new-reference", action="store_true", help="the reference split is right as it is now: freeze it so"
+    )
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Enter the study's folder and do it."""
     enter_study(chosen.study)
-    return retrain_here()
+    return retrain_here(chosen)

@@ -1,12 +1,15 @@
-"""Put a study's retraining on a schedule of cron or systemd, or take it off; `show` only prints.
+"""Put a study's retraining on a schedule, or its champion into service; or take it off; `show` only prints.
 
 python -m lossbench schedule install cron                         every night at 03:17, as you
 sudo .venv/bin/python -m lossbench schedule install systemd       likewise, made up for if it was off
+sudo .venv/bin/python -m lossbench schedule install serving       answer with the champion, and follow it
 python -m lossbench schedule install cron --when '*/30 * * * *' --study studies/mine
 """
 
 import argparse
 from pathlib import Path
+
+from lossbench.params import load_params
 
 NIGHTLY = {"cron": "17 3 * * *", "systemd": "*-*-* 03:17:00"}
 
@@ -17,6 +20,14 @@ def put(action: str, scheduler: str, when: str, study: Path) -> None:
     from lossbench.scheduling.job import Job
 
     job = Job.of(study)
+    if scheduler == "serving":
+        model = load_params(job.study / "params.yaml").retraining.model_name
+        if action == "show":
+            print("\n".join(systemd.service(job, model).values()), end="")
+            return
+        chosen_service = systemd.install_service if action == "install" else systemd.remove_service
+        print(chosen_service(job, model))
+        return
     if action == "show":
         shown = cron.lines(job, when) if scheduler == "cron" else "\n".join(systemd.units(job, when).values())
         print(shown, end="")
@@ -28,12 +39,12 @@ def put(action: str, scheduler: str, when: str, study: Path) -> None:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("action", choices=["install", "remove", "show"])
-    parser.add_argument("scheduler", choices=["cron", "systemd"])
+    parser.add_argument("scheduler", choices=["cron", "systemd", "serving"])
     parser.add_argument("--when", help="in the scheduler's own words; default: every night at 03:17")
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
 
 
 def main(chosen: argparse.Namespace) -> None:
     """Enter the study's folder and do it."""
-    when = chosen.when or NIGHTLY[chosen.scheduler]
+    when = chosen.when or NIGHTLY.get(chosen.scheduler, "")
     put(chosen.action, chosen.scheduler, when, chosen.study)

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lossbench.errors import GateError, UserError
+from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER
 from lossbench.lifetime import die_with_parent
@@ -237,11 +237,7 @@ class LocalExecutor:
             self._waiting.appendleft(job)
             return None
         reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        hint = (
-            "; the machine may be out of memory: lower 'recipe.batch_size', or LOSSBENCH_WORKERS"
-            if code == -signal.SIGKILL
-            else ""
-        )
+        hint = f"; the machine may be out of memory: {LESS_MEMORY}" if code == -signal.SIGKILL else ""
         return Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))
 
     def _bury(self, worker: _Worker) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from lossbench.tasks.base import Scores, Task
 Array = npt.NDArray[Any]
 Slices = Mapping[str, Mapping[str, Array]]
 """split → slice's name → numbers of its samples."""
+Groups = Mapping[str, Array]
+"""split → (N,) number of each sample's group; a split that is missing has none."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Decision:
         reason: one sentence.
         evidence: split → challenger against champion; empty where it did not come to that.
         challenger: split → its score.
+        level: that the test split's interval was given.
 
     """
 
@@ -36,6 +39,7 @@ class Decision:
     reason: str
     evidence: Mapping[str, Difference] = field(default_factory=dict)
     challenger: Mapping[str, float] = field(default_factory=dict)
+    level: float | None = None
 
 
 def decide(
@@ -45,6 +49,8 @@ def decide(
     metric: str,
     rules: Retraining,
     slices: Slices | None = None,
+    groups: Groups | None = None,
+    spend: Callable[[], float] | None = None,
 ) -> Decision:
     """Decide on a promotion.
 
@@ -60,6 +66,9 @@ def decide(
         metric: the experiment's primary one.
         rules: margin, floor, limits and level.
         slices: parts of the test and reference splits that are looked at by themselves.
+        groups: of samples that are no examples of their own.
+        spend: what is left of ``rules.level`` for one more look at the test split; asked where it comes to
+            that look. The whole of it, if not given.
 
     """
     splits = {name: data.split(name) for name in ("test", "reference") if data.info.sizes.get(name)}
@@ -75,7 +84,8 @@ def decide(
         return Decision(False, refusal, challenger=found)
     held = {name: score(champion, split) for name, split in splits.items()}
     targets = {name: np.asarray(split.targets) for name, split in splits.items()}
-    return judge(held, asked, targets, challenger.task, metric, rules, slices or {})
+    level = rules.level if spend is None else spend()
+    return judge(held, asked, targets, challenger.task, metric, rules, slices or {}, groups or {}, level)
 
 
 def judge(
@@ -86,6 +96,8 @@ def judge(
     metric: str,
     rules: Retraining,
     slices: Slices | None = None,
+    groups: Groups | None = None,
+    level: float | None = None,
 ) -> Decision:
     """Decide between two that were scored on the same examples.
 
@@ -97,20 +109,31 @@ def judge(
         metric: the primary one.
         rules: margin, limits and level.
         slices: parts of splits that are looked at by themselves.
+        groups: of samples that are no examples of their own.
+        level: of the test split's interval; ``rules.level`` if not given. The reference split keeps that.
 
     """
+    groups, level = groups or {}, rules.level if level is None else level
     evidence = {
-        name: paired_difference(held[name], asked[name], task, metric, targets[name], rules.level)
+        name: paired_difference(
+            held[name],
+            asked[name],
+            task,
+            metric,
+            targets[name],
+            level if name == "test" else rules.level,
+            groups.get(name),
+        )
         for name in targets
     }
     found = {name: one.scores.metrics[metric] for name, one in asked.items()}
-    reason = _not_better(evidence, metric, rules) or _worse_somewhere(
-        held, asked, targets, task, metric, rules, slices or {}
+    reason = _not_better(evidence, metric, rules, level) or _worse_somewhere(
+        held, asked, targets, task, metric, rules, slices or {}, groups
     )
     if reason:
-        return Decision(False, reason, evidence, found)
-    test = evidence["test"]
-    return Decision(True, f"better on the test split: {_written(test, metric, rules.level)}", evidence, found)
+        return Decision(False, reason, evidence, found, level)
+    written = _written(evidence["test"], metric, level)
+    return Decision(True, f"better on the test split: {written}", evidence, found, level)
 
 
 def _unfit(
@@ -163,10 +186,12 @@ def _bits(one: Contender) -> str:
     return digest.hexdigest()
 
 
-def _not_better(evidence: Mapping[str, Difference], metric: str, rules: Retraining) -> str | None:
+def _not_better(
+    evidence: Mapping[str, Difference], metric: str, rules: Retraining, level: float
+) -> str | None:
     test = evidence["test"]
     if not test.low > rules.margin:
-        return f"not shown to be better by more than {rules.margin:g}: {_written(test, metric, rules.level)}"
+        return f"not shown to be better by more than {rules.margin:g}: {_written(test, metric, level)}"
     reference = evidence.get("reference")
     if reference is not None and reference.high < -rules.margin:
         return f"worse on the frozen reference split: {_written(reference, metric, rules.level)}"
@@ -174,9 +199,10 @@ def _not_better(evidence: Mapping[str, Difference], metric: str, rules: Retraini
 
 
 def _written(one: Difference, metric: str, level: float) -> str:
+    grouped = "" if one.groups == one.examples else f" in {one.groups} groups"
     return (
         f"{metric} {one.challenger:.4f} against {one.champion:.4f}, gain {one.gain:.4f} "
-        f"({100 * (1 - level):g} % {one.low:.4f} to {one.high:.4f}, {one.examples} examples)"
+        f"({100 * (1 - level):.4g} % {one.low:.4f} to {one.high:.4f}, {one.examples} examples{grouped})"
     )
 
 
@@ -188,6 +214,7 @@ def _worse_somewhere(
     metric: str,
     rules: Retraining,
     slices: Slices,
+    groups: Groups,
 ) -> str | None:
     """Name a class or slice that loses more than its limit, by more than one standard error.
 
@@ -195,7 +222,7 @@ def _worse_somewhere(
     or the loss is large, one standard error still shuts the gate.
     """
     allowed = rules.max_class_drop
-    refusal = _worse_class(held["test"], asked["test"], targets["test"], task, allowed)
+    refusal = _worse_class(held["test"], asked["test"], targets["test"], task, allowed, groups.get("test"))
     for split, parts in slices.items():
         for name, rows in parts.items():
             if refusal:
@@ -205,16 +232,19 @@ def _worse_somewhere(
                 replace(one, digests=one.digests[rows], scores=task.score(one.digests[rows], part))
                 for one in (held[split], asked[split])
             )
-            refusal = _worse_slice(f"slice '{name}'", split, before, after, part, task, metric, allowed)
+            own = groups[split][rows] if split in groups else None
+            refusal = _worse_slice(f"slice '{name}'", split, before, after, part, task, metric, allowed, own)
     return refusal
 
 
-def _worse_class(held: Scored, asked: Scored, targets: Array, task: Task, allowed: float) -> str | None:
+def _worse_class(
+    held: Scored, asked: Scored, targets: Array, task: Task, allowed: float, groups: Array | None
+) -> str | None:
     for measure, new in asked.scores.per_class.items():
         drops = np.nan_to_num(held.scores.per_class[measure] - new)
         if not (drops > allowed).any():
             continue
-        errors = drop_errors(held, asked, task, targets, partial(_per_class, measure))
+        errors = drop_errors(held, asked, task, targets, partial(_per_class, measure), groups)
         worst = int(np.argmax(drops - errors))
         if drops[worst] - errors[worst] > allowed:
             return _loses(
@@ -236,12 +266,13 @@ def _worse_slice(
     task: Task,
     metric: str,
     allowed: float,
+    groups: Array | None,
 ) -> str | None:
     sign = 1 if task.direction(metric).higher_is_better else -1
     drop = sign * (held.scores.metrics[metric] - asked.scores.metrics[metric])
     if not drop > allowed:
         return None
-    (error,) = drop_errors(held, asked, task, targets, lambda one: np.array([one.metrics[metric]]))
+    (error,) = drop_errors(held, asked, task, targets, lambda one: np.array([one.metrics[metric]]), groups)
     return _loses(what, drop, metric, split, error, allowed) if drop - error > allowed else None
 
 

@@ -2,11 +2,15 @@
 
 import csv
 import io
-import os
-from dataclasses import asdict, dataclass, fields
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossbench.files import write_whole
 
 CSV, PAGE = "reports/retraining.csv", "reports/retraining.html"
 
@@ -33,6 +37,8 @@ class Attempt:
         data: hash of the data.
         commit: of the code.
         fingerprint: of all that the outcome follows from; empty where the attempt did not finish.
+        level: that the gain's interval was given: what earlier attempts on these examples left of it.
+        id: of the attempt; a row that was interrupted is completed by it.
 
     """
 
@@ -53,18 +59,57 @@ class Attempt:
     data: str = ""
     commit: str = ""
     fingerprint: str = ""
+    level: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @classmethod
+    def of(cls, row: Mapping[str, object]) -> "Attempt":
+        """Take a row as it was read; what it does not say is empty."""
+        return cls(**{name: str(row.get(name) or "") for name in COLUMNS})
 
 
-COLUMNS = [field.name for field in fields(Attempt)]
+COLUMNS = [one.name for one in fields(Attempt)]
 
 
 def read(root: Path) -> list[Attempt]:
-    """Read all attempts; none where there is no file yet."""
+    """Read all attempts; none where there is no file yet.
+
+    Raises:
+        OSError: it cannot be opened.
+        UnreadableError: it is no table of ours.
+
+    """
     file = root / CSV
     if not file.exists():
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [Attempt(**{name: row.get(name) or "" for name in COLUMNS}) for row in csv.DictReader(stream)]
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            found = [Attempt.of(row) for row in rows]
+            named = rows.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnreadableError(f"{file}: {error}") from None
+    if not {"time", "outcome", "reason"} <= set(named):
+        raise UnreadableError(f"{file}: its first line does not name the columns time, outcome and reason")
+    return found
+
+
+class UnreadableError(Exception):
+    """The record is no table of ours."""
+
+
+def set_aside_if_unreadable(root: Path) -> str | None:
+    """Move a record that cannot be read out of the way, and say so: a new one is begun."""
+    try:
+        read(root)
+    except UnreadableError as error:
+        file = root / CSV
+        number = 1
+        while (aside := file.with_name(f"{file.name}.broken-{number}")).exists():
+            number += 1
+        file.replace(aside)
+        return f"{error}; moved to {aside.name}, a new record is begun"
+    return None
 
 
 def last_fingerprint(root: Path) -> str | None:
@@ -73,15 +118,22 @@ def last_fingerprint(root: Path) -> str | None:
     return finished[-1] if finished else None
 
 
+def knows(root: Path, attempt: Attempt) -> bool:
+    """Say whether the record has this attempt, with this outcome."""
+    return any((one.id, one.outcome) == (attempt.id, attempt.outcome) for one in read(root))
+
+
 def add(root: Path, attempt: Attempt) -> None:
-    """Add a row and write the page anew; both appear whole or not at all."""
-    attempts = [*read(root), attempt]
+    """Add a row, or complete the attempt's own, and write the page anew: whole or not at all."""
+    before = read(root)
+    place = next((number for number, one in enumerate(before) if one.id == attempt.id), len(before))
+    attempts = [*before[:place], attempt, *before[place + 1 :]]
     text = io.StringIO(newline="")
     rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     rows.writeheader()
     rows.writerows(asdict(one) for one in attempts)
-    _replace(root / CSV, text.getvalue())
-    _replace(root / PAGE, page(attempts))
+    write_whole(root / CSV, text.getvalue())
+    write_whole(root / PAGE, page(attempts))
 
 
 def page(attempts: list[Attempt]) -> str:
@@ -93,15 +145,23 @@ def page(attempts: list[Attempt]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scored = [one for one in attempts if one.challenger_score]
+    scored = [one for one in attempts if math.isfinite(_number(one.challenger_score))]
     return environment.get_template("retraining.html.j2").render(
         attempts=attempts[::-1], scores=_points(scored), scored=scored
     ) + "\n"  # fmt: skip
 
 
+def _number(text: str) -> float:
+    """Read a score; NaN where somebody wrote something else into the table."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _points(scored: list[Attempt]) -> list[dict[str, float | str]]:
     """Place each attempt's challenger in a strip of 0..100 by 0..100."""
-    values = [float(one.challenger_score) for one in scored]
+    values = [_number(one.challenger_score) for one in scored]
     if not values:
         return []
     low, span = min(values), max(max(values) - min(values), 1e-9)
@@ -110,13 +170,3 @@ def _points(scored: list[Attempt]) -> list[dict[str, float | str]]:
         {"x": round(index * step, 2), "y": round(100 * (1 - (value - low) / span), 2), "outcome": one.outcome}
         for index, (value, one) in enumerate(zip(values, scored, strict=True))
     ]
-
-
-def _replace(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)

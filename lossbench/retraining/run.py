@@ -3,57 +3,89 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
 from lossbench.doctor import examine, find_repository, guarded, repair_all
-from lossbench.errors import GateError, UserError
+from lossbench.errors import GateError, UserError, scrubbed
 from lossbench.lifetime import die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import Params
 from lossbench.retraining import records
 from lossbench.retraining.changes import fingerprint
-from lossbench.retraining.gate import Decision, Slices, decide
+from lossbench.retraining.choice import challenger_arm, experiment_of
+from lossbench.retraining.contents import WEIGHTS, contents, file_digest
+from lossbench.retraining.gate import Decision, Groups, Slices, decide
+from lossbench.retraining.looks import Looks
 from lossbench.retraining.notify import notify
-from lossbench.retraining.promotion import (
-    CHAMPION,
-    DECISION,
-    Registry,
-    evidence_tags,
-    roll_back,
-)
 from lossbench.retraining.records import Attempt
+from lossbench.retraining.reference import expect_frozen
+from lossbench.retraining.registry import (
+    DECISION,
+    FILES,
+    Registry,
+    Standing,
+    UnsettledError,
+    download,
+    evidence_tags,
+)
 from lossbench.retraining.scoring import Contender, contender, read_contender
-from lossbench.serving.logged import log_model, median_seed
+from lossbench.serving.logged import carry_code, log_model, median_seed
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import data_digest, digest, revision, study_name
+from lossbench.tracking.remembered import expect_remembered, remember
 from lossbench.tracking.server import RefusedError, ServerGoneError, connect
+from lossbench.tracking.store import store_of
 from lossbench.tracking.track import MODEL
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
 LOCK = "retraining.lock"
 WAITING = ("lossbench retrain", "lossbench rollback")
 """Whoever else retrains or rolls back leaves, or waits, until we let the lock go: they are not at work."""
+JUDGING_SPLITS = ("test", "reference")
 Say = Callable[[str], None]
 
 
-def retrain(params: Params, root: Path, say: Say = print) -> int:
+@dataclass(frozen=True)
+class Told:
+    """What somebody says to one call by hand.
+
+    Attributes:
+        allow: version that was rolled back and may come in again.
+        move_store: the study's record goes on in the store that is named now.
+        new_reference: the reference split is right as it is now, and frozen so.
+
+    """
+
+    allow: str | None = None
+    move_store: bool = False
+    new_reference: bool = False
+
+
+def retrain(params: Params, root: Path, say: Say = print, told: Told | None = None) -> int:
     """Retrain and decide, once; safe to call from any scheduler at any time.
 
     Args:
         params: of the study.
         root: its folder.
         say: hears one line per finding.
+        told: by hand.
 
     Returns:
         The exit code: 0 done, nothing new, or another is at work; 1 the data, the training or the registry
@@ -61,9 +93,12 @@ def retrain(params: Params, root: Path, say: Say = print) -> int:
 
     """
     experiment_of(params)
+    told = told or Told()
+    if not told.move_store:
+        expect_remembered(root)
     try:
         with only_one(home_of(root) / LOCK, "retraining"):
-            return _Attempt(params, root, say).run()
+            return _Attempt(params, root, say, told).run()
     except HeldError as held:
         say(f"{held}; nothing done")
         return 0
@@ -73,57 +108,56 @@ def rollback(params: Params, root: Path, say: Say = print) -> None:
     """Give the former champion its place back.
 
     Raises:
-        GateError: if there is none, or a retraining is at work.
+        GateError: if there is none, the registry does not answer, or a retraining is at work.
 
     """
+    expect_remembered(root)
     try:
-        with only_one(home_of(root) / LOCK, "retraining"), _registry_errors():
-            now, before = roll_back(Registry(connect(root), params.retraining.model_name))
+        with only_one(home_of(root) / LOCK, "retraining"):
+            _set_aside(root, say)
+            now, before = _roll_back(params, root, say)
     except HeldError as held:
         raise GateError(f"{held}; try again when it has ended") from None
-    attempt = Attempt(
-        _now(), "promoted", f"rolled back by hand from version {before}", version=now, champion=now
-    )
-    records.add(root, attempt)
+    except (ServerGoneError, RefusedError) as error:
+        raise GateError(f"MLflow at {store_of(root).shown}: {error}; the champion stays") from None
     say(f"version {now} of '{params.retraining.model_name}' is champion again, in place of version {before}")
+    say(f"version {before} stays out until `lossbench retrain --allow {before}`")
 
 
-def experiment_of(params: Params) -> str:
-    """Name the experiment whose winner goes into service.
-
-    Raises:
-        UserError: if params do not say and there are several.
-
-    """
-    if params.retraining.experiment is not None:
-        return params.retraining.experiment
-    if len(params.experiments) == 1:
-        return next(iter(params.experiments))
-    raise UserError(
-        "params.yaml: 'retraining.experiment' is missing; it names whose winner goes into service: "
-        + ", ".join(params.experiments)
-    )
+def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
+    with registry_errors():
+        registry = Registry(connect(root), params.retraining.model_name)
+        _catch_up(registry, params, root, say)
+        attempt = Attempt(_now(), "promoted", "")
+        now, before = registry.roll_back(asdict(attempt))
+    reason = f"rolled back by hand from version {before}"
+    _finish(params, root, replace(attempt, reason=reason, version=now, champion=now))
+    return now, before
 
 
-def challenger_arm(params: Params, root: Path, experiment: str) -> str:
-    """Choose the arm: the best of those shown to be better than the baseline, else the baseline.
+def _catch_up(registry: Registry, params: Params, root: Path, say: Say) -> None:
+    """Complete an interrupted promotion or rollback, and the record of it."""
+    row = registry.settle()
+    if row is None or not row.get("id"):  # promoted by an older version of ours, or by somebody else
+        return
+    attempt = Attempt.of(row)
+    if not records.knows(root, attempt):
+        say(f"an interrupted call had made version {attempt.version} champion; its record is completed")
+        _finish(params, root, attempt)
 
-    An arm that merely happens to have the highest mean does not count.
-    """
-    baseline = params.baseline_of(experiment)
-    verdicts = json.loads((root / "reports/verdicts.json").read_bytes())["verdicts"]
-    better = [
-        one
-        for one in verdicts
-        if one["experiment"] == experiment and one["baseline"] == baseline and one["verdict"] == "better"
-    ]
-    if better:
-        return str(max(better, key=lambda one: abs(one["difference"]))["arm"])
-    if baseline is None:
-        raise GateError(
-            f"experiment '{experiment}' has no arm with the baseline loss; nothing to put into service"
-        )
-    return baseline
+
+def _set_aside(root: Path, say: Say) -> None:
+    sentence = records.set_aside_if_unreadable(root)
+    if sentence is not None:
+        say(sentence)
+
+
+def _finish(params: Params, root: Path, attempt: Attempt) -> None:
+    attempt = replace(attempt, reason=scrubbed(attempt.reason))
+    records.add(root, attempt)
+    failed = notify(params.retraining.notify, attempt)
+    if failed:
+        print(f"warning: {scrubbed(failed)}", file=sys.stderr)
 
 
 @dataclass
@@ -131,19 +165,28 @@ class _Attempt:
     params: Params
     root: Path
     say: Say
+    told: Told
+    id: str = field(default_factory=lambda: Attempt("", "", "").id)
 
     def run(self) -> int:
-        if self._in_use() or not self._anything_new():
-            return 0
-        attempt = Attempt(_now(), "failed", "")
+        _set_aside(self.root, self.say)
+        attempt = Attempt(_now(), "failed", "", id=self.id)
         try:
+            if self._in_use() or not self._anything_new():
+                return 0
             self._repro()
             attempt = self._decide()
-        except UserError:
+        except (UserError, HeldError):
             raise
+        except UnsettledError as error:
+            attempt = replace(attempt, reason=str(error))
         except (GateError, ServerGoneError, RefusedError) as error:
             attempt = replace(attempt, reason=f"{error}; the champion stays")
-        self._finish(attempt)
+        except Exception as error:  # a bug, or a machine's failure: an attempt that failed all the same
+            print(scrubbed(traceback.format_exc()), file=sys.stderr)
+            attempt = replace(attempt, reason=f"{type(error).__name__}: {_line(error)}; the champion stays")
+        self.say(f"{attempt.outcome}: {scrubbed(attempt.reason)}")
+        _finish(self.params, self.root, attempt)
         return 1 if attempt.outcome == "failed" else 0
 
     def _in_use(self) -> bool:
@@ -163,10 +206,27 @@ class _Attempt:
         with only_one(home_of(self.root) / REPRO_LOCK, "`make repro`"):
             pass
 
+    def _registry(self) -> Registry:
+        registry = Registry(connect(self.root), self.params.retraining.model_name)
+        remember(self.root, self.told.move_store)
+        return registry
+
     def _anything_new(self) -> bool:
+        with registry_errors():
+            registry = self._registry()
+            if self.told.allow is not None:
+                registry.allow(self.told.allow)
+                self.say(f"version {self.told.allow} is allowed again")
+            _catch_up(registry, self.params, self.root, self.say)
+            champion = registry.champion()
         stages = sorted(changed_stages(self.root))
         if stages:
             self.say(f"new: {len(stages)} stages have changed dependencies ({', '.join(stages[:3])}…)")
+            return True
+        if champion is None:
+            self.say("there is no champion")
+            return True
+        if self.told != Told():
             return True
         if records.last_fingerprint(self.root) == fingerprint(self.root, self.params):
             self.say("nothing new since the last retraining; nothing done")
@@ -190,29 +250,60 @@ class _Attempt:
         arm = challenger_arm(self.params, self.root, experiment)
         outs = ArmOuts(self.root, experiment, arm)
         data = Dataset.open(self.root / "data" / self.params.arms[arm].dataset)
+        table = _manifest(data)
+        self._expect_frozen(data, table)
         challenger, seed = _challenger(outs, data)
+        weights = file_digest(outs.folder / f"seed-{seed}.safetensors")
+        key = digest(outs.key(study_name(self.params, self.root)), seed)
         metric = self.params.experiments[experiment].metric
-        with _registry_errors():
-            registry = Registry(connect(self.root), self.params.retraining.model_name)
+        with registry_errors():
+            registry = self._registry()
             registry.settle()
-            champion = registry.version_of(CHAMPION)
-            held = _champion(registry, champion)
-        decision = decide(challenger, held, data, metric, self.params.retraining, self._slices(data))
-        version = ""
-        if decision.promote:
-            with _registry_errors():
-                version = self._promote(registry, outs, seed, decision)
-        described = self._described(data, decision)
-        return Attempt(
-            outcome="promoted" if decision.promote else "kept",
+            judged = registry.standing()
+            held = _champion(registry, judged.champion)
+        decision = decide(
+            challenger,
+            held,
+            data,
+            metric,
+            self.params.retraining,
+            self._slices(table),
+            _groups(table),
+            partial(self._spend, data, table, f"{weights} {judged.champion}"),
+        )
+        attempt = Attempt(
+            outcome="kept",
             arm=arm,
             seed=str(seed),
-            version=version,
-            champion=version or champion or "",
+            champion=judged.champion or "",
             metric=metric,
             fingerprint=fingerprint(self.root, self.params),
-            **described,
+            id=self.id,
+            **self._described(data, decision),
         )
+        refused = judged.refused(key, weights)
+        if decision.promote and refused is not None:
+            version, why = refused
+            reason = (
+                f"version {version} is this challenger, and was {why}; `lossbench retrain --allow {version}` "
+                "lets it in again"
+            )
+            return replace(attempt, reason=reason, version=version)
+        if decision.promote:
+            with registry_errors():
+                return self._promote(registry, judged, outs, seed, key, decision, attempt)
+        return attempt
+
+    def _expect_frozen(self, data: Dataset, table: "pd.DataFrame") -> None:
+        added = expect_frozen(self.root, data.folder.name, table, self.told.new_reference)
+        if added:
+            self.say(f"{added} samples of the reference split are frozen from now on")
+
+    def _spend(self, data: Dataset, table: "pd.DataFrame", what: str) -> float:
+        """Take one look at the test split; see :mod:`lossbench.retraining.looks`."""
+        examples = table.loc[table["split"] == "test", "sha256"].astype(str).tolist()
+        looks = Looks.read(self.root, data.folder.name)
+        return looks.spend(digest(what), examples, self.params.retraining.level)
 
     def _described(self, data: Dataset, decision: Decision) -> dict[str, str]:
         test = decision.evidence.get("test")
@@ -225,6 +316,7 @@ class _Attempt:
         return {
             "time": _now(),
             "reason": decision.reason,
+            "level": "" if decision.level is None else f"{decision.level:.6g}",
             "challenger_score": f"{decision.challenger['test']:.6f}",
             "samples": str(sum(data.info.sizes.values())),
             "data": data_digest(data.folder),
@@ -232,13 +324,8 @@ class _Attempt:
             **compared,
         }
 
-    def _slices(self, data: Dataset) -> Slices:
+    def _slices(self, table: "pd.DataFrame") -> Slices:
         """Parts of test and reference split by the manifest's declared columns."""
-        if not self.params.retraining.slices:
-            return {}
-        import pandas as pd
-
-        table = pd.read_parquet(data.folder / "manifest.parquet")
         found: dict[str, dict[str, Any]] = {}
         for column in self.params.retraining.slices:
             if column not in table:
@@ -247,35 +334,60 @@ class _Attempt:
                     + ", ".join(sorted(map(str, table.columns)))
                 )
             for (split, value), rows in table.groupby(["split", column]):
-                if split in ("test", "reference"):
+                if split in JUDGING_SPLITS:
                     name = f"{column}={value}"
                     found.setdefault(str(split), {})[name] = rows["index"].to_numpy(dtype=np.int64)
         return found
 
-    def _promote(self, registry: Registry, outs: ArmOuts, seed: int, decision: Decision) -> str:
+    def _promote(
+        self,
+        registry: Registry,
+        judged: Standing,
+        outs: ArmOuts,
+        seed: int,
+        key: str,
+        decision: Decision,
+        attempt: Attempt,
+    ) -> Attempt:
         run_id, model_id = _logged(registry.client, self.params, self.root, outs)
+        carry_code(registry.client, model_id)
         tags = {
             "arm": outs.arm,
             "experiment": outs.experiment,
             "seed": str(seed),
             "dvc_stage": f"train@{outs.arm}",
-            "params_hash": fingerprint(self.root, self.params),
-            "data_hash": data_digest(self.root / "data" / outs.described["dataset"]),
+            "params_hash": attempt.fingerprint,
+            "data_hash": attempt.data,
             **revision(self.root),
             **evidence_tags(decision.evidence),
             DECISION: decision.reason,
+            FILES: json.dumps(_logged_contents(model_id, outs, seed)),
         }
-        key = digest(outs.key(study_name(self.params, self.root)), seed)
         version = registry.register(key, model_id, run_id, tags, f"Promoted: {decision.reason}.")
-        registry.promote(version)
-        return version
+        promoted = replace(attempt, outcome="promoted", version=version, champion=version)
+        registry.take_over(version, judged, asdict(promoted))
+        return promoted
 
-    def _finish(self, attempt: Attempt) -> None:
-        records.add(self.root, attempt)
-        self.say(f"{attempt.outcome}: {attempt.reason}")
-        failed = notify(self.params.retraining.notify, attempt)
-        if failed:
-            print(f"warning: {failed}", file=sys.stderr)
+
+def _manifest(data: Dataset) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(data.folder / "manifest.parquet")
+
+
+def _groups(table: "pd.DataFrame") -> Groups:
+    """Number the groups of test and reference split, where the manifest has a column ``group``.
+
+    A sample without a group is one of its own.
+    """
+    if "group" not in table:
+        return {}
+    found = {}
+    for split in JUDGING_SPLITS:
+        rows = table[table["split"] == split].sort_values("index")
+        named = rows["group"].where(rows["group"].notna(), "\0" + rows["id"])
+        found[split] = np.unique(named.astype(str).to_numpy(), return_inverse=True)[1]
+    return found
 
 
 def _challenger(outs: ArmOuts, data: Dataset) -> tuple[Contender, int]:
@@ -290,8 +402,43 @@ def _challenger(outs: ArmOuts, data: Dataset) -> tuple[Contender, int]:
 def _champion(registry: Registry, version: str | None) -> Contender | None:
     if version is None:
         return None
-    with registry.folder_of(version) as folder:
-        return read_contender(f"version {version}", folder)
+    try:
+        with registry.folder_of(version) as folder:
+            return read_contender(f"version {version}", folder)
+    except (ServerGoneError, RefusedError):
+        raise
+    except GateError as error:
+        raise GateError(f"the champion cannot be read: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserError) as error:
+        # Cut short, emptied, of another version: whatever its files make the readers raise.
+        raise GateError(
+            f"the champion, version {version}, cannot be read ({type(error).__name__}: {_line(error)}); "
+            "restore it from a backup, or roll back"
+        ) from None
+
+
+def _logged_contents(model_id: str, outs: ArmOuts, seed: int) -> dict[str, str]:
+    """Digest the logged model as MLflow gives it back; it has to be what was judged.
+
+    Raises:
+        GateError: if it is not.
+
+    """
+    wanted = {
+        WEIGHTS: file_digest(outs.folder / f"seed-{seed}.safetensors"),
+        "arm.json": file_digest(outs.folder / "arm.json"),
+        "dataset.json": file_digest(outs.root / "data" / outs.described["dataset"] / "dataset.json"),
+    }
+    with TemporaryDirectory() as scratch:
+        folder = download(f"models:/{model_id}", Path(scratch), {})
+        found = contents(folder)
+    for name, sha256 in wanted.items():
+        if found.get(name) != sha256:
+            raise GateError(
+                f"MLflow's model {model_id} of '{outs.arm}' is not what was judged ({name} differs); "
+                f"delete the runs of '{outs.arm}' in MLflow, and `make track` records it anew"
+            )
+    return found
 
 
 def _logged(client: "MlflowClient", params: Params, root: Path, outs: ArmOuts) -> tuple[str, str]:
@@ -312,9 +459,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _registry_errors() -> Any:
+def _line(error: Exception) -> str:
+    return (scrubbed(str(error)).splitlines() or [""])[0][:200]
+
+
+@contextmanager
+def registry_errors() -> Iterator[None]:
     """What MLflow raises becomes one of two exceptions."""
     from lossbench.tracking.server import prepare_environment, server_errors
 
     prepare_environment()
-    return server_errors()
+    with server_errors():
+        yield

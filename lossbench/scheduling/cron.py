@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from pathlib import Path
 
 from lossbench.errors import GateError, UserError
+from lossbench.scheduling.address import write_address
 from lossbench.scheduling.job import Job, called, filled
 
 NEEDS = "on Debian: apt-get install cron"
@@ -31,10 +33,18 @@ def lines(job: Job, when: str) -> str:
 def install(job: Job, when: str) -> str:
     """Put the job's block into the user's crontab, in place of an earlier one; says so."""
     block = lines(job, when)
+    address = write_address(job.study, address_file(job))
     _write(_without(job, _read()) + block)
     if block not in _read():
         raise GateError("crontab took the lines but does not show them")
-    return f"cron: '{job.name}' runs at '{when}'; its log is {job.study / '.lossbench' / job.name}.log"
+    return (
+        f"cron: '{job.name}' runs at '{when}'; its log is {job.study / '.lossbench' / job.name}.log" + address
+    )
+
+
+def address_file(job: Job) -> Path:
+    """Find the file that a tick takes the tracking server's address from."""
+    return job.study / ".lossbench" / f"{job.name}.env"
 
 
 def remove(job: Job) -> str:
@@ -44,6 +54,7 @@ def remove(job: Job) -> str:
     if after == before:
         return f"cron: no '{job.name}' is scheduled; nothing to do"
     _write(after)
+    address_file(job).unlink(missing_ok=True)
     return f"cron: '{job.name}' is no longer scheduled"
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lossbench.errors import UserError
+from lossbench.scheduling.address import write_address
 from lossbench.scheduling.job import Job, called, filled
 
 UNITS = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
+ADDRESSES = Path("/etc/lossbench")
 NEEDS = "use cron instead"
 
 
@@ -31,6 +33,51 @@ def units(job: Job, when: str) -> Mapping[str, str]:
     }
 
 
+def service(job: Job, model: str) -> Mapping[str, str]:
+    """Write the unit that serves the study's champion: file name → content."""
+    name = job.name.replace("lossbench-retrain", "lossbench-serve", 1)
+    words = {**job.words(""), "MODEL": model}
+    escaped = {key: value.replace("%", "%%") for key, value in words.items()}
+    return {f"{name}.service": filled("systemd/lossbench-serve.service", escaped)}
+
+
+def install_service(job: Job, model: str) -> str:
+    """Write the serving unit, and start it now and at every boot.
+
+    Raises:
+        UserError: without systemd, or without root's rights.
+
+    """
+    content = service(job, model)
+    _expect_systemd()
+    address = write_address(job.study, ADDRESSES / f"{job.name}.env")
+    _write(content)
+    (name,) = content
+    called(["systemctl", "enable", "--now", name], NEEDS)
+    return f"systemd: {name} serves 'models:/{model}@champion' on 127.0.0.1:5001" + address
+
+
+def remove_service(job: Job, model: str) -> str:
+    """Stop the serving unit and delete it."""
+    _expect_systemd()
+    (name,) = service(job, model)
+    if not (UNITS / name).exists():
+        return f"systemd: there is no {name}; nothing to do"
+    called(["systemctl", "disable", "--now", name], NEEDS)
+    (UNITS / name).unlink(missing_ok=True)
+    called(["systemctl", "daemon-reload"], NEEDS)
+    return f"systemd: {name} serves no longer"
+
+
+def _write(content: Mapping[str, str]) -> None:
+    for name, text in content.items():
+        part = UNITS / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.chmod(0o644)
+        part.replace(UNITS / name)
+    called(["systemctl", "daemon-reload"], NEEDS)
+
+
 def install(job: Job, when: str) -> str:
     """Write the units, and start the timer now and at every boot.
 
@@ -42,14 +89,13 @@ def install(job: Job, when: str) -> str:
     _expect_systemd()
     if shutil.which("systemd-analyze"):
         called(["systemd-analyze", "calendar", when], NEEDS)
-    for name, text in content.items():
-        part = UNITS / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.chmod(0o644)
-        part.replace(UNITS / name)
-    called(["systemctl", "daemon-reload"], NEEDS)
+    address = write_address(job.study, ADDRESSES / f"{job.name}.env")
+    _write(content)
     called(["systemctl", "enable", "--now", f"{job.name}.timer"], NEEDS)
-    return f"systemd: '{job.name}' runs at '{when}' as {job.user}; `journalctl -u {job.name}` is its log"
+    return (
+        f"systemd: '{job.name}' runs at '{when}' as {job.user}; `journalctl -u {job.name}` is its log"
+        + address
+    )
 
 
 def remove(job: Job) -> str:

@@ -93,18 +93,29 @@ def log_model(shelf: MlflowExperiment, run_id: str, params: Params, outs: ArmOut
 
 
 def carry_code(client: "MlflowClient", model_id: str) -> None:
-    """Put the code into the model itself, which then needs nothing else wherever it is copied to.
+    """Put the code that a model was logged with into the model itself, which can then be copied anywhere.
 
     Args:
         client: of the store.
-        model_id: of a model that :func:`log_model` logged.
+        model_id: of a model that :func:`log_model` logged; one that has its code is left alone.
 
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        _archive(folder)
-        client.log_model_artifacts(model_id, str(folder), f"data/{PARTS}")
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    from lossbench.tracking.server import server_errors
+
+    logged = client.get_logged_model(model_id)
+    beside = client.get_experiment(logged.experiment_id).artifact_location
+    with tempfile.TemporaryDirectory() as scratch, server_errors():
+        stored = get_artifact_repository(logged.artifact_location)
+        there = {Path(one.path).name for one in stored.list_artifacts(f"data/{PARTS}")}
+        if REFERENCE not in there:  # logged before archives were: its code is in it
+            return
+        reference = Path(stored.download_artifacts(f"data/{PARTS}/{REFERENCE}", scratch))
+        name = json.loads(reference.read_bytes())["archive"]
+        if name not in there:
+            archive = get_artifact_repository(beside).download_artifacts(f"code/{name}", scratch)
+            stored.log_artifact(archive, f"data/{PARTS}")
 
 
 @cache
@@ -194,7 +205,8 @@ def pack_replicate(folder: Path, params: Params, outs: ArmOuts, seed: int) -> No
     shutil.copyfile(outs.folder / "arm.json", folder / "arm.json")
     shutil.copyfile(data.folder / "dataset.json", folder / "dataset.json")
     options = params.datasets[name].model_extra or {} if name in params.datasets else {}
-    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")))
+    dtype = str(data.split("test").inputs.dtype)
+    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")), dtype=dtype)
 
 
 def _signature(example: Any, parts: Path) -> "ModelSignature":

@@ -26,9 +26,9 @@ def _load_pyfunc(data_path: str) -> Any:
     """Load the replicate in a folder; what MLflow calls, by this name."""
     if "lossbench" not in sys.modules:
         _provide(Path(data_path))
-    from lossbench.serving.replicate import ReplicateModel
+    from lossbench.serving.served import load_served
 
-    return ReplicateModel(Path(data_path))
+    return load_served(Path(data_path))
 
 
 def _provide(data: Path) -> None:

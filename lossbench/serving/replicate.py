@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
@@ -13,6 +12,7 @@ from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
 from lossbench.recipe import Compute, Network
 from lossbench.serving.answers import Answer, answers
+from lossbench.serving.inputs import checked_inputs
 from lossbench.serving.link import Link
 from lossbench.tasks.base import Task, task_class
 from lossbench.training.prediction import Predictor
@@ -49,10 +49,16 @@ class ReplicateModel:
         self.arm: dict[str, Any] = json.loads((folder / "arm.json").read_bytes())
         self.info = DatasetInfo.read(folder)
         self.link = Link.read(folder)
-        self.resize = str(json.loads((folder / "serving.json").read_bytes()).get("resize", "stretch"))
+        said = json.loads((folder / "serving.json").read_bytes())
+        self.resize = str(said.get("resize", "stretch"))
+        self.dtype = str(said.get("dtype", "int64" if self.info.kind == "tokens" else "uint8"))
         self.task, self.predictor = load_predictor(self.arm, self.info, folder / "weights.safetensors")
 
-    def predict(self, model_input: Array, params: dict[str, Any] | None = None) -> list[Answer]:
+    def checked(self, given: Any) -> Array:
+        """Check inputs (an array, or nested lists); see :func:`lossbench.serving.inputs.checked_inputs`."""
+        return checked_inputs(given, self.info, self.dtype)
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[Answer]:
         """Answer for each input.
 
         Args:
@@ -63,14 +69,10 @@ class ReplicateModel:
             a dictionary per input (see docs/serving.md).
 
         Raises:
-            UserError: inputs of another shape, or a replicate that diverged in training.
+            UserError: inputs of another type, shape or range, or a replicate that diverged in training.
 
         """
-        inputs = np.asarray(model_input)
-        if inputs.shape[1:] != self.info.input_shape:
-            raise UserError(
-                f"inputs of shape {inputs.shape[1:]}; this model takes (N, {_shape(self.info.input_shape)})"
-            )
+        inputs = self.checked(model_input)
         if self.link.diverged:
             raise UserError("this replicate diverged in training; it has no probabilities to answer with")
         found: list[Answer] = []
@@ -81,7 +83,3 @@ class ReplicateModel:
                     some = [{**one, "outputs": raw.tolist()} for one, raw in zip(some, outputs, strict=True)]
                 found += some
         return found
-
-
-def _shape(sizes: tuple[int, ...]) -> str:
-    return ", ".join(str(size) for size in sizes)

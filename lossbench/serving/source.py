@@ -1,14 +1,22 @@
 """Where a model comes from: MLflow's registry, or an arm that was trained here."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossbench.errors import UserError, nearest
 from lossbench.params import load_params
 from lossbench.serving.replicate import ReplicateModel
+
+if TYPE_CHECKING:
+    from lossbench.retraining.registry import Registry
+
+ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+"""Of a version in the registry."""
 
 
 @contextmanager
@@ -45,6 +53,7 @@ def load_model(root: Path, model: str | None, arm: str | None, seed: int | None)
 
 
 def _download(root: Path, address: str, into: Path) -> Path:
+    from lossbench.retraining.registry import Registry
     from lossbench.tracking.server import RefusedError, ServerGoneError, connect, server_errors
 
     if not address.startswith("models:/"):
@@ -52,10 +61,12 @@ def _download(root: Path, address: str, into: Path) -> Path:
             f"--model is '{address}'; allowed: models:/NAME@ALIAS, models:/NAME/VERSION or models:/ID"
         )
     try:
-        connect(root)
+        client = connect(root)
         from mlflow.artifacts import download_artifacts
 
         with server_errors():
+            if registered := ADDRESS.fullmatch(address):
+                return _registered(Registry(client, registered["name"]), registered, into, address)
             whole = Path(download_artifacts(artifact_uri=address, dst_path=str(into)))
     except (ServerGoneError, RefusedError) as error:
         raise UserError(f"--model {address}: {error}") from None
@@ -63,6 +74,14 @@ def _download(root: Path, address: str, into: Path) -> Path:
     if not found:
         raise UserError(f"--model {address}: no model of Lossbench (no weights.safetensors under data/)")
     return found[0].parent
+
+
+def _registered(registry: "Registry", named: "re.Match[str]", into: Path, address: str) -> Path:
+    """Download a version and hold its files against the digests in its tags."""
+    version = named["version"] or registry.version_of(named["alias"])
+    if version is None:
+        raise UserError(f"--model {address}: '{registry.name}' has no version that is '{named['alias']}'")
+    return registry.download(version, into)
 
 
 def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:

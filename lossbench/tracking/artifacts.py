@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from lossbench.identity import part_name
+from lossbench.tracking.store import parse
 
 FOLDER = "mlartifacts"
 """Beside the database. `mlruns`, MLflow's default, would make a bare `mlflow ui` look there instead."""
@@ -31,12 +32,8 @@ SERVED = ("http", "https")
 
 def database(uri: str) -> Path | None:
     """Find the SQLite file of a tracking URI; None for any other store."""
-    if not uri.startswith("sqlite"):
-        return None
-    from sqlalchemy.engine import make_url
-
-    path = make_url(uri).database
-    return Path(path).resolve() if path and path != ":memory:" else None
+    store = parse(uri)
+    return store.file.resolve() if store.sqlite and store.file is not None else None
 
 
 def folder(uri: str) -> Path | None:

@@ -7,18 +7,21 @@ a call gives up after seconds, because the journal and the outs hold everything 
 import atexit
 import logging
 import os
+import re
 import socket
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache, wraps
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lossbench.errors import scrubbed
 from lossbench.lock import lock
 from lossbench.tracking import artifacts
-from lossbench.tracking.store import Store, check_driver, store_of, without_secrets
+from lossbench.tracking.store import Store, check_driver, local_uri, store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +42,7 @@ HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 CONNECT_TIMEOUT = 2.0
 BUSY = 60_000
 """Milliseconds to wait while others write to the same SQLite file."""
+NO_ALIAS = re.compile(r"Registered model alias .* not found")
 
 
 class ServerGoneError(Exception):
@@ -77,6 +81,8 @@ def connect(root: Path) -> "MlflowClient":
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_scrub)
     warnings.filterwarnings("ignore", module=r"mlflow\..*")
     with server_errors():
         file = artifacts.database(uri)
@@ -85,12 +91,52 @@ def connect(root: Path) -> "MlflowClient":
             client.search_experiments(max_results=1)
         else:
             with lock(file.parent / ".lossbench" / "mlflow-init.lock", wait=120):
+                make_store(file)
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
                 artifacts.follow(file)
         with _own_environment():
             mlflow.set_tracking_uri(uri)
     return cast("MlflowClient", _Guarded(client))
+
+
+def make_store(file: Path) -> None:
+    """Make a fresh SQLite store's tables in a file beside it, and give it its name when they are all there.
+
+    Killed or out of room in between, there is no store yet, instead of one that MLflow refuses for ever.
+    The caller holds the lock.
+    """
+    if file.exists() and file.stat().st_size:
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    part = file.with_name(f".{file.name}.part")
+    _remove_store(part)
+    opened = set(_OPENED)
+    engine = create_sqlalchemy_engine(local_uri(part))
+    try:
+        _initialize_tables(engine)
+        engine.dispose()
+        for left in _OPENED - opened:  # by MLflow's own engine, which migrates
+            left.close()
+        with closing(sqlite3.connect(part)) as database:  # all into one file, for only one is renamed
+            database.execute("PRAGMA journal_mode=DELETE")
+        _remove_store(file)  # an empty file, or the log of a store that is gone
+        part.replace(file)
+    finally:
+        engine.dispose()
+        _remove_store(part)
+
+
+def _remove_store(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _scrub(record: logging.LogRecord) -> bool:
+    """Take names and passwords of addresses out of what MLflow logs by itself."""
+    record.msg, record.args = scrubbed(record.getMessage()), ()
+    return True
 
 
 @contextmanager
@@ -168,6 +214,22 @@ class RefusedError(Exception):
     """The server understood a request and refused it."""
 
 
+class AbsentError(RefusedError):
+    """MLflow itself says that what was asked for does not exist; nothing else means that."""
+
+
+class PresentError(RefusedError):
+    """MLflow itself says that what was to be made is there already."""
+
+
+REFUSALS: dict[str, type[RefusedError]] = {
+    "INVALID_PARAMETER_VALUE": RefusedError,
+    "BAD_REQUEST": RefusedError,
+    "RESOURCE_DOES_NOT_EXIST": AbsentError,
+    "RESOURCE_ALREADY_EXISTS": PresentError,
+}
+
+
 @contextmanager
 def server_errors() -> Iterator[None]:
     """Turn what a dying server or a full disk makes MLflow raise into one exception.
@@ -175,21 +237,51 @@ def server_errors() -> Iterator[None]:
     What the server understood and refused (say, to write into a run that someone deleted) is another.
     """
     import requests
+    from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except MlflowException as error:
-        if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
-            raise RefusedError(_first_line(error)) from error
-        raise ServerGoneError(_first_line(error)) from error
-    except (requests.RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise ServerGoneError(_first_line(error)) from error
+        kind = _refusal(error)
+        raise kind(_first_line(error)) from None  # its text, and its cause's, may hold a password
+    except (
+        requests.RequestException,
+        SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+        ParseError,
+        JSONDecodeError,
+    ) as error:
+        raise ServerGoneError(_first_line(error)) from None
+
+
+def _refusal(error: Any) -> type[Exception]:
+    """Tell what MLflow refused from what somebody on the way to it did.
+
+    Of an answer that is no JSON MLflow's client makes an error with a code that follows from the HTTP status
+    alone: a load balancer's page with status 400 would pass for MLflow's own refusal. Only a JSON answer
+    whose ``error_code`` is a name that MLflow gives counts; or, without HTTP, what the store itself raises.
+    """
+    from mlflow.exceptions import RestException
+
+    if isinstance(error, RestException):
+        code, message = error.json.get("error_code"), error.json.get("message")
+        if not isinstance(message, str):
+            return ServerGoneError
+    else:
+        code, message = error.error_code, str(error.message)
+        if message.startswith("API request to"):
+            return ServerGoneError
+    if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
+        return AbsentError  # MLflow's code for a missing alias
+    return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
 
 
 def _first_line(error: Exception) -> str:
-    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])[:200]
+    # Scrubbed before it is cut: half a password would not be recognised.
+    return (scrubbed(str(error)).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _expect_listener(store: Store) -> None:

@@ -4,16 +4,17 @@ Nothing here imports MLflow, so that whoever only asks where the store is does n
 """
 
 import os
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from lossbench.errors import UserError, nearest
+from lossbench.errors import UserError, nearest, shown
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+STORE = "mlflow.db"
+"""In the study's folder, where the variable names no other."""
 SERVERS = ("http", "https")
 DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
 """What MLflow keeps its record in; ``+driver`` may follow."""
@@ -24,9 +25,6 @@ PACKAGES = {
     "mysql": "mysql-connector-python",
 }  # fmt: skip
 """Module of a driver → package to install, where the names differ."""
-SECRETS = re.compile(r"(://)[^\s'\"]*@")
-"""Credentials in a text, up to the last ``@``: a password may hold any other character."""
-QUERY_SECRETS = re.compile(r"((?:password|passwd|pwd|token|secret|key)[^=\s&;]*=)[^\s&;'\"]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,18 @@ def store_of(study: Path) -> Store:
         UserError: if the variable holds no address of a store.
 
     """
-    given = os.environ.get(VARIABLE, "").strip()
-    file = str((study / "mlflow.db").resolve()).replace("%", "%25").replace("?", "%3F")
-    return parse(given or f"sqlite:///{file}")
+    return parse(os.environ.get(VARIABLE, "").strip() or local_uri(study / STORE))
+
+
+def local_uri(file: Path) -> str:
+    """Write the address of an SQLite file, whatever its path is made of.
+
+    ``%``, ``?`` and ``#`` have to be escaped. MLflow makes the folder that an escaped path would name, but
+    only for addresses that begin with ``sqlite:///``: such a path's names the driver, too.
+    """
+    path = str(file.resolve())
+    escaped = quote(path, safe="/") if set(path) & set("%?#") else path
+    return f"sqlite{'+pysqlite' if escaped != path else ''}:///{escaped}"
 
 
 def parse(uri: str) -> Store:
@@ -117,23 +124,6 @@ def _server(uri: str, kind: str) -> Store:
     return Store(uri, kind, host, port or (443 if kind == "https" else 80))
 
 
-def shown(uri: str) -> str:
-    """Show an address without the credentials and the query that it may hold."""
-    scheme, colon, rest = uri.partition(":")
-    kind = scheme.lower().partition("+")[0]
-    if not colon or "/" in scheme or kind in ("sqlite", "file"):
-        return uri.partition("?")[0]
-    slashes = "//" if rest.startswith("//") else ""
-    # Up to the last "@": a password may hold any character, though it should be escaped.
-    place = rest.removeprefix(slashes).rpartition("@")[2]
-    return f"{scheme}:{slashes}{place.partition('?')[0].partition('#')[0]}"
-
-
-def without_secrets(text: str) -> str:
-    """Take credentials out of a text that names addresses, such as a library's error."""
-    return QUERY_SECRETS.sub(r"\1…", SECRETS.sub(r"\1", text))
-
-
 def check_driver(store: Store) -> None:
     """Refuse a database whose driver is not installed.
 
@@ -164,7 +154,7 @@ def check_driver(store: Store) -> None:
 
 def local_store(study: Path) -> list[Path]:
     """List where MLflow writes on this machine for a study: its database, its artifacts."""
-    found = [study / "mlflow.db", study / "mlartifacts", study / "mlruns"]
+    found = [study / STORE, study / "mlartifacts", study / "mlruns"]
     with suppress(UserError):  # said by whoever wants to write there
         if (file := store_of(study).file) is not None:
             found.append(study / file)

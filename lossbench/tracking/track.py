@@ -24,6 +24,7 @@ from lossbench.tracking.experiment import (
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import digest
 from lossbench.tracking.record import ArmRecord, Point, arm_record
+from lossbench.tracking.remembered import remember
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.ship import TRIES, amend, ship_arm
 from lossbench.tracking.summary import Reports, Summary, summarise
@@ -98,6 +99,7 @@ def track(
     if not trained:
         return Tracked((), (), missing)
     client = connect(root)
+    remember(root)
     with lock(home_of(root) / "track.lock", wait=OTHER_TRACKER):
         done = _Pass(params, root, client, say, charts, log_model)
         before = [one.stamp() for one in trained]

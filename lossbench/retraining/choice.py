@@ -1,0 +1,83 @@
+"""Which arm is the challenger: chosen on validation data, so that the gate's splits judge once."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lossbench.errors import GateError, UserError
+from lossbench.params import Params
+from lossbench.statistics.family import holm
+from lossbench.statistics.paired import sign_flip_p
+from lossbench.tasks import task_class
+from lossbench.tracking.outs import ArmOuts
+
+Array = npt.NDArray[np.float64]
+
+
+def experiment_of(params: Params) -> str:
+    """Name the experiment whose winner goes into service.
+
+    Raises:
+        UserError: if params do not say and there are several.
+
+    """
+    if params.retraining.experiment is not None:
+        return params.retraining.experiment
+    if len(params.experiments) == 1:
+        return next(iter(params.experiments))
+    raise UserError(
+        "params.yaml: 'retraining.experiment' is missing; it names whose winner goes into service: "
+        + ", ".join(params.experiments)
+    )
+
+
+def challenger_arm(params: Params, root: Path, experiment: str) -> str:
+    """Choose the arm: the best of those shown to be better than the baseline, else the baseline.
+
+    Shown on the validation split, over seeds (paired sign-flip test, Holm over the arms). An arm that merely
+    happens to have the highest mean does not count.
+    """
+    baseline = params.baseline_of(experiment)
+    if baseline is None:
+        raise GateError(
+            f"experiment '{experiment}' has no arm with the baseline loss; nothing to put into service"
+        )
+    scores = {
+        arm: validation_scores(ArmOuts(root, experiment, arm), params) for arm in params.arms_of(experiment)
+    }
+    gains = {arm: _gains(one, scores[baseline]) for arm, one in scores.items() if arm != baseline}
+    gains = {arm: one for arm, one in gains.items() if len(one)}
+    adjusted = dict(zip(gains, holm([sign_flip_p(one) for one in gains.values()]), strict=True))
+    better = [arm for arm, p in adjusted.items() if p <= params.comparison.level and gains[arm].mean() > 0]
+    return max(better, key=lambda arm: (gains[arm].mean(), arm), default=baseline)
+
+
+def validation_scores(outs: ArmOuts, params: Params) -> dict[int, float]:
+    """Seed → validation score of the weights that were kept, the higher the better.
+
+    By the experiment's metric where the history has it, else by what chose the weights.
+    """
+    task = task_class(params.experiments[outs.experiment].task.name)
+    metric = params.experiments[outs.experiment].metric
+    higher = {one.name: one.higher_is_better for one in task.metrics}.get(metric, True)
+    found = {}
+    for seed, epoch in outs.described["epochs"].items():
+        values = outs.history[int(seed)]
+        chosen = values.get((int(epoch), f"validation/{task.monitor}"), math.nan)
+        own = values.get((int(epoch), f"validation/{metric}"))
+        found[int(seed)] = chosen if own is None else own if higher else -own
+    return found
+
+
+def _gains(arm: dict[int, float], baseline: dict[int, float]) -> Array:
+    """Paired gains over the seeds that both have; what has no score counts as the worst that either has."""
+    seeds = sorted(arm.keys() & baseline.keys())
+    both = np.array([[arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]], dtype=np.float64)
+    known = both[np.isfinite(both)]
+    if not len(known):
+        return np.empty(0)
+    both[~np.isfinite(both)] = known.min()
+    gains: Array = both[0] - both[1]
+    return gains

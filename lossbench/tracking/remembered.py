@@ -1,0 +1,49 @@
+"""Where a study was last recorded, if somebody named a store: a call without its name goes nowhere else."""
+
+import json
+import os
+from pathlib import Path
+
+from lossbench.errors import UserError
+from lossbench.files import write_whole
+from lossbench.tracking.outs import home_of
+from lossbench.tracking.store import VARIABLE, store_of
+
+FILE = "store.json"
+
+
+def remember(root: Path, moved: bool = False) -> None:
+    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials; the default is none.
+
+    Args:
+        root: the study's folder.
+        moved: somebody says that the study's record goes on here: in the default one, too.
+
+    """
+    if moved and not os.environ.get(VARIABLE):
+        (home_of(root) / FILE).unlink(missing_ok=True)
+    if os.environ.get(VARIABLE) and remembered(root) != store_of(root).shown:
+        write_whole(home_of(root) / FILE, json.dumps({"store": store_of(root).shown}) + "\n")
+
+
+def remembered(root: Path) -> str | None:
+    """Read where the study was last recorded; None where nobody named a store."""
+    try:
+        return str(json.loads((home_of(root) / FILE).read_bytes())["store"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def expect_remembered(root: Path) -> None:
+    """Refuse another store than the study was last recorded in.
+
+    Raises:
+        UserError: naming both.
+
+    """
+    before, now = remembered(root), store_of(root).shown
+    if before is not None and before != now:
+        raise UserError(
+            f"{VARIABLE}: this study is recorded in {before}, and {now} is asked for; set it to the "
+            "former, or say `lossbench retrain --move-store` once"
+        )

@@ -1,0 +1,63 @@
+"""No name and no password of an address is ever told."""
+
+import os
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossbench.errors import GateError, UserError, exit_code, scrubbed, shown
+
+SECRET = st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=126), min_size=6, max_size=20)
+PLAIN = SECRET.map(lambda text: "".join(one for one in text if one not in "/?#@")).filter(
+    lambda text: len(text) > 5
+)
+WORDS = "***host.example:5000HTTPConnectionPool(host='', port=5000)Invalid port: cannot parse 'http://'"
+TEXTS = (
+    "API request to {} failed with exception HTTPConnectionPool",
+    "{}",
+    "503 Server Error: Service Unavailable for url: {}/api/2.0/mlflow",
+    "(psycopg2.OperationalError) could not connect ({}), tried twice: {}",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["http", "https", "postgresql", "postgresql+psycopg2"]),
+    PLAIN,
+    PLAIN,
+    st.sampled_from(TEXTS),
+)
+def test_an_address_in_a_text_loses_its_name_and_password(scheme, name, password, text):
+    told = scrubbed(text.format(*[f"{scheme}://{name}:{password}@host.example:5000/path"] * 2))
+    assert f"{name}:{password}" not in told
+    assert "@host" not in told
+    assert "host.example:5000/path" in told
+
+
+@settings(max_examples=60, deadline=None)
+@given(SECRET.filter(lambda text: ":" not in text), SECRET)
+def test_a_password_of_the_tracking_address_is_found_wherever_it_stands(name, password):
+    """Whatever signs it is made of, and in pieces: libraries quote addresses in many ways."""
+    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": f"http://{name}:{password}@host.example:5000"}):
+        for text in (
+            f"cannot parse 'http://{name}:{password}@host.example:5000'",
+            f"Invalid port: {password}@host.example",
+            f"HTTPConnectionPool(host='{name}:{password}@host.example', port=5000)",
+            shown(os.environ["MLFLOW_TRACKING_URI"]),
+        ):
+            told = scrubbed(text)
+            if password not in WORDS:  # a password that is a word of the sentence is no secret in it
+                assert password not in told, told
+
+
+@pytest.mark.parametrize("error", [UserError, GateError])
+def test_entry_points_print_no_password(error, capsys):
+    def main():
+        raise error("MLflow at https://anna:geheim-7@mlflow.example: 503")
+
+    assert exit_code(main) in (1, 2)
+    told = capsys.readouterr().err
+    assert "geheim" not in told
+    assert "https://mlflow.example" in told

@@ -1,0 +1,109 @@
+"""Only MLflow's own "does not exist", as JSON, means that there is no champion."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from benchmarks.registry import answers
+from lossbench.retraining.registry import Registry
+from lossbench.tracking.server import RefusedError, ServerGoneError, _Guarded
+
+NAME = "digits"
+ABSENT = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"Registered Model with name={NAME} not found"}
+NO_ALIAS = {"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias champion not found."}
+MODEL = {"registered_model": {"name": NAME, "aliases": [{"alias": "champion", "version": "3"}]}}
+BARE = {"registered_model": {"name": NAME}}
+VERSION = {"model_version": {"name": NAME, "version": "3"}}
+
+
+@contextmanager
+def server(answer):
+    """A server on 127.0.0.1 that answers each call with (status, body) by ``answer(path)``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815  # http.server's names
+
+        def log_message(self, *_):
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.server_address[1]}"
+    finally:
+        listener.shutdown()
+        listener.server_close()
+
+
+def champion(answer):
+    from mlflow import MlflowClient
+
+    with server(answer) as address:
+        return Registry(_Guarded(MlflowClient(address)), NAME).champion()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+
+
+def said(content, status=200):
+    return status, json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "spoiled", [one for one in answers() if one.how == "answer" and not one.forward], ids=lambda one: one.name
+)
+@pytest.mark.parametrize(
+    "where", ["everywhere", "registered-models/get", "registered-models/alias", "registered-models/search"]
+)
+@pytest.mark.parametrize("there", [True, False], ids=["a champion", "none"])
+def test_a_spoiled_answer_never_means_that_there_is_none(spoiled, where, there):
+    def answer(path):
+        if where == "everywhere" or where in path:
+            return spoiled.status, spoiled.body
+        if "alias" in path:
+            return said(VERSION) if there else said(NO_ALIAS, 400)
+        if "search" in path:
+            return said({"registered_models": [BARE["registered_model"]]})
+        return said(MODEL) if there else said(BARE)
+
+    try:
+        found = champion(answer)
+    except (ServerGoneError, RefusedError):
+        return
+    assert found == ("3" if there else None)
+    assert where not in ("everywhere", "registered-models/get")
+    assert there or where != "registered-models/alias"
+
+
+def test_mlflow_s_own_words_mean_that_there_is_none():
+    assert champion(lambda path: said({}) if "search" in path else said(ABSENT, 404)) is None
+    assert champion(lambda path: said(NO_ALIAS, 400) if "alias" in path else said(BARE)) is None
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        lambda path: (
+            said({"registered_models": [BARE["registered_model"]]}) if "search" in path else said(ABSENT, 404)
+        ),
+        lambda path: said(VERSION) if "alias" in path else said(BARE),
+        lambda _: said({"registered_model": {"name": "another"}}),
+        lambda _: said({**ABSENT, "message": "Registered Model with name=other not found"}, 404),
+    ],
+)
+def test_answers_that_contradict_one_another_are_nobody_s_word(contradiction):
+    with pytest.raises(ServerGoneError):
+        champion(contradiction)

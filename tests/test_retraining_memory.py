@@ -1,0 +1,109 @@
+"""What a retraining remembers: the record of attempts, the frozen reference split, the looks at a test split."""
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lossbench.errors import GateError, UserError
+from lossbench.retraining import records
+from lossbench.retraining.looks import FILE, Looks, share
+from lossbench.retraining.records import Attempt
+from lossbench.retraining.reference import expect_frozen, frozen_file
+
+
+def test_an_interrupted_attempt_s_row_is_completed_in_its_place(tmp_path):
+    first, second = Attempt("1", "failed", "not known"), Attempt("2", "kept", "no better")
+    for one in (first, second):
+        records.add(tmp_path, one)
+    done = Attempt("1", "promoted", "better", id=first.id)
+    assert not records.knows(tmp_path, done)
+    records.add(tmp_path, done)
+    records.add(tmp_path, done)
+    assert [one.outcome for one in records.read(tmp_path)] == ["promoted", "kept"]
+    assert records.knows(tmp_path, done)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
+)
+def test_a_record_of_any_bytes_loses_no_new_attempt(tmp_path_factory, content):
+    root = tmp_path_factory.mktemp("record")
+    (root / "reports").mkdir()
+    (root / records.CSV).write_bytes(content)
+    told = records.set_aside_if_unreadable(root)
+    aside = list((root / "reports").glob("*.broken-*"))
+    assert len(aside) == (told is not None)
+    assert all(one.read_bytes() == content for one in aside)
+    records.add(root, Attempt("3", "promoted", "better", challenger_score="x"))
+    assert records.read(root)[-1].outcome == "promoted"
+
+
+def test_the_page_of_attempts_needs_no_network_and_says_so_to_the_browser():
+    html = records.page([Attempt("1", "kept", "<script>alert(1)</script>")])
+    assert "default-src 'none'" in html.partition("<style>")[0]
+    assert "<script>" not in html
+
+
+@pytest.mark.parametrize("name", ["it's", "", "a/b", "a:b", "a@b", "a%b", " a", "a\n", "a" * 101, 'a"b', "ä"])
+def test_a_model_s_name_that_no_registry_or_query_takes_is_refused_before_anything_is_trained(name):
+    from lossbench.params import parse_params
+    from tests.conftest import tiny_params
+
+    with pytest.raises(UserError, match=r"retraining\.model_name"):
+        parse_params(tiny_params() | {"retraining": {"model_name": name}}, "params.yaml")
+    parse_params(tiny_params() | {"retraining": {"model_name": "Digits 2.0_b-c"}}, "params.yaml")
+
+
+def table(**labels):
+    return pd.DataFrame(
+        {
+            "split": ["reference" if name.startswith("r") else "train" for name in labels],
+            "sha256": [f"hash of {name[1:]}" for name in labels],
+            "label": list(labels.values()),
+            "target_sha256": "t",
+            "source": [f"folder/{name[1:]}.png" for name in labels],
+        }
+    )
+
+
+def test_what_the_reference_split_held_keeps_its_label_and_its_place(tmp_path):
+    assert expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog", t3="cat")) == 2
+    assert expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog", t3="cat")) == 0
+    assert expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog", r4="cat", t3="dog")) == 1  # data grow
+    with pytest.raises(GateError, match=r"2 of its samples have another label.*folder/1.png \(cat → dog\)"):
+        expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat", r4="cat"))
+    with pytest.raises(GateError, match=r"1 of its samples went to another split.*folder/4.png"):
+        expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog", t4="cat"))
+    with pytest.raises(GateError, match=r"1 of its samples are gone.*folder/2.png"):
+        expect_frozen(tmp_path, "mine", table(r1="cat", r4="cat"))
+    expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat"), anew=True)
+    assert expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat")) == 0
+
+
+def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path):
+    expect_frozen(tmp_path, "mine", table(r1="cat"))
+    frozen_file(tmp_path, "mine").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"retraining-reference-mine\.csv"):
+        expect_frozen(tmp_path, "mine", table(r1="dog"))
+
+
+def test_all_looks_together_spend_no_more_than_the_level():
+    assert sum(share(number) for number in range(1, 100_000)) == pytest.approx(1, abs=1e-4)
+    assert all(share(number) > share(number + 1) for number in range(1, 50))
+
+
+def test_a_look_is_paid_once_and_fresh_examples_begin_a_new_period(tmp_path):
+    def spend(what, count):
+        return Looks.read(tmp_path, "mine").spend(what, [f"{one:064d}"[::-1] for one in range(count)], 0.05)
+
+    first, second = spend("a", 100), spend("b", 100)
+    assert first == pytest.approx(0.05 * share(1))
+    assert second == pytest.approx(0.05 * share(2))
+    assert spend("a", 100) == first
+    assert spend("c", 199) == pytest.approx(0.05 * share(3))  # 99 fresh ones: fewer than there were
+    assert spend("d", 200) == pytest.approx(0.05 * share(1))
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(UserError, match=r"retraining-looks\.json"):
+        spend("e", 200)
