@@ -129,7 +129,7 @@ class Remote:
         except Exception as error:  # every file system has errors of its own
             told = str(error).partition("\n")[0] or type(error).__name__
             raise GateError(
-                f"{STORE} is '{_shown(self._address)}': {told}; what was finished is kept: run the same "
+                f"{STORE} is '{shown(self._address)}': {told}; what was finished is kept: run the same "
                 "command again when that is mended"
             ) from error
 
