@@ -89,6 +89,8 @@ class Task(ABC):
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
     adapts: ClassVar[bool] = False
     """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
+    scores_decisions: ClassVar[bool] = False
+    """``score`` needs what ``decide`` makes: digests are whole wherever there are scores."""
     option_model: ClassVar[type[Options]] = Options
     """Further keys of ``task:`` in params.yaml."""
 
@@ -345,9 +347,7 @@ def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
 
     class Measured(task):  # type: ignore[misc, valid-type]  # a class made at run time
         metrics = (*task.metrics, added)
-
-        def score_digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
-            return self.digest(outputs, targets, inputs)  # the metric is shown decisions
+        scores_decisions = True
 
         def score(self, digests: Array, targets: Array) -> Scores:
             scores: Scores = super().score(digests, targets)
