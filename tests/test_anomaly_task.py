@@ -1,6 +1,7 @@
 """Anomaly detection: trained on normal samples alone, scored on both; a fixed score for all losses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
+from lossbench.evaluation.replicates import score_replicate
 from lossbench.models import build
 from lossbench.params import Anomaly
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.anomaly import _principal_axes
+from lossbench.tasks.base import GAP, task_for
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
@@ -105,6 +108,22 @@ def test_every_reconstruction_loss_trains(loss: str, digits: Dataset) -> None:
     task = task_class("anomaly")(digits.info)
     made = prepare(task, digits, NETWORK, recipe, {"name": loss}, Compute())
     assert not train_replicate(made, Member(0)).diverged
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_metric_of_ones_own_is_shown_reconstructions(
+    write: bool, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def darkness(decisions, targets):\n    assert decisions.shape[1:] == (1, 8, 8)\n    return decisions.mean()\n"
+    (tmp_path / "of_images.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    metric = "of_images:darkness"
+    task = task_for("anomaly", metric)(digits.info)
+    made = prepare(task, digits, NETWORK, Recipe(epochs=1, batch_size=32), {"name": "brier"}, Compute())
+    state = train_replicate(made, Member(0)).state
+    found = score_replicate(state, NETWORK, 0, task, metric, digits, Compute(), write=write)
+    assert 0 < found.scores.metrics[metric] < 1
+    assert abs(found.scores.metrics[GAP]) < 1
 
 
 def test_a_loss_that_needs_maps_of_the_targets_is_refused_in_a_sentence(digits: Dataset) -> None:

@@ -1,19 +1,15 @@
 """How many samples go through a model at once where no gradient ties them together."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from training_cases import labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Split
 from lossbench.evaluation.replicates import Positions, score_replicate
-from lossbench.params import Compute
+from lossbench.recipe import Compute
 from lossbench.tasks import task_class
 from lossbench.tasks.classification import Classification
 from lossbench.tasks.segmentation import Segmentation
@@ -100,35 +96,27 @@ def test_the_states_of_training_do_not_depend_on_it(make, tmp_path, monkeypatch)
         assert other.value == pytest.approx(one.value, abs=1e-6)
 
 
-def arm_of(data: Dataset, folder: Path):
+def with_test(data: Dataset) -> Dataset:
     for name in ("inputs", "targets"):  # a test split: the validation samples, in another order
         (data.folder / "test").mkdir(exist_ok=True)
         array = np.load(data.folder / "validation" / f"{name}.npy")
         np.save(data.folder / "test" / f"{name}.npy", array[::-1])
-    made = setting(data, epochs=1)
-    one = train_replicate(made, Member(0))
-    save_file(one.state, folder / "seed-0.safetensors")
-    described = {
-        "arm": "a",
-        "loss": "l",
-        "model": {"name": made.network.name, **made.network.options},
-        "diverged": [],
-    }
-    return made, json.loads(json.dumps(described))
+    return data
 
 
 @pytest.mark.parametrize("make", [labels_dataset, masks_dataset])
 def test_an_evaluation_predicts_no_sample_twice_and_keeps_decisions_of_the_shown_seed_alone(
     make, tmp_path, monkeypatch
 ):
-    data = make(tmp_path / "data")
-    made, described = arm_of(data, tmp_path)
+    data = with_test(make(tmp_path / "data"))
+    made = setting(data, epochs=1)
+    state = train_replicate(made, Member(0)).state
     predicted: list[torch.Tensor] = []
     real = Predictor.forward
     monkeypatch.setattr(Predictor, "forward", lambda self, x: predicted.extend(x) or real(self, x))
     metric = made.task.metrics[0].name
     shown, hidden = (
-        score_replicate(tmp_path, described, 0, made.task, metric, data, Compute(), write=write)
+        score_replicate(state, made.network, 0, made.task, metric, data, Compute(), write=write)
         for write in (True, False)
     )
     sizes = [len(data.split(name)) for name in ("test", "validation")]

@@ -95,6 +95,8 @@ class Task(ABC):
     """Outputs are one logit a class, and ``class_counts`` says how frequent each is."""
     adapts: ClassVar[bool] = False
     """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
+    scores_decisions: ClassVar[bool] = False
+    """``score`` needs what ``decide`` makes: digests are whole wherever there are scores."""
     option_model: ClassVar[type[Options]] = Options
     """Further keys of ``task:`` in params.yaml."""
 
@@ -354,6 +356,7 @@ def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
 
     class Measured(task):  # type: ignore[misc, valid-type]  # a class made at run time
         metrics = (*task.metrics, added)
+        scores_decisions = True
 
         def score(self, digests: Array, targets: Array) -> Scores:
             scores: Scores = super().score(digests, targets)

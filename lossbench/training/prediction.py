@@ -84,7 +84,8 @@ class Predictor:
 
         """
         finite = True
-        digest = self.task.digest if deciding else self.task.score_digest
+        whole = deciding or self.task.scores_decisions
+        digest = self.task.digest if whole else self.task.score_digest
 
         def digests() -> Iterator[Tensor]:
             nonlocal finite
