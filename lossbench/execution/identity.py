@@ -80,6 +80,8 @@ class Identity:
     def code(self) -> Closure:
         """The code that a replicate runs."""
         loss_modules = [module_of(name, losses, loss_names.MODULES) for name in losses_named(self.loss)]
+        if own := self.experiment.recipe.augmentation.own:
+            loss_modules.append(own.partition(":")[0])
         roots = [*ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
         return closure([*roots, *loss_modules], user_code(self.params, self.study))
 

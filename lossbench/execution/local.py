@@ -32,6 +32,8 @@ from lossbench.system import available_memory, keep_memory, peak_memory, process
 
 GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
+AMPLE = 4 * 2**30
+"""Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 SERVER, WORK = "lossbench.execution.server", "lossbench.execution.work"
@@ -183,7 +185,9 @@ class LocalExecutor:
             context = get_context("forkserver")
             here, there = context.Pipe()
             process = context.Process(
-                target=_serve, args=(there, self.compute, self._environment(place)), daemon=True
+                target=_serve,
+                args=(there, self.compute, self._environment(place), self._lean()),
+                daemon=True,
             )
             try:
                 process.start()
@@ -197,6 +201,10 @@ class LocalExecutor:
         worker = _Worker(process, here, place)
         self._alive.append(worker)
         return worker
+
+    def _lean(self) -> bool:
+        """Whether workers are to give memory back at once: where there is little of it for each."""
+        return available_memory() < AMPLE * self.workers
 
     def _environment(self, place: int) -> Mapping[str, str]:
         if self.compute.device != "cuda":
@@ -248,10 +256,12 @@ class LocalExecutor:
         return worker.process.exitcode or 0
 
 
-def _serve(pipe: connection.Connection, compute: Compute, environment: Mapping[str, str]) -> None:
+def _serve(
+    pipe: connection.Connection, compute: Compute, environment: Mapping[str, str], lean: bool = False
+) -> None:
     """Take job after job until there is nobody to give any."""
     die_with_parent()
-    keep_memory()
+    keep_memory(lean)
     os.environ.update(environment)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides

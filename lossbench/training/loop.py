@@ -95,7 +95,9 @@ class _Run:
         ):
             draws = None if epoch.draws is None else epoch.draws.at(part)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
-            inputs, targets, auxiliary = changed(batch, self.setting, draws, noise)
+            inputs, targets, auxiliary = self.plan.transformed(
+                changed(batch, self.setting, draws, noise), number, self.step
+            )
             seed_all(self.plan.dropout_seed(number, self.step), device)
             with precision(self.setting.compute):
                 outputs = self.model(channels_last(inputs))

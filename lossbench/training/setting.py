@@ -208,11 +208,11 @@ def check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:
             "'recipe.augmentation.rare_classes_only' needs one label per sample; found targets of kind "
             f"'{data.info.kind}'; allowed here: false"
         )
-    moving = recipe.augmentation.model_dump(exclude={"noise", "rare_classes_only"})
+    moving = recipe.augmentation.model_dump(exclude={"noise", "rare_classes_only", "own"})
     if data.info.kind == "boxes" and any(moving.values()):
         raise UserError(
             "'recipe.augmentation': boxes do not move along with shift, flip, vertical_flip or cutout; "
             "allowed here: noise"
         )
-    if any(recipe.augmentation.model_dump().values()) and len(shape) != 3:
+    if any(recipe.augmentation.model_dump(exclude={"own"}).values()) and len(shape) != 3:
         raise UserError(f"'recipe.augmentation' needs images (C, H, W); found samples of shape {shape}")
