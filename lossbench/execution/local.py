@@ -22,7 +22,7 @@ from typing import Any
 
 from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
-from lossbench.execution.server import DRIVER
+from lossbench.execution.server import DRIVER, WORK
 from lossbench.lifetime import die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -36,8 +36,8 @@ AMPLE = 4 * 2**30
 """Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
-SERVER, WORK = "lossbench.execution.server", "lossbench.execution.work"
-"""What the workers' server imports, in this order."""
+SERVER = "lossbench.execution.server"
+"""What the workers' server imports first."""
 ATTEMPTS = 3
 """At starting a worker."""
 LOST = 255
