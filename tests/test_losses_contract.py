@@ -153,6 +153,8 @@ def test_input_of_the_wrong_shape_is_refused_with_both_shapes(case: Case) -> Non
         case.make()(given.logits, given.target[:2], given.auxiliary)
     with pytest.raises(ValueError, match=r"weights must be \(N,\) = \(3,\) or .*\(3, 5, 4\); got \(3, 5\)"):
         case.make()(*given, torch.ones(3, 5))
+    with pytest.raises(ValueError, match="a target must be of a real dtype; got"):
+        case.make()(given.logits, given.target.to(torch.complex64), given.auxiliary)
     with pytest.raises(ValueError, match=r"logits must be floating, .*got \(3, 0, 5, 4\)"):
         case.make()(given.logits[:, :0], given.target, given.auxiliary)
 

@@ -497,6 +497,22 @@ def test_stays_finite_at_saturated_logits_at_the_ends_of_every_range(case: Case)
                 assert grad.isfinite().all(), (parameter, value)
 
 
+@every_loss
+def test_stays_finite_where_training_begins_and_where_hardly_anything_counts(case: Case) -> None:
+    """Logits of a head that begins with zeros, in every precision; weights however small or large."""
+    given = inputs(case)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for logits in (torch.zeros_like(given.logits), torch.full_like(given.logits, 1e4)):
+            value, grad = gradient(case.make(), given._replace(logits=logits.to(dtype)))
+            assert value.isfinite()
+            assert grad.isfinite().all(), dtype
+    for weights in (torch.full((3,), 1e-30), torch.full((3, 5, 4), 1e-30), torch.tensor([1e30, 1e-30, 0.0])):
+        for parameters in variants(case):
+            value, grad = gradient(made(case, CLASSES, **parameters), given, weights)
+            assert value.isfinite(), (parameters, weights)
+            assert grad.isfinite().all(), (parameters, weights)
+
+
 @pytest.mark.parametrize("alpha", [-1.0, 6.5, 100.0])
 def test_the_power_of_a_distance_has_an_upper_end(alpha: float) -> None:
     """At 6 the distances of a map of 1000 × 1000 still fit into single precision."""

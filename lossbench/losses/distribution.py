@@ -339,8 +339,8 @@ class LogitNormalized(SmoothedCrossEntropy):
     temperature: float = real(default=0.04, low=0.0, open_low=True, tunable=(0.01, 1.0, "log"), doc="τ")
 
     def adjusted(self, batch: Batch) -> Tensor:
-        """Log-softmax of the normalised logits; a zero vector stays zero."""
-        length = (batch.logits.square().sum(1, keepdim=True) + 1e-14).sqrt()
+        """Log-softmax of the normalised logits; a length below 10⁻³ counts as that: the slope has an end."""
+        length = batch.logits.square().sum(1, keepdim=True).clamp_min(1e-6).sqrt()
         return (batch.logits / (self.temperature * length)).log_softmax(1)
 
 

@@ -67,7 +67,9 @@ def check_shapes(
             f"{who}: target must be (N, *spatial) = {tuple(positions)} "
             f"or (N, C, *spatial) = {tuple(logits.shape)}, as the logits are; got {tuple(target.shape)}"
         )
-    if not per_class and (target.is_floating_point() or target.is_complex()):
+    if target.is_complex():
+        raise ValueError(f"{who}: a target must be of a real dtype; got {_describe(target)}")
+    if not per_class and target.is_floating_point():
         raise ValueError(
             f"{who}: a target of class indices must be of an integer dtype; got {_describe(target)}"
         )

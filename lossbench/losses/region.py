@@ -289,7 +289,7 @@ class GeneralizedDice(Counted):
         """Return each class's weight, (N, C) or (1, C); a class ``given`` weight 0 sets no other's."""
         exponent = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
         present = counts.true > 0
-        weights = counts.true.masked_fill(~present, 1.0).pow(-exponent)
+        weights = counts.true.masked_fill(~present, 1.0).clamp_min(1e-12).pow(-exponent)  # finite
         setting = present if given is None else present & (given > 0)
         largest = weights.masked_fill(~setting, 0.0).amax(1, keepdim=True)
         largest = largest.masked_fill(largest == 0, 1.0)
