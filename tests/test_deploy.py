@@ -58,7 +58,7 @@ def test_a_schedule_that_is_none_is_refused(job: Job) -> None:
 def test_examples_are_yaml_and_call_the_entry_point(file: str) -> None:
     text = (ROOT / "deploy" / file).read_text()
     assert isinstance(YAML(typ="safe").load(text), dict)
-    assert "stages.retrain" in text or "make retrain" in text
+    assert '"lossbench", "retrain"' in text or "make retrain" in text
 
 
 def test_the_cron_job_of_kubernetes_runs_one_at_a_time_without_privileges() -> None:
@@ -262,6 +262,9 @@ def test_a_study_recorded_on_a_server_is_neither_scheduled_nor_retrained_without
         with pytest.raises(UserError, match="--move-store"):
             retrain(load_params(job.study / "params.yaml"), job.study)
         assert remembered(job.study) == remembered_before
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    remember(job.study, moved=True)  # back to the study's own store
+    expect_remembered(job.study)
 
 
 def test_the_serving_unit_answers_with_the_champion_and_comes_back_by_itself(job: Job) -> None:

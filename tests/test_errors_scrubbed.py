@@ -52,6 +52,17 @@ def test_a_password_of_the_tracking_address_is_found_wherever_it_stands(name, pa
                 assert password not in told, told
 
 
+@pytest.mark.parametrize(
+    "address", ["sqlite:////srv/a@b/m.db", "sqlite+pysqlite:////50%25@x/m.db", "file:///a@b"]
+)
+def test_a_path_with_an_at_sign_is_told_as_it_is(address, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert (
+        scrubbed(f"({address}): unable to open database file") == f"({address}): unable to open database file"
+    )
+    assert shown(address) == address
+
+
 @pytest.mark.parametrize("error", [UserError, GateError])
 def test_entry_points_print_no_password(error, capsys):
     def main():

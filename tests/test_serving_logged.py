@@ -155,7 +155,7 @@ def test_the_code_is_uploaded_once_and_not_with_each_model(study):
 
 
 @pytest.mark.slow
-def test_a_logged_model_loads_without_this_checkout_wherever_it_is(study, tmp_path):
+def test_a_logged_model_loads_without_this_checkout_wherever_it_is(study, tmp_path, monkeypatch):
     """From the folder of the store, by its address alone, and as a folder that carries its code."""
     model = logged(study)
     away = tmp_path / "away"
@@ -171,7 +171,10 @@ def test_a_logged_model_loads_without_this_checkout_wherever_it_is(study, tmp_pa
     assert "set MLFLOW_TRACKING_URI to the store with model" in done.stderr
     done, _, known = answer(away / "copy", away, **store)
     assert known == "True", done.stderr
+    code = [file.name for file in study.glob("mlartifacts/toy/code/*.zip")]
+    monkeypatch.setattr("lossbench.serving.logged._code", lambda: ("changed", {}))  # since it was logged
     carry_code(connect(study), model)
+    assert [file.name for file in found.parent.rglob("*.zip")] == code
     shutil.copytree(found.parent, away / "whole")
     done, _, known = answer(away / "whole", away, MLFLOW_TRACKING_URI=f"sqlite:///{away / 'other.db'}")
     assert known == "True", done.stderr
