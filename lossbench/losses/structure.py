@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -124,6 +123,7 @@ def blobs(target: Tensor, classes: int, multilabel: bool | None = None) -> Tenso
         classes: C.
         multilabel: whether ``target`` holds labels. None: labels are told by their dtype, bool or floating.
     """
+    import numpy as np  # here, so that the losses need nothing but torch
     from scipy.ndimage import label
 
     array = target.detach().cpu().numpy()
