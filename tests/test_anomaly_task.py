@@ -185,7 +185,9 @@ def test_a_damaged_normal_image_is_less_normal_than_itself(
 
 def test_floors_name_the_nearest_neighbour_and_chance(digits: Dataset) -> None:
     floors = task_class("anomaly")(digits.info).floors(digits)
-    assert floors["chance"]["aupr"] == pytest.approx(np.asarray(digits.split("test").targets).mean())
+    assert floors["constant prediction"]["aupr"] == pytest.approx(
+        np.asarray(digits.split("test").targets).mean()
+    )
     assert floors["nearest neighbour"]["auroc"] > 0.95
 
 

@@ -23,7 +23,8 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_that_docs_name_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"\bmake ([a-z-]+)", " ".join(re.findall(r"`([^`]+)`", page.read_text()))))
+    prose = re.sub(r"```text.*?```", "", page.read_text(), flags=re.DOTALL)  # docstrings of losses
+    named = set(re.findall(r"\bmake ([a-z-]+)", " ".join(re.findall(r"`+[^`]+`+", prose))))
     assert not [
         target
         for target in named
