@@ -66,7 +66,7 @@ def test_the_leaderboard_holds_every_arm_with_mean_sd_interval_and_rank(study: P
 def test_three_seeds_can_decide_no_contrast_and_the_report_says_how_many_would(study: Path) -> None:
     verdicts = pd.read_csv(report(study) / "verdicts.csv")
     assert len(verdicts) == 2
-    assert set(verdicts["verdict"]) <= {"undecided", "tie"}
+    assert set(verdicts["verdict"]) <= {"undecided", "tie", "not trained"}
     assert {"p_holm", "p_tie", "seeds_needed", "correlation", "diverged"} <= set(verdicts.columns)
 
 
@@ -208,3 +208,15 @@ def test_a_claim_on_scores_that_a_diverged_replicate_lacks_is_undecided(study: P
     answer = json.loads((out / "verdicts.json").read_text())["hypotheses"][0]
     assert (answer["answer"], answer["difference"]) == ("undecided", None)
     assert "undecided" in (out / "claims.html").read_text()
+
+
+def test_each_experiment_is_answered_in_a_line_that_agrees_with_its_verdicts(study: Path) -> None:
+    out = report(study)
+    content = json.loads((out / "verdicts.json").read_bytes())
+    assert set(content["answers"]) == {one["experiment"] for one in content["verdicts"]}
+    for one in content["verdicts"]:
+        said = content["answers"][one["experiment"]]["answer"]
+        assert ("train with" in said) == (one["verdict"] == "better"), said
+        assert said in (out / "report.md").read_text()
+    page = (out / "index.html").read_text()
+    assert page.index('class="lines"') < page.index('id="verdicts"')

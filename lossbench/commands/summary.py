@@ -29,6 +29,9 @@ def summarise() -> None:
     print()
     for one in verdicts["verdicts"]:
         print(one["sentence"])
+    print()
+    for name, line in verdicts["answers"].items():
+        print(f"{name}: {line['answer']}. Next: {line['next']}.")
     for one in verdicts["hypotheses"]:
         print(f"Claim: {one['claim'] or one['name']} → {one['answer']}")
     # As it is called here: with DVC's `cache.type symlink` the file itself has a hash for a name.

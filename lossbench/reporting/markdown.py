@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import Finding, records
 from lossbench.statistics.hypotheses import Answer
@@ -26,6 +27,8 @@ def score(row: Mapping[str, Any]) -> str:
 def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answered: Sequence[Answer]) -> str:
     """Write verdicts, leaderboard and answers as Markdown."""
     lines = ["# Which loss?", ""]
+    for name, (said, then) in in_a_line(study, found).items():
+        lines += [f"**{escape(name)}**: {escape(said)}. Next: {escape(then)}.", ""]
     lines += [f"- {one.sentence}" for one in found] or [
         "No verdict: it takes a baseline and at least two seeds."
     ]

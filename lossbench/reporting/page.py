@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from lossbench.reporting import charts
 from lossbench.reporting.claims import shown
 from lossbench.reporting.gallery import Gallery, read_gallery
+from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
 from lossbench.reporting.tables import Finding, records
@@ -80,6 +81,7 @@ def page(
             study=study,
             sections=sections,
             found=found,
+            lines=in_a_line(study, found),
             answers=[shown(one, study) for one in answered],
             percent=f"{100 * (1 - study.params.comparison.level):g} %",
             timed=seconds is not None,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lossbench.params import Params
 from lossbench.reporting.claims import claims_page
+from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.markdown import markdown
 from lossbench.reporting.page import page
@@ -47,7 +48,8 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     _csv(learned, out / "curves.csv")
     _csv(verdict_table(found), out / "verdicts.csv")
     _json(metrics(board, study), out / "metrics.json")
-    _json(verdicts_json(found, answered, study), out / "verdicts.json")
+    lines = {name: {"answer": said, "next": then} for name, (said, then) in in_a_line(study, found).items()}
+    _json({"answers": lines, **verdicts_json(found, answered, study)}, out / "verdicts.json")
     (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
     (out / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (out / "index.html").write_text(page(study, board, found, answered, learned), encoding="utf-8")
