@@ -126,7 +126,8 @@ class CrossEntropy(SmoothedCrossEntropy):
         if batch.shared or batch.mixed or batch.weights is not None:
             return False
         points = batch.logits.shape[2] == 1
-        most = TORCHS if torch.get_num_threads() == 1 else TORCHS_TOGETHER
+        together = batch.plain or torch.get_num_threads() > 1  # asked last: no question to compiled code
+        most = TORCHS_TOGETHER if together else TORCHS
         return points or (batch.logits.device.type == "cpu" and batch.logits.numel() <= most)
 
 
