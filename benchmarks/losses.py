@@ -1,12 +1,16 @@
 """Time and memory of the losses beside other libraries': `python -m benchmarks.losses`.
 
-Forward + backward on random input. Within a row all libraries take turns, round after round, and the median
-counts, so that a busy machine slows all of them alike. Memory is the growth of the process's resident peak
-over one forward + backward. Prints a table and writes benchmarks/results/losses.json. Linux only (/proc).
+Forward + backward on logits as at random, half trained and trained, 80 % of the positions background, with 1
+and 2 threads. Within a row all libraries take turns, round after round, and medians count, so that a
+busy machine slows all of them alike; processor time stands beside wall time, and with one thread it judges,
+as other processes hardly touch it. Memory is the growth of the process's resident peak over one forward +
+backward. Our losses are shown compiled too (`torch.compile`), and torch's cross-entropy. Prints a table and
+writes benchmarks/results/losses.json. Linux only (/proc).
 """
 
 import argparse
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +30,12 @@ from lossbench.losses import CrossEntropy, Dice, Focal, Lovasz, Sum, Tversky
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 OURS = "lossbench"
+COMPILED = " compiled"
 SHAPES = ((4, 21, 256, 256), (8, 21, 512, 512))
+#: Share of positions where the largest logit is right, by how far training has come.
+KINDS = {"random": 0.2, "half trained": 0.6, "trained": 0.9}
+BACKGROUND, REGION = 0.8, 16
+Row = dict[str, Any]
 
 
 def channel(loss: Loss) -> Loss:
@@ -82,12 +91,20 @@ def contenders() -> dict[str, dict[str, Loss]]:
     }
 
 
-def step(loss: Loss, logits: Tensor, target: Tensor) -> float:
-    """Milliseconds of one forward + backward."""
+def with_compiled(losses: dict[str, dict[str, Loss]]) -> dict[str, dict[str, Loss]]:
+    """Add our losses compiled, and torch's cross-entropy."""
+    for row, own in losses.items():
+        also = [name for name in (OURS, "torch") if name in own]
+        losses[row] = own | {name + COMPILED: torch.compile(own[name]) for name in also}
+    return losses
+
+
+def step(loss: Loss, logits: Tensor, target: Tensor) -> tuple[float, float]:
+    """Milliseconds of one forward + backward: by the clock, and of this process's processors."""
     logits.grad = None
-    start = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     loss(logits, target).backward()
-    return (time.perf_counter() - start) * 1e3
+    return (time.perf_counter() - clock) * 1e3, (time.process_time() - processor) * 1e3
 
 
 def _status(field: str) -> float:
@@ -105,77 +122,110 @@ def memory(loss: Loss, logits: Tensor, target: Tensor) -> float:
     return _status("VmHWM") - before
 
 
-def measure(shape: tuple[int, ...], budget: float, rounds: int) -> list[dict[str, Any]]:
-    """Time all rows at one shape, in at least three rounds a row and more while ``budget`` seconds last."""
-    logits, target = random_input(shape)
+def example(shape: tuple[int, ...], accuracy: float) -> tuple[Tensor, Tensor]:
+    """Return logits that are right at a share ``accuracy`` of the positions, and regions of 21 classes."""
+    generator = torch.Generator().manual_seed(0)
+    cells = [-(-size // REGION) for size in shape[2:]]
+    classes = torch.randint(1, shape[1], (shape[0], *cells), generator=generator)
+    target = classes.masked_fill(torch.rand(classes.shape, generator=generator) < BACKGROUND, 0)
+    for axis, size in enumerate(shape[2:], 1):
+        target = target.repeat_interleave(REGION, axis).narrow(axis, 0, size)
+    target = target.contiguous()
+    noise = torch.randn(shape, generator=generator)
+    true = noise.gather(1, target.unsqueeze(1))
+    others = noise.scatter(1, target.unsqueeze(1), -torch.inf).amax(1, keepdim=True)
+    margin = (others - true).flatten()[:: max(1, true.numel() // 100_000)].quantile(accuracy)
+    return noise.scatter(1, target.unsqueeze(1), true + margin).requires_grad_(), target
+
+
+def measure(
+    losses: dict[str, dict[str, Loss]],
+    shape: tuple[int, ...],
+    kind: str,
+    threads: int,
+    budget: float,
+    rounds: int,
+) -> list[Row]:
+    """Time all rows of one kind of input, in at least three rounds and more while ``budget`` seconds last."""
+    torch.set_num_threads(threads)
+    logits, target = example(shape, KINDS[kind])
     rows = []
-    for row, losses in contenders().items():
-        for loss in losses.values():
-            step(loss, logits, target)  # what is checked or built on the first call
-        times: dict[str, list[float]] = {name: [] for name in losses}
+    for row, taking in losses.items():
+        for loss in taking.values():
+            step(loss, logits, target)  # what is checked, built or compiled on the first call
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in taking}
         end = time.perf_counter() + budget
         while len(times[OURS]) < 3 or (len(times[OURS]) < rounds and time.perf_counter() < end):
-            for name, loss in losses.items():
+            for name, loss in taking.items():
                 times[name].append(step(loss, logits, target))
         for name, found in times.items():
-            facts = {"loss": row, "library": name, "shape": list(shape), "rounds": len(found)}
-            rows.append({**facts, "milliseconds": round(statistics.median(found), 2)})
-            print(f"{row:<9}{name:<14}{shape!s:<20}{rows[-1]['milliseconds']:>10.1f} ms", flush=True)
+            clock, processor = (statistics.median(one) for one in zip(*found, strict=True))
+            facts = {"loss": row, "library": name, "shape": list(shape), "kind": kind, "threads": threads}
+            took = {"milliseconds": round(clock, 2), "processor_milliseconds": round(processor, 2)}
+            rows.append({**facts, "rounds": len(found), **took})
+            show(rows[-1])
     return rows
 
 
-def add_memory(rows: list[dict[str, Any]]) -> None:
-    """Add the peak memory to each row.
+def add_memory(rows: list[Row]) -> None:
+    """Add the peak memory to each row of one thread.
 
     After all timings: large blocks now come from the system and go back to it, so that what is resident is
     what is in use, and that costs time.
     """
     ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
-    losses = contenders()
-    for shape in dict.fromkeys(tuple(row["shape"]) for row in rows):
-        logits, target = random_input(shape)
-        for row in rows:
-            if tuple(row["shape"]) == shape:
-                loss = losses[row["loss"]][row["library"]]
+    torch.set_num_threads(1)
+    losses, found = contenders(), {}
+    for shape, kind in dict.fromkeys((tuple(row["shape"]), row["kind"]) for row in rows):
+        logits, target = example(shape, KINDS[kind])
+        for name, library in dict.fromkeys((row["loss"], row["library"]) for row in rows):
+            if not library.endswith(COMPILED):
+                loss = losses[name][library]
                 step(loss, logits[:1, :, :8, :8].detach().requires_grad_(), target[:1, :8, :8])
-                row["mebibytes"] = round(memory(loss, logits, target), 1)
+                found[shape, kind, name, library] = round(memory(loss, logits, target), 1)
+    for row in rows:
+        key = tuple(row["shape"]), row["kind"], row["loss"], row["library"]
+        if key in found:
+            row["mebibytes"] = found[key]
 
 
-def random_input(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
-    return torch.randn(shape, generator=generator).requires_grad_(), target
-
-
-def show(row: dict[str, Any]) -> None:
+def show(row: Row) -> None:
     print(
-        f"{row['loss']:<9}{row['library']:<14}{row['shape']!s:<20}{row['milliseconds']:>10.1f} ms"
-        f"{row['mebibytes']:>9.0f} MiB   n={row['rounds']}",
+        f"{row['loss']:<9}{row['library']:<19}{row['shape']!s:<19} {row['kind']:<13}{row['threads']} threads"
+        f"{row['milliseconds']:>9.1f} ms{row['processor_milliseconds']:>9.1f} ms processor"
+        f"{row.get('mebibytes', float('nan')):>7.0f} MiB   n={row['rounds']}",
         flush=True,
     )
 
 
-def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The goals: nobody faster or smaller on any row, and three ratios."""
-    by = {(row["loss"], tuple(row["shape"]), row["library"]): row for row in rows}
+def goals(rows: list[Row]) -> list[Row]:
+    """The goals: nobody faster or smaller on any row, and ratios to single libraries."""
     found = []
 
     def goal(name: str, bound: float, measured: float) -> None:
         found.append({"name": name, "goal": bound, "measured": round(measured, 3), "met": measured <= bound})
 
-    for loss, shape in dict.fromkeys((row["loss"], tuple(row["shape"])) for row in rows):
-        ours = by[loss, shape, OURS]
-        others = [row for key, row in by.items() if key[:2] == (loss, shape) and key[2] != OURS]
-        for unit, word in (("milliseconds", "time"), ("mebibytes", "memory")):
-            best = min(others, key=lambda row: float(row[unit]))
-            name = f"{loss} {shape}: {word} relative to {best['library']}, the best other"
-            goal(name, 1.0, ours[unit] / best[unit])
-        for wanted, rival, bound in (("CE+Dice", "torch+kornia", 0.65), ("Lovász", "kornia", 0.8)):
+    for loss, shape, kind, threads in dict.fromkeys(
+        (row["loss"], tuple(row["shape"]), row["kind"], row["threads"]) for row in rows
+    ):
+        where = {"loss": loss, "shape": list(shape), "kind": kind, "threads": threads}
+        here = {row["library"]: row for row in rows if where.items() <= row.items()}
+        ours = here.pop(OURS)
+        others = [row for library, row in here.items() if not library.endswith(COMPILED)]
+        what = f"{loss} {shape}, {kind}, {threads} threads"
+        unit = "processor_milliseconds" if threads == 1 else "milliseconds"
+        fastest = min(others, key=lambda row: float(row[unit]))
+        bound = {"Lovász": 0.8}.get(loss, 1.0)
+        goal(f"{what}: time relative to {fastest['library']}", bound, ours[unit] / fastest[unit])
+        for wanted, rival, bound in (("CE+Dice", "torch+kornia", 0.65), ("focal", "kornia", 0.9)):
             if loss == wanted:
-                ratio = ours["milliseconds"] / by[loss, shape, rival]["milliseconds"]
-                goal(f"{loss} {shape}: time relative to {rival}", bound, ratio)
-        if loss == "Dice" and shape == SHAPES[1]:
-            goal(f"Dice {shape}: MiB", 600, ours["mebibytes"])
+                goal(f"{what}: time relative to {rival}", bound, ours[unit] / here[rival][unit])
+        if threads == 1:
+            smallest = min(others, key=lambda row: float(row["mebibytes"]))
+            ratio = ours["mebibytes"] / smallest["mebibytes"]
+            goal(f"{what}: memory relative to {smallest['library']}", 1.0, ratio)
+            if loss == "Dice" and shape == SHAPES[1]:
+                goal(f"{what}: MiB", 600, ours["mebibytes"])
     return found
 
 
@@ -184,11 +234,26 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the small shape only")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for the rounds of a row")
     parser.add_argument("--rounds", type=int, default=25, help="most rounds a row")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--large-kinds", nargs="+", choices=KINDS, help="the same, of the large shape")
+    parser.add_argument("--large-threads", type=int, nargs="+", help="the same, of the large shape")
+    parser.add_argument("--plain", action="store_true", help="without the compiled rows of the small shape")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    chosen = SHAPES[:1] if given.small else SHAPES
-    rows = [row for shape in chosen for row in measure(shape, given.seconds, given.rounds)]
+    began = os.getloadavg()
+    eager = contenders()
+    losses = {SHAPES[0]: eager if given.plain else with_compiled(contenders()), SHAPES[1]: eager}
+    asked = {
+        SHAPES[0]: (given.threads, given.kinds),
+        SHAPES[1]: (given.large_threads or given.threads, given.large_kinds or given.kinds),
+    }
+    rows = [
+        row
+        for shape in (SHAPES[:1] if given.small else SHAPES)
+        for threads in asked[shape][0]
+        for kind in asked[shape][1]
+        for row in measure(losses[shape], shape, kind, threads, given.seconds, given.rounds)
+    ]
     add_memory(rows)
     print("\nwith memory")
     for row in rows:
@@ -200,7 +265,8 @@ def main() -> None:
         print(f"{met:<7}{one['measured']:>9.3f} ≤ {one['goal']:<6g} {one['name']}")
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "monai", "kornia")
     result = {
-        "machine": f"{machine(*packages)}; {given.threads} threads",
+        "machine": machine(*packages),
+        "load": {"before": began, "after": os.getloadavg()},
         "commit": commit(),
         "rows": rows,
         "goals": checked,

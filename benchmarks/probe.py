@@ -51,6 +51,7 @@ def _write(born=_born(), pid=os.getpid()):
         "argv": sys.orig_argv[1:], "born": born, "ended": time.time(), "imports": _state["seconds"],
         "cpu": time.process_time(), "imports_cpu": _state["cpu"], "cwd": os.getcwd(),
         "children_cpu": children.ru_utime + children.ru_stime, "pid": pid, "parent": os.getppid(),
+        "torch": "torch" in sys.modules,
     }
     file = os.open(os.environ["LOSSBENCH_PROBE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, (json.dumps(line) + "\\n").encode())
@@ -62,6 +63,13 @@ if "LOSSBENCH_PROBE" in os.environ:
     importlib.import_module = _timed(importlib.import_module)
     atexit.register(_write)
 """
+
+STARTED = {
+    "workers": "multiprocessing.forkserver",
+    "validation": "multiprocessing.spawn",
+    "resource tracker": "multiprocessing.resource_tracker",
+}
+"""What `multiprocessing` starts, by the module that it runs; workers are forked from the first."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Process:
         children_cpu: processor seconds of all its descendants that have ended.
         pid: its number.
         parent: its parent's number.
+        torch: whether it imported torch.
 
     """
 
@@ -90,6 +99,7 @@ class Process:
     children_cpu: float = 0.0
     pid: int = 0
     parent: int = 0
+    torch: bool = False
 
     @property
     def wall(self) -> float:
@@ -98,9 +108,13 @@ class Process:
 
     @property
     def module(self) -> str:
-        """Name what it ran: `stages.train`, `dvc`, or the program's name."""
+        """Name what it ran: `stages.train`, `dvc`, the workers' server, or the program's name."""
         if "-m" in self.argv:
             return self.argv[self.argv.index("-m") + 1]
+        code = self.argv[self.argv.index("-c") + 1] if "-c" in self.argv[:-1] else ""
+        for name, started in STARTED.items():
+            if started in code:
+                return name
         return Path(self.argv[0]).name if self.argv else Path(sys.executable).name
 
 
@@ -117,7 +131,9 @@ def read(folder: Path) -> list[Process]:
     found: list[dict[str, Any]] = [json.loads(line) for line in lines]
     keys = ("born", "ended", "imports", "cpu", "imports_cpu", "children_cpu")
     made = [
-        Process(tuple(one["argv"]), *(float(one[key]) for key in keys), one["pid"], one["parent"])
+        Process(
+            tuple(one["argv"]), *(float(one[key]) for key in keys), one["pid"], one["parent"], one["torch"]
+        )
         for one in found
     ]
     return sorted(made, key=lambda one: one.born)

@@ -12,7 +12,7 @@ from lossbench.errors import UserError, nearest
 from lossbench.execution.identity import user_code
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params
-from lossbench.plugins import use_code
+from lossbench.plugins import load_object, use_code
 from lossbench.recipe import Compute
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
@@ -92,6 +92,8 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
     task.check_options(experiment.task.options, f"{key}.task")
     _check_metric(experiment.metric, task, f"{key}.metric")
     models.check(experiment.model, f"{key}.model")
+    if experiment.recipe.augmentation.own is not None:
+        load_object(experiment.recipe.augmentation.own, f"{key}.recipe.augmentation.own")
 
 
 def _check_metric(metric: str, task: type[Task], key: str, also: Sequence[str] = ()) -> None:
@@ -106,6 +108,11 @@ def _check_engine(params: Params) -> None:
     if params.compute.engine != "population":
         return
     for name, one in params.experiments.items():
+        if one.recipe.augmentation.own is not None:
+            raise UserError(
+                "'compute.engine' is 'population', which cannot run "
+                f"'experiments.{name}.recipe.augmentation.own'; allowed: loop"
+            )
         if one.model.name in models.LOOP_ONLY:
             raise UserError(
                 f"'compute.engine' is 'population', which cannot train model '{one.model.name}' of "

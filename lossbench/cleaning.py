@@ -64,7 +64,7 @@ def _outs(study: Path) -> Iterator[tuple[Path, str | None]]:
     for out in written.outs(study):
         half = written.half(study / out.path)
         if written.layout_of(out.path) is written.DATA and os.path.lexists(half):
-            yield half, written.foreign(half, written.DATA, known=True)
+            yield half, written.foreign(half, written.UNFINISHED, known=True)
 
 
 def _remove(path: Path, study: Path) -> None:

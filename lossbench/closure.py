@@ -85,6 +85,22 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
     return Closure(files, frozenset(foreign))
 
 
+def loaded() -> dict[str, bytes]:
+    """Keep the source of our modules as they are imported now: a file may be edited while a process lives."""
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return {
+        name: Path(file).read_bytes()
+        for name, file in files.items()
+        if file is not None and name.partition(".")[0] == PACKAGE.name
+    }
+
+
+def edited(code: Closure, before: Mapping[str, bytes]) -> list[str]:
+    """Name the modules of a closure whose code differs from what was imported; see :func:`loaded`."""
+    both = sorted(code.files.keys() & before.keys())
+    return [name for name in both if _memory().of(before[name], name).digest != code.files[name]]
+
+
 def source_of(module: str, user: Path | None = None) -> Path | None:
     """Find a module's file among ours and the user's; None for anybody else's."""
     top, *rest = module.split(".")
@@ -144,10 +160,12 @@ class _Memory:
             self.code, self.providers = {}, {}
 
     def read(self, file: Path) -> _Code:
-        content = file.read_bytes()
+        return self.of(file.read_bytes(), str(file))
+
+    def of(self, content: bytes, name: str) -> _Code:
         key = hashlib.sha256(RULES + content).hexdigest()
         if key not in self.code:
-            tree = ast.parse(content, str(file))
+            tree = ast.parse(content, name)
             digest = hashlib.sha256()
             for piece in _shape(tree):
                 digest.update(piece.encode(errors="surrogatepass") + b"\0")

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -132,6 +133,9 @@ def exit_code(main: Callable[[], None]) -> int:
     except GateError as error:
         print(f"refused: {printable(scrubbed(str(error)), kept=chr(10))}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept: the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         # Of any type, for libraries in Rust have types of their own. Nothing is swallowed: what the machine
         # refused becomes a sentence and exit code 1, all else is a bug and raised again.

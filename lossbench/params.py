@@ -96,36 +96,6 @@ class Dataset(Open):
     subset: Count | None = None
 
 
-class Experiment(Model):
-    """A task on a dataset with a model and a recipe, and the metric that decides."""
-
-    task: TaskSpec
-    dataset: Name
-    model: Network
-    recipe: Recipe
-    metric: str
-    margin: Positive
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, block: Any) -> Any:
-        """``task: classification`` is short for ``task: {name: classification}``; so for the model."""
-        if isinstance(block, Mapping):
-            return {
-                key: {"name": value} if key in ("task", "model") and isinstance(value, str) else value
-                for key, value in block.items()
-            }
-        return block
-
-
-class Arm(Model):
-    """One experiment trained with one loss."""
-
-    experiment: Name
-    dataset: Name
-    loss: Name
-
-
 class Range(Model):
     """A searched range, both ends included."""
 
@@ -149,6 +119,37 @@ class Tuning(Model):
     weight_decay: Range | None = None
     loss_parameters: bool = False
     epochs: Count | None = None
+
+
+class Experiment(Model):
+    """A task on a dataset with a model and a recipe, and the metric that decides."""
+
+    task: TaskSpec
+    dataset: Name
+    model: Network
+    recipe: Recipe
+    metric: str
+    margin: Positive
+    tuning: Tuning | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, block: Any) -> Any:
+        """``task: classification`` is short for ``task: {name: classification}``; so for the model."""
+        if isinstance(block, Mapping):
+            return {
+                key: {"name": value} if key in ("task", "model") and isinstance(value, str) else value
+                for key, value in block.items()
+            }
+        return block
+
+
+class Arm(Model):
+    """One experiment trained with one loss."""
+
+    experiment: Name
+    dataset: Name
+    loss: Name
 
 
 class Comparison(Model):
@@ -242,6 +243,10 @@ class Params(Model):
             return claim.by
         experiment = self.experiments[claim.experiment]
         return experiment.margin if claim.on == experiment.metric else 0.0
+
+    def tuning_of(self, experiment: str) -> Tuning:
+        """The search of an experiment's arms: its own, or that of all."""
+        return self.experiments[experiment].tuning or self.tuning
 
     def baseline_of(self, experiment: str) -> str | None:
         """The name of the experiment's baseline arm, or None where it has no arm with that loss."""
@@ -361,12 +366,17 @@ def _expect(name: str, known: Any, key: str, what: str, file: str) -> None:
 def _check_seeds(params: Params, file: str) -> None:
     if len(set(params.seeds)) != len(params.seeds):
         raise UserError(f"{file}: 'seeds' holds a seed twice: {list(params.seeds)}; each may stand once")
-    shared = sorted(set(params.seeds) & set(params.tuning.seeds))
-    if params.tuning.trials and shared:
-        raise UserError(
-            f"{file}: 'tuning.seeds' shares {shared} with 'seeds'; replicates must not reuse tuning seeds, "
-            "or the false-positive rate rises"
-        )
+    searches = {"tuning": params.tuning}
+    searches |= {
+        f"experiments.{name}.tuning": one.tuning for name, one in params.experiments.items() if one.tuning
+    }
+    for key, tuning in searches.items():
+        shared = sorted(set(params.seeds) & set(tuning.seeds))
+        if tuning.trials and shared:
+            raise UserError(
+                f"{file}: '{key}.seeds' shares {shared} with 'seeds'; replicates must not reuse tuning "
+                "seeds, or the false-positive rate rises"
+            )
     looks = params.comparison.looks
     if any(later <= sooner for sooner, later in pairwise(looks)):
         raise UserError(f"{file}: 'comparison.looks' must ascend, found {list(looks)}")

@@ -83,5 +83,5 @@ def step(*command: str, stdin: IO[str] | None = None, commands: Commands | None 
 
     """
     if (commands or Commands()).call(command, stdin=stdin):
-        shown = " ".join(command).removeprefix(f"{sys.executable} ")
+        shown = " ".join(command).removeprefix(f"{sys.executable} ").removeprefix("-m ")
         raise GateError(f"`{shown}` failed; its output stands above")

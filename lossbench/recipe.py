@@ -53,7 +53,11 @@ class Schedule(Model):
 
 
 class Augmentation(Model):
-    """Random changes of training images, drawn on the device from the replicate's own generator."""
+    """Random changes of training images, drawn on the device from the replicate's own generator.
+
+    ``own`` names a function of yours, ``module:function``, called last: (inputs, targets, generator) → the
+    same two, changed. It is to draw from the generator alone.
+    """
 
     shift: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
@@ -61,6 +65,7 @@ class Augmentation(Model):
     noise: NonNegative = 0.0
     cutout: Annotated[int, Field(ge=0)] = 0
     rare_classes_only: bool = False
+    own: str | None = None
 
 
 class Recipe(Model):
@@ -78,6 +83,7 @@ class Recipe(Model):
     augmentation: Augmentation = Augmentation()
     validation: Literal["fixed", "per_seed"] = "fixed"
     drop_last: bool = True
+    prior_bias: Literal["auto"] | bool = "auto"
 
 
 class Network(Open):

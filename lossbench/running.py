@@ -8,8 +8,8 @@ result at the end.
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.chain import without_git
+from lossbench.closure import PACKAGE
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError, printable
+from lossbench.execution.collect import weights_of
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
 from lossbench.execution.jobs import Where
 from lossbench.execution.local import LocalExecutor, warm_up, where, worker_count
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.plan import sentences
-from lossbench.lifetime import collect_rarely
+from lossbench.execution.settled import settled
+from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
@@ -50,6 +53,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     if jobs is not None:
         os.environ["LOSSBENCH_WORKERS"] = jobs
     params, outs = write_out_homes(load_params(), study), Outs(study)
+    refuse_other_code(params, study)
     without_git(study)
     if device is not None:  # refused before params.yaml is touched
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
@@ -67,8 +71,24 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
         step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         fill(params, outs, store)
         step("dvc", "repro")
-        step("lossbench", "track", "--lenient")
-        step("lossbench", "summary")
+        step(sys.executable, "-m", "lossbench", "track", "--lenient")
+        step(sys.executable, "-m", "lossbench", "summary")
+
+
+def refuse_other_code(params: Params, study: Path) -> None:
+    """Refuse a study whose stages run other code than we do: everything would be trained twice.
+
+    Raises:
+        UserError: naming both.
+
+    """
+    theirs = (study / params.root / PACKAGE.name).resolve()
+    if theirs.is_dir() and theirs != PACKAGE.resolve():
+        raise UserError(
+            f"{study / 'params.yaml'}: 'root' leads to the code in {theirs.parent}, but this is lossbench "
+            f"of {PACKAGE.resolve().parent}; allowed: the lossbench of that folder's own environment, or "
+            "`python -m lossbench run` in the study's folder"
+        )
 
 
 @contextmanager
@@ -79,8 +99,11 @@ def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[],
     waiting = Validator() if unknown(params, outs, store) else None
 
     def validate() -> None:
-        if waiting is not None or unknown(params, outs, store):
-            (waiting or Validator()).validate(params, outs, store)
+        nonlocal waiting
+        if waiting is None and unknown(params, outs, store):
+            waiting = Validator()
+        if waiting is not None:
+            waiting.validate(params, outs, store)
 
     try:
         yield validate
@@ -95,26 +118,50 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
 
     workers = worker_count(params.compute)
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
-    epochs = say_plan(params, arms, outs, store)
+    done = settled(params, arms, outs, store)
+    epochs = say_plan(params, arms, outs, store, done)
     watcher = Watcher(params, outs, store, "training", epochs)
     filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
-    add_all(filling, params, arms, outs, store, where(params, outs, store))
+    add_all(filling, params, arms, outs, store, where(params, outs, store), done)
     filling.run()
 
 
 def add_all(
-    filling: Filling, params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, place: Where
+    filling: Filling,
+    params: Params,
+    arms: Mapping[str, Arm],
+    outs: Outs,
+    store: Store,
+    place: Where,
+    done: Collection[str] = (),
 ) -> None:
-    """Have all arms searched, trained and scored, and each experiment completed when its arms are."""
-    for name, arm in arms.items():
+    """Have all arms searched, trained and scored, and each experiment completed when its arms are.
+
+    Args:
+        filling: that runs them.
+        params: of the study.
+        arms: all of them.
+        outs: of the study.
+        store: that is filled.
+        place: for the jobs.
+        done: stages that need nothing; see :func:`settled`.
+
+    """
+    wanted = {name: arm for name, arm in arms.items() if f"train@{name}" not in done}
+    for name, arm in wanted.items():
         filling.add(name, lambda arm=arm: arm_flow(arm, store, place, scores=True))  # type: ignore[misc]  # the default binds the arm
 
     def complete(name: str) -> Any:
-        weights = {arm: weights_in_store(arms[arm], store) for arm in params.arms_of(name)}
+        weights = {
+            arm: weights_in_store(arms[arm], store) if arm in wanted else weights_of(params, arm, outs)
+            for arm in params.arms_of(name)
+        }
         return Experiment(params, name, outs.study).flow(store, place, weights)
 
     for name in params.experiments:
-        filling.add(f"experiment {name}", lambda name=name: complete(name), after=params.arms_of(name))  # type: ignore[misc]  # the default binds the name
+        if f"evaluate@{name}" not in done:
+            after = [arm for arm in params.arms_of(name) if arm in wanted]
+            filling.add(f"experiment {name}", lambda name=name: complete(name), after)  # type: ignore[misc]  # the default binds the name
 
 
 def plan(study: Path) -> None:
@@ -130,14 +177,14 @@ def plan(study: Path) -> None:
         raise GateError(f"'{missing[0]}' has not been fetched yet; `dvc repro fetch@{missing[0]}` does it")
     with opened(outs.home) as store:
         arms = {name: Arm(params, name, study) for name in params.arms}
-        say_plan(params, arms, outs, store)
+        say_plan(params, arms, outs, store, settled(params, arms, outs, store))
 
 
-def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -> int:
+def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, done: Collection[str]) -> int:
     """Print what is missing, and about how long it takes; returns how many epochs that are."""
     workers = worker_count(params.compute)
     planned = make_plan(
-        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers)
+        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers), done
     )
     for line in sentences(planned, workers):
         print(line, flush=True)
@@ -167,15 +214,18 @@ def check_in_worker(params: Params) -> None:
 
 
 def _check(pipe: Connection, params: Params, folder: str) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the workers' server ignores
     from lossbench.checking import check
 
     os.chdir(folder)
+    answer: Exception | None = None
     try:
         check(params)
     except (UserError, GateError) as error:
-        pipe.send(error)
-    else:
-        pipe.send(None)
+        answer = error
+    with suppress(BrokenPipeError):  # whoever asked was ended meanwhile
+        pipe.send(answer)
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lossbench.errors import UserError, shown
+from lossbench.errors import GateError, UserError, shown
 from lossbench.system import write_atomically
 
 STORE = "LOSSBENCH_STORE"
@@ -74,6 +74,7 @@ class Remote:
     def __init__(self, address: str) -> None:
         import fsspec
 
+        self._address = address
         try:
             self._files, self._root = fsspec.core.url_to_fs(address)
         except ImportError as error:
@@ -85,27 +86,52 @@ class Remote:
 
     def read(self, path: str) -> bytes:
         """Read a file."""
-        content: bytes = self._files.cat_file(f"{self._root}/{path}")
+        with self._reaching():
+            content: bytes = self._files.cat_file(f"{self._root}/{path}")
         return content
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file; object stores show it when it is whole."""
         where = f"{self._root}/{path}"
-        self._files.makedirs(where.rpartition("/")[0], exist_ok=True)
-        self._files.pipe_file(where, content)
+        with self._reaching():
+            self._files.makedirs(where.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(where, content)
 
     def list(self, folder: str) -> list[str]:
         """List a folder."""
         where = f"{self._root}/{folder}".rstrip("/")
-        self._files.invalidate_cache(where)
         try:
-            return sorted(name.rstrip("/").rpartition("/")[2] for name in self._files.ls(where, detail=False))
+            with self._reaching():
+                self._files.invalidate_cache(where)
+                found = self._files.ls(where, detail=False)
         except FileNotFoundError:
             return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def remove(self, folder: str) -> None:
-        """Remove a folder."""
-        self._files.rm(f"{self._root}/{folder}", recursive=True)
+        """Remove a folder, if it is there."""
+        with suppress(FileNotFoundError), self._reaching():
+            self._files.rm(f"{self._root}/{folder}", recursive=True)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say in a sentence what stands in the way: no network, no right, a full bucket.
+
+        Raises:
+            GateError: naming the address.
+            FileNotFoundError: if there is no such file.
+
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every file system has errors of its own
+            told = str(error).partition("\n")[0] or type(error).__name__
+            raise GateError(
+                f"{STORE} is '{shown(self._address)}': {told}; what was finished is kept: run the same "
+                "command again when that is mended"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -235,7 +261,7 @@ def opened(home: Path) -> Iterator[Store]:
     starts too.
     """
     if os.environ.get(FRESH) != "1":
-        yield Store(os.environ.get(STORE) or str(home / "store"))
+        yield Store(_reachable(os.environ.get(STORE) or str(home / "store")))
         return
     home.mkdir(parents=True, exist_ok=True)
     before = {name: os.environ.get(name) for name in (STORE, FRESH)}
@@ -249,6 +275,21 @@ def opened(home: Path) -> Iterator[Store]:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+def _reachable(address: str) -> str:
+    """Refuse what other processes would not find anything in, before hours are spent.
+
+    Raises:
+        UserError: naming the variable.
+
+    """
+    allowed = "allowed: a folder, or an address that all processes reach, such as s3://bucket/folder"
+    if address.startswith("memory:"):
+        raise UserError(f"{STORE} is '{address}', which each process has for itself; {allowed}")
+    if "://" not in address and Path(address).exists() and not Path(address).is_dir():
+        raise UserError(f"{STORE} is '{address}', which is no folder; {allowed}")
+    return address
 
 
 def hashed(content: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lossbench.data.fetching import class_counts
+from lossbench.data.samples import looked_at
 from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
@@ -132,18 +133,18 @@ def _divided(block: Mapping[str, Any], name: str, found: Found, seen: Look) -> t
         return {}, counts.get("train", round(0.65 * sum(counts.values())))
     dataset = Dataset.model_validate(block)
     fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
+    # Once for all shares.
+    groups = {group: looked_at(samples, fetched) for group, samples in fetched.groups.items()}
     problem: UserError | None = None
     for shares in SHARES:
         tried = Dataset.model_validate({**block, "splits": shares})
         try:
-            train = split(fetched.groups, tried.splits, name)["train"]
+            train = split(groups, tried.splits, name)["train"]
         except UserError as error:
             problem = error
             continue
         missing = [
-            one
-            for one, count in zip(fetched.classes, class_counts(train.targets, fetched), strict=True)
-            if not count
+            one for one, count in zip(fetched.classes, class_counts(train, fetched), strict=True) if not count
         ]
         if not missing:
             return shares, len(train)

@@ -9,7 +9,7 @@ from lossbench.identity import part_name
 
 CGROUPS = Path("/sys/fs/cgroup")
 KiB = 2**10
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 
 
 def processors() -> int:
@@ -48,15 +48,23 @@ def write_atomically(file: Path, content: bytes) -> None:
         raise
 
 
-def keep_memory() -> None:
+def keep_memory(lean: bool = False) -> None:
     """Tell the C library to reuse freed memory and not to hand it back to the kernel after every step.
 
     Otherwise the pages of large activations are mapped and zeroed anew in each step: a third of the time of
     a small CNN. Only glibc has the switch.
+
+    Args:
+        lean: give tensors of 32 MiB and more back at once: two thirds of the memory where they are many, at
+            more time for each step.
+
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)
+        if lean:
+            library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        else:
+            library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

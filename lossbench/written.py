@@ -174,6 +174,11 @@ DATA = Layout(
         r"|(train|validation|test|reference)(/(inputs|targets)\.npy)?"
     ),
 )
+UNFINISHED = Layout(
+    DATA.marker,
+    re.compile(rf"{DATA.inside.pattern}|decoded(/[^/]+(/(inputs|targets)(/\w+\.npy)?)?)?"),
+)
+"""Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(
     {"arm.json": frozenset({"arm", "experiment", "seeds"})},
     re.compile(r"arm\.json|history\.csv|seed-\d+\.safetensors"),

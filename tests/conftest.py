@@ -51,6 +51,7 @@ def tiny_params() -> dict[str, Any]:
     losses = {"cross_entropy": {"name": "cross_entropy"}, "focal": {"name": "focal", "gamma": 2.0}}
     return {
         "root": ".",
+        "code": "plugins",
         "datasets": {
             "digits": {"source": "digits", "path": "requirements.lock", "subset": 256},
             "scenes": {

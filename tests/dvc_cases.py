@@ -39,7 +39,7 @@ def repro(folder: Path, *arguments: str, **more: str) -> list[str]:
 
 def checkout(folder: Path, source: Path = ROOT) -> Path:
     """A checkout of the code in ``source`` with the tiny params, as a DVC repository."""
-    for name in ("lossbench", "stages"):
+    for name in ("lossbench", "stages", "plugins"):
         shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
         shutil.copy(source / name, folder / name)
@@ -55,6 +55,11 @@ def python(folder: Path, module: str, *arguments: str, **more: str) -> subproces
         [sys.executable, "-m", module, *arguments],
         cwd=folder, env=environment(**more), capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `lossbench VERB` in a checkout, on the checkout's own code."""
+    return python(folder, "lossbench", *arguments, **more)
 
 
 def lock(folder: Path) -> Any:

@@ -104,10 +104,14 @@ def inputs(
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(samples, classes, *spatial, generator=generator, dtype=torch.float64).to(dtype) * 2
     index = torch.randint(classes, (samples, *spatial), generator=generator)
+    coarse = case.name == "blob" and min(spatial, default=0) > 32
+    if coarse:  # else there would be a blob for every few of 512² positions
+        for axis in range(1, index.ndim):
+            index = index.repeat_interleave(32, axis).narrow(axis, 0, index.shape[axis]).contiguous()
     index.view(-1)[: min(classes, index.numel())] = torch.arange(min(classes, index.numel()))
     if not case.multilabel:
         return with_maps(case, logits, index)
-    labels = torch.rand(logits.shape, generator=generator) < 0.4
+    labels = torch.rand(logits.shape, generator=generator) < (0.0 if coarse else 0.4)
     labels |= torch.nn.functional.one_hot(index, classes).movedim(-1, 1).bool()
     return with_maps(case, logits, labels)
 

@@ -1,6 +1,7 @@
 """Anomaly detection: trained on normal samples alone, scored on both; a fixed score for all losses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
+from lossbench.evaluation.replicates import score_replicate
 from lossbench.models import build
 from lossbench.params import Anomaly
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
+from lossbench.tasks.anomaly import _principal_axes
+from lossbench.tasks.base import GAP, task_for
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
@@ -106,6 +110,22 @@ def test_every_reconstruction_loss_trains(loss: str, digits: Dataset) -> None:
     assert not train_replicate(made, Member(0)).diverged
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_a_metric_of_ones_own_is_shown_reconstructions(
+    write: bool, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def darkness(decisions, targets):\n    assert decisions.shape[1:] == (1, 8, 8)\n    return decisions.mean()\n"
+    (tmp_path / "of_images.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    metric = "of_images:darkness"
+    task = task_for("anomaly", metric)(digits.info)
+    made = prepare(task, digits, NETWORK, Recipe(epochs=1, batch_size=32), {"name": "brier"}, Compute())
+    state = train_replicate(made, Member(0)).state
+    found = score_replicate(state, NETWORK, 0, task, metric, digits, Compute(), write=write)
+    assert 0 < found.scores.metrics[metric] < 1
+    assert abs(found.scores.metrics[GAP]) < 1
+
+
 def test_a_loss_that_needs_maps_of_the_targets_is_refused_in_a_sentence(digits: Dataset) -> None:
     task = task_class("anomaly")(digits.info)
     spec = {"sum": {"brier": 1.0, "boundary": 1.0}}
@@ -172,3 +192,24 @@ def test_floors_name_the_nearest_neighbour_and_chance(digits: Dataset) -> None:
 def test_an_image_whose_sides_do_not_halve_is_refused() -> None:
     with pytest.raises(UserError, match="divisible by 4; found 10×8"):
         build(Network(name="autoencoder"), (1, 10, 8), 1)
+
+
+def test_principal_axes_of_few_large_images_are_those_of_the_pixels_covariance():
+    known = torch.rand(40, 30, generator=torch.Generator().manual_seed(0))
+    for count in (40, 20):  # more images than pixels, and fewer
+        mean, axes = _principal_axes(known[:count])
+        centred = known[:count].double() - mean.double()
+        _, expected = torch.linalg.eigh(centred.T @ centred)
+        plane = expected[:, -axes.shape[1] :]
+        torch.testing.assert_close((axes @ axes.T).double(), plane @ plane.T, atol=1e-4, rtol=0)
+    assert _principal_axes(known[[0, 0, 0]])[1].shape == (30, 0)
+
+
+def test_scores_need_no_reconstructions(digits):
+    task = task_class("anomaly")(digits.info)
+    inputs = task.encode_inputs(torch.from_numpy(np.array(digits.split("train").inputs[:5])))
+    outputs = torch.randn(inputs.shape)
+    whole, brief = (digest(outputs, None, inputs) for digest in (task.digest, task.score_digest))
+    assert torch.equal(whole[:, :1], brief)
+    targets = np.array([0, 1, 0, 0, 1])
+    assert task.score(whole.numpy(), targets).metrics == task.score(brief.numpy(), targets).metrics

@@ -1,4 +1,4 @@
-"""Validation of a split whose outputs would not fit: they are digested batch by batch."""
+"""Validation of a split whose outputs would not fit is digested batch by batch; and the benchmark of memory."""
 
 import subprocess
 import sys
@@ -6,8 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from test_chain import STAGES
 
+from benchmarks import memory
+from benchmarks.memory import NAME
 from lossbench.data.dataset import Dataset, DatasetInfo
+from lossbench.params import load_params
 
 COUNT, SIDE, CLASSES = 20_000, 64, 11
 WATCHED = """
@@ -73,3 +78,31 @@ def test_a_validation_split_with_outputs_of_gigabytes_takes_less_than_two(data, 
     metrics, most = ended.stdout.strip().split("|")
     assert "mean_iou" in metrics
     assert int(most) < 2048, f"{most} MiB of anonymous memory"
+
+
+def test_the_benchmark_runs_every_stage_of_the_chain_once_a_key(tmp_path):
+    params = memory.study(tmp_path / "study", tmp_path / "images", 8, {"name": "unet"})
+    found = list(memory.commands(params))
+    assert [stage for stage, _ in found] == list(STAGES)
+    keys = {NAME, *params["arms"]}
+    assert all(len(command) == 3 or command[3] in keys for _, command in found)
+    load_params(tmp_path / "study" / "params.yaml")
+
+
+def test_the_benchmark_sees_the_largest_process_of_a_tree(tmp_path):
+    child = f"import time; a = b'x' * {150 * 2**20}; time.sleep(0.5)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    found = memory.measured([sys.executable, "-c", code], tmp_path)
+    assert 150 * 2**20 < found["largest"] < 220 * 2**20
+    assert 150 * 2**20 < found["together"] < 250 * 2**20
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        memory.measured([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_the_benchmarks_images_differ_and_hold_all_classes(tmp_path):
+    memory.make_images(tmp_path, 3, 64, 64)
+    images = [file.read_bytes() for file in (tmp_path / "images").iterdir()]
+    assert len(set(images)) == 3
+    for file in (tmp_path / "masks").iterdir():
+        with Image.open(file) as mask:
+            assert set(np.unique(np.asarray(mask))) == set(range(memory.CLASSES))

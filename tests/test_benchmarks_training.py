@@ -15,6 +15,7 @@ from benchmarks import gpu, overhead, probe, training
 from benchmarks.contenders import Way, as_taught, ways
 from lossbench.models import build
 from lossbench.recipe import Network
+from lossbench.system import processors
 
 CASE = training.CASES[0]
 GOAL_KEYS = {"name", "goal", "measured", "met"}
@@ -126,12 +127,13 @@ def test_time_not_spent_training_is_overhead():
     stage = {"training": 80.0}
     shown = {"shipper": 5.0, "shipper_start": 2.0, "training": 1000.0}
     found = overhead.conclude(100.0, [stage], cores=2, entry=1e-4, count=800, shown=shown)
+    found |= {"idle_dvc_repro": 1.4, "all_in_the_store": 16.0, "many_arms_in_the_store": 45.0}
     assert found["share"] == pytest.approx(0.6)
     assert found["journal_share"] == pytest.approx(0.001)
     live = 2 / 7200 + 3 / 1000 + 0.001
     assert found["mlflow_share_of_an_hour"] == pytest.approx(live)
     assert found["share_of_an_hour"] == pytest.approx((60 / 3600 + live) / (1 + 60 / 3600 + live))
-    assert [goal["met"] for goal in overhead.goals(found)] == [False, False, True, True]
+    assert [goal["met"] for goal in overhead.goals(found)] == [False, False, True, True, True, False, True]
 
 
 def process(module, pid, cpu, imports_cpu, children_cpu=0.0, parent=1):
@@ -141,19 +143,23 @@ def process(module, pid, cpu, imports_cpu, children_cpu=0.0, parent=1):
 @pytest.mark.parametrize(("trained", "proper"), [(100.0, 1.0), (20.0, 0.5)])
 def test_training_proper_is_what_the_workers_took_or_the_replicates_where_that_is_less(trained, proper):
     processes = [
-        process("stages.repro", 2, 1.0, 0.5, 60.0),
-        process("dvc", 3, 2.0, 1.0, 57.0, parent=2),
-        process("stages.tune", 4, 3.0, 2.0, 10.0, parent=3),
-        process("stages.train", 5, 3.0, 2.0, 30.0, parent=3),
+        process("lossbench", 2, 1.0, 0.5, 60.0),
+        probe.Process(
+            ("-c", "from multiprocessing.forkserver import main"), 0, 10, 2.0, 3.0, 2.0, 40.0, 4, 2, True
+        ),
+        process("dvc", 3, 2.0, 1.0, 12.0, parent=2),
+        process("stages.train", 5, 1.0, 0.5, parent=3),
         process("stages.evaluate", 6, 4.0, 2.0, 5.0, parent=3),
     ]
     rows = overhead.by_program(processes, trained)
     found = {row["what"]: row for row in rows}
-    assert found["stages.tune"]["training"] == pytest.approx(10 * proper)
-    assert found["stages.train"]["training"] == pytest.approx(30 * proper)
-    assert found["stages.train"]["rest"] == pytest.approx(1 + 30 * (1 - proper))
+    assert found["workers"]["training"] == pytest.approx(40 * proper)
+    assert found["workers"]["rest"] == pytest.approx(1 + 40 * (1 - proper))
+    assert (found["workers"]["torch"], found["lossbench"]["torch"]) == (1, 0)
     assert (found["stages.evaluate"]["training"], found["stages.evaluate"]["rest"]) == (0, 7)
-    assert found["dvc"]["seconds"] == pytest.approx(2 + 57 - (3 + 10 + 3 + 30 + 4 + 5))
+    assert found["dvc"]["seconds"] == pytest.approx(2 + 12 - (1 + 4 + 5))
+    everything = sum(row["seconds"] for row in rows)
+    assert everything == pytest.approx(1 + 60)
     assert overhead.idle(rows, 40.0, cores=2)["seconds"] == pytest.approx(80 - 61)
 
 
@@ -180,13 +186,15 @@ def test_the_overhead_is_measured_stage_by_stage(tmp_path):
     params["arms"] = {name: arm for name, arm in params["arms"].items() if arm["experiment"] == "digits"}
     del params["experiments"]["scenes"], params["datasets"]["scenes"]
     write_params(tmp_path, params)
-    found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "20")
+    found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "20", "--rounds", "1", "--arms", "5")  # fmt: skip
     rows = {row["what"]: row for row in found["rows"]}
-    assert {"stages.fetch", "stages.validate", "stages.train", "stages.track", "dvc"} <= set(rows)
+    assert {"stages.fetch", "stages.validate", "stages.train", "workers", "lossbench", "dvc"} <= set(rows)
     assert rows["stages.train"]["processes"] == 2
-    assert rows["stages.train"]["training"] > 0
+    assert rows["stages.train"]["torch"] == 0
+    assert rows["workers"]["torch"] == rows["workers"]["processes"] == 1
+    assert rows["workers"]["training"] > 0
     parts = [row["seconds"] for name, row in rows.items() if name != "all"]
-    assert sum(parts) == pytest.approx(found["shares"]["wall"] * len(os.sched_getaffinity(0)), rel=0.001)
+    assert sum(parts) == pytest.approx(found["shares"]["wall"] * processors(), rel=0.001)
     assert rows["idle processors"]["seconds"] > 0
     assert found["shares"]["shipper_core_seconds_per_training_core_second"] > 0
 

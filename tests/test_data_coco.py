@@ -210,7 +210,7 @@ def test_a_dataset_without_any_box_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> None:
-    root = coco_folder(tmp_path / "data")
+    root = coco_folder(tmp_path / "theirs")
     write(root, "instances_val2017.json", changed("annotations.4.category_id", 5))
     content = tiny_params()
     content["datasets"]["mine"] = {"source": "coco", "path": str(root)}

@@ -389,7 +389,8 @@ def test_the_stage_exits_with_2_and_a_sentence(argument: str, says: str, tmp_pat
 
 def test_the_source_that_the_docs_show_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[1] / "docs/own-data.md").read_text(encoding="utf-8")
-    monkeypatch.setattr(sources.base, "SOURCES", {**sources.SOURCES})
-    exec(page.split("```python\n")[1].split("```")[0], {})  # noqa: S102 - our own page is what is tested
-    fetch(dataset("stripes", count=80), "stripes", tmp_path / "stripes")
-    assert Dataset.open(tmp_path / "stripes").info.classes == ("across", "down")
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "stripes.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    fetch(dataset("stripes:Stripes", count=80), "stripes", tmp_path / "out")
+    assert Dataset.open(tmp_path / "out").info.classes == ("across", "down")

@@ -217,7 +217,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> None:
-    root = voc_folder(tmp_path / "data")
+    root = voc_folder(tmp_path / "theirs")
     add(root, "train1", annotation((("ant", 2, 3, 99, 8),)))
     content = tiny_params()
     content["datasets"]["mine"] = {"source": "voc", "path": str(root)}

@@ -1,18 +1,16 @@
 """What the docs show works as shown, and what they link to is there."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from docs_cases import follow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -52,7 +50,7 @@ NEW_TASK = """
 import sys
 from pathlib import Path
 import pandas as pd
-sys.path.insert(0, "tests")
+sys.path.insert(0, sys.argv[2])
 from conftest import tiny_params, train_study
 from lossbench.params import load_params
 from lossbench.reporting import write_report
@@ -78,10 +76,12 @@ assert "mean distance" in (root / "reports/report.md").read_text(), "no verdict"
     ("page", "check"), [("new-loss", NEW_LOSS), ("new-model", NEW_MODEL), ("new-task", NEW_TASK)]
 )
 def test_the_code_a_page_shows_runs(page: str, check: str, tmp_path: Path) -> None:
-    (tmp_path / "shown.py").write_text(blocks(ROOT / f"docs/{page}.md", "python")[0] + check)
+    shutil.copytree(ROOT / "lossbench", tmp_path / "lossbench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    follow(f"docs/{page}.md", tmp_path)
     run = subprocess.run(
-        [sys.executable, tmp_path / "shown.py", tmp_path / "study"],
-        cwd=ROOT,
+        [sys.executable, "-c", check, tmp_path / "study", ROOT / "tests"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

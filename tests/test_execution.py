@@ -191,6 +191,9 @@ def test_the_first_job_of_a_group_shows_how_much_memory_the_others_need(
     class Process:
         pid = os.getpid()
 
+        def is_alive(self) -> bool:
+            return True
+
     def start() -> Any:
         worker = local._Worker(Process(), Pipe(), 0)  # type: ignore[arg-type]
         executor._alive.append(worker)
@@ -309,7 +312,7 @@ def test_a_plan_says_what_is_missing_and_how_long_it_takes(own: Path) -> None:
     full, empty = Store(str(outs.home / "store")), Store(str(own / "empty"))
     (known,) = plan(params, arms, full, where(params, outs, full), InlineExecutor)
     assert (known.there, known.trials, known.replicates, known.epochs) == (8, 0, 0, 0)
-    assert sentences([known], 2) == ["digits: all 8 trainings are in the store"]
+    assert sentences([known], 2) == ["digits: all 8 trainings are done"]
     (told,) = plan(params, arms, empty, where(params, outs, empty), InlineExecutor)
     assert (told.there, told.trials, told.replicates, told.epochs) == (0, 4, 4, 16)
     assert told.seconds is not None

@@ -41,7 +41,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_clone_with_a_remote_needs_no_training(clone: Path) -> None:
     assert repro(clone) == []
-    assert not (clone / ".lossbench/replicates").exists()
+    assert not (clone / ".lossbench/store").exists()
 
 
 def test_a_clone_s_runs_stand_in_mlflow_after_make_track(clone: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT, tiny_params, train_study
+from safetensors.torch import load_file
 
 from lossbench.checking import check
 from lossbench.data.dataset import Dataset
@@ -98,11 +99,12 @@ def test_every_arm_is_scored_at_the_temperature_that_its_validation_data_chose(s
     params = load_params(study / "params.yaml")
     data = Dataset.open(study / "data/nursery")
     folder = study / "models/text/text-hinge"
-    described = json.loads((folder / "arm.json").read_bytes())
+    network = params.experiments["text"].model
     plain = task(data)
     plain.adapts = False  # type: ignore[misc]  # of this one instance
     scores = pd.read_csv(study / "reports/evaluation/text/scores.csv")
     for seed in params.seeds:
-        raw = score_replicate(folder, described, seed, plain, "perplexity", data, params.compute)
+        state = load_file(folder / f"seed-{seed}.safetensors")
+        raw = score_replicate(state, network, seed, plain, "perplexity", data, params.compute)
         mine = scores.query("loss == 'hinge' and metric == 'perplexity'").set_index("seed")["value"]
         assert mine[seed] < raw.scores.metrics["perplexity"]

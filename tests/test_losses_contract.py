@@ -153,12 +153,16 @@ def test_input_of_the_wrong_shape_is_refused_with_both_shapes(case: Case) -> Non
         case.make()(given.logits, given.target[:2], given.auxiliary)
     with pytest.raises(ValueError, match=r"weights must be \(N,\) = \(3,\) or .*\(3, 5, 4\); got \(3, 5\)"):
         case.make()(*given, torch.ones(3, 5))
+    with pytest.raises(ValueError, match="a target must be of a real dtype; got"):
+        case.make()(given.logits, given.target.to(torch.complex64), given.auxiliary)
     with pytest.raises(ValueError, match=r"logits must be floating, .*got \(3, 0, 5, 4\)"):
         case.make()(given.logits[:, :0], given.target, given.auxiliary)
 
 
 @every_loss
 def test_relabelling_the_classes_changes_nothing(case: Case) -> None:
+    if case.make().ordered:
+        return
     given = inputs(case, dtype=torch.float64)
     order = torch.tensor([0, 3, 1, 2] if case.make().background else [2, 0, 3, 1])
     counts = [50, 20, 5, 1]
@@ -245,7 +249,8 @@ def test_one_batch_can_be_learnt_by_heart(case: Case) -> None:
     given = inputs(case, (6, 5), samples=2)
     loss = case.make()
     helper = Case("binary_cross_entropy" if case.multilabel else "cross_entropy", case.multilabel).make()
-    weight = 0.2 if loss.only_in_sum or case.name == "gradient" else 0.0  # documented as parts of a sum
+    part = loss.only_in_sum or case.name == "gradient"  # documented as parts of a sum
+    weight = 0.2 if part else 0.0
     logits = (given.logits * 0.1).clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.3)
     for _ in range(100):

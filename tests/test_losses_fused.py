@@ -24,13 +24,20 @@ def case(
 def mixture(found: fused.Summary) -> torch.Tensor:
     """A scalar in which every output has a part of its own."""
     assert found.true_log_probs is not None
-    total = (found.true_log_probs.exp() * torch.arange(6.0)).sum() + (found.probs**3).sum()
+    total = (found.true_log_probs.exp() * torch.arange(6.0)).sum()
     if found.both is None or found.predicted is None:
         return total
     return total + (found.both**2 * torch.arange(4.0)).sum() - (found.both / (found.predicted + 1)).sum()
 
 
+@pytest.fixture(params=[1 << 18, 17, 100], ids=["one-block", "blocks-of-positions", "blocks-of-samples"])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "BLOCK", request.param)
+    monkeypatch.setattr(fused, "TOGETHER", 1)
+
+
 @masks
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("counts", [False, True])
 def test_summary_is_its_twin(masked: bool, counts: bool) -> None:
     logits, index, valid = case(masked)
@@ -93,7 +100,27 @@ def is_its_twin(kind: type[Lovasz], masked: bool, over: str, absent: str, labels
 
 def test_only_positions_with_a_weight_are_ranked() -> None:
     errors, truth = torch.tensor([0.9, 0.1, 0.4, 0.3, 0.2]), torch.tensor([True, False, False, True, False])
-    at, weights = fused.ranked(errors, truth, None, absent=False)
-    assert at.tolist() == [0, 2, 3]
+    found = fused.ranked(errors, truth, None, absent=False)
+    assert found is not None
+    assert found.at.tolist() == [0, 2, 3]
     whole = functional.lovasz_weights(errors, truth, None)
-    torch.testing.assert_close(torch.zeros(5).scatter(0, at, weights), whole)
+    torch.testing.assert_close(torch.zeros(5).scatter(0, found.at, found.weights), whole)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_positions_are_ranked_as_few_are(share: float, dtype: torch.dtype) -> None:
+    """From 2¹⁵ positions on their bits are sorted as whole numbers; ties, zeros and NaN keep their order."""
+    generator = torch.Generator().manual_seed(0)
+    errors = (torch.rand(1 << 16, generator=generator, dtype=dtype) ** 8).mul(4096).round().div(4096)
+    errors[7], errors[9] = -0.0, 1e-30
+    truth = torch.rand(errors.shape, generator=generator) < share
+    order = fused.descending(errors)
+    assert torch.equal(order, errors.argsort(descending=True, stable=True))
+    expected = functional.lovasz_weights(errors.double(), truth, None)[order]
+    torch.testing.assert_close(fused.jaccard_steps(truth[order], torch.float64), expected)
+    errors[11] = torch.nan
+    assert fused.descending(errors)[0] == 11
+    found = fused.ranked(errors, truth, None, absent=True)
+    assert found is not None
+    assert (found.weights * found.errors).sum().isnan()

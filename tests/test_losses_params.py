@@ -220,6 +220,60 @@ def test_a_sum_hands_the_maps_to_the_parts_that_need_them() -> None:
         loss(logits, target)
 
 
+def test_a_sum_hands_each_part_the_kind_of_maps_that_it_needs() -> None:
+    """Distances to two parts, the blobs' numbers to a third, whatever their order."""
+    target = torch.zeros(2, 6, 5, dtype=torch.long)
+    target[:, :2, :2], target[0, 4:], target[1, 3:, 3:] = 1, 2, 3
+    logits = torch.randn(2, CLASSES, 6, 5)
+    weights = {"hausdorff": 0.5, "blob": 2.0, "cross_entropy": 1.0, "boundary": 0.1}
+    parts = {name: build({"sum": {name: 1.0}}, CONTEXT) for name in weights}
+    alone = {
+        name: part(logits, target, part.prepare(target, CLASSES) if part.auxiliary else None)
+        for name, part in parts.items()
+    }
+    for names in (list(weights), list(weights)[::-1]):
+        loss = build({"sum": {name: weights[name] for name in names}}, CONTEXT)
+        maps = loss.prepare(target, CLASSES)
+        assert maps.shape == (2, 2 * CLASSES, 6, 5)
+        expected = sum(weights[name] * alone[name] for name in names)
+        torch.testing.assert_close(loss(logits, target, maps), expected)
+        with pytest.raises(ValueError, match=r"needs the maps .*\(2, 8, 6, 5\); got \(2, 4, 6, 5\)"):
+            loss(logits, target, maps[:, :CLASSES])
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        (
+            {"cross_entropy": {"labels": "exclusive"}, "dice": 1.0},
+            r"the parts have labels \['exclusive', 'ind",
+        ),
+        (
+            {"focal": {"ignore_index": 3}, "dice": {"ignore_index": 4}},
+            r"the parts have ignore_index \['3', '4'",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_before_there_are_data(
+    parts: dict[str, Any], found: str
+) -> None:
+    for refuse in (
+        lambda: check({"sum": parts}, "losses.x"),
+        lambda: build({"sum": parts}, CONTEXT, "losses.x"),
+    ):
+        with pytest.raises(UserError, match=rf"losses.x.sum: {found}.*allowed: one for all parts"):
+            refuse()
+
+
+def test_what_the_data_say_reaches_the_losses_that_ask() -> None:
+    assert build({"name": "distribution_balanced"}, LABELS).positions == 100
+    assert build({"name": "distribution_balanced", "positions": 7}, LABELS).positions == 7
+    spec = {"name": "expected_cost", "cost": [[0, 1], [2, 0]]}
+    check(spec, "losses.x")
+    with pytest.raises(UserError, match=r"losses.x.cost is \[\[0.0, 1.0\], .*allowed: 4 rows of 4 numbers"):
+        build(spec, CONTEXT, "losses.x")
+
+
 def test_the_task_says_what_is_ignored_unless_the_block_does() -> None:
     context = LossContext(classes=2, ignore_index=255)
     assert build({"name": "dice"}, context).ignore_index == 255

@@ -69,6 +69,24 @@ def test_a_loss_that_takes_an_ignored_value_is_told_the_datas() -> None:
     assert torch.isfinite(loss(torch.randn(2, 3, 2), target))
 
 
+def test_in_a_sum_a_foreign_loss_sees_what_it_sees_alone() -> None:
+    """Targets that do not count too, and a distribution, whatever the other parts call it."""
+    logits, target = torch.randn(4, 3, 5), torch.randint(3, (4, 5))
+    target[:, 1] = 255
+    context = LossContext(classes=3, ignore_index=255)
+    foreign = {"name": "torch.nn:CrossEntropyLoss"}
+    alone = build(foreign, context)(logits, target)
+    both = build({"sum": {"dice": 1.0, "mine": foreign}}, context)(logits, target)
+    torch.testing.assert_close(both, build({"name": "dice"}, context)(logits, target) + alone)
+    torch.testing.assert_close(
+        build({"sum": {"torch.nn:CrossEntropyLoss": 1.0}}, context)(logits, target), alone
+    )
+    soft, own = logits.flip(0).softmax(1), {"name": "dice", "labels": "exclusive"}
+    both = build({"sum": {"dice": own, "mine": foreign}}, CONTEXT)(logits, soft)
+    alone = build(foreign, CONTEXT)(logits, soft)
+    torch.testing.assert_close(both, build(own, CONTEXT)(logits, soft) + alone)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
@@ -199,3 +217,71 @@ def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_s
         file.write("EDITED = True\n")
     after = {arm: Identity(params, arm, tmp_path).code.digest for arm in params.arms}
     assert {arm for arm in before if before[arm] != after[arm]} == {"digits-own"}
+
+
+def test_an_augmentation_of_ones_own_draws_from_the_replicates_generator(code: Path, tmp_path: Path) -> None:
+    from training_cases import digest, labels_dataset, setting
+
+    from lossbench.training import Member, fit
+
+    (code / "mine_changes.py").write_text(
+        "import torch\n"
+        "def brighter(inputs, targets, generator):\n"
+        "    return inputs + torch.rand((len(inputs), 1, 1, 1), generator=generator), targets\n"
+        "def broken(inputs, targets, generator):\n"
+        "    return inputs\n"
+    )
+    data = labels_dataset(tmp_path / "data")
+    plain = digest(fit(setting(data), [Member(0)])[0])
+    own = [
+        digest(fit(setting(data, augmentation={"own": "mine_changes:brighter"}), [Member(0)])[0])
+        for _ in "ab"
+    ]
+    assert own[0] == own[1] != plain
+    with pytest.raises(UserError, match="mine_changes:broken returns Tensor; allowed: "):
+        fit(setting(data, augmentation={"own": "mine_changes:broken"}), [Member(0)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "model"),
+    [
+        ("scenes", {"name": "segmentation_models_pytorch:Unet", "encoder_name": "resnet18", "encoder_weights": None,
+                    "in_channels": "{channels}", "classes": "{outputs}"}),
+        ("scenes", {"name": "torchvision.models.segmentation:lraspp_mobilenet_v3_large", "weights": None,
+                    "weights_backbone": None, "num_classes": "{outputs}"}),
+        ("digits", {"name": "timm:create_model", "model_name": "resnet10t", "num_classes": "{outputs}",
+                    "in_chans": "{channels}"}),
+        ("scenes", {"name": "monai.networks.nets:UNet", "spatial_dims": 2, "in_channels": "{channels}",
+                    "out_channels": "{outputs}", "channels": [4, 8], "strides": [2]}),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else value,
+)  # fmt: skip
+def test_networks_of_other_packages_train_in_a_study_from_params_alone(
+    experiment: str, model: dict[str, Any], tmp_path: Path
+) -> None:
+    from conftest import tiny_params, train_study
+
+    content = tiny_params()
+    other = "scenes" if experiment == "digits" else "digits"
+    for block in ("experiments", "datasets"):
+        content[block].pop(other)
+    content["arms"] = {name: arm for name, arm in content["arms"].items() if arm["experiment"] == experiment}
+    content["hypotheses"] = {}
+    content["experiments"][experiment]["model"] = model
+    content["experiments"][experiment]["recipe"] = {"epochs": 1, "batch_size": 8}
+    content["seeds"] = [0]
+    if "torchvision" in model["name"]:  # it wants three channels
+        (tmp_path / "plugins").mkdir()
+        (tmp_path / "plugins/coloured.py").write_text(
+            "from torch import nn\nfrom torchvision.models.segmentation import lraspp_mobilenet_v3_large\n"
+            "class Coloured(nn.Module):\n"
+            "    def __init__(self, **given):\n        super().__init__()\n"
+            "        self.network = lraspp_mobilenet_v3_large(**given)\n"
+            "    def forward(self, images):\n        return self.network(images.expand(-1, 3, -1, -1))\n"
+        )
+        content["code"] = str(tmp_path / "plugins")
+        content["experiments"][experiment]["model"] = {**model, "name": "coloured:Coloured"}
+        use_code(tmp_path / "plugins")
+    train_study(tmp_path / "s", content)
+    assert len(list((tmp_path / "s/models").glob("*/*/seed-0.safetensors"))) == 2

@@ -2,13 +2,14 @@
 
 import os
 import random
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossbench.errors import UserError
+from lossbench.errors import GateError, UserError
 from lossbench.store import DamagedError, Folder, Store, opened
 
 ADDRESSES = ["folder", "memory://lossbench-test"]
@@ -114,3 +115,32 @@ def test_a_folder_shows_no_unfinished_files(tmp_path: Path) -> None:
     (tmp_path / ".half.part").touch()
     (tmp_path / "whole").touch()
     assert Folder(tmp_path).list("") == ["whole"]
+
+
+@pytest.mark.parametrize("address", ["memory://anywhere", "FILE"])
+def test_a_store_that_other_processes_find_nothing_in_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LOSSBENCH_STORE", address.replace("FILE", str(tmp_path / "file")))
+    with (
+        pytest.raises(UserError, match=r"LOSSBENCH_STORE is .*; allowed: a folder, or an address"),
+        opened(tmp_path),
+    ):
+        pass
+
+
+def test_what_is_not_there_may_be_dropped(store: Store) -> None:
+    store.drop("things", "ab12")
+    assert store.get("things", "ab12") is None
+
+
+def test_a_store_that_does_not_answer_is_told_in_a_sentence() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = Store(f"http://me:secret@127.0.0.1:{unused.getsockname()[1]}/x")
+        for ask in (lambda: store.get("things", "ab12"), lambda: store.put("things", "ab12", {})):
+            with pytest.raises(GateError, match="LOSSBENCH_STORE is 'http://127") as refused:
+                ask()
+            assert "\n" not in str(refused.value)
+            assert "secret" not in str(refused.value)

@@ -1,15 +1,17 @@
 """A user's folder becomes a study in one command."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import stage, tiny_params, write_params
+from conftest import ROOT, stage, tiny_params, write_params
 from PIL import Image
 
 from lossbench.checking import check
+from lossbench.cli import VERBS
 from lossbench.errors import UserError
 from lossbench.params import load_params
 from lossbench.studies import new_study
@@ -75,26 +77,56 @@ def test_a_taken_name_is_refused(by_class: Path, tmp_path: Path) -> None:
         new_study("mine", by_class, tmp_path)
 
 
-def test_repro_of_a_folder_without_params_exits_2(tmp_path: Path) -> None:
-    run = stage(tmp_path, "repro", "--study", str(tmp_path))
+def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lossbench", *arguments], cwd=folder, env={**os.environ, **more},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"new-study", "predict", "export"}))
+def test_a_verb_on_a_folder_without_params_exits_2(verb: str, tmp_path: Path) -> None:
+    needed = {"schedule": ["show", "cron"], "store": ["list"]}
+    run = lossbench(tmp_path, verb, *needed.get(verb, []), "--study", str(tmp_path))
     assert run.returncode == 2
     assert "params.yaml: no such file" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     before = (tmp_path / "params.yaml").read_bytes()
-    run = stage(tmp_path, "repro", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    run = lossbench(tmp_path, "run", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert run.returncode == 2
     assert "compute.device" in run.stderr
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
+def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    (tmp_path / "lossbench").mkdir()
+    run = lossbench(ROOT, "run", "--study", str(tmp_path))
+    assert run.returncode == 2
+    assert f"'root' leads to the code in {tmp_path}, but this is lossbench of {ROOT}" in run.stderr
+
+
+HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "dvc", "scipy", "sklearn"}
+STAGES = sorted(one.stem for one in (ROOT / "stages").glob("*.py") if one.stem not in ("__init__", "common"))
+
+
 @pytest.mark.parametrize(
-    "module", ["check", "fetch", "validate", "tune", "train", "evaluate", "report", "repro", "track"]
+    "command",
+    [*([f"stages.{one}"] for one in STAGES), ["lossbench"], *(["lossbench", verb] for verb in VERBS)],
+    ids=" ".join,
 )
-def test_every_entry_point_explains_itself_without_loading_torch(module: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.argv = ['x', '--help']\ntry:\n import runpy; runpy.run_module('stages.{module}', run_name='__main__')\nexcept SystemExit as e:\n assert not e.code\nassert not set(sys.modules) & {{'torch', 'mlflow', 'great_expectations', 'pandas'}}"
+def test_every_entry_point_explains_itself_without_heavy_imports(command: list[str], tmp_path: Path) -> None:
+    module, *verb = command
+    code = (
+        f"import runpy, sys; sys.argv = ['x', *{verb!r}, '--help']\n"
+        f"try:\n runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as ended:\n assert not ended.code\n"
+        f"assert not set(sys.modules) & {HEAVY!r}, set(sys.modules) & {HEAVY!r}"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -30,7 +30,7 @@ def test_batches_change_nothing(tmp_path, monkeypatch):
     state = train_replicate(made, Member(0)).state
     inputs = data.split("validation").inputs
     whole = predict(made.task, made.network, state, inputs, made.compute)
-    monkeypatch.setattr("lossbench.training.prediction.EVALUATION_BATCH", 7)
+    monkeypatch.setattr("lossbench.training.portions.SAMPLES_AT_ONCE", 7)
     parts = predict(made.task, made.network, state, inputs, made.compute)
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-6)
 

@@ -104,7 +104,7 @@ def test_a_budget_that_is_no_number_is_refused(monkeypatch, value):
 
 def test_without_a_budget_half_of_what_is_free_is_taken(monkeypatch):
     monkeypatch.delenv("LOSSBENCH_MEMORY", raising=False)
-    monkeypatch.setattr(portions, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(portions, "available_memory", lambda: 1000)
     assert memory_budget("cpu") == 500
 
 

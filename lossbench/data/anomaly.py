@@ -51,9 +51,9 @@ def hold_out(
 
 
 def _relabelled(split: str, samples: Samples, abnormal: np.ndarray, classes: tuple[str, ...]) -> Samples:
-    labels = samples.targets
+    labels = samples.labels
     if split in NORMAL_ONLY:
         samples = samples.take(np.flatnonzero(~abnormal[labels]))
-        labels = samples.targets
+        labels = samples.labels
     columns = {**samples.columns, "class": [classes[label] for label in labels]}
-    return Samples(samples.inputs, abnormal[labels].astype(np.int64), samples.names, columns)
+    return replace(samples, targets=abnormal[labels].astype(np.int64), columns=columns)

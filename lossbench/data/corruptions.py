@@ -1,5 +1,7 @@
 """Damage done to the training split on purpose, to see which loss bears it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lossbench.data.samples import Fetched, Samples
@@ -41,11 +43,12 @@ def long_tail(samples: Samples, classes: int, factor: float, rng: np.random.Gene
     if factor == 1:
         return samples
     order = rng.permutation(len(samples))
-    largest = np.bincount(samples.targets, minlength=classes).max()
+    labels = samples.labels
+    largest = np.bincount(labels, minlength=classes).max()
     kept = []
     for label in range(classes):
         quota = max(1, round(largest * factor ** (-label / max(classes - 1, 1))))
-        kept.append(order[samples.targets[order] == label][:quota])
+        kept.append(order[labels[order] == label][:quota])
     return samples.take(np.sort(np.concatenate(kept)))
 
 
@@ -56,7 +59,8 @@ def flip_labels(samples: Samples, classes: tuple[str, ...], rate: float, rng: np
     """
     flipped = rng.random(len(samples)) < rate
     shift = rng.integers(1, len(classes), len(samples))
-    noisy = np.where(flipped, (samples.targets + shift) % len(classes), samples.targets)
-    clean = [classes[label] for label in samples.targets]
+    labels = samples.labels
+    noisy = np.where(flipped, (labels + shift) % len(classes), labels)
+    clean = [classes[label] for label in labels]
     columns = {**samples.columns, "label_clean": clean}
-    return Samples(samples.inputs, noisy.astype(samples.targets.dtype), samples.names, columns)
+    return replace(samples, targets=noisy.astype(labels.dtype), columns=columns)

@@ -4,20 +4,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import DatasetInfo, full_scale
+from lossbench.data.facts import Facts, pooled_moments
 from lossbench.data.manifest import manifest
-from lossbench.data.samples import Array, Fetched, Samples
+from lossbench.data.rows import save
+from lossbench.data.samples import Fetched, Samples, kept, looked_at
 from lossbench.data.sources.base import source
-from lossbench.data.splits import position, split
+from lossbench.data.splits import divided, position, side, split
 from lossbench.errors import UserError
 from lossbench.params import Dataset
-from lossbench.written import DATA, expect_ours, half, make_room
+from lossbench.written import DATA, UNFINISHED, expect_ours, half, make_room
 
 
 def fetch(dataset: Dataset, name: str, out: Path) -> None:
@@ -30,22 +36,39 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
     """
     part = half(out)
     expect_ours(out, DATA)
-    make_room(part, DATA, known=True)  # of a killed run
+    make_room(part, UNFINISHED, known=True)  # of a killed run
     fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
+    try:
+        part.mkdir(parents=True)
+        _write(part, *_divided(fetched, dataset, name, part / "decoded"), dataset)
+    except BaseException as error:
+        with suppress(OSError, UserError):  # the next run says why it stays
+            make_room(part, UNFINISHED, known=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
+        raise
+    make_room(out, DATA)
+    part.replace(out)
+
+
+def _divided(
+    fetched: Fetched, dataset: Dataset, name: str, folder: Path
+) -> tuple[Mapping[str, Samples], Fetched]:
+    """Look at all samples, divide them, and damage them where asked; what is decoded lies in ``folder``."""
+    whole, shares = divided(fetched.groups, dataset.splits)
+    carved = partial(side, shares=shares, salt=dataset.splits.salt)
+    groups = {
+        group: kept(samples, fetched, folder / group, carved if group == whole else lambda _: "all")
+        for group, samples in fetched.groups.items()
+    }
+    fetched = replace(fetched, groups=groups)
     splits = split(fetched.groups, dataset.splits, name)
     if dataset.subset is not None:
         splits["train"] = smallest_hashes(splits["train"], dataset.subset, dataset.splits.salt)
     if dataset.anomaly is not None:
         splits, fetched = hold_out(splits, fetched, dataset.anomaly, name)
     splits["train"] = corrupt(splits["train"], fetched, dataset.corruption, name)
-    part.mkdir(parents=True)
-    try:
-        _write(part, splits, fetched, dataset)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise UserError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
-    make_room(out, DATA)
-    part.replace(out)
+    return splits, fetched
 
 
 def smallest_hashes(samples: Samples, count: int, salt: str) -> Samples:
@@ -57,8 +80,9 @@ def smallest_hashes(samples: Samples, count: int, salt: str) -> Samples:
 def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, dataset: Dataset) -> None:
     for name, samples in splits.items():
         (folder / name).mkdir()
-        np.save(folder / name / "inputs.npy", np.ascontiguousarray(samples.inputs))
-        np.save(folder / name / "targets.npy", np.ascontiguousarray(samples.targets))
+        save(samples.inputs, folder / name / "inputs.npy")
+        save(samples.targets, folder / name / "targets.npy")
+    shutil.rmtree(folder / "decoded", ignore_errors=True)
     table = manifest(splits, fetched)
     table.to_parquet(folder / "manifest.parquet", index=False)
     info = describe(splits, fetched)
@@ -78,9 +102,9 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
 
 def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
     """Collect what tasks, models and losses must know; statistics come from the training split alone."""
-    train = splits["train"]
+    train = looked_at(splits["train"], fetched)
     image = train.inputs.ndim == 4
-    mean, std = channel_statistics(train.inputs) if image else ((0.0,), (1.0,))
+    mean, std = channel_statistics(train.facts or {}, train.inputs.dtype) if image else ((0.0,), (1.0,))
     return DatasetInfo(
         kind=fetched.kind,
         classes=fetched.classes,
@@ -88,38 +112,29 @@ def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
         target_shape=tuple(train.targets.shape[1:]),
         mean=mean,
         std=std,
-        counts=class_counts(train.targets, fetched),
+        counts=class_counts(train, fetched),
         sizes={name: len(samples) for name, samples in splits.items()},
         ignore_index=fetched.ignore_index,
         extra=dict(fetched.extra),
     )
 
 
-def channel_statistics(images: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of images (N, C, H, W), scaled to 0..1.
-
-    Taken from a histogram, where values are integers: exact, and no float copy of the set.
-    """
-    if images.dtype.kind == "f":
-        parts = [images[:, channel] for channel in range(images.shape[1])]
-        return (
-            tuple(round(float(one.mean(dtype=np.float64)), 9) for one in parts),
-            tuple(round(max(float(one.std(dtype=np.float64)), 1e-6), 9) for one in parts),
-        )
-    full = full_scale(images.dtype)
-    values = np.arange(full + 1) / full
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        share = np.bincount(images[:, channel].ravel(), minlength=full + 1) / images[:, channel].size
-        center = float(share @ values)
-        means.append(round(center, 9))
-        stds.append(round(max(float(share @ (values - center) ** 2) ** 0.5, 1e-6), 9))
-    return tuple(means), tuple(stds)
+def channel_statistics(
+    facts: Facts, dtype: "np.dtype[Any]"
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, as ``Task.encode_inputs`` scales: white is 1."""
+    unit = full_scale(dtype)
+    mean, variance = pooled_moments(facts["channel_mean"], facts["channel_variance"])
+    std = np.maximum(np.sqrt(variance) / unit, 1e-6)
+    return tuple(round(float(one), 9) for one in mean / unit), tuple(round(float(one), 9) for one in std)
 
 
-def class_counts(targets: Array, fetched: Fetched) -> tuple[int, ...]:
+def class_counts(train: Samples, fetched: Fetched) -> tuple[int, ...]:
     """Training targets per class: samples, positions, boxes or positives, as the kind has it."""
     classes = len(fetched.classes)
+    if train.mask_facts is not None:
+        return tuple(int(count) for count in train.mask_facts["counts"].sum(axis=0))
+    targets = train.labels
     if fetched.kind == "multilabel":
         return tuple(int(count) for count in (targets > 0).sum(axis=0))
     labels = targets[..., 4] if fetched.kind == "boxes" else targets

@@ -205,8 +205,11 @@ def read_mask(
         if values.min() < -(2**31) or values.max() >= 2**31:
             raise UserError(f"{file}: mask values from {values.min()} to {values.max()}; allowed: 0 to 65535")
         # A palette's indices are the classes; its colours are only for the eye.
-        image = Image.fromarray(np.ascontiguousarray(values[..., 0], np.int32))
-        return np.asarray(resized(image, size, resize, Image.Resampling.NEAREST, fill)).astype(np.int64)
+        values = values[..., 0].view(np.uint8) if values.dtype == bool else values[..., 0]
+        if size is None or values.shape == tuple(size):
+            return values  # in the type they have: most masks are bytes
+        wide = Image.fromarray(np.ascontiguousarray(values, np.int32))
+        return np.asarray(resized(wide, size, resize, Image.Resampling.NEAREST, fill))
 
 
 def resized(

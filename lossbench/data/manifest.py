@@ -1,12 +1,13 @@
 """The manifest: one row per sample, what validation looks at and MLflow logs."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lossbench.data.samples import Array, Fetched, Samples, content_hashes
+from lossbench.data.samples import Array, Fetched, Samples, content_hashes, looked_at
 
 
 def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
@@ -29,25 +30,28 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
 
 
 def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
-    flat = samples.inputs.reshape(len(samples), -1)
-    height, width = (samples.inputs.shape[-2:]) if samples.inputs.ndim > 3 else (1, flat.shape[1])
+    samples = looked_at(samples, fetched)
+    facts, shape = samples.facts or {}, samples.inputs.shape
+    height, width = shape[-2:] if len(shape) > 3 else (1, math.prod(shape[1:]))
     columns: dict[str, Any] = {
         "split": split,
         "index": np.arange(len(samples)),
-        "label": _labels(samples.targets, fetched),
+        "label": _labels(samples, fetched),
         "width": width,
         "height": height,
-        "channels": samples.inputs.shape[1] if samples.inputs.ndim > 3 else 1,
-        "minimum": _wide(flat.min(axis=1)),
-        "maximum": _wide(flat.max(axis=1)),
-        "mean": flat.mean(axis=1, dtype=np.float64),
-        "std": flat.std(axis=1, dtype=np.float64),
-        "sha256": samples.hashes(),
-        "target_sha256": content_hashes(samples.targets),
+        "channels": shape[1] if len(shape) > 3 else 1,
+        "minimum": _wide(facts["minimum"]),
+        "maximum": _wide(facts["maximum"]),
+        "mean": facts["mean"],
+        "std": facts["std"],
+        "sha256": facts["sha256"],
+        "target_sha256": _target_hashes(samples),
         "source": list(samples.names),
     }
-    if fetched.kind == "mask":
-        columns |= _mask_columns(samples.targets, fetched)
+    if samples.mask_facts is not None:
+        height, width = samples.targets.shape[1:3]
+        columns |= {"mask_width": width, "mask_height": height}
+        columns |= {key: samples.mask_facts[key] for key in ("mask_values", "stray", "foreground")}
     if fetched.kind == "tokens":
         columns |= _token_columns(samples, fetched)
     if fetched.kind == "boxes":
@@ -60,35 +64,28 @@ def _wide(values: Array) -> Array:
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 
-def _labels(targets: Array, fetched: Fetched) -> Any:
+def _labels(samples: Samples, fetched: Fetched) -> Any:
+    names = fetched.classes
     if fetched.kind in ("label", "anomaly"):
-        return [fetched.classes[label] if 0 <= label < len(fetched.classes) else None for label in targets]
+        return [names[label] if 0 <= label < len(names) else None for label in samples.labels]
     if fetched.kind == "multilabel":
-        return ["|".join(np.array(fetched.classes)[row > 0]) for row in targets]
+        return ["|".join(np.array(names)[row > 0]) for row in samples.labels]
     return None
 
 
-def _mask_columns(targets: Array, fetched: Fetched) -> dict[str, Any]:
-    known = targets != (-1 if fetched.ignore_index is None else fetched.ignore_index)
-    stray = (targets >= len(fetched.classes)) & known
-    return {
-        "mask_width": targets.shape[2],
-        "mask_height": targets.shape[1],
-        "mask_values": [",".join(map(str, np.unique(mask))) for mask in targets],
-        "stray": stray.reshape(len(targets), -1).sum(axis=1),
-        "foreground": ((targets != 0) & known).reshape(len(targets), -1).mean(axis=1),
-    }
+def _target_hashes(samples: Samples) -> Any:
+    return content_hashes(samples.labels) if samples.mask_facts is None else samples.mask_facts["sha256"]
 
 
 def _token_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
-    both = np.stack([samples.inputs, samples.targets], axis=1)
-    stray = (both < 0) | (both >= len(fetched.classes))
-    return {"stray": stray.sum(axis=(1, 2)), "unknown": (samples.targets == 0).mean(axis=1)}
+    targets, vocabulary = samples.labels, len(fetched.classes)
+    strays = [((some < 0) | (some >= vocabulary)).sum(axis=1) for some in (np.asarray(samples.inputs), targets)]
+    return {"stray": sum(strays), "unknown": (targets == 0).mean(axis=1)}
 
 
 def _box_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
     height, width = samples.inputs.shape[-2:]
-    x0, y0, x1, y1, label = np.moveaxis(samples.targets, -1, 0)
+    x0, y0, x1, y1, label = np.moveaxis(samples.labels, -1, 0)
     inside = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (x1 <= width) & (y1 <= height)
     there = label != -1
     stray = there & ~(inside & np.isin(label, range(len(fetched.classes))))

@@ -1,16 +1,23 @@
 """What a source hands over, before it is split and written."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lossbench.data.dataset import Kind
+from lossbench.data.facts import Facts, content_hashes, input_facts, mask_facts
+from lossbench.data.rows import Array, FromFiles, Keeper, Rows, Stored, blocks, in_order
+from lossbench.progress import bar
 
-Array = npt.NDArray[Any]
+__all__ = ["POOL", "Array", "Fetched", "Samples", "content_hashes", "kept", "looked_at"]
+
+Side = Callable[[str], str]
+"""From a sample's content hash to the split that it will come to, so that it is written there at once."""
 POOL = "pool"
 """Name of the one group of a source whose publisher gives no split."""
 
@@ -24,13 +31,22 @@ class Samples:
         targets: (N, *target_shape).
         names: where each came from, relative to the source; unique.
         columns: further columns of the manifest, each of length N.
+        facts: what a look at the inputs found; None before it.
+        mask_facts: what a look at the targets found, where they are masks; None before it.
 
     """
 
-    inputs: Array
-    targets: Array
+    inputs: Array | Rows
+    targets: Array | Rows
     names: Sequence[str]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    facts: Facts | None = None
+    mask_facts: Facts | None = None
+
+    @property
+    def labels(self) -> Array:
+        """Targets in memory: for kinds whose targets are small."""
+        return np.asarray(self.targets)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -42,17 +58,17 @@ class Samples:
             self.targets[index],
             [self.names[i] for i in index],
             {key: [values[i] for i in index] for key, values in self.columns.items()},
+            None if self.facts is None else {key: values[index] for key, values in self.facts.items()},
+            None
+            if self.mask_facts is None
+            else {key: values[index] for key, values in self.mask_facts.items()},
         )
 
     def hashes(self) -> list[str]:
         """SHA-256 of each input's decoded content (shape, type and values; not its target)."""
-        return content_hashes(self.inputs)
-
-
-def content_hashes(arrays: Array) -> list[str]:
-    """SHA-256 of each entry along the first axis: shape, type and values."""
-    head = f"{arrays.shape[1:]} {arrays.dtype}".encode()
-    return [hashlib.sha256(head + np.ascontiguousarray(one).tobytes()).hexdigest() for one in arrays]
+        if self.facts is not None:
+            return [str(one) for one in self.facts["sha256"]]
+        return content_hashes(np.asarray(self.inputs))
 
 
 @dataclass(frozen=True)
@@ -75,3 +91,80 @@ class Fetched:
     provenance: Mapping[str, Any]
     ignore_index: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def looked_at(samples: Samples, fetched: Fetched) -> Samples:
+    """Look at samples in memory, unless that was done."""
+    done = samples
+    if done.facts is None:
+        done = replace(done, facts=_looked(done.inputs, input_facts))
+    if fetched.kind == "mask" and done.mask_facts is None:
+        done = replace(done, mask_facts=_looked(done.targets, _mask_look(fetched)))
+    return done
+
+
+def kept(samples: Samples, fetched: Fetched, folder: Path, side: Side) -> Samples:
+    """Look at samples, and write to disk what is decoded on the way: each is decoded once.
+
+    Args:
+        samples: of one group.
+        fetched: what the source said of them.
+        folder: for the files; created if need be.
+        side: see :data:`Side`.
+
+    Raises:
+        UserError: for a file that cannot be decoded.
+
+    """
+    done = samples
+    if isinstance(done.inputs, FromFiles):
+        inputs, facts = _stored(done.inputs, input_facts, folder / "inputs", side)
+        done = replace(done, inputs=inputs, facts=facts)
+    if isinstance(done.targets, FromFiles):
+        sides = iter(() if done.facts is None else done.facts["sha256"])
+        # Targets go where their inputs went, in the same order.
+        masks, facts = _stored(
+            done.targets, _mask_look(fetched), folder / "targets", lambda own: side(next(sides, own))
+        )
+        done = replace(done, targets=masks, mask_facts=facts)
+    return looked_at(done, fetched)
+
+
+def _mask_look(fetched: Fetched) -> Callable[[Array], Facts]:
+    return partial(mask_facts, classes=len(fetched.classes), ignore_index=fetched.ignore_index)
+
+
+def _stored(
+    rows: FromFiles, look: Callable[[Array], Facts], folder: Path, side: Side
+) -> tuple[Stored, Facts]:
+    """Decode samples, look at them and write them."""
+    with Keeper(folder, rows.each, rows.dtype) as keeper:
+
+        def keep(block: Array, facts: Facts) -> None:
+            keeper.append(block, [side(one) for one in facts["sha256"]])
+
+        facts = _looked(rows, look, keep)
+        return keeper.stored(), facts
+
+
+def _looked(
+    rows: Array | Rows,
+    look: Callable[[Array], Facts],
+    keep: Callable[[Array, Facts], None] = lambda *_: None,
+) -> Facts:
+    """Look at all samples, a block at a time, side by side."""
+    parts = blocks(rows) or [slice(0, 0)]
+    size = len(rows[parts[0]]) * rows.dtype.itemsize * math.prod(rows.shape[1:])
+
+    def one(part: slice) -> tuple[Array, Facts]:
+        block = np.asarray(rows[part])
+        return block, look(block)
+
+    found = []
+    label = rows.label if isinstance(rows, FromFiles) else "looking"
+    with bar(len(rows), label, delay=1) as progress:
+        for block, facts in in_order(one, parts, size):
+            keep(block, facts)
+            found.append(facts)
+            progress.update(len(block))
+    return {key: np.concatenate([facts[key] for facts in found]) for key in found[0]}

@@ -1,7 +1,7 @@
 """Splits by content: a sample's side follows from its bytes alone, so it never changes when data grow."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -34,13 +34,25 @@ def divide(hashes: Sequence[str], shares: Mapping[str, float], salt: str) -> dic
         split → sample indices, in the order given.
 
     """
-    places = np.array([position(one, salt) for one in hashes])
-    found, low = {}, 0.0
+    sides = np.array([side(one, shares, salt) for one in hashes])
+    return {name: np.flatnonzero(sides == name) for name in (*shares, "train")}
+
+
+def side(content: str, shares: Mapping[str, float], salt: str) -> str:
+    """Say which of the named shares a content hash falls into; "train" is what is left over."""
+    place, low = position(content, salt), 0.0
     for name, share in shares.items():
-        found[name] = np.flatnonzero((places >= low) & (places < low + share))
+        if place < low + share:
+            return name
         low += share
-    found["train"] = np.flatnonzero(places >= low)
-    return found
+    return "train"
+
+
+def divided(groups: Collection[str], splits: Splits) -> tuple[str, dict[str, float]]:
+    """Name the group that is divided, and the shares that are carved out of it."""
+    name = POOL if POOL in groups else "train"
+    shares = {"test": splits.test, "validation": splits.validation, "reference": splits.reference}
+    return name, {key: share for key, share in shares.items() if key not in groups}
 
 
 def split(groups: Mapping[str, Samples], splits: Splits, dataset: str) -> dict[str, Samples]:
@@ -54,10 +66,8 @@ def split(groups: Mapping[str, Samples], splits: Splits, dataset: str) -> dict[s
 
     """
     done = dict(groups)
-    name = POOL if POOL in done else "train"
+    name, wanted = divided(groups, splits)
     rest = done.pop(name)
-    shares = {"test": splits.test, "validation": splits.validation, "reference": splits.reference}
-    wanted = {key: share for key, share in shares.items() if key not in done}
     done |= {key: rest.take(index) for key, index in divide(rest.hashes(), wanted, splits.salt).items()}
     for key in ("train", "validation", "test"):
         if not len(done[key]):

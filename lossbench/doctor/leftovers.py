@@ -14,7 +14,7 @@ from pathlib import Path
 from lossbench.doctor.finding import Finding, removal
 from lossbench.identity import abandoned
 from lossbench.store import Store
-from lossbench.written import DATA, DOWNLOADED, PRIVATE, foreign
+from lossbench.written import DOWNLOADED, PRIVATE, UNFINISHED, foreign
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes at the head of a checkpoint: the SHA-256 of the rest (lossbench.training.checkpoint)."""
@@ -61,7 +61,7 @@ def _halves(root: Path, home: Path) -> Iterator[Finding]:
 def _ours(path: Path) -> bool:
     """Say whether it was us that wrote it: others name their halves so, too."""
     if path.parent.name == "data":
-        return path.is_dir() and foreign(path, DATA, known=True) is None
+        return path.is_dir() and foreign(path, UNFINISHED, known=True) is None
     return path.is_file()
 
 

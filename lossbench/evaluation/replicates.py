@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from lossbench.data.dataset import Dataset, Split
 from lossbench.recipe import Compute, Network
@@ -25,7 +27,7 @@ class Scored:
         finite: whether all its outputs are.
         scores: on the test split.
         calibration: of its probabilities, where the task has any.
-        decisions: (N, ...) what it made of each test sample.
+        decisions: (N, ...) what it made of each test sample; empty where nobody is shown them.
         texts: what it generated, where the task generates.
 
     """
@@ -47,7 +49,7 @@ def score_replicate(
     compute: Compute,
     write: bool = False,
 ) -> Scored:
-    """Predict with a replicate's weights, and score.
+    """Predict each sample once with a replicate's weights, and score.
 
     A replicate whose outputs are not finite gets the score of the constant majority prediction.
 
@@ -59,57 +61,83 @@ def score_replicate(
         metric: the experiment's primary one.
         data: the dataset.
         compute: where predictions are computed; scores are always float64 on the CPU.
-        write: have it generate texts, where the task does that.
+        write: this replicate is shown: hand over its decisions, which may be as large as the test split,
+            and have it generate texts, where the task does that.
 
     """
-    test = data.split("test")
+    test, nothing = data.split("test"), np.empty(0)
     targets = np.asarray(test.targets)
     with predicting(task, network, state, test.inputs, compute) as predictor:
         if task.adapts:
             validation = data.split("validation")
             fitted_on = predictor.digests(validation)[0]
             predictor.task = task = task.adapted(fitted_on, np.asarray(validation.targets))
-        digests, finite = predictor.digests(test)
+        of_test = Positions(task, test) if task.calibrated else None
+        look = of_test.look if of_test else lambda *_: None
+        digests, finite = predictor.digests(test, look=look, deciding=write)
         if not finite:
             digests = task.majority_digests(targets)
-            return Scored(False, task.score(digests, targets), None, task.decide(digests))
+            decisions = task.decide(digests) if write else nothing
+            return Scored(False, task.score(digests, targets), None, decisions)
         scores = task.score(digests, targets)
         trained_on = _training_score(task, metric, predictor, data.split("train"), len(test))
         sign = 1 if task.direction(metric).higher_is_better else -1
         scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
-        calibration = _calibration(task, predictor, data) if task.calibrated else None
+        calibration = _calibration(predictor, data.split("validation"), of_test) if of_test else None
         texts = tuple(task.generate(predictor.forward, seed)) if write else ()
-    return Scored(True, scores, calibration, task.decide(digests), texts)
+    decisions = task.decide(digests) if write else nothing
+    return Scored(True, scores, calibration, decisions, texts)
 
 
 def _training_score(task: Task, metric: str, predictor: Predictor, train: Split, most: int) -> float:
     """Score an evenly spaced part of the training split, no larger than the test split."""
     rows = _spread(len(train), most)
-    part = Split(np.asarray(train.inputs[rows]), np.asarray(train.targets[rows]))
-    return task.score(predictor.digests(part)[0], part.targets).metrics[metric]
+    digests = predictor.digests(train, rows, deciding=False)[0]
+    return task.score(digests, np.asarray(train.targets[rows])).metrics[metric]
 
 
-def _calibration(task: Task, predictor: Predictor, data: Dataset) -> Calibration:
-    held_out, test = data.split("validation"), data.split("test")
-    return calibrate(*_positions(task, predictor, held_out), *_positions(task, predictor, test))
+def _calibration(predictor: Predictor, validation: Split, of_test: "Positions") -> Calibration:
+    held_out = Positions(predictor.task, validation)
+    for which, _, outputs in predictor.batches(validation.inputs, held_out.samples):
+        held_out.keep(outputs, which.start)
+    return calibrate(*held_out.found(), *of_test.found())
 
 
-def _positions(task: Task, predictor: Predictor, split: Split) -> tuple[Array, Array]:
-    """At most POSITIONS evenly spaced positions: (M, C) float64 outputs and (M,) classes."""
-    each = max(1, int(np.prod(split.targets.shape[1:])))
-    # Samples enough for four times as many positions, so that the chosen are no close neighbours.
-    samples = _spread(len(split), max(1, -(-4 * POSITIONS // each)))
-    targets = np.asarray(split.targets[samples]).reshape(-1).astype(np.int64)
-    ignored = task.info.ignore_index
-    known = np.arange(len(targets)) if ignored is None else np.flatnonzero(targets != ignored)
-    chosen = known[_spread(len(known), POSITIONS)]
-    parts, start = [], 0
-    for _, _, outputs in predictor.batches(np.asarray(split.inputs[samples])):
+class Positions:
+    """At most POSITIONS evenly spaced positions of a split, their classes, and what a network put out there.
+
+    Attributes:
+        samples: (n,) the samples that they lie in, ascending.
+
+    """
+
+    def __init__(self, task: Task, split: Split) -> None:
+        self._each = max(1, int(np.prod(split.targets.shape[1:])))
+        # Samples enough for four times as many positions, so that the chosen are no close neighbours.
+        self.samples = _spread(len(split), max(1, -(-4 * POSITIONS // self._each)))
+        targets = np.asarray(split.targets[self.samples]).reshape(-1)
+        ignored = task.info.ignore_index
+        known = np.arange(len(targets)) if ignored is None else np.flatnonzero(targets != ignored)
+        self._chosen = known[_spread(len(known), POSITIONS)]
+        self._classes = targets[self._chosen].astype(np.int64)
+        self._parts: list[Array] = []
+
+    def look(self, which: slice, outputs: Tensor) -> None:
+        """Look at outputs (n, C, *spatial) of the split's samples ``which``, one batch after another."""
+        first, last = np.searchsorted(self.samples, [which.start, which.stop])
+        places = torch.from_numpy(self.samples[first:last] - which.start)
+        self.keep(outputs[places.to(outputs.device)], int(first))
+
+    def keep(self, outputs: Tensor, first: int) -> None:
+        """Keep what is wanted of outputs (n, C, *spatial) of ``samples`` from number ``first`` on."""
+        start, stop = first * self._each, (first + len(outputs)) * self._each
         flat = outputs.cpu().movedim(1, -1).reshape(-1, outputs.shape[1])
-        mine = chosen[(chosen >= start) & (chosen < start + len(flat))] - start
-        parts.append(flat[mine].double().numpy())
-        start += len(flat)
-    return np.concatenate(parts), targets[chosen]
+        low, high = np.searchsorted(self._chosen, [start, stop])
+        self._parts.append(flat[self._chosen[low:high] - start].double().numpy())
+
+    def found(self) -> tuple[Array, Array]:
+        """(M, C) float64 outputs, and (M,) classes."""
+        return np.concatenate(self._parts), self._classes
 
 
 def _spread(count: int, most: int) -> Array:

@@ -66,6 +66,7 @@ def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
             for key in ("task", "task_options", "loss_parameters", "model", "recipe", "compute")
         },
         "seeds": list(entries),
+        "constant_loss": first["constant_loss"],
         "epochs": {str(seed): entry.content["epoch"] for seed, entry in entries.items()},
         "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
     }
@@ -82,14 +83,29 @@ def _write_history(file: Path, entries: Mapping[int, Entry]) -> None:
 def weights_in_models(
     params: Params, experiment: str, outs: Outs
 ) -> dict[str, dict[int, tuple[str, str | Path]]]:
-    """Find the weights that ``models/`` holds: arm → seed → SHA-256 and file."""
-    made: dict[str, dict[int, tuple[str, str | Path]]] = {}
-    for arm in params.arms_of(experiment):
-        folder = outs.arm(experiment, arm).resolve()
-        made[arm] = {}
-        for seed in params.seeds:
-            file = folder / f"seed-{seed}.safetensors"
-            made[arm][seed] = (hashlib.sha256(file.read_bytes()).hexdigest(), file)
+    """Find the weights that ``models/`` holds: arm → seed → SHA-256 and file.
+
+    Raises:
+        GateError: if one is not there.
+
+    """
+    return {arm: weights_of(params, arm, outs) for arm in params.arms_of(experiment)}
+
+
+def weights_of(params: Params, arm: str, outs: Outs) -> dict[int, tuple[str, str | Path]]:
+    """Find an arm's weights in ``models/``: seed → SHA-256 and file.
+
+    Raises:
+        GateError: if one is not there.
+
+    """
+    folder = outs.arm(params.arms[arm].experiment, arm).resolve()
+    made: dict[int, tuple[str, str | Path]] = {}
+    for seed in params.seeds:
+        file = folder / f"seed-{seed}.safetensors"
+        if not file.is_file():
+            raise GateError(f"{file}: no such file; `dvc pull` fetches it, `dvc repro train@{arm}` makes it")
+        made[seed] = (hashlib.sha256(file.read_bytes()).hexdigest(), file)
     return made
 
 

@@ -55,14 +55,15 @@ class Arm:
         self.experiment = params.arms[name].experiment
         self.identity = Identity(params, name, study)
         self.loss = params.losses[params.arms[name].loss]
+        self.tuning = params.tuning_of(self.experiment)
 
     @cached_property
     def trials(self) -> Wanted:
         """The search."""
         recipe = self.params.experiments[self.experiment].recipe
-        if self.params.tuning.epochs is not None:
-            recipe = recipe.model_copy(update={"epochs": self.params.tuning.epochs})
-        return self._wanted(recipe, tuning_members(self.params.tuning, self.loss))
+        if self.tuning.epochs is not None:
+            recipe = recipe.model_copy(update={"epochs": self.tuning.epochs})
+        return self._wanted(recipe, tuning_members(self.tuning, self.loss))
 
     def replicates(self, best: dict[str, Any]) -> Wanted:
         """The replicates, trained with what the search found."""
@@ -76,7 +77,7 @@ class Arm:
         if len(there) < len(entries):
             return None, entries
         monitor = there[0]["described"]["monitor"] if there else None
-        return chosen(self.params.tuning, self.loss, monitor, [last_score(one) for one in there]), entries
+        return chosen(self.tuning, self.loss, monitor, [last_score(one) for one in there]), entries
 
     def _wanted(self, recipe: Recipe, members: Sequence[Member]) -> Wanted:
         stacked = self.params.compute.engine == "population"
@@ -101,6 +102,7 @@ class Arm:
                 wanted.recipe,
                 tuple(wanted.members[number] for number in numbers),
                 tuple(wanted.keys[number] for number in numbers),
+                self.identity.scores(""),
                 trial,
                 shown,
             )
@@ -153,10 +155,11 @@ def score_jobs(
 
     """
     shown = seed == arm.params.seeds[0]
-    lacking = store.get(SCORES, arm.identity.scores(weights)) is None
+    key = arm.identity.scores(weights)
+    lacking = store.get(SCORES, key) is None
     if shown:
         lacking = lacking or store.get(SHOWN, arm.identity.shown(weights)) is None
-    return [Score(where, arm.params, arm.name, seed, source, shown)] if lacking else []
+    return [Score(where, arm.params, arm.name, seed, source, key, shown)] if lacking else []
 
 
 class Experiment:

@@ -27,7 +27,11 @@ DATA_FILES = ("dataset.json", "manifest.parquet", "provenance.json")
 """What describes a dataset, content hashes of all samples and targets included."""
 NUMERIC = frozenset({"numpy", "pycocotools", "scipy", "sklearn", "torch", "torchvision"})
 """Packages that compute; others read, write and check."""
-ENGINES = {"loop": "lossbench.training.loop", "population": "lossbench.training.population"}
+MEASURED = "lossbench.training.measure"
+ENGINES = {
+    "loop": ("lossbench.training.loop", MEASURED),
+    "population": ("lossbench.training.population", MEASURED),
+}
 SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that choose the processor's kernels, and so the bits."""
 
@@ -69,14 +73,16 @@ class Identity:
     @cached_property
     def costs(self) -> str:
         """Key of what an epoch takes: of any arm of the experiment, on such a machine."""
-        experiment = self.experiment.model_dump(mode="json", exclude={"metric", "margin"})
+        experiment = self.experiment.model_dump(mode="json", exclude={"metric", "margin", "tuning"})
         return hashed([experiment, data_hash(self.data.resolve()), self._common(self.scoring)["machine"]])
 
     @cached_property
     def code(self) -> Closure:
         """The code that a replicate runs."""
         loss_modules = [module_of(name, losses, loss_names.MODULES) for name in losses_named(self.loss)]
-        roots = [ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
+        if own := self.experiment.recipe.augmentation.own:
+            loss_modules.append(own.partition(":")[0])
+        roots = [*ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
         return closure([*roots, *loss_modules], user_code(self.params, self.study))
 
     @cached_property

@@ -46,6 +46,8 @@ class Train:
     recipe: Recipe
     members: tuple[Member, ...]
     keys: tuple[str, ...]
+    scoring: str = ""
+    """The driver's key of the scores of no weights: what scores the replicates is its code too."""
     trial: bool = False
     shown: frozenset[int] = field(default_factory=frozenset)
 
@@ -75,6 +77,7 @@ class Score:
     arm: str
     seed: int
     weights: Path | str
+    key: str
     shown: bool
     epochs: int = 0
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,7 @@ from typing import Any
 
 from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
+from lossbench.execution.server import DRIVER, WORK
 from lossbench.lifetime import die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -30,9 +32,16 @@ from lossbench.system import available_memory, keep_memory, peak_memory, process
 
 GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
+AMPLE = 4 * 2**30
+"""Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
-WORK = "lossbench.execution.work"
+SERVER = "lossbench.execution.server"
+"""What the workers' server imports first."""
+ATTEMPTS = 3
+"""At starting a worker."""
+LOST = 255
+"""What ``multiprocessing`` says of a process whose server is gone: nobody knows how it ended."""
 
 
 def worker_count(compute: Compute) -> int:
@@ -72,7 +81,8 @@ def gpus() -> list[str]:
 def warm_up() -> None:
     """Let the workers' server start and import torch while the caller does something else."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([WORK])
+    context.set_forkserver_preload([SERVER, WORK])
+    os.environ[DRIVER] = str(os.getpid())
     forkserver.ensure_running()
 
 
@@ -99,7 +109,7 @@ class LocalExecutor:
     peaks: dict[str, int] = field(default_factory=dict)
     _waiting: deque[Job] = field(default_factory=deque)
     _alive: list[_Worker] = field(default_factory=list)
-    _again: set[str] = field(default_factory=set)
+    _again: set[int] = field(default_factory=set)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take jobs; the long ones that others wait for come first as given."""
@@ -139,13 +149,22 @@ class LocalExecutor:
                 # Another group's job may fit meanwhile.
                 self._waiting.rotate(-1)
                 continue
-            idle = next((worker for worker in self._alive if worker.job is None), None)
+            idle = self._idle()
             if idle is None and len(self._alive) >= self.workers:
                 return
             self._waiting.popleft()
             worker = idle or self._start()
             worker.job = job
-            worker.pipe.send(job)
+            with suppress(OSError):  # it has just died: whoever reads from it is told
+                worker.pipe.send(job)
+
+    def _idle(self) -> _Worker | None:
+        """Find a worker that has nothing to do; one that was killed meanwhile is forgotten."""
+        for worker in [one for one in self._alive if one.job is None]:
+            if worker.process.is_alive():
+                return worker
+            self._bury(worker)
+        return None
 
     def _room(self, job: Job) -> bool:
         """Whether there is memory for a job: the first of a group shows how much it takes."""
@@ -159,19 +178,33 @@ class LocalExecutor:
         return peak + growing + RESERVE <= available_memory()
 
     def _start(self) -> _Worker:
-        warm_up()
         taken = {worker.place for worker in self._alive}
         place = next(number for number in range(self.workers) if number not in taken)
-        context = get_context("forkserver")
-        here, there = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(there, self.compute, self._environment(place)), daemon=True
-        )
-        process.start()
+        for attempt in range(ATTEMPTS):
+            warm_up()
+            context = get_context("forkserver")
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_serve,
+                args=(there, self.compute, self._environment(place), self._lean()),
+                daemon=True,
+            )
+            try:
+                process.start()
+            except (EOFError, OSError):  # the server has just been killed: another one is started
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.2)
+            else:
+                break
         there.close()
         worker = _Worker(process, here, place)
         self._alive.append(worker)
         return worker
+
+    def _lean(self) -> bool:
+        """Whether workers are to give memory back at once: where there is little of it for each."""
+        return available_memory() < AMPLE * self.workers
 
     def _environment(self, place: int) -> Mapping[str, str]:
         if self.compute.device != "cuda":
@@ -195,13 +228,14 @@ class LocalExecutor:
         return Event(job, kind, content)
 
     def _died(self, worker: _Worker, job: Job) -> Event | None:
-        worker.process.join()
-        worker.pipe.close()
-        self._alive.remove(worker)
-        code = worker.process.exitcode or 0
-        if code == -signal.SIGKILL and job.label not in self._again and self.workers > 1:
+        code = self._bury(worker)
+        if code == LOST and id(job) not in self._again:  # the workers' server was killed, and they with it
+            self._again.add(id(job))
+            self._waiting.appendleft(job)
+            return None
+        if code == -signal.SIGKILL and id(job) not in self._again and self.workers > 1:
             # Most likely for memory: once more, from its checkpoint, beside fewer.
-            self._again.add(job.label)
+            self._again.add(id(job))
             self.workers -= 1
             print(
                 f"warning: the {job.label} was killed, most likely for memory; it goes on with "
@@ -214,11 +248,20 @@ class LocalExecutor:
         hint = f"; the machine may be out of memory: {LESS_MEMORY}" if code == -signal.SIGKILL else ""
         return Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))
 
+    def _bury(self, worker: _Worker) -> int:
+        """Forget a worker that has ended; returns its exit code."""
+        worker.process.join()
+        worker.pipe.close()
+        self._alive.remove(worker)
+        return worker.process.exitcode or 0
 
-def _serve(pipe: connection.Connection, compute: Compute, environment: Mapping[str, str]) -> None:
+
+def _serve(
+    pipe: connection.Connection, compute: Compute, environment: Mapping[str, str], lean: bool = False
+) -> None:
     """Take job after job until there is nobody to give any."""
     die_with_parent()
-    keep_memory()
+    keep_memory(lean)
     os.environ.update(environment)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides

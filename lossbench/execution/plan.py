@@ -1,7 +1,7 @@
 """What a run will do, said before it begins: trainings, epochs, time and memory."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Planned:
     Attributes:
         experiment: its name.
         arms: how many.
-        there: trainings that are in the store.
+        there: trainings that are in the store, or whose outs are.
         trials: of searches, that are missing.
         replicates: that are missing, as far as the searches have told.
         epochs: of all that is missing.
@@ -40,7 +40,12 @@ class Planned:
 
 
 def plan(
-    params: Params, arms: Mapping[str, Arm], store: Store, where: Where, executor: Callable[[], Executor]
+    params: Params,
+    arms: Mapping[str, Arm],
+    store: Store,
+    where: Where,
+    executor: Callable[[], Executor],
+    done: Collection[str] = (),
 ) -> list[Planned]:
     """Say what is missing, measuring a few steps of each experiment of which nothing is known.
 
@@ -50,9 +55,10 @@ def plan(
         store: what is there.
         where: for the jobs.
         executor: makes one, if anything is to be measured.
+        done: stages that need nothing, though the store may lack something of them.
 
     """
-    counted = [_count(params, name, arms, store) for name in params.experiments]
+    counted = [_count(params, name, arms, store, done) for name in params.experiments]
     lacking = [one for one in counted if one.epochs and _costs(store, arms, one.experiment) is None]
     if lacking and params.compute.engine == "loop":
         filling = Filling(executor)
@@ -67,9 +73,14 @@ def _once(jobs: Sequence[Job]) -> Flow:
     yield list(jobs)
 
 
-def _count(params: Params, name: str, arms: Mapping[str, Arm], store: Store) -> Planned:
+def _count(
+    params: Params, name: str, arms: Mapping[str, Arm], store: Store, done: Collection[str]
+) -> Planned:
     there = trials = replicates = epochs = 0
     for arm in (arms[one] for one in params.arms_of(name)):
+        if f"train@{arm.name}" in done:
+            there += len(arm.trials.keys) + len(params.seeds)
+            continue
         found, entries = arm.found(store)
         lacking = sum(entry is None for entry in entries)
         trials += lacking
@@ -100,12 +111,12 @@ def sentences(planned: Sequence[Planned], workers: int) -> list[str]:
     lines, total, known = [], 0.0, True
     for one in planned:
         if not one.epochs:
-            lines.append(f"{one.experiment}: all {one.there} trainings are in the store")
+            lines.append(f"{one.experiment}: all {one.there} trainings are done")
             continue
         parts = [f"{one.trials} trials"] * bool(one.trials) + [f"{one.replicates} replicates"]
         line = f"{one.experiment}: {' and '.join(parts)} to train ({one.epochs:,} epochs)"
         if one.there:
-            line += f", {one.there} are in the store"
+            line += f", {one.there} are done"
         if one.seconds is None or one.peak is None:
             known = False
         else:

@@ -106,10 +106,8 @@ class Validator:
         try:
             self._pipe.send((params, outs, store.address))
             error = self._pipe.recv()
-        except (EOFError, BrokenPipeError):  # it was killed: the stages do it themselves
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # killed: the stages do it themselves
             return
-        finally:
-            self._process.join()
         if error is not None:
             raise error
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load, save
 
+from lossbench.closure import Closure, edited, loaded
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
+from lossbench.execution.fill import Experiment
 from lossbench.execution.identity import Identity, data_hash, user_code
 from lossbench.execution.jobs import (
     COSTS,
@@ -38,12 +40,14 @@ from lossbench.tasks.base import Task, task_for
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.fitting import train
-from lossbench.training.measure import seconds_per_epoch
+from lossbench.training.measure import constant_loss, seconds_per_epoch
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting, prepare, wants_maps
 
 Emit = Callable[[Any], None]
+LOADED = loaded()
+"""The code that workers run: their server imported it before the driver made its keys."""
 
 
 def work(job: Job, emit: Emit) -> None:
@@ -74,13 +78,11 @@ def _train(job: Train, emit: Emit) -> None:
     setting = _setting(job)
     company = job.members if job.params.compute.engine == "population" else ()
     keys = tuple(identity.training(member, job.recipe, company) for member in job.members)
-    if keys != job.keys:
-        raise GateError(
-            f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job; "
-            "was a file edited meanwhile?"
-        )
+    _agree(job, (*keys, identity.scores("")), (*job.keys, job.scoring), identity.code, identity.scoring)
     store = Store(job.where.store)
     described = describe(setting, job)
+    if not job.trial:
+        described["constant_loss"] = _constant(setting, job)
     for member in job.members:
         emit(("begun", member.seed, described))
     checkpoint = Checkpoint(_checkpoints(job) / f"{hashed(keys)}.pt")
@@ -100,6 +102,23 @@ def _train(job: Train, emit: Emit) -> None:
         _keep_costs(identity, store, replicates[0].seconds / done)
 
 
+def _agree(job: Job, mine: object, drivers: object, *codes: Closure) -> None:
+    """Refuse a job under whose key something else would be kept.
+
+    Raises:
+        GateError: naming the edited modules, where they are known.
+
+    """
+    changed = sorted({name for code in codes for name in edited(code, LOADED)})
+    if mine == drivers and not changed:
+        return
+    which = f" ({', '.join(changed)})" if changed else ""
+    raise GateError(
+        f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job; was a "
+        f"file edited meanwhile{which}? Run the same again"
+    )
+
+
 def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], replicate: Replicate) -> str:
     """Put a replicate into the store; returns the hash of its weights."""
     content = {
@@ -112,6 +131,20 @@ def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], repl
         "history": [[one.epoch, one.split, one.metric, one.value] for one in replicate.history],
     }
     return store.put(TRAIN, key, content, {WEIGHTS: save(replicate.state)}).files[WEIGHTS]
+
+
+def _constant(setting: Setting, job: Train) -> float | None:
+    """What constant outputs reach under an arm's loss; found once by each worker, six digits of it."""
+    member = replace(job.members[0], seed=0)
+    key = hashed([job.arm, member.own])
+    if key not in _CONSTANTS:
+        with threads(setting.compute.threads):
+            found = constant_loss(setting, member)
+        _CONSTANTS[key] = None if found is None else float(f"{found:.6g}")
+    return _CONSTANTS[key]
+
+
+_CONSTANTS: dict[str, float | None] = {}
 
 
 def describe(setting: Setting, job: Train) -> dict[str, Any]:
@@ -137,7 +170,9 @@ def _score(job: Score) -> None:
         if entry is None:
             raise GateError(f"{job.label}: the replicate is no longer in the store; run the same again")
         written = entry.read(WEIGHTS)
-    _keep_scores(store, identity, hashlib.sha256(written).hexdigest(), load(written), job.seed, job.shown)
+    digest = hashlib.sha256(written).hexdigest()
+    _agree(job, identity.scores(digest), job.key, identity.scoring)
+    _keep_scores(store, identity, digest, load(written), job.seed, job.shown)
 
 
 def _keep_scores(store: Store, identity: Identity, weights: str, state: Any, seed: int, shown: bool) -> None:
@@ -190,11 +225,15 @@ def _keep_costs(identity: Identity, store: Store, seconds: float) -> None:
 
 
 def _floors(job: Floors) -> None:
+    experiment = Experiment(job.params, job.experiment, job.where.study)
+    _agree(job, experiment.floors, job.key)
     task, data = _task(job.params, job.experiment, job.where.study)
     Store(job.where.store).put(FLOORS, job.key, {"floors": plain(task.floors(data))})
 
 
 def _gallery(job: Gallery) -> None:
+    experiment = Experiment(job.params, job.experiment, job.where.study)
+    _agree(job, experiment.gallery(job.shown), job.key)
     task, data = _task(job.params, job.experiment, job.where.study)
     store = Store(job.where.store)
     decisions, texts = {}, {}

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lossbench.losses.distribution import Poly1 as Poly1
     from lossbench.losses.distribution import ReducedFocal as ReducedFocal
     from lossbench.losses.distribution import TopK as TopK
+    from lossbench.losses.focusing import AsymmetricSingle as AsymmetricSingle
+    from lossbench.losses.focusing import ExponentialLogarithmic as ExponentialLogarithmic
+    from lossbench.losses.focusing import Poly as Poly
     from lossbench.losses.imbalance import BalancedSoftmax as BalancedSoftmax
     from lossbench.losses.imbalance import Equalization as Equalization
     from lossbench.losses.imbalance import LabelDistributionAwareMargin as LabelDistributionAwareMargin
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from lossbench.losses.noise import Bootstrapped as Bootstrapped
     from lossbench.losses.noise import GeneralizedCrossEntropy as GeneralizedCrossEntropy
     from lossbench.losses.noise import SymmetricCrossEntropy as SymmetricCrossEntropy
+    from lossbench.losses.ordinal import ConditionalOrdinal as ConditionalOrdinal
+    from lossbench.losses.ordinal import ExpectedCost as ExpectedCost
+    from lossbench.losses.rebalanced import DistributionBalanced as DistributionBalanced
     from lossbench.losses.region import Dice as Dice
     from lossbench.losses.region import DicePlusPlus as DicePlusPlus
     from lossbench.losses.region import FocalTversky as FocalTversky
@@ -61,6 +67,18 @@ if TYPE_CHECKING:
     from lossbench.losses.regression import Brier as Brier
     from lossbench.losses.regression import MeanAbsoluteError as MeanAbsoluteError
     from lossbench.losses.regression import SquaredLogits as SquaredLogits
+    from lossbench.losses.robust import ActivePassive as ActivePassive
+    from lossbench.losses.robust import JensenShannon as JensenShannon
+    from lossbench.losses.robust import NormalizedCrossEntropy as NormalizedCrossEntropy
+    from lossbench.losses.robust import PartiallyHuberisedCrossEntropy as PartiallyHuberisedCrossEntropy
+    from lossbench.losses.robust import (
+        PartiallyHuberisedGeneralizedCrossEntropy as PartiallyHuberisedGeneralizedCrossEntropy,
+    )
+    from lossbench.losses.robust import Unhinged as Unhinged
+    from lossbench.losses.structure import Blob as Blob
+    from lossbench.losses.structure import CenterlineDice as CenterlineDice
+    from lossbench.losses.structure import NeighbourAwareCalibration as NeighbourAwareCalibration
+    from lossbench.losses.structure import blobs as blobs
     from lossbench.losses.weights import balanced as balanced
     from lossbench.losses.weights import class_balanced as class_balanced
 

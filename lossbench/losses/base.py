@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal, dataclass_transform, get_args
 import torch
 from torch import Tensor, nn
 
-from lossbench.losses import functional
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import Parameter, ParameterError, Tunable, choice, flag, integer, numbers, real
 from lossbench.losses.inputs import (
@@ -78,9 +77,12 @@ class Loss(Declared):
             only). With multi-label targets softmax reads sigmoid.
         reduces: what the value is an average of.
         auxiliary: whether it needs a tensor that ``prepare`` computes from the targets.
+        maps: what that tensor holds, in a word; parts of a sum that say the same are given the same.
         only_in_sum: whether it makes sense as a part of a sum only.
         spatial: the least number of spatial dimensions it needs.
         background: whether class 0 has a part of its own, so that classes cannot be relabelled freely.
+        agrees: the settings that it must share with the other parts of a sum.
+        ordered: whether the classes' order may matter, so that they cannot be relabelled at all.
 
     Attributes:
         check: when values are looked at: targets in range, weights finite, logits that are no probabilities.
@@ -96,9 +98,12 @@ class Loss(Declared):
     link: ClassVar[str] = "softmax"
     reduces: ClassVar[str] = "weighted mean over valid positions: Σwℓ / Σw"
     auxiliary: ClassVar[bool] = False
+    maps: ClassVar[str] = ""
     only_in_sum: ClassVar[bool] = False
     spatial: ClassVar[int] = 0
     background: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
+    agrees: ClassVar[tuple[str, ...]] = ("ignore_index", "labels")
     tunable: ClassVar[Mapping[str, Tunable]] = MappingProxyType({})
 
     ignore_index: int | None = integer(
@@ -218,6 +223,11 @@ class Loss(Declared):
         """Return the loss of a cleaned batch."""
         raise NotImplementedError
 
+    @property
+    def maps_of_class(self) -> int:
+        """How many maps a class ``prepare`` gives: one, unless the parts of a sum need several kinds."""
+        return 1
+
     @classmethod
     def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
         """Return what an auxiliary loss needs to know of ``target``, (N, C, *spatial).
@@ -326,9 +336,9 @@ class Weighted(Pointwise):
         A position with a distribution over the classes has the mean weight under it.
         """
         weights = self.optional_classwise("_class_weights", batch)
-        if weights is None or batch.multilabel:
-            return None if weights is None else weights.view(1, -1, 1)
-        return (batch.labels * weights.view(1, -1, 1)).sum(1) if batch.mixed else weights[batch.index]
+        if weights is None:
+            return None
+        return weights.view(1, -1, 1) if batch.multilabel else batch.weights_of_truth(weights)
 
     def at_truth(self, batch: Batch, values: Tensor) -> Tensor:
         """Return what the target picks of ``values`` (N, C, L), one a class: (N, L).
@@ -336,12 +346,13 @@ class Weighted(Pointwise):
         Where the target is a distribution over the classes, the mean under it, in which class weights weigh
         the classes: times ``weights`` it is Σ t w v.
         """
-        if not batch.mixed:
-            return batch.pick(values)
+        return batch.of_truth(values, self.optional_classwise("_class_weights", batch))
+
+    def counted(self, batch: Batch) -> Tensor:
+        """Return the target (N, C, L) as numbers, 0 where it is ignored or of a class of weight 0."""
         weights = self.optional_classwise("_class_weights", batch)
-        if weights is None:
-            return (batch.labels * values).sum(1)
-        return functional.masked_average(values, batch.labels * weights.view(1, -1, 1), dim=1)
+        truth = masked(batch.dense, batch.elements)
+        return truth if weights is None else truth * (weights != 0).view(1, -1, 1)
 
 
 def weighted_mean(each: Tensor, weights: Tensor | None, valid: Tensor | None, total: bool = False) -> Tensor:

@@ -143,6 +143,11 @@ class Batch:
         return other
 
     @property
+    def shared(self) -> bool:
+        """Whether several losses read this batch."""
+        return self._shared
+
+    @property
     def soft(self) -> bool:
         """Whether the labels are numbers in [0, 1] rather than yes and no."""
         return (self.multilabel or self.mixed) and self.labels.is_floating_point()
@@ -256,6 +261,22 @@ class Batch:
     def pick(self, values: Tensor) -> Tensor:
         """Take from ``values`` (N, C, L) the entry of each position's class: (N, L)."""
         return values.gather(1, self.index.unsqueeze(1)).squeeze(1)
+
+    def of_truth(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return what the target picks of ``values`` (N, C, L), one a class: (N, L) (not for several labels).
+
+        Where the target is a distribution over the classes, the mean under it, in which ``weights`` (C,)
+        weigh the classes: times ``weights_of_truth(weights)`` it is Σ t w v.
+        """
+        if not self.mixed:
+            return self.pick(values)
+        if weights is None:
+            return (self.labels * values).sum(1)
+        return functional.masked_average(values, self.labels * weights.view(1, -1, 1), dim=1)
+
+    def weights_of_truth(self, weights: Tensor) -> Tensor:
+        """Return of ``weights`` (C,) that of each position's class, or their mean under its distribution."""
+        return (self.labels * weights.view(1, -1, 1)).sum(1) if self.mixed else weights[self.index]
 
     def is_true(self) -> Tensor:
         """The labels ``(N, C, L)`` as bool, for the losses that cannot do without: a byte an entry."""

@@ -68,7 +68,8 @@ class GradientLoss(Loss):
 
     Formula: Σ_axes mean ‖∂(p − g)‖² over classes and over the positions whose neighbours are valid; ∂ a
         difference of neighbours (finite) or Sobel's (edges repeated).
-    Paper: none of its own; Mathieu et al. 2016, arXiv 1511.05440, eq. 6, has it for images with |·|.
+    Paper: none of its own; Mathieu et al. 2016, arXiv 1511.05440, has it for images with |·| (its image
+        gradient difference loss).
 
     Use it for: sharper predicted edges, beside a loss of the regions.
     Fails when: alone: it does not see a constant offset, so a region may be wrong as a whole.
@@ -152,6 +153,7 @@ class DistanceLoss(Loss):
     family = "boundary"
     multi = True
     auxiliary = True
+    maps = "distances"
     spatial = 1
     reduces = "mean over classes and valid positions"
 
@@ -179,7 +181,7 @@ class Boundary(DistanceLoss):
     """Predicted mass times the signed distance to the true region: an integral over the mismatch.
 
     Formula: mean φ_G p, φ_G the signed distance map, negative inside; it may be negative.
-    Paper: Kervadec et al. 2019, arXiv 1812.07032, eq. 5.
+    Paper: Kervadec et al. 2019, arXiv 1812.07032, the section on the boundary loss.
 
     Use it for: small structures, as a part of a sum with Dice or cross-entropy.
     Fails when: alone: an empty prediction is a stationary point and training collapses there; so it is
@@ -207,7 +209,8 @@ class HausdorffDistance(DistanceLoss):
         class absent or everywhere). sides=two: d_G^α + d_P^α, d_P the distance to the border of p > 1/2 and 0
         where there is none, computed anew in every step, on the CPU and outside compiled code. log: log(1 +
         mean).
-    Paper: Karimi & Salcudean 2019, arXiv 1904.10030, eq. 8, its term in the true border, or both.
+    Paper: Karimi & Salcudean 2019, arXiv 1904.10030, the section on distance transforms; its term in the true
+        border, or both.
 
     Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.
     Fails when: α is large: a few far positions are all that counts.

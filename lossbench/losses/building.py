@@ -26,7 +26,8 @@ class LossContext:
         class_counts: how many training positions each class has (with several labels: positives).
         multilabel: whether targets are a label per channel.
         ignore_index: the target value of positions that do not count.
-        positions: how many labelled positions there are; needed only for ``pos_weight: balanced``.
+        positions: how many labelled positions there are; needed for ``pos_weight: balanced``, and told to
+            losses that declare ``positions``.
     """
 
     classes: int
@@ -51,7 +52,7 @@ def build(spec: Mapping[str, Any], context: LossContext, key: str = "losses") ->
     if _is_sum(spec, key):
         items = {item: _item(block, item, f"{key}.sum.{item}") for item, block in spec["sum"].items()}
         parts = {item: _single(block, context, f"{key}.sum.{item}") for item, (block, _) in items.items()}
-        return Sum(parts, {item: weight for item, (_, weight) in items.items()})
+        return _sum(parts, key, {item: weight for item, (_, weight) in items.items()})
     loss = _single(spec, context, key)
     _refuse_alone(type(loss), key)
     return loss
@@ -63,11 +64,18 @@ def check(spec: Mapping[str, Any], key: str = "losses") -> None:
     Raises what ``build`` would, as far as the block alone tells.
     """
     if _is_sum(spec, key):
-        for item, block in spec["sum"].items():
-            inner, _ = _item(block, item, f"{key}.sum.{item}")
-            _checked(inner, f"{key}.sum.{item}")
+        items = {item: _item(block, item, f"{key}.sum.{item}")[0] for item, block in spec["sum"].items()}
+        _sum({item: _checked(block, f"{key}.sum.{item}") for item, block in items.items()}, key)
         return
-    _refuse_alone(_checked(spec, key), key)
+    _refuse_alone(type(_checked(spec, key)), key)
+
+
+def _sum(parts: Mapping[str, Loss], key: str, weights: Mapping[str, float] | None = None) -> Sum:
+    """Sum losses, which may not go together."""
+    try:
+        return Sum(parts, weights)
+    except ValueError as error:
+        raise UserError(f"{key}.sum: {str(error).removeprefix('Sum: ')}") from error
 
 
 def _is_sum(spec: object, key: str) -> bool:
@@ -104,10 +112,10 @@ def _class(spec: Mapping[str, Any], key: str) -> type[Loss]:
     return REGISTRY[name]
 
 
-def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
-    """Check name, parameter names and ranges; what the data decide is stood in for."""
+def _checked(spec: Mapping[str, Any], key: str) -> Loss:
+    """Check name, parameter names and ranges; return the loss, the data's part in it stood in for."""
     if is_path(spec.get("name")):
-        return type(foreign.build(spec, None, key))
+        return foreign.build(spec, None, key)
     cls = _class(spec, key)
     known = dict(spec)
     for name, value in spec.items():
@@ -124,14 +132,13 @@ def _checked(spec: Mapping[str, Any], key: str) -> type[Loss]:
         raise UserError(f"{key}.reduction is 'none'; allowed in training: mean, sum")
     if "class_counts" in cls.declared and known.get("class_counts") is None:
         known["class_counts"] = [1.0]
-    _construct(cls, known, key)
-    return cls
+    return _construct(cls, known, key)
 
 
 def _single(spec: Mapping[str, Any], context: LossContext, key: str) -> Loss:
     if is_path(spec.get("name")):
         return foreign.build(spec, context.ignore_index, key)
-    cls = _checked(spec, key)
+    cls = type(_checked(spec, key))
     if not (cls.multi if context.multilabel else cls.single):
         kind = "several labels a sample" if context.multilabel else "one class a sample"
         fitting = [
@@ -158,6 +165,8 @@ def _resolved(cls: type[Loss], spec: Mapping[str, Any], context: LossContext, ke
             resolved[name] = _from_word(value, name, context, f"{key}.{name}")
     if "class_counts" in cls.declared and spec.get("class_counts") is None:
         resolved["class_counts"] = _counts(context, f"{key}.class_counts")
+    if "positions" in cls.declared and spec.get("positions") is None:
+        resolved["positions"] = context.positions
     return resolved
 
 
@@ -211,6 +220,10 @@ def _construct(cls: type[Loss], spec: Mapping[str, Any], key: str, classes: int 
         values = getattr(loss, name, None)
         if classes is not None and values is not None and len(values) != classes:
             raise UserError(f"{key}.{name} is {list(values)}; allowed: {classes} numbers, one per class")
+    cost = getattr(loss, "cost", None)
+    if classes is not None and cost is not None and len(cost) != classes:
+        rows = [list(row) for row in cost]
+        raise UserError(f"{key}.cost is {rows}; allowed: {classes} rows of {classes} numbers, a row a class")
     return loss
 
 

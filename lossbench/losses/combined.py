@@ -20,7 +20,7 @@ class Combo(Smoothed):
     Formula: −α mean(β t log p + (1 − β)(1 − t) log(1 − p)) + (1 − α)(1 − Dice), the mean over positions and
         classes. The paper subtracts α's complement times Dice; the constant 1 − α makes a perfect prediction
         0.
-    Paper: Taghanaki et al. 2018, arXiv 1805.02798, eq. 3.
+    Paper: Taghanaki et al. 2018, arXiv 1805.02798, the section on the combo loss.
 
     Use it for: segmentation with unequal regions, where β sets misses against false alarms.
     Fails when: β is at an end: one kind of error costs nothing in the cross-entropy.
@@ -78,7 +78,7 @@ class UnifiedFocal(Counted):
         mean over classes of 1 − TI (background) and (1 − TI)^(1 − γ) (foreground), TI = (I + s) / (I + δ FN +
         (1 − δ) FP + s). ``symmetric`` applies the background's focal factor and the foreground's exponent to
         all classes.
-    Paper: Yeung et al. 2021, arXiv 2102.04525, eq. 17 to 19, exponents as in its code.
+    Paper: Yeung et al. 2021, arXiv 2102.04525, section on the unified focal loss; exponents as in its code.
 
     Use it for: small foreground in segmentation; one γ enhances rare and suppresses frequent classes.
     Fails when: class 0 is no background.
@@ -116,8 +116,7 @@ class UnifiedFocal(Counted):
         """Return λ of the focal and 1 − λ of the Tversky part."""
         batch.share()
         weights = self.weights_of_classes(batch)
-        if weights is not None:
-            weights = (batch.labels * weights.view(1, -1, 1)).sum(1) if batch.mixed else weights[batch.index]
+        weights = None if weights is None else batch.weights_of_truth(weights)
         focal = weighted_mean(self.focal(batch), batch.weighed(weights, 2), batch.valid)
         return self.focal_weight * focal + (1 - self.focal_weight) * super().value(batch)
 

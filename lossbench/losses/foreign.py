@@ -21,14 +21,18 @@ class Foreign(Loss):
         call: (logits (N, C, *spatial), target) → a scalar.
         name: ``module:Object``.
         given: its keyword arguments in params.yaml.
+        ignore_index: the data's value of positions that do not count, which it sees as everywhere.
 
     """
 
     multi = True
+    agrees = ("ignore_index",)
     reduces = "whatever its author says"
 
-    def __init__(self, call: Callable[..., Any], name: str, given: Mapping[str, Any]) -> None:
-        super().__init__()
+    def __init__(
+        self, call: Callable[..., Any], name: str, given: Mapping[str, Any], ignore_index: int | None = None
+    ) -> None:
+        super().__init__(ignore_index=ignore_index)
         self.call, self.name, self.given = call, name, dict(given)  # type: ignore[misc]  # its own name
 
     def forward(self, logits: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -49,14 +53,15 @@ class Foreign(Loss):
         return made if made.dtype in (torch.float32, torch.float64) else made.float()
 
     def value(self, batch: Batch) -> Tensor:
-        """Return its value as a part of a sum, whose batch is flat."""
+        """Return its value as a part of a sum, whose batch is flat and cleaned of ignored targets."""
+        per_class = batch.multilabel or batch.mixed
+        target, valid = (batch.labels, batch.elements) if per_class else (batch.index, batch.valid)
+        if valid is not None and self.ignore_index is not None:
+            target = target.long() if target.dtype == torch.bool else target
+            target = target.masked_fill(~valid, self.ignore_index)
         shape = (batch.samples, batch.classes, *batch.spatial)
-        target = (
-            batch.labels.reshape(shape)
-            if batch.multilabel or batch.mixed
-            else batch.index.reshape(shape[0], *shape[2:])
-        )
-        return self.forward(batch.logits.reshape(shape), target)
+        shaped = target.reshape(shape if per_class else (shape[0], *shape[2:]))
+        return self.forward(batch.logits.reshape(shape), shaped)
 
     def parameters_stated(self) -> dict[str, Any]:
         """Return its name and what it was given."""
@@ -82,7 +87,7 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
     if ignore_index is not None and "ignore_index" in known:
         given.setdefault("ignore_index", ignore_index)
     if isinstance(made, type):
-        loss = Foreign(call_object(made, given, name, key), name, given)
+        loss = Foreign(call_object(made, given, name, key), name, given, ignore_index)
         if isinstance(loss.call, torch.nn.Module):
             loss.add_module("own", loss.call)  # its buffers move to the device with it
         return loss
@@ -91,7 +96,7 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
         raise UserError(
             f"{key}.{unknown} is no parameter of {name}; allowed: {', '.join(known[2:]) or 'none'}"
         )
-    return Foreign(partial(made, **given), name, given)
+    return Foreign(partial(made, **given), name, given, ignore_index)
 
 
 def _parameters(made: Any) -> list[str]:

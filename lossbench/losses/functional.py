@@ -41,7 +41,7 @@ def smoothed_cross_entropy(
 
 
 def focal(log_p: Tensor, gamma: float, detached: bool = False) -> Tensor:
-    """Return −(1 − p)^γ log p from log p (1708.02002, eq. 4); exactly −log p at γ = 0.
+    """Return −(1 − p)^γ log p from log p (1708.02002, sec. 3); exactly −log p at γ = 0.
 
     ``detached`` leaves the factor (1 − p)^γ out of the gradient.
     """
@@ -52,7 +52,7 @@ def focal(log_p: Tensor, gamma: float, detached: bool = False) -> Tensor:
 
 
 def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
-    """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347, eq. 4)."""
+    """Return −f log p, f = 1 below the threshold and ((1 − p) / θ)^γ above it (1903.01347)."""
     below = log_p.exp() < threshold
     # where it is not wanted the base is 0: a power that overflows would make the gradient NaN
     eased = safe_power((-torch.expm1(log_p) / threshold).masked_fill(below, 0.0), gamma)
@@ -60,7 +60,7 @@ def reduced_focal(log_p: Tensor, gamma: float, threshold: float) -> Tensor:
 
 
 def generalized_cross_entropy(log_p: Tensor, q: float) -> Tensor:
-    """Return (1 − p^q) / q (1805.07836, eq. 6)."""
+    """Return (1 − p^q) / q (1805.07836)."""
     return -torch.expm1(q * log_p) / q
 
 
@@ -80,7 +80,7 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
 
 
 def tempered_log_softmax(logits: Tensor, t2: float, steps: int = 12) -> Tensor:
-    """Return the log of the tempered softmax along dim 1 (1906.03361, eq. 4): exp_t(z − λ) with Σ = 1.
+    """Return the log of the tempered softmax along dim 1 (1906.03361): exp_t(z − λ) with Σ = 1.
 
     λ is found without a graph by Newton's method on (Σ exp_t)^(1−t), which is nearly linear in λ; two more
     steps on Σ exp_t with a graph give λ its exact first and second derivatives: each step doubles the order.
@@ -172,7 +172,7 @@ def overlap_of_labels(
     """Return the soft counts of probabilities (N, C, L) against labels (N, C, L), bool or soft.
 
     With soft labels and ``power`` 1, Σpg is written (P + G − Σ|p − g|) / 2 = Σ min(p, g): the same for labels
-    of 0 and 1, and greatest at p = g also for those between (2302.05666, eq. 6; 2303.16296, sec. 3). With
+    of 0 and 1, and greatest at p = g also for those between (2302.05666; 2303.16296, sec. 3). With
     ``power`` 2 the loss is least at p = g as it stands.
 
     Args:

@@ -28,7 +28,7 @@ class BalancedSoftmax(SmoothedCrossEntropy):
     """Cross-entropy of a softmax that knows the training prior, so that the logits need not.
 
     Formula: ℓ = −log (n_y e^{z_y} / Σ_k n_k e^{z_k}).
-    Paper: Ren et al. 2020, arXiv 2007.10740, eq. 3.
+    Paper: Ren et al. 2020, arXiv 2007.10740, sec. 3 (balanced softmax).
 
     Use it for: long-tailed training data and a test set where every class counts the same.
     Fails when: the test data have the training prior: its probabilities are for a uniform one.
@@ -57,7 +57,7 @@ class LogitAdjusted(SmoothedCrossEntropy):
     """Cross-entropy with the log prior, times τ, added to the logits.
 
     Formula: ℓ = −log softmax(z + τ log π)_y. τ = 1 is the balanced softmax, τ = 0 cross-entropy.
-    Paper: Menon et al. 2021, arXiv 2007.07314, eq. 10.
+    Paper: Menon et al. 2021, arXiv 2007.07314, the section on the logit-adjusted loss.
 
     Use it for: long-tailed data scored by balanced accuracy; τ says how far to go.
     Fails when: like the balanced softmax.
@@ -87,7 +87,7 @@ class LabelDistributionAwareMargin(SmoothedCrossEntropy):
     """Cross-entropy in which the true class must win by a margin, larger for rarer classes.
 
     Formula: ℓ = −log softmax(s z')_y, z'_y = z_y − Δ_y, Δ_k ∝ n_k^{−1/4}, the largest Δ being ``margin``.
-    Paper: Cao et al. 2019, arXiv 1906.07413, eq. 13; there the logits are cosines and s = 30. Its deferred
+    Paper: Cao et al. 2019, arXiv 1906.07413, sec. 3; there the logits are cosines and s = 30. Its deferred
         re-weighting is class_weights: class_balanced in a second phase.
 
     Use it for: long-tailed classification.
@@ -134,7 +134,7 @@ class Equalization(Pointwise):
 
     Formula: ℓ = −Σ_k w_k (t_k log σ(z_k) + (1 − t_k) log σ(−z_k)), w_k = 1 − [f_k < λ] (1 − t_k), f_k the
         class's share of the training samples. With one label a position it is summed over classes.
-    Paper: Tan et al. 2020, arXiv 2003.05176, eq. 3 (without its exception for background proposals).
+    Paper: Tan et al. 2020, arXiv 2003.05176, sec. 3 (without its exception for background proposals).
 
     Use it for: very many classes, most of them rare.
     Fails when: no class is rarer than λ (it is then plain binary cross-entropy) or all are (nothing says no).

@@ -23,6 +23,10 @@ class Interface(Protocol):
         """Whether it needs maps."""
 
     @property
+    def maps_of_class(self) -> int:
+        """How many maps a class it needs, where it needs any."""
+
+    @property
     def spatial(self) -> int:
         """The least number of spatial dimensions."""
 
@@ -63,7 +67,9 @@ def check_shapes(
             f"{who}: target must be (N, *spatial) = {tuple(positions)} "
             f"or (N, C, *spatial) = {tuple(logits.shape)}, as the logits are; got {tuple(target.shape)}"
         )
-    if not per_class and (target.is_floating_point() or target.is_complex()):
+    if target.is_complex():
+        raise ValueError(f"{who}: a target must be of a real dtype; got {_describe(target)}")
+    if not per_class and target.is_floating_point():
         raise ValueError(
             f"{who}: a target of class indices must be of an integer dtype; got {_describe(target)}"
         )
@@ -72,11 +78,10 @@ def check_shapes(
         raise ValueError(
             f"{who} needs at least {loss.spatial} spatial dimension; got logits {tuple(logits.shape)}"
         )
-    if loss.auxiliary and (auxiliary is None or auxiliary.shape != logits.shape):
+    maps = (logits.shape[0], loss.maps_of_class * logits.shape[1], *logits.shape[2:])
+    if loss.auxiliary and (auxiliary is None or auxiliary.shape != maps):
         found = "none" if auxiliary is None else str(tuple(auxiliary.shape))
-        raise ValueError(
-            f"{who} needs the maps of its prepare(target, classes), {tuple(logits.shape)}; got {found}"
-        )
+        raise ValueError(f"{who} needs the maps of its prepare(target, classes), {maps}; got {found}")
     if weights is not None and weights.shape not in (logits.shape[:1], positions):
         raise ValueError(
             f"{who}: weights must be (N,) = {tuple(logits.shape[:1])} or (N, *spatial) = {tuple(positions)}; "

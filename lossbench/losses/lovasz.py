@@ -105,7 +105,7 @@ class Lovasz(LovaszBase):
 
     Formula: mean over classes of Δ̄_Jc(e), e_i = 1 − p_i(c) on the class, p_i(c) elsewhere; Δ̄ the Lovász
         extension. Berman and smp: over=batch, absent=skip; kornia: over=image, absent=include.
-    Paper: Berman et al. 2018, arXiv 1705.08790, eq. 8 to 11.
+    Paper: Berman et al. 2018, arXiv 1705.08790, sec. 3 (multi-class).
 
     Use it for: segmentation scored by IoU; often to finish training begun with cross-entropy.
     Fails when: started from scratch alone: gradients reach few positions. Sorting costs time.
@@ -130,7 +130,7 @@ class LovaszHinge(LovaszBase):
     """Lovász hinge: the Lovász extension applied to hinge errors, a class against the rest.
 
     Formula: mean over classes of Δ̄_Jc(relu(1 − s z)), s = ±1.
-    Paper: Berman et al. 2018, arXiv 1705.08790, eq. 6 and 7.
+    Paper: Berman et al. 2018, arXiv 1705.08790, sec. 3 (binary).
 
     Use it for: binary segmentation scored by IoU.
     Fails when: probabilities are wanted: logits are margins and need calibration.

@@ -28,7 +28,7 @@ class BinaryCrossEntropy(LabelsOnly, Weighted):
     """Cross-entropy of one sigmoid per label: the log loss of several labels, done right.
 
     Formula: ℓ = −(q t log σ(z) + (1 − t) log σ(−z)), q = pos_weight; with smoothing t ← (1 − ε) t + ε / 2.
-    Paper: none; see Bishop 2006, eq. 4.90.
+    Paper: none; see Bishop 2006, sec. 4.3.2.
 
     Use it for: several labels at once, detection heat maps, autoencoders of values in [0, 1].
     Fails when: positives are rare: easy negatives dominate; use pos_weight, focal or asymmetric.
@@ -75,7 +75,7 @@ class Asymmetric(LabelsOnly, Weighted):
     """Focal loss with separate exponents for positives and negatives; very easy negatives count nothing.
 
     Formula: ℓ = −t (1 − p)^γ⁺ log p − (1 − t) p_m^γ⁻ log(1 − p_m), p_m = max(p − m, 0).
-    Paper: Ridnik et al. 2020, arXiv 2009.14119, eq. 7 (its code sums over labels; timm's has reduction
+    Paper: Ridnik et al. 2020, arXiv 2009.14119, sec. 2 (its code sums over labels; timm's has reduction
         "sum").
 
     Use it for: many labels, few positives each; labels that are missing look like easy negatives.
@@ -129,7 +129,7 @@ class ZeroBoundedRanking(LabelsOnly, Pointwise):
     """Every positive logit above 0 and above every negative one: a softmax cross-entropy of pairs.
 
     Formula: ℓ = log(1 + Σ_{k∉Y} e^{z_k}) + log(1 + Σ_{k∈Y} e^{−z_k}); soft labels weigh the sums' terms.
-    Paper: Su et al. 2022, arXiv 2208.02955, eq. 6 and 11.
+    Paper: Su et al. 2022, arXiv 2208.02955, sec. 3 (soft labels included).
 
     Use it for: several labels out of many, correlated ones in particular; no parameters.
     Fails when: probabilities are wanted: labels share one sum.
@@ -202,7 +202,7 @@ class TwoWay(LabelsOnly):
 
     Formula: softplus(T⁻ log Σ_{neg} e^{z / T⁻} + T⁺ log Σ_{pos} e^{−z / T⁺}), once over the labels of each
         position and once over the positions of each label; each mean is over those with a positive.
-    Paper: Kobayashi 2023, CVPR, "Two-way Multi-Label Loss", eq. 6 and 9.
+    Paper: Kobayashi 2023, CVPR, "Two-way Multi-Label Loss", sec. 3.
 
     Use it for: several labels, scored by ranking (mAP) both ways.
     Fails when: batches are small: the second way sees few samples. It needs calibration and a threshold.

@@ -18,7 +18,7 @@ class GeneralizedCrossEntropy(TrueClass):
     Bounded, so that a wrong label has a limit.
 
     Formula: ℓ = (1 − p_y^q) / q.
-    Paper: Zhang & Sabuncu 2018, arXiv 1805.07836, eq. 6.
+    Paper: Zhang & Sabuncu 2018, arXiv 1805.07836, sec. 3 (L_q loss).
 
     Use it for: noisy labels.
     Fails when: there are many classes and q is near 1: positions at the start of training hardly move.
@@ -41,7 +41,7 @@ class SymmetricCrossEntropy(TrueClass):
     """Cross-entropy plus its reverse, with log 0 of the one-hot target set to A.
 
     Formula: ℓ = −α log p_y − β A (1 − p_y).
-    Paper: Wang et al. 2019, arXiv 1908.06112, eq. 6 and 7.
+    Paper: Wang et al. 2019, arXiv 1908.06112, sec. 3 (SL).
 
     Use it for: noisy labels, where plain cross-entropy learns easy classes only or over-fits.
     Fails when: α is too small for many classes: the reverse term alone learns slowly.
@@ -66,7 +66,7 @@ class Bootstrapped(Weighted):
     """Cross-entropy against a mixture of the label and the model's own opinion.
 
     Formula: ℓ = −Σ_k (β t_k + (1 − β) q_k) log p_k; q = p (soft) or the one-hot of its largest entry (hard).
-    Paper: Reed et al. 2015, arXiv 1412.6596, eq. 6 and 7 (β = 0.95 soft, 0.8 hard).
+    Paper: Reed et al. 2015, arXiv 1412.6596, sec. 3 (β = 0.95 soft, 0.8 hard).
 
     Use it for: noisy or missing labels, after some training.
     Fails when: β is small from the start: the model agrees with itself.
@@ -99,7 +99,7 @@ class BiTempered(Weighted):
 
     Formula: ℓ = Σ_k t_k (log_{t1} t_k − log_{t1} p_k) − (t_k^{2−t1} − p_k^{2−t1}) / (2 − t1), p = tempered
         softmax at t2, log_t x = (x^{1−t} − 1) / (1 − t). t1 = t2 = 1 is cross-entropy.
-    Paper: Amid et al. 2019, arXiv 1906.03361, eq. 6.
+    Paper: Amid et al. 2019, arXiv 1906.03361, the section on the bi-tempered logistic loss.
 
     Use it for: outliers (t1 < 1 bounds the loss) and labels wrong near the border (t2 > 1).
     Fails when: t1 is near 0: hard positions stop learning. Its probabilities are tempered ones, not a

@@ -249,7 +249,7 @@ class GeneralizedDice(Counted):
     Formula: 1 − (2 Σ_c w_c I_c + s) / (Σ_c w_c (P_c + G_c) + s), w_c = 1 / G_c² (square), 1 / G_c (simple) or
         1 (uniform). An absent class takes the largest weight of the present ones, as in MONAI. s is at most a
         tenth of Σ_c w_c G_c, which is small on large maps: there it would drown the overlap.
-    Paper: Sudre et al. 2017, arXiv 1707.03237, eq. 1.
+    Paper: Sudre et al. 2017, arXiv 1707.03237, sec. 2.1.
 
     Use it for: many classes of very different size.
     Fails when: a class has a handful of positions: its weight swamps all others.
@@ -289,7 +289,7 @@ class GeneralizedDice(Counted):
         """Return each class's weight, (N, C) or (1, C); a class ``given`` weight 0 sets no other's."""
         exponent = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
         present = counts.true > 0
-        weights = counts.true.masked_fill(~present, 1.0).pow(-exponent)
+        weights = counts.true.masked_fill(~present, 1.0).clamp_min(1e-12).pow(-exponent)  # finite
         setting = present if given is None else present & (given > 0)
         largest = weights.masked_fill(~setting, 0.0).amax(1, keepdim=True)
         largest = largest.masked_fill(largest == 0, 1.0)
@@ -303,7 +303,7 @@ class Jaccard(Smoothed):
 
     Formula: 1 − (I + s) / (U + s), U = P + G − I; I = Σpg, which for soft labels is Σ min(p, g) = (P + G −
         Σ|p − g|) / 2: unlike Σpg it has its maximum at p = g.
-    Paper: Wang et al. 2023, arXiv 2302.05666, eq. 6.
+    Paper: Wang et al. 2023, arXiv 2302.05666, the section on Jaccard metric losses.
 
     Use it for: segmentation scored by IoU.
     Fails when: like Dice; its gradient is steeper at small overlap.
@@ -325,7 +325,7 @@ class Tversky(Smoothed):
     """Dice with separate weights for false positives and false negatives.
 
     Formula: 1 − (I + s) / (I + α FP + β FN + s), FP = P − I, FN = G − I. α = β = 1/2 is Dice (smooth s / 2).
-    Paper: Salehi et al. 2017, arXiv 1706.05721, eq. 4.
+    Paper: Salehi et al. 2017, arXiv 1706.05721, the section on the Tversky loss.
 
     Use it for: lesions and defects, where a miss costs more than a false alarm (β > α).
     Fails when: α and β are both small: the loss is near 0 for any prediction that touches the region.
@@ -354,7 +354,7 @@ class FocalTversky(Tversky):
     """Tversky loss raised to a power: attention to the classes done worst (γ > 1) or best (γ < 1).
 
     Formula: (1 − TI)^γ per class. The paper writes the exponent as 1 / γ; its 4/3 is 0.75 here.
-    Paper: Abraham & Khan 2018, arXiv 1810.07842, eq. 4.
+    Paper: Abraham & Khan 2018, arXiv 1810.07842, the section on the focal Tversky loss.
 
     Use it for: small structures, with β > α and γ = 0.75.
     Fails when: γ < 1 near a perfect overlap: the slope grows without bound.
@@ -379,7 +379,7 @@ class LogCoshDice(Smoothed):
     """The Dice loss through log cosh, which flattens it near 0.
 
     Formula: log cosh(1 − Dice) per class.
-    Paper: Jadon 2020, arXiv 2006.14822, sec. II-K.
+    Paper: Jadon 2020, arXiv 2006.14822, sec. II-O.
 
     Use it for: a smoother end of training than Dice.
     Fails when: like Dice; and its gradient vanishes near a good overlap.
@@ -401,7 +401,7 @@ class MatthewsCorrelation(Region):
 
     Formula: 1 − (TP·TN − FP·FN) / (√((TP+FP)(TP+FN)(TN+FP)(TN+FN)) + ε), counts as shares of the positions.
         ε stands below alone: above too, it would reward predicting the same everywhere.
-    Paper: Abhishek & Hamarneh 2020, arXiv 2010.13454, eq. 7.
+    Paper: Abhishek & Hamarneh 2020, arXiv 2010.13454, sec. 2.
 
     Use it for: segmentation where true negatives matter too.
     Fails when: a class is absent or fills everything: its correlation is not defined, and its loss 1 whatever
@@ -430,7 +430,7 @@ class DicePlusPlus(Smoothed):
 
     Formula: 1 − (2 Σpg + s) / (2 Σpg + Σ((1 − p) g)^γ + Σ(p (1 − g))^γ + s); with soft labels Σ min(p, g),
         Σ max(g − p, 0)^γ and Σ max(p − g, 0)^γ.
-    Paper: Yeung et al. 2021, arXiv 2111.00528, eq. 6.
+    Paper: Yeung et al. 2021, arXiv 2111.00528, the section on Dice++.
 
     Use it for: segmentation with calibrated confidence.
     Fails when: γ is large: errors cost almost nothing until they are certain.

@@ -32,7 +32,7 @@ class Brier(OverClasses):
 
     Formula: ℓ = Σ_k (p_k − t_k)² (Brier, scikit-learn), or its mean over classes (``mse_loss`` of softmax and
         one-hot).
-    Paper: Brier 1950, Monthly Weather Review 78, eq. 2.
+    Paper: Brier 1950, Monthly Weather Review 78.
 
     Use it for: a bounded proper scoring rule: calibrated probabilities, some tolerance of wrong labels.
     Fails when: predictions are confidently wrong: the softmax's flat ends leave almost no gradient.
@@ -85,7 +85,7 @@ class SquaredLogits(Weighted):
 
     Formula: ℓ = (k (z_y − M)² + Σ_{j≠y} z_j²) / C. With several labels k (z − M)² on positives, (z + M)² on
         negatives, so that 0 stays the border.
-    Paper: Hui & Belkin 2021, arXiv 2006.07322, eq. 1 (k = 15, M = 30 for many classes).
+    Paper: Hui & Belkin 2021, arXiv 2006.07322, the rescaled square loss (k = 15, M = 30 for many classes).
 
     Use it for: as good as cross-entropy in many tasks, contrary to belief.
     Fails when: there are many classes and k = M = 1: the one true class is outvoted.

@@ -16,6 +16,7 @@ from lossbench.statistics.paired import Interval, mean_interval
 from lossbench.statistics.sentences import sentence
 from lossbench.statistics.trained import Training, condition
 from lossbench.statistics.verdict import Contrast, Rules, compare
+from lossbench.tasks.base import CONSTANT
 
 VERDICT_COLUMNS = (
     "experiment", "metric", "arm", "baseline", "difference", "median", "ci_low", "ci_high", "p",
@@ -160,11 +161,11 @@ def _step(one: Evaluated) -> float:
 
 
 def floors_of(one: Evaluated) -> dict[str, float]:
-    """Floors of the deciding metric, by name; empty where the task has none."""
+    """What a constant prediction scores, by name; better floors are references, shown beside the arms."""
     if "floors" not in one.tables:
         return {}
     table = one.tables["floors"]
-    chosen = table[table["metric"] == one.metric]
+    chosen = table[(table["metric"] == one.metric) & (table["floor"] == CONSTANT)]
     return {str(name): float(value) for name, value in zip(chosen["floor"], chosen["value"], strict=True)}
 
 

@@ -81,7 +81,7 @@ def score(one: Contender, split: Split) -> Scored:
     """Score a contender on a split; outputs that are not finite score as the constant prediction."""
     targets = np.asarray(split.targets)
     with predicting(one.task, one.network, one.state, split.inputs, Compute()) as predictor:
-        digests, finite = predictor.digests(split)
+        digests, finite = predictor.digests(split, deciding=False)
     if not finite:
         digests = one.task.majority_digests(targets)
     return Scored(digests, finite, one.task.score(digests, targets))

@@ -75,15 +75,14 @@ def fit_link(task: Task, predictor: Predictor, validation: Split) -> Link:
 
     """
     rows = _spread(len(validation), SAMPLES)
-    inputs, targets = np.asarray(validation.inputs[rows]), np.asarray(validation.targets[rows])
     if task.info.kind == "anomaly":
-        return _fit_scores(predictor, Split(inputs, targets))
+        return _fit_scores(predictor, validation, rows)
     pairs = []
     positions = max(1, int(np.prod(task.info.target_shape)))
     most = min(POSITIONS, NUMBERS // max(2, task.loss_classes))
     step = max(1, len(rows) * positions // most)
-    for at, _, outputs in predictor.batches(inputs):
-        encoded = task.encode_targets(torch.from_numpy(targets[at]))
+    for at, _, outputs in predictor.batches(validation.inputs, rows):
+        encoded = task.encode_targets(torch.from_numpy(np.array(validation.targets[rows[at]])))
         scores, labels = labelled_scores(task, outputs.cpu(), encoded)
         if not bool(torch.isfinite(scores).all()):
             return Link(diverged=True)
@@ -110,8 +109,8 @@ def labelled_scores(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tenso
     return scores[known], labels[known]
 
 
-def _fit_scores(predictor: Predictor, normal: Split) -> Link:
-    digests, finite = predictor.digests(normal)
+def _fit_scores(predictor: Predictor, normal: Split, rows: Array) -> Link:
+    digests, finite = predictor.digests(normal, rows, deciding=False)
     if not finite:
         return Link(diverged=True)
     quantiles = np.quantile(digests[:, 0].astype(np.float64), np.linspace(0, 1, QUANTILES))

@@ -16,6 +16,8 @@ MOST_NEIGHBOURS = 10_000
 COMPONENTS = 16
 """Of the principal-component floor."""
 CHUNK = 512
+NUMBERS = 2**26
+"""Floats of training images that are held for the floors, at most: fewer images where they are large."""
 
 
 @register
@@ -76,10 +78,14 @@ class Anomaly(Task):
 
     def digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
         """Mean squared error per image, then the reconstruction."""
+        error = self.score_digest(outputs, targets, inputs)
+        return torch.cat([error, outputs.sigmoid().flatten(1)], dim=1)
+
+    def score_digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Mean squared error per image, (N, 1): a split's reconstructions would be as large as its floats."""
         del targets
-        rebuilt = outputs.sigmoid()
-        error = (rebuilt - self.intensities(inputs)).square().flatten(1).mean(1, keepdim=True)
-        return torch.cat([error, rebuilt.flatten(1)], dim=1)
+        difference = outputs.sigmoid() - self.intensities(inputs)
+        return difference.square().flatten(1).mean(1, keepdim=True)
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """1 − mean squared error of normal images: anomalies must not choose anything."""
@@ -105,7 +111,8 @@ class Anomaly(Task):
     def majority_digests(self, targets: Array) -> Array:
         """Equal scores, and the mean image's grey."""
         mean = np.repeat(np.asarray(self.info.mean), int(np.prod(self.info.input_shape[1:])))
-        return np.tile(np.concatenate([[1.0], mean]), (len(targets), 1))
+        one = np.concatenate([[1.0], mean])
+        return np.broadcast_to(one, (len(targets), len(one)))
 
     def disagreement(self, decisions: Sequence[Array]) -> Array:
         """Largest mean distance between two reconstructions."""
@@ -131,16 +138,25 @@ class Anomaly(Task):
         return Shown(shown, f"reconstruction and error, MSE {np.square(decision - image).mean():.4f}")
 
     def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
-        """Chance, distance to the nearest normal image, and reconstruction from principal components."""
+        """A constant, distance to the nearest normal image, and reconstruction from principal components."""
         train, test = data.split("train"), data.split("test")
-        rows = np.linspace(0, len(train) - 1, min(MOST_NEIGHBOURS, len(train))).astype(np.int64)
-        known = _flat(np.asarray(train.inputs[rows]))
-        asked, abnormal = _flat(np.asarray(test.inputs)), np.asarray(test.targets) == 1
+        each = max(1, int(np.prod(self.info.input_shape)))
+        most = min(MOST_NEIGHBOURS, len(train), max(COMPONENTS, NUMBERS // each))
+        rows = np.linspace(0, len(train) - 1, most).astype(np.int64)
+        known, abnormal = _flat(np.asarray(train.inputs[rows])), np.asarray(test.targets) == 1
+        mean, axes = _principal_axes(known)
+        nearest, left = [], []
+        step = max(1, min(CHUNK, NUMBERS // (4 * each)))
+        for start in range(0, len(test), step):
+            asked = _flat(np.asarray(test.inputs[start : start + step]))
+            nearest.append(torch.cdist(asked, known).min(dim=1).values)
+            away = asked - mean
+            left.append((away - away @ axes @ axes.T).square().mean(dim=1))
         scored = {
-            "nearest neighbour": _nearest(known, asked),
-            f"{COMPONENTS} principal components": _residual(known, asked),
+            "nearest neighbour": torch.cat(nearest).double().numpy(),
+            f"{COMPONENTS} principal components": torch.cat(left).double().numpy(),
         }
-        found = {"chance": {"auroc": 0.5, "aupr": float(abnormal.mean())}}
+        found = super().floors(data)
         for name, scores in scored.items():
             found[name] = {"auroc": auroc(scores, abnormal), "aupr": average_precision(scores, abnormal)}
         return found
@@ -155,18 +171,19 @@ def _flat(images: Array) -> Tensor:
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / full_scale(images.dtype))
 
 
-def _nearest(known: Tensor, asked: Tensor) -> Array:
-    """Distance of each image to the nearest known one."""
-    parts = [torch.cdist(part, known).min(dim=1).values for part in torch.split(asked, CHUNK)]
-    nearest: Array = torch.cat(parts).double().numpy()
-    return nearest
+def _principal_axes(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and principal components (D, K) of images (N, D).
 
-
-def _residual(known: Tensor, asked: Tensor) -> Array:
-    """Squared distance of each image to the plane of the known images' principal components."""
+    From the smaller of two matrices: D × D, or N × N where there are fewer images than pixels.
+    """
     mean = known.mean(dim=0)
-    _, vectors = torch.linalg.eigh((known - mean).T @ (known - mean))
-    axes = vectors[:, -min(COMPONENTS, len(vectors)) :]
-    away = asked - mean
-    left: Array = (away - away @ axes @ axes.T).square().mean(dim=1).double().numpy()
-    return left
+    centred = known - mean
+    if len(known) >= known.shape[1]:
+        _, vectors = torch.linalg.eigh(centred.T @ centred)
+        return mean, vectors[:, -min(COMPONENTS, len(vectors)) :]
+    squares, weights = torch.linalg.eigh(centred @ centred.T)
+    # What images equal to others add is rounding, not a direction.
+    rounding = torch.finfo(squares.dtype).eps
+    real = squares > len(known) * rounding * torch.maximum(squares.max(), rounding * known.square().sum())
+    chosen = torch.nonzero(real).flatten()[-COMPONENTS:]
+    return mean, centred.T @ weights[:, chosen] / squares[chosen].sqrt()

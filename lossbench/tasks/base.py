@@ -23,6 +23,10 @@ GAP = "generalisation_gap"
 """Metric of every task: how much better the primary metric is on training samples than on test samples."""
 
 
+CONSTANT = "constant prediction"
+"""The floor of every task."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A test metric: its name, which way is better, and its unit in a sentence."""
@@ -87,8 +91,12 @@ class Task(ABC):
     """The loss sees labels (N, C, *spatial) instead of class numbers (N, *spatial)."""
     calibrated: ClassVar[bool] = False
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
+    has_prior: ClassVar[bool] = False
+    """Outputs are one logit a class, and ``class_counts`` says how frequent each is."""
     adapts: ClassVar[bool] = False
     """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
+    scores_decisions: ClassVar[bool] = False
+    """``score`` needs what ``decide`` makes: digests are whole wherever there are scores."""
     option_model: ClassVar[type[Options]] = Options
     """Further keys of ``task:`` in params.yaml."""
 
@@ -184,6 +192,17 @@ class Task(ABC):
         del targets, inputs
         return outputs
 
+    def score_digest(self, outputs: Tensor, targets: Tensor, inputs: Tensor) -> Tensor:
+        """Reduce one batch's outputs to what ``validate`` and ``score`` need: a part of what ``decide`` does.
+
+        Args:
+            outputs: as for :meth:`digest`.
+            targets: encoded.
+            inputs: encoded.
+
+        """
+        return self.digest(outputs, targets, inputs)
+
     @abstractmethod
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
         """Score a whole split cheaply during training.
@@ -234,9 +253,12 @@ class Task(ABC):
         raise KeyError(f"task '{self.name}' has no decomposition of '{metric}'")
 
     def floors(self, data: Dataset) -> dict[str, dict[str, float]]:
-        """Reference predictors that need no training of ours: name → metric → value on the test split."""
-        del data
-        return {}
+        """Reference predictors that need no training of ours: name → metric → value on the test split.
+
+        :data:`CONSTANT` says the same of every sample: who does not beat it has not been trained.
+        """
+        targets = np.asarray(data.split("test").targets)
+        return {CONSTANT: dict(self.score(self.majority_digests(targets), targets).metrics)}
 
     def generate(self, forward: Callable[[Tensor], Tensor], seed: int) -> list[str]:
         """Sample texts from a trained model; nothing where the task has none.
@@ -334,6 +356,7 @@ def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
 
     class Measured(task):  # type: ignore[misc, valid-type]  # a class made at run time
         metrics = (*task.metrics, added)
+        scores_decisions = True
 
         def score(self, digests: Array, targets: Array) -> Scores:
             scores: Scores = super().score(digests, targets)

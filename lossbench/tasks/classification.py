@@ -22,6 +22,7 @@ class Classification(Task):
     )
     monitor = "accuracy"
     calibrated: ClassVar[bool] = True
+    has_prior: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:

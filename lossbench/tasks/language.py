@@ -153,7 +153,7 @@ class LanguageModel(Task):
             "bigram (add-0.1)": NGram(known, self.outputs, 2, "add_k", k=0.1),
             f"{order}-gram (Kneser–Ney)": NGram(known, self.outputs, order),
         }
-        return {name: self._floor(model, wanted) for name, model in models.items()}
+        return super().floors(data) | {name: self._floor(model, wanted) for name, model in models.items()}
 
     def _floor(self, model: NGram, texts: list[Array]) -> dict[str, float]:
         scored = [model.score(text, first=1) for text in texts]

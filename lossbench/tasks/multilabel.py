@@ -24,6 +24,7 @@ class Multilabel(Task):
     metrics = (Metric("map"), Metric("macro_f1"), Metric("micro_f1"), Metric("auroc"))
     monitor = "map"
     multilabel = True
+    has_prior = True
 
     @property
     def outputs(self) -> int:

@@ -26,6 +26,7 @@ class Segmentation(Task):
     )
     monitor = "mean_iou"
     calibrated: ClassVar[bool] = True
+    has_prior: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:

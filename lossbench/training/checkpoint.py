@@ -4,6 +4,7 @@ import hashlib
 import io
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,17 @@ class Checkpoint:
         torch.save(content, buffer)
         written = buffer.getvalue()
         part.write_bytes(hashlib.sha256(written).digest() + written)
-        part.replace(self.file)
+        with suppress(FileNotFoundError):  # who trains the same beside us has finished it
+            part.replace(self.file)
         took = time.monotonic() - began
         self._next = time.monotonic() + max(SECONDS_BETWEEN, took / SHARE)
 
     def load(self) -> dict[str, Any] | None:
         """Read it; None where there is none, or where a crash of the machine left half a file."""
-        if not self.file.exists():
+        try:
+            written = self.file.read_bytes()
+        except FileNotFoundError:
             return None
-        written = self.file.read_bytes()
         digest, written = written[:DIGEST], written[DIGEST:]
         if hashlib.sha256(written).digest() != digest:
             print(f"warning: checkpoint {self.file.name} is torn; starting anew", file=sys.stderr)

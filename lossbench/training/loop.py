@@ -16,7 +16,7 @@ from lossbench.training.determinism import deterministic
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.member import Member
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
-from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined, parts
+from lossbench.training.portions import at_once, channels_last, joined, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Plan, changed
@@ -95,7 +95,9 @@ class _Run:
         ):
             draws = None if epoch.draws is None else epoch.draws.at(part)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
-            inputs, targets, auxiliary = changed(batch, self.setting, draws, noise)
+            inputs, targets, auxiliary = self.plan.transformed(
+                changed(batch, self.setting, draws, noise), number, self.step
+            )
             seed_all(self.plan.dropout_seed(number, self.step), device)
             with precision(self.setting.compute):
                 outputs = self.model(channels_last(inputs))
@@ -124,11 +126,11 @@ class _Run:
 
         def digests() -> Iterator[Tensor]:
             nonlocal finite
-            for batch in portion.batches(parts(len(portion), EVALUATION_BATCH)):
+            for batch in portion.batches(parts(len(portion), at_once(task))):
                 with precision(self.setting.compute):
                     outputs = self.model(batch.inputs).float()
                 finite = finite and bool(torch.isfinite(outputs).all())
-                yield task.digest(outputs, batch.targets, batch.inputs)
+                yield task.score_digest(outputs, batch.targets, batch.inputs)
                 self._stop_if_asked()
 
         return task.validate(joined(digests(), len(portion)), portion.truth()), finite

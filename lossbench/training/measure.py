@@ -1,8 +1,10 @@
-"""How long an epoch takes, from a few steps: what is said before a run begins."""
+"""What is measured beside training: how long an epoch takes, and what constant outputs reach."""
 
 import time
 from contextlib import suppress
 from statistics import median
+
+import torch
 
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
@@ -39,3 +41,42 @@ def seconds_per_epoch(setting: Setting, member: Member) -> float:
     batch = min(setting.recipe.batch_size, len(setting.train))
     samples = len(setting.train) + FORWARD * len(setting.validation)
     return step * samples / batch
+
+
+CONSTANT_STEPS = 60
+NUMBERS = 2**20
+"""Of the outputs that a constant is fitted on, at most."""
+
+
+def constant_loss(setting: Setting, member: Member) -> float | None:
+    """Find what the best constant logits reach under the member's loss, on part of the training targets.
+
+    An arm whose training ends above it has learnt less than the classes' shares. None where outputs are not
+    one logit a class.
+    """
+    task = setting.task
+    if not task.has_prior:
+        return None
+    loss, train = setting.loss_of(member), setting.train
+    size = min(setting.recipe.batch_size, len(train))
+    each = task.outputs * max(1, train.take(torch.arange(1)).targets[0].numel())
+    count = max(1, min(len(train), 4 * size, NUMBERS // each))
+    rows = torch.linspace(0, len(train) - 1, count).long()
+    batches = [train.take(part) for part in torch.split(rows, size)]
+    counts = torch.tensor(task.class_counts, dtype=torch.float32).clamp_min(1.0)
+    logits = (counts / counts.sum()).log().to(setting.compute.device).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    best = float("inf")
+    for _ in range(CONSTANT_STEPS):
+        total = torch.zeros((), device=logits.device)
+        for inputs, targets, auxiliary in batches:
+            spatial = targets.shape[2:] if task.multilabel else targets.shape[1:]
+            shape = (len(targets), task.outputs, *spatial)
+            outputs = logits.view(1, -1, *[1] * len(spatial)).expand(shape)
+            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
+            total = total + task.objective(loss, outputs, targets, inputs, **extra) * len(targets) / count
+        best = min(best, float(total.detach()))
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]  # torch's own
+        optimizer.step()
+    return best

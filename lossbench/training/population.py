@@ -26,7 +26,7 @@ from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu, precision
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
-from lossbench.training.portions import EVALUATION_BATCH, Batch, Portion, parts
+from lossbench.training.portions import Batch, Portion, at_once, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Epoch, Plan, changed
@@ -250,7 +250,7 @@ class _Population:
         task, members = self.setting.task, range(len(self.members))
         finite = torch.ones(len(self.members), dtype=torch.bool, device=self.device)
         digests: list[list[Tensor]] = [[] for _ in members]
-        for index in parts(len(plan.validation), EVALUATION_BATCH):
+        for index in parts(len(plan.validation), at_once(task)):
             if shared:
                 own = [plan.validation.take(index)] * len(self.members)
                 outputs = forward(weights, own[0].inputs)
@@ -259,7 +259,7 @@ class _Population:
                 outputs = forward(weights, torch.stack([one.inputs for one in own]))
             finite &= torch.isfinite(outputs).flatten(1).all(1)
             for i in members:
-                digests[i].append(task.digest(outputs[i], own[i].targets, own[i].inputs))
+                digests[i].append(task.score_digest(outputs[i], own[i].targets, own[i].inputs))
         truth = plan.validation.truth() if shared else None
         scores = [
             task.validate(torch.cat(digests[i]), self.plans[i].validation.truth() if truth is None else truth)

@@ -3,11 +3,11 @@
 Whichever way they come, a batch has the same bits and the same memory layout.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lossbench.data.dataset import Split
 from lossbench.errors import UserError
+from lossbench.system import available_memory
 from lossbench.tasks.base import Task
 
 Maps = Callable[[Tensor], Tensor]
@@ -24,8 +25,12 @@ Maps = Callable[[Tensor], Tensor]
 
 ENCODED_AHEAD = 64 * 2**20
 """Bytes of encoded inputs, or targets, up to which a split is encoded once, not batch by batch."""
-EVALUATION_BATCH = 512
-"""Samples scored at once."""
+SAMPLES_AT_ONCE = 512
+"""Samples that are scored, checked or prepared at once, at most (:func:`at_once`)."""
+POSITIONS_AT_ONCE = 2**16
+"""Positions (pixels, voxels, tokens) of these samples together: activations grow with them."""
+OUTPUTS_AT_ONCE = 2**25
+"""Numbers that a model puts out for these samples together, where it has many outputs a position (words)."""
 AHEAD = 2
 """Batches that are read while one is trained on."""
 MiB = 2**20
@@ -208,7 +213,7 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
     labels = _tensor([split.targets for split in splits], device)
     auxiliary = None
     if maps is not None:
-        stored = (labels[start : start + EVALUATION_BATCH] for start in range(0, count, EVALUATION_BATCH))
+        stored = torch.split(labels, at_once(task))
         pieces = (maps(task.encode_targets(part).cpu()).to(device) for part in stored)
         auxiliary = joined(pieces, count)
     inputs_ahead = count * first.nbytes <= ENCODED_AHEAD
@@ -218,6 +223,18 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
     if labels_ahead:
         labels = task.encode_targets(labels)
     return Portion(Resident(task, inputs, labels, auxiliary, inputs_ahead, labels_ahead))
+
+
+def at_once(task: Task) -> int:
+    """Say how many samples go through a model at once where no gradient ties them together.
+
+    As many as have 65 536 positions together, from 1 to 512: a larger batch takes more memory, and no less
+    time.
+    """
+    shape = task.info.input_shape
+    positions = max(1, math.prod(shape[1:] if len(shape) > 1 else shape))
+    fitting = min(POSITIONS_AT_ONCE // positions, OUTPUTS_AT_ONCE // (positions * task.outputs))
+    return max(1, min(SAMPLES_AT_ONCE, fitting))
 
 
 def joined(parts: Iterable[Tensor], count: int) -> Tensor:
@@ -272,13 +289,4 @@ def memory_budget(device: str) -> int:
         return int(wanted) * MiB
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0] // 2)
-    return _free_memory() // 2
-
-
-def _free_memory() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
-        free = min(free, int(most) - int(used.read_text()))
-    return free
+    return available_memory() // 2

@@ -1,6 +1,6 @@
 """Outputs of a trained replicate."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from lossbench.plugins import is_path
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import deterministic
-from lossbench.training.portions import EVALUATION_BATCH, channels_last, joined
+from lossbench.training.portions import at_once, channels_last, joined
 
 Array = npt.NDArray[Any]
 State = dict[str, Tensor]
@@ -49,26 +49,58 @@ class Predictor:
         outputs: Tensor = self.model(channels_last(encoded.to(self.compute.device))).float()
         return outputs
 
-    def batches(self, inputs: Array) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield (rows, encoded inputs, outputs) batch by batch, on the device."""
-        for start in range(0, len(inputs), EVALUATION_BATCH):
-            rows = slice(start, start + EVALUATION_BATCH)
-            stored = torch.from_numpy(np.array(inputs[rows])).to(self.compute.device)
-            encoded = self.task.encode_inputs(stored)
-            yield rows, encoded, self.forward(encoded)
+    def batches(self, inputs: Array, rows: Array | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (which of the samples, encoded inputs, outputs) batch by batch, on the device.
 
-    def digests(self, split: Split) -> tuple[Array, bool]:
-        """What scoring needs of a split, (N, ...), and whether all outputs were finite."""
+        Args:
+            inputs: (N, *input_shape) as stored; read batch by batch.
+            rows: the samples, (n,); all N where None.
+
+        """
+        count, size = len(inputs if rows is None else rows), at_once(self.task)
+        for start in range(0, count, size):
+            which = slice(start, min(start + size, count))
+            stored = torch.from_numpy(np.array(inputs[_at(rows, which)])).to(self.compute.device)
+            encoded = self.task.encode_inputs(stored)
+            yield which, encoded, self.forward(encoded)
+
+    def digests(
+        self,
+        split: Split,
+        rows: Array | None = None,
+        look: Callable[[slice, Tensor], None] = lambda *_: None,
+        deciding: bool = True,
+    ) -> tuple[Array, bool]:
+        """Digest a split's outputs, and say whether all of them were finite.
+
+        Args:
+            split: read batch by batch.
+            rows: the samples, (n,); all of the split where None.
+            look: shown (which of the samples, their outputs) on the way, so that none is predicted twice.
+            deciding: digests for ``Task.decide`` too; else for scores alone, which may be much smaller.
+
+        Returns:
+            (n, ...) digests.
+
+        """
         finite = True
+        whole = deciding or self.task.scores_decisions
+        digest = self.task.digest if whole else self.task.score_digest
 
         def digests() -> Iterator[Tensor]:
             nonlocal finite
-            for rows, encoded, outputs in self.batches(split.inputs):
-                stored = torch.from_numpy(np.array(split.targets[rows])).to(self.compute.device)
+            for which, encoded, outputs in self.batches(split.inputs, rows):
+                stored = np.array(split.targets[_at(rows, which)])
+                targets = self.task.encode_targets(torch.from_numpy(stored).to(self.compute.device))
                 finite = finite and bool(torch.isfinite(outputs).all())
-                yield self.task.digest(outputs, self.task.encode_targets(stored), encoded).cpu()
+                look(which, outputs)
+                yield digest(outputs, targets, encoded).cpu()
 
-        return joined(digests(), len(split.inputs)).numpy(), finite
+        return joined(digests(), len(split if rows is None else rows)).numpy(), finite
+
+
+def _at(rows: Array | None, which: slice) -> Any:
+    return which if rows is None else rows[which]
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lossbench.errors import UserError
+from lossbench.plugins import load_object
 from lossbench.training.augmentation import Draws, augment, draw
 from lossbench.training.portions import Batch
 from lossbench.training.seeds import derive, generator
@@ -35,7 +37,10 @@ class Plan:
         self.batch = min(recipe.batch_size, len(self.train))
         whole, rest = divmod(len(self.train), self.batch)
         self.per_epoch = whole if recipe.drop_last or not rest else whole + 1
-        self.augmented = any(recipe.augmentation.model_dump(exclude={"rare_classes_only"}).values())
+        drawn = recipe.augmentation.model_dump(exclude={"rare_classes_only", "own"})
+        self.augmented = any(drawn.values())
+        own = recipe.augmentation.own
+        self._own = None if own is None else load_object(own, "recipe.augmentation.own")
         self._labels = self.train.targets().cpu() if self._needs_labels else None
 
     @property
@@ -70,6 +75,26 @@ class Plan:
         device = self.setting.compute.device
         random = generator(self.seed, "noise", number, step, device=device)
         return torch.randn((count, *self.setting.input_shape), generator=random, device=device)
+
+    def transformed(self, batch: Batch, number: int, step: int) -> Batch:
+        """Let the user's own augmentation change a batch, with a generator of this step's.
+
+        Raises:
+            UserError: if it returns anything but inputs and targets for as many samples.
+
+        """
+        if self._own is None:
+            return batch
+        device = self.setting.compute.device
+        random = generator(self.seed, "own augmentation", number, step, device=device)
+        made = self._own(batch.inputs, batch.targets, random)
+        if not isinstance(made, tuple) or len(made) != 2 or len(made[0]) != len(batch.inputs):
+            own = self.setting.recipe.augmentation.own
+            raise UserError(
+                f"'recipe.augmentation.own': {own} returns {type(made).__name__}; allowed: (inputs, "
+                "targets) of the batch's samples"
+            )
+        return Batch(made[0], made[1], batch.auxiliary)
 
     def slice(self, step: int) -> slice:
         """Say which samples of an epoch's order make up a step."""

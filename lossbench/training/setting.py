@@ -12,13 +12,12 @@ from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.building import LossContext, build
 from lossbench.models.base import build as build_model
+from lossbench.models.weights import head_of
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
 from lossbench.training.member import Member
-from lossbench.training.portions import Maps, Portion, memory_budget, open_portion, parts
+from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
-
-CHECKED_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "initialisation"))
             model = build_model(self.network, self.input_shape, self.task.outputs)
+            if wants_prior_bias(self.recipe, self.network, self.task):
+                set_prior_bias(model, self.task)
         model = model.to(self.compute.device)
         if len(self.input_shape) == 3:
             model = model.to(memory_format=torch.channels_last)
@@ -119,7 +120,7 @@ def prepare(
         train = open_portion(task, splits[:1], device, maps, int(budget * part))
         validation = open_portion(task, splits[1:], device, maps, int(budget * (1 - part)))
     for portion in (train, validation):
-        for rows in parts(len(portion), CHECKED_AT_ONCE):
+        for rows in parts(len(portion), at_once(task)):
             task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     check_recipe(recipe, data, shape)
@@ -135,6 +136,51 @@ def _samples(data: Dataset, name: str) -> Split:
     if not len(split):
         raise UserError(f"{data.folder}: split '{name}' is empty; training needs at least one sample in it")
     return split
+
+
+UNEVEN = 2.0
+"""How many times as frequent as the rarest the commonest class is from where on classes count as uneven."""
+
+
+def wants_prior_bias(recipe: Recipe, network: Network, task: Task) -> bool:
+    """Whether the last layer's bias begins at the classes' prior: as params say, or where it is uneven."""
+    if recipe.prior_bias != "auto":
+        return recipe.prior_bias
+    counts = task.class_counts
+    pretrained = any(key in network.options for key in ("weights", "weights_file"))
+    if pretrained or not task.has_prior or not counts or not min(counts):
+        return False
+    if task.multilabel:
+        return True
+    return max(counts) > UNEVEN * min(counts)
+
+
+def set_prior_bias(model: nn.Module, task: Task) -> None:
+    """Let a model predict the training data's class shares before it has learnt anything.
+
+    Otherwise the first epochs go into leaving "all classes alike", which some losses do faster than others:
+    with few positives that would be most of a short training's difference (Lin et al. 2017, 1708.02002,
+    sec. 4.1, for focal loss).
+
+    Raises:
+        UserError: if the last layer has no bias, or other outputs than classes.
+
+    """
+    name = head_of(model)
+    bias = getattr(model.get_submodule(name), "bias", None)
+    counts = torch.tensor(task.class_counts, dtype=torch.float64).clamp_min(1.0)
+    if not task.has_prior or bias is None or bias.shape != counts.shape:
+        raise UserError(
+            f"'recipe.prior_bias' needs a last layer with a bias for each class; '{name}' of this model has "
+            f"{'none' if bias is None else tuple(bias.shape)}; allowed: false"
+        )
+    if task.multilabel:
+        total = float(task.positions or counts.sum())
+        prior = (counts / (total - counts).clamp_min(1.0)).log()
+    else:
+        prior = (counts / counts.sum()).log()
+    with torch.no_grad():
+        bias.copy_(prior - (0.0 if task.multilabel else prior.mean()))
 
 
 def wants_maps(loss: Mapping[str, Any], task: Task) -> bool:
@@ -162,11 +208,11 @@ def check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:
             "'recipe.augmentation.rare_classes_only' needs one label per sample; found targets of kind "
             f"'{data.info.kind}'; allowed here: false"
         )
-    moving = recipe.augmentation.model_dump(exclude={"noise", "rare_classes_only"})
+    moving = recipe.augmentation.model_dump(exclude={"noise", "rare_classes_only", "own"})
     if data.info.kind == "boxes" and any(moving.values()):
         raise UserError(
             "'recipe.augmentation': boxes do not move along with shift, flip, vertical_flip or cutout; "
             "allowed here: noise"
         )
-    if any(recipe.augmentation.model_dump().values()) and len(shape) != 3:
+    if any(recipe.augmentation.model_dump(exclude={"own"}).values()) and len(shape) != 3:
         raise UserError(f"'recipe.augmentation' needs images (C, H, W); found samples of shape {shape}")

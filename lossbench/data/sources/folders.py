@@ -1,14 +1,17 @@
 """The user's own images: a folder per class, or images with masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from lossbench.data.facts import histogram
 from lossbench.data.images import Header, read_mask
+from lossbench.data.rows import FromFiles
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
@@ -100,7 +103,7 @@ class _Images:
 
     root: Path
     files: Mapping[str, Sequence[Path]]
-    arrays: Mapping[str, Array]
+    rows: Mapping[str, FromFiles]
     headers: Mapping[str, Sequence[Header]]
     reading: Reading
 
@@ -111,15 +114,15 @@ class _Images:
         headers = {split: headers_of(some, split, options) for split, some in files.items()}
         every = [one for some in files.values() for one in some]
         reading = agree(every, [one for some in headers.values() for one in some], options, key)
-        arrays = {split: read_images(some, reading, split) for split, some in files.items()}
-        return cls(root, files, arrays, headers, reading)
+        rows = {split: read_images(some, reading, split) for split, some in files.items()}
+        return cls(root, files, rows, headers, reading)
 
     def samples(
-        self, split: str, targets: Array, columns: Mapping[str, Sequence[Any]] | None = None
+        self, split: str, targets: Array | FromFiles, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Samples:
         names = relative_names(self.files[split], self.root)
         own = original(self.headers[split])
-        return Samples(self.arrays[split], targets, names, {**own, **(columns or {})})
+        return Samples(self.rows[split], targets, names, {**own, **(columns or {})})
 
 
 class MaskOptions(ImageOptions):
@@ -169,25 +172,28 @@ class SegmentationFolder(Source[MaskOptions]):
         root = listing.existing_folder(dataset.path, key)
         pairs = mask_pairs(root)
         images = _Images.agree({split: list(some) for split, some in pairs.items()}, options, root, key)
-        raw, columns = {}, {}
-        for split, some in pairs.items():
-            raw[split], columns[split] = _read_masks(some, images.headers[split], images.reading, options, key)
-        every = [mask for some in pairs.values() for mask in some.values()]
-        classes, values = _agreed_classes(options, raw, key)
+        reading = images.reading
+        masks = {split: list(some.values()) for split, some in pairs.items()}
+        columns = {
+            split: _mask_columns(some, images.headers[split], reading, options, split, key)
+            for split, some in masks.items()
+        }
+        fill = 0 if options.values is None else options.values[0]
+        fill = fill if options.ignore_index is None else options.ignore_index
+        read = partial(_in_range, reading=reading, fill=fill)
+        classes, values = _agreed_classes(options, masks, read, key)
         numbers = _numbers(values, options.ignore_index)
-        _refuse_unknown(np.concatenate(list(raw.values())), numbers, every, values, key)
+        known = partial(_as_classes, read=read, numbers=numbers, values=values, key=key)
         ignore = None if options.ignore_index is None else int(numbers[options.ignore_index])
-        return Fetched(
-            "mask",
-            classes,
-            {
-                split: images.samples(split, numbers[raw[split]].astype(np.uint8), columns[split])
-                for split in raw
-            },
-            PROVENANCE,
-            ignore,
-            images.reading.extra,
-        )
+        groups = {
+            split: images.samples(
+                split,
+                FromFiles.of(known, some, reading.size, np.uint8, f"{split} masks: reading"),
+                columns[split],
+            )
+            for split, some in masks.items()
+        }
+        return Fetched("mask", classes, groups, PROVENANCE, ignore, reading.extra)
 
 
 IGNORED = 255
@@ -196,13 +202,16 @@ UNKNOWN = 256
 """Marks grey values that are no class."""
 
 
-def _read_masks(
-    pairs: Mapping[Path, Path], images: Sequence[Header], reading: Reading, options: MaskOptions, key: str
-) -> tuple[Array, dict[str, list[int]]]:
-    """Read masks as they are, turned and resized like their images; their own sizes go to the manifest."""
-    masks = list(pairs.values())
-    label = f"{masks[0].parent.name}"
-    headers = headers_of(masks, label, options)
+def _mask_columns(
+    masks: Sequence[Path],
+    images: Sequence[Header],
+    reading: Reading,
+    options: MaskOptions,
+    split: str,
+    key: str,
+) -> dict[str, list[int]]:
+    """Columns of the manifest: the masks' own sizes, which are those of their images where none is resized."""
+    headers = headers_of(masks, f"{split} masks", options)
     if options.size is None:
         for mask, header, image in zip(masks, headers, images, strict=True):
             if (header.height, header.width) != reading.size:
@@ -210,22 +219,15 @@ def _read_masks(
                     f"{mask}: {header.width}×{header.height} pixels, but its image has "
                     f"{image.width}×{image.height}{_turned(header, image, key)}"
                 )
-    fill = 0 if options.values is None else options.values[0]
-    fill = fill if options.ignore_index is None else options.ignore_index
-    found = np.empty((len(masks), *reading.size), np.uint16)
-    read = side_by_side(lambda file: _in_range(file, reading, fill), masks, f"{label}: reading")
-    for index, one in enumerate(read):
-        found[index] = one
     doubt = [
         int(options.orientation is None and mask.orientation != image.orientation)
         for mask, image in zip(headers, images, strict=True)
     ]
-    columns = {
+    return {
         "mask_width": [one.width for one in headers],
         "mask_height": [one.height for one in headers],
         "orientation_in_doubt": doubt,
     }
-    return found, columns
 
 
 def _turned(mask: Header, image: Header, key: str) -> str:
@@ -239,19 +241,25 @@ def _turned(mask: Header, image: Header, key: str) -> str:
 
 
 def _in_range(file: Path, reading: Reading, fill: int) -> Array:
+    """Read a mask's values, (H, W) uint8 or uint16."""
     mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation)
-    if mask.min() < 0 or mask.max() > 65535:
-        raise UserError(f"{file}: mask values from {mask.min()} to {mask.max()}; allowed: 0 to 65535")
-    return mask
+    if mask.dtype == np.uint8:
+        return mask
+    low, high = mask.min(), mask.max()
+    if low < 0 or high > 65535:
+        raise UserError(f"{file}: mask values from {low} to {high}; allowed: 0 to 65535")
+    return mask.astype(np.uint8 if high < 256 else np.uint16)
 
 
 def _agreed_classes(
-    options: MaskOptions, masks: Mapping[str, Array], key: str
+    options: MaskOptions, masks: Mapping[str, Sequence[Path]], read: Callable[[Path], Array], key: str
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return class names and the mask value of each; inferred where params do not say."""
     if options.classes is not None:
         return options.classes, options.values or tuple(range(len(options.classes)))
-    present = set().union(*(np.flatnonzero(np.bincount(one.ravel())).tolist() for one in masks.values()))
+    present: set[int] = set()
+    for split, some in masks.items():  # read for this alone, then once more: kept, they might fill the memory
+        present.update(*side_by_side(lambda file: _present(read(file)).tolist(), some, f"{split} masks: classes"))
     present -= {options.ignore_index}
     if present == {0, 255}:
         return ("background", "foreground"), (0, 255)
@@ -276,16 +284,29 @@ def _numbers(values: Sequence[int], ignore: int | None) -> Array:
     return table
 
 
-def _refuse_unknown(
-    masks: Array, numbers: Array, files: Sequence[Path], values: Sequence[int], key: str
-) -> None:
-    for mask, file in zip(masks, files, strict=True):
-        stray = np.unique(mask[numbers[mask] == UNKNOWN])
-        if len(stray):
-            raise UserError(
-                f"{file}: a mask with unknown values {_some(stray.tolist())}; allowed by '{key}': "
-                f"{_some(list(values))}"
-            )
+def _present(mask: Array) -> Array:
+    """Values of a mask of (H, W) integers, ascending."""
+    if mask.dtype == np.uint8:
+        return np.flatnonzero(histogram(mask))
+    return np.unique(mask)
+
+
+def _as_classes(
+    file: Path, read: Callable[[Path], Array], numbers: Array, values: Sequence[int], key: str
+) -> Array:
+    """Read a mask as class numbers, (H, W) uint8."""
+    mask = read(file)
+    present = _present(mask)
+    stray = present[numbers[present] == UNKNOWN]
+    if len(stray):
+        raise UserError(
+            f"{file}: a mask with unknown values {_some(stray.tolist())}; allowed by '{key}': "
+            f"{_some(list(values))}"
+        )
+    if mask.dtype == np.uint8:  # several times as fast as to look each position up
+        table = numbers[:256].astype(np.uint8).tobytes()
+        return np.frombuffer(mask.tobytes().translate(table), np.uint8).reshape(mask.shape)
+    return numbers[mask].astype(np.uint8)
 
 
 def _some(values: Sequence[int], most: int = 10) -> str:

@@ -179,8 +179,8 @@ def redivide(samples: Samples, how: Pooled) -> dict[str, Samples]:
 def _joined(groups: Mapping[str, Samples]) -> Samples:
     parts = list(groups.values())
     return Samples(
-        np.concatenate([one.inputs for one in parts]),
-        np.concatenate([one.targets for one in parts]),
+        np.concatenate([np.asarray(one.inputs) for one in parts]),
+        np.concatenate([one.labels for one in parts]),
         [name for one in parts for name in one.names],
     )
 

@@ -1,7 +1,6 @@
-"""From many image files to one array: sizes and channels agreed on first, then decoded side by side."""
+"""From many image files to rows of one shape: sizes and channels agreed on first, pixels read when needed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,6 +18,7 @@ from lossbench.data.images import (
     read_header,
     read_image,
 )
+from lossbench.data.rows import FromFiles, in_order
 from lossbench.data.samples import Array
 from lossbench.data.sources.base import Options
 from lossbench.errors import UserError
@@ -26,8 +26,6 @@ from lossbench.progress import bar
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 T = TypeVar("T")
-THREADS = 2
-"""Pillow decodes outside Python's lock; more threads only help larger machines than small images need."""
 
 
 def _ordered(span: Range) -> Range:
@@ -174,25 +172,19 @@ def agreed_depth(files: Sequence[Path], headers: Sequence[Header], options: Imag
     return first if first in ("uint8", "uint16") else "float32"
 
 
-def read_images(files: Sequence[Path], reading: Reading, label: str) -> Array:
-    """Read images into (N, channels, H, W)."""
-    images = np.empty((len(files), reading.channels, *reading.size), reading.dtype)
-    pixels = side_by_side(reading.read, files, f"{label}: reading")
-    for index, one in enumerate(pixels):
-        images[index] = one
-    return images
+def read_images(files: Sequence[Path], reading: Reading, label: str) -> FromFiles:
+    """Images as rows (N, channels, H, W), each decoded when it is looked at."""
+    each = (reading.channels, *reading.size)
+    return FromFiles.of(reading.read, files, each, reading.dtype, f"{label}: reading")
 
 
 def side_by_side(function: Callable[[Path], T], files: Iterable[Path], label: str) -> Iterator[T]:
-    """Map a function over files on a few threads, in order, with a progress bar."""
+    """Map a function over files on as many threads as processors, in order, with a progress bar."""
     files = list(files)
-    with ThreadPoolExecutor(THREADS) as pool, bar(len(files), label, delay=1) as progress:
-        try:
-            for result in pool.map(function, files):
-                progress.update()
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with bar(len(files), label, delay=1) as progress:
+        for result in in_order(function, files):
+            progress.update()
+            yield result
 
 
 def original(headers: Sequence[Header]) -> dict[str, list[int]]:
