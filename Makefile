@@ -35,10 +35,10 @@ dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as we
 
 .PHONY: repro plan
 repro: setup ## run the comparison (JOBS=n trainings at a time, DEVICE=cuda, STUDY=studies/name)
-	@lossbench run $(if $(STUDY),--study $(STUDY)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
+	@lossbench run $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 plan: setup ## say what repro would train, and about how long it takes
-	@lossbench plan $(if $(STUDY),--study $(STUDY))
+	@lossbench plan $(if $(STUDY),--study "$(STUDY)")
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
@@ -58,25 +58,25 @@ format: dev ## let ruff write the format
 
 .PHONY: retrain rollback serve backup restore doctor
 retrain: setup ## retrain if anything is new; promote the winner or keep the champion (STUDY=studies/name)
-	@lossbench retrain $(if $(STUDY),--study $(STUDY))
+	@lossbench retrain $(if $(STUDY),--study "$(STUDY)")
 rollback: setup ## give the former champion its place back (STUDY=studies/name)
-	@lossbench rollback $(if $(STUDY),--study $(STUDY))
+	@lossbench rollback $(if $(STUDY),--study "$(STUDY)")
 serve: setup ## answer over HTTP with the champion, and follow its alias (STUDY=studies/name)
-	@lossbench serve $(if $(STUDY),--study $(STUDY))
+	@lossbench serve $(if $(STUDY),--study "$(STUDY)")
 backup: setup ## back up MLflow's store and the records: make backup TO=/path/to/folder (STUDY=studies/name)
-	@lossbench backup $(if $(STUDY),--study $(STUDY)) "$(TO)"
+	@lossbench backup $(if $(STUDY),--study "$(STUDY)") "$(TO)"
 restore: setup ## put a backup back: make restore FROM=/path/to/folder (STUDY=studies/name)
-	@lossbench restore $(if $(STUDY),--study $(STUDY)) "$(FROM)"
+	@lossbench restore $(if $(STUDY),--study "$(STUDY)") "$(FROM)"
 doctor: setup ## find and repair what crashes left behind (lossbench doctor --check only looks)
-	@lossbench doctor $(if $(STUDY),--study $(STUDY))
+	@lossbench doctor $(if $(STUDY),--study "$(STUDY)")
 
 .PHONY: track ui summary study
 track: setup ## complete the record in MLflow from outs and journals
-	@lossbench track $(if $(STUDY),--study $(STUDY))
+	@lossbench track $(if $(STUDY),--study "$(STUDY)")
 ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
-	@lossbench ui $(if $(STUDY),--study $(STUDY))
+	@lossbench ui $(if $(STUDY),--study "$(STUDY)")
 summary: setup ## print the result table again
-	@lossbench summary $(if $(STUDY),--study $(STUDY))
+	@lossbench summary $(if $(STUDY),--study "$(STUDY)")
 study: setup ## make a study from your folder: make study NAME=mine DATA=/path/to/folder
 	@lossbench new-study "$(NAME)" "$(DATA)"
 
