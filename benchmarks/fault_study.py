@@ -314,7 +314,7 @@ class Kind:
     @property
     def command(self) -> str:
         """The recovery as a person would type it."""
-        return f"make {self.recovery[-1].replace('run', 'repro')}"
+        return f"make {'repro' if self.recovery == REPRO else self.recovery[-1]}"
 
 
 def newest(folder: Path, pattern: str) -> Path:

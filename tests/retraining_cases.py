@@ -31,6 +31,7 @@ def params() -> dict[str, Any]:
     losses = {"cross_entropy": {"name": "cross_entropy"}, "hinge": {"name": "hinge"}}
     return {
         "root": ".",
+        "code": "plugins",
         "datasets": {
             "mine": {
                 "source": "image_folder",

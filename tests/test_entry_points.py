@@ -24,7 +24,20 @@ from lossbench.studies import new_study
 
 
 @pytest.mark.parametrize(
-    "target", ["clean", "doctor", "repro", "retrain", "rollback", "summary", "track", "ui"]
+    "target",
+    [
+        "backup",
+        "clean",
+        "doctor",
+        "repro",
+        "restore",
+        "retrain",
+        "rollback",
+        "serve",
+        "summary",
+        "track",
+        "ui",
+    ],
 )
 def test_every_target_goes_where_study_says(target: str) -> None:
     shown = subprocess.run(

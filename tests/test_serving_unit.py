@@ -181,13 +181,14 @@ def test_a_rollback_beside_a_running_server_is_served_within_seconds(trained_stu
     """The real thing: MLflow's registry, `lossbench serve` in a process of its own, `roll_back`."""
     from lossbench.params import load_params
     from lossbench.retraining.registry import Registry
+    from lossbench.serving.logged import log_model
     from lossbench.tracking.server import connect
     from lossbench.tracking.track import track
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = tmp_path / "study"
     shutil.copytree(trained_study, root)
-    track(load_params(root / "params.yaml"), root)
+    track(load_params(root / "params.yaml"), root, log_model=log_model)
     client = connect(root)
     experiment = client.get_experiment_by_name("digits").experiment_id
     registry = Registry(client, "service")
