@@ -25,7 +25,19 @@ from lossbench.studies import new_study
 
 @pytest.mark.parametrize(
     "target",
-    ["backup", "clean", "doctor", "repro", "restore", "retrain", "rollback", "serve", "summary", "track", "ui"],
+    [
+        "backup",
+        "clean",
+        "doctor",
+        "repro",
+        "restore",
+        "retrain",
+        "rollback",
+        "serve",
+        "summary",
+        "track",
+        "ui",
+    ],
 )
 def test_every_target_goes_where_study_says(target: str) -> None:
     shown = subprocess.run(
