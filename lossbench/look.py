@@ -23,6 +23,9 @@ SAMPLED = 300
 MOST_CLASSES = 64
 """Values of masks beyond which they are no class numbers."""
 VOID = 255
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
+EDGES, NEAR_WHITE = 0.05, 240
+"""Share of pixels at edges, at most; values that only compression makes of 255."""
 FEW = (0.25, 0.5)
 """A share of the range, and of images: fewer bits than stored where most images stay below."""
 
@@ -227,6 +230,17 @@ def _classes(found: Found, orientation: str, said: list[str]) -> dict[str, Any]:
     where = (
         f"in {len(looked)} of {len(masks)} masks" if len(looked) < len(masks) else f"in {len(masks)} masks"
     )
+    if lossy := next((one for one in masks if one.suffix.lower() in LOSSY), None):
+        raise UserError(
+            f"{lossy}: a mask saved as JPEG, which changes values near every edge; save masks as PNG with a "
+            "value per class"
+        )
+    if _smoothed(counts):
+        raise UserError(
+            f"{masks[0].parent}: masks hold 0, 255 and, in few pixels, {len(values) - 2} values between "
+            f"({', '.join(map(str, values[1:6]))}…): smoothed, or once saved as JPEG? Save them as PNG with "
+            "a value per class"
+        )
     if len(values) > MOST_CLASSES or values[-1] > 65535 or values[0] < 0:
         raise UserError(
             f"{masks[0].parent}: masks hold {len(values)} values from {values[0]} to {values[-1]}, too many "
@@ -250,6 +264,15 @@ def _classes(found: Found, orientation: str, said: list[str]) -> dict[str, Any]:
     )
     options = {"classes": names, "values": known}
     return options if void is None else {**options, "ignore_index": void}
+
+
+def _smoothed(counts: Counter[int]) -> bool:
+    """Whether values between 0 and 255 look like edges, resampled or compressed, and not like classes."""
+    between = [value for value in counts if value not in (0, VOID)]
+    if not between or not counts[0] or not counts[VOID]:
+        return False
+    few = sum(counts[value] for value in between) < EDGES * sum(counts.values())
+    return few and (max(between) >= NEAR_WHITE or max(between) > 4 * len(between) + 8)
 
 
 def _foreground(counts: Counter[int], known: Sequence[int], void: int | None) -> float:

@@ -6,7 +6,8 @@ study of the checkout: neither may be, contain or lie in the other, through what
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from lossbench.params import Params
 from lossbench.places import Atlas, Place
 from lossbench.tracking.store import local_store
 
+LONGEST = 4096
+"""Characters that a path has at most."""
 FILES_OF_THE_CACHE = ("files", "md5")
 """Below DVC's cache: what DVC itself links to, and deletes only when told to."""
 
@@ -79,12 +82,34 @@ def named(params: Params, study: Path) -> Iterator[Named]:
             f"'{key}.expectations.extra'": dataset.expectations.extra,
         }
         yield from _present(texts, study)
+        yield from _present(_leading(dataset.options, f"datasets.{name}", study), study)
     for name, experiment in params.experiments.items():
-        key = f"'experiments.{name}.model.weights'"
-        yield from _present({key: experiment.model.options.get("weights")}, study)
+        for part, options in (("model", experiment.model.options), ("task", experiment.task.options)):
+            yield from _present(_leading(options, f"experiments.{name}.{part}", study), study)
+        weights = f"'experiments.{name}.model.weights'"
+        yield from _present({weights: experiment.model.options.get("weights")}, study)
+    for name, block in params.losses.items():
+        yield from _present(_leading(block, f"losses.{name}", study), study)
+    yield from _present({"'code'": params.code}, study)
     commands = {f"'retraining.notify[{at}]'": word for at, word in enumerate(params.retraining.notify)}
     yield from _present({key: word for key, word in commands.items() if os.sep in word}, study)
     yield from _present({"LOSSBENCH_MIRROR": os.environ.get("LOSSBENCH_MIRROR")}, study)
+
+
+def _leading(block: object, key: str, study: Path) -> dict[str, object]:
+    """Find the texts of a block of params.yaml that lead to something that is there: files of the user's."""
+    if isinstance(block, Mapping):
+        inner = [_leading(value, f"{key}.{name}", study) for name, value in block.items()]
+        return {name: value for one in inner for name, value in one.items()}
+    if isinstance(block, list | tuple):
+        inner = [_leading(value, f"{key}[{at}]", study) for at, value in enumerate(block)]
+        return {name: value for one in inner for name, value in one.items()}
+    if not isinstance(block, str) or not block.strip() or "\0" in block or len(block) > LONGEST:
+        return {}
+    with suppress(RuntimeError, OSError):  # no path of anybody's
+        if os.sep in block and (study / Path(block).expanduser()).exists():
+            return {f"'{key}'": block}
+    return {}
 
 
 def _present(texts: dict[str, object], study: Path) -> Iterator[Named]:
@@ -112,6 +137,9 @@ def _taken(params: Params, study: Path, atlas: Atlas) -> Iterator[Taken]:
         yield Taken("store", f"the private folder {private.name}{whose}", atlas.place(private))
         for path in local_store(one):
             yield Taken("store", f"MLflow's {path.name}{whose}", atlas.place(path))
+    kept = os.environ.get("LOSSBENCH_STORE", "")
+    if kept and "://" not in kept:
+        yield Taken("store", "the store (LOSSBENCH_STORE)", atlas.place(study / kept))
     cache = written.cache(study)
     if cache is not None:
         yield Taken("cache", "DVC's cache", atlas.place(cache))
@@ -172,7 +200,7 @@ def _refuse_nested(taken: Sequence[Taken]) -> None:
                 raise UserError(
                     f"{store.place.path}, {store.what}, {store.place.meets(out.place)} {out.what}; DVC "
                     "deletes that before it is written: name another place (LOSSBENCH_HOME, "
-                    "MLFLOW_TRACKING_URI)"
+                    "LOSSBENCH_STORE, MLFLOW_TRACKING_URI)"
                 )
 
 

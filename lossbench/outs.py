@@ -43,6 +43,10 @@ class Outs:
         """What the expectations say of a dataset."""
         return self.study / "reports" / "validation" / f"{dataset}.json"
 
+    def passed(self, dataset: str) -> Path:
+        """What says that a dataset may be trained on."""
+        return self.validation(dataset).with_suffix(".passed")
+
     def evaluation(self, experiment: str) -> Path:
         """Scores of an experiment's replicates."""
         return self.study / "reports" / "evaluation" / experiment

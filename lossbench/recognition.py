@@ -1,20 +1,37 @@
 """What a user's folder holds: a source that reads it, or one sentence that says what is read instead."""
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from lossbench.data.samples import POOL
 from lossbench.data.sources import listing
 from lossbench.data.sources.coco import CocoOptions, instance_groups
 from lossbench.data.sources.folders import class_files
 from lossbench.data.sources.multilabel_csv import read_table
-from lossbench.data.sources.pairs import LAYOUTS, looks_like_masks, mask_pairs
+from lossbench.data.sources.pairs import (
+    LAYOUTS,
+    MASKS,
+    looks_like_masks,
+    mask_pairs,
+    plain,
+    suffixed,
+    without_ending,
+)
 from lossbench.data.sources.voc import VocOptions, annotated_groups
 from lossbench.errors import UserError
 
+LOOKED_AT = 5
+"""Images of a class folder that are opened to see whether they are masks."""
+MASK_VALUES, MASK_SHARE, SHARED = 8, 0.98, 0.8
+"""So many values cover this share of a mask's pixels; the share of masks that have an image's name."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 MOST_JSON = 2**28
 """Bytes of a JSON file that is looked into to see whether it is COCO's."""
@@ -78,12 +95,65 @@ def recognise(root: Path) -> Found:
     classes = groups.get("train", groups.get(POOL, {}))
     if len(classes) < 2:
         raise UserError(f"{root}: {len(classes)} class folder ({', '.join(classes)}); {READ}")
+    _refuse_masks_as_classes(root, classes)
     images = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
     counts = ", ".join(f"{name} {len(some)}" for name, some in list(classes.items())[:12])
     more = f", … ({len(classes)} in all)" if len(classes) > 12 else ""
     return Found(
         "image_folder", "classification", images, said=(f"classes (images to train on): {counts}{more}",)
     )
+
+
+def _refuse_masks_as_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse folders in which one "class" is the masks of another: no verdict on them would mean anything.
+
+    Raises:
+        UserError: naming both, and the layouts that are read.
+
+    """
+    for name, files in classes.items():
+        if suffixed(files):
+            raise UserError(f"{root}: class folder '{name}' holds masks beside their images; {READ}")
+    flat = {name: _mask_like(files) for name, files in classes.items()}
+    for one, other in itertools.permutations(classes, 2):
+        if flat[other] and not flat[one] and _partners(classes[one], classes[other]):
+            raise UserError(
+                f"{root}: '{other}' looks like the masks of '{one}' (few values, and as many or like names); "
+                f"name them images/ and masks/; {READ}"
+            )
+
+
+def _partners(images: Sequence[Path], masks: Sequence[Path]) -> bool:
+    """Whether most masks have an image's name, but for what either ends in; or there are as many of both."""
+    stems = {_stem(one) for one in images}
+    shared = sum(_stem(one) in stems for one in masks)
+    return shared >= SHARED * len(masks) or (
+        len(images) == len(masks) and any(plain(masks[0].parent.name).startswith(one) for one in MASKS)
+    )
+
+
+def _stem(file: Path) -> str:
+    """A name without ``_mask`` and its like, and without nnU-Net's number of the channel."""
+    return re.sub(r"_\d{4}$", "", without_ending(listing.nfc(file.stem)))
+
+
+def _mask_like(files: Sequence[Path]) -> bool:
+    """Whether images hold so few values as masks do: eight cover nearly all pixels of each looked at."""
+    shown = files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]
+    return all(_flat(file) for file in shown)
+
+
+def _flat(file: Path) -> bool:
+    try:
+        with Image.open(file) as image:
+            values = np.asarray(image)
+    except (OSError, ValueError):  # whatever it is, the source that reads it says so
+        return False
+    if values.ndim == 3:
+        wide = values.astype(np.int64)
+        values = (wide << (8 * np.arange(values.shape[2]))).sum(axis=2)
+    counts = np.sort(np.unique(values, return_counts=True)[1])[::-1]
+    return bool(counts[:MASK_VALUES].sum() >= MASK_SHARE * values.size)
 
 
 def _looked_at(root: Path) -> Iterator[Path]:

@@ -106,7 +106,8 @@ def try_shape(name: str, params: Params, shape: tuple[int, ...], file: str = "pa
     with one_thread():
         outputs = try_model(trial)
     wanted = {"label": (task.outputs,), "mask": (task.outputs, *shape[1:])}.get(kind)
-    if wanted is not None and tuple(outputs.shape[1:]) != wanted:
+    # How many classes there are the data will say: where they are not fetched, only the shape is known.
+    if wanted is not None and tuple(outputs.shape[2:]) != wanted[1:]:
         raise UserError(
             f"{where}: {trial.whose} puts out {_sized(outputs)} a sample, but task '{task.name}' needs "
             f"{'×'.join(['classes', *map(str, wanted[1:])])}; name a model for that task"

@@ -42,7 +42,11 @@ class Out:
 
 def home(study: Path) -> Path:
     """Find the study's private folder: ``LOSSBENCH_HOME``, or ``.lossbench`` in the study."""
-    return study / Path(os.environ.get("LOSSBENCH_HOME") or ".lossbench").expanduser()
+    chosen = os.environ.get("LOSSBENCH_HOME") or ".lossbench"
+    try:
+        return study / Path(chosen).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"LOSSBENCH_HOME is '{chosen}': {error}") from None
 
 
 def half(out: Path) -> Path:
@@ -250,6 +254,9 @@ def foreign(folder: Path, layout: Layout, known: bool = False) -> str | None:
 def private(study: Path) -> Iterator[tuple[Path, str | None]]:
     """List what stands in a study's private folder, each with a clause on what of it is not the chain's."""
     folder = home(study)
+    if os.environ.get("LOSSBENCH_HOME") and folder.is_dir():
+        yield folder, "is LOSSBENCH_HOME, a folder of your choosing: what is in it is yours to remove"
+        return
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         inside = () if path.is_symlink() else _below(path)
         found = (_stranger(one, folder, PRIVATE) for one in (path, *inside))

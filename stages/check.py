@@ -1,25 +1,21 @@
 """Refuse a params.yaml that makes no sense, before anything else runs; say what each stage depends on."""
 
 import argparse
-import os
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 from lossbench.errors import exit_code
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
-
-CHECKED = "LOSSBENCH_CHECKED"
-"""The hash of the params.yaml that whoever calls has just checked."""
+from stages.common import checked_by_caller
 
 
 def main() -> None:
     """Check; a valid edit changes the outs of what it concerns, and so reruns nothing else."""
     die_with_parent()  # a killed dvc leaves nothing that still writes
     params = load_params()
-    if os.environ.get(CHECKED) != sha256(Path("params.yaml").read_bytes()).hexdigest():
+    if not checked_by_caller():
         from lossbench.checking import check
 
         check(params)

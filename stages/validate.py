@@ -2,26 +2,37 @@
 
 from pathlib import Path
 
+from lossbench.outs import Outs
 from lossbench.params import Params
-from stages.common import run_stage
+from stages.common import checked_by_caller, run_stage
 
 
 def main(params: Params, dataset: str) -> None:
     """Read data/<dataset>, write reports/validation/<dataset>.json and, where all is well, .passed."""
-    from lossbench.data.dataset import Dataset
     from lossbench.execution.validation import collect_validation
-    from lossbench.outs import Outs
     from lossbench.store import opened
 
     outs = Outs(Path.cwd())
     with opened(outs.home) as store:
-        fresh = collect_validation(params, dataset, outs, store)
-    if fresh:  # what `check` could not know before there were data
-        from lossbench.trial import try_experiment
+        collect_validation(params, dataset, outs, store)
+    if (
+        not checked_by_caller()
+    ):  # what `check` could not know before there were data; `lossbench run` does it itself
+        try:
+            try_all(params, dataset, outs)
+        except BaseException:
+            outs.passed(dataset).unlink()
+            raise
 
-        for name, experiment in params.experiments.items():
-            if experiment.dataset == dataset:
-                try_experiment(name, params, Dataset.open(outs.data(dataset)))
+
+def try_all(params: Params, dataset: str, outs: Outs) -> None:
+    """Try each experiment on a dataset for one step."""
+    from lossbench.data.dataset import Dataset
+    from lossbench.trial import try_experiment
+
+    for name, experiment in params.experiments.items():
+        if experiment.dataset == dataset:
+            try_experiment(name, params, Dataset.open(outs.data(dataset)))
 
 
 if __name__ == "__main__":

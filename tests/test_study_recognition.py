@@ -14,6 +14,7 @@ from lossbench.checking import check
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
+from lossbench.look import look
 from lossbench.params import Params, parse_params
 from lossbench.recognition import recognise
 from lossbench.studies import params_for
@@ -237,7 +238,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "YOLO": (yolo, "boxes as YOLO has them are not read; convert them to COCO"),
     "XML elsewhere": (xml_beside, "an annotation in XML; read are"),
     "a mask missing": (unpaired, "a3.png: no mask of this name in"),
-    "JPEG masks": (jpeg_masks, "values from 0 to 255, too many for class numbers; saved as JPEG"),
+    "JPEG masks": (jpeg_masks, "a mask saved as JPEG, which changes values near every edge"),
     "smaller masks": (smaller_masks, "masks/a3.png: 8×8 pixels, but"),
     "empty masks": (of(values=(0,)), "masks hold the value 0 only; nothing can be learned"),
     "loose images": (loose, "no folder in it; read are a folder of images per class"),
@@ -386,3 +387,86 @@ def test_a_folder_of_accents_is_one_class_however_it_is_spelled(tmp_path: Path) 
         "train": 40,
         "validation": 16,
     }
+
+
+def _photo(rng: np.random.Generator, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(file)
+
+
+def _drawn(rng: np.random.Generator, file: Path, high: int = 255) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((24, 32), np.uint8)
+    top, left = rng.integers(2, 10, 2)
+    mask[top : top + 9, left : left + 12] = high
+    Image.fromarray(mask).save(file)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("RGB/{}.png", "GT/{}.png"),
+        ("photos/{}.png", "masks/{}.png"),
+        ("Original/{}.png", "Ground Truth/{}.png"),
+        ("CXR_png/{}.png", "ManualMask/{}.png"),
+        ("X/{}.png", "Y/{}.png"),
+        ("imagesTr/a_{}_0000.png", "labelsTr/a_{}.png"),
+        ("701_StillsRaw_full/{}.png", "LabeledApproved_full/{}_L.png"),
+        ("train/rgb/{}.png", "train/masks/{}.png"),
+        ("train/x/{}.png", "train/y/{}.png"),
+        ("benign/benign ({}).png", "benign/benign ({})_mask.png"),
+    ],
+)
+def test_masks_are_never_taken_for_a_class(images: str, masks: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        _photo(rng, tmp_path / images.format(f"{number:03d}"))
+        _drawn(rng, tmp_path / masks.format(f"{number:03d}"))
+    if "benign" in images:
+        for number in range(6):
+            _photo(rng, tmp_path / f"malignant/malignant ({number}).png")
+    try:
+        found = recognise(tmp_path)
+    except UserError as refused:
+        assert "masks" in str(refused)
+    else:
+        assert found.task == "segmentation"
+
+
+def test_classes_whose_files_share_names_are_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        for name in ("day", "night"):
+            _photo(rng, tmp_path / f"{name}/{number}.png")
+    assert recognise(tmp_path).task == "classification"
+
+
+@pytest.mark.parametrize("quality", [75, 95, 100])
+@pytest.mark.parametrize("high", [1, 255])
+def test_masks_saved_as_jpeg_are_refused_by_their_format(quality: int, high: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        _photo(rng, tmp_path / f"images/{number}.png")
+        _drawn(rng, tmp_path / "drawn.png", high)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.open(tmp_path / "drawn.png").save(tmp_path / f"masks/{number}.jpg", quality=quality)
+    (tmp_path / "drawn.png").unlink()
+    with pytest.raises(UserError, match="a mask saved as JPEG"):
+        look(recognise(tmp_path))
+
+
+def test_smoothed_masks_are_refused_and_grey_levels_are_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        _photo(rng, tmp_path / f"images/{number}.png")
+        mask = np.zeros((24, 32), np.uint8)
+        mask[5:15, 5:20] = 255
+        mask[5, 5:20] = [3, 254, 18, 5, 250] * 3
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / f"masks/{number}.png")
+    with pytest.raises(UserError, match="smoothed, or once saved as JPEG"):
+        look(recognise(tmp_path))
+    for number in range(8):
+        levels = np.repeat(np.array([0, 85, 170, 255], np.uint8), 8)[None].repeat(24, 0)
+        Image.fromarray(levels).save(tmp_path / f"masks/{number}.png")
+    assert look(recognise(tmp_path)).options["values"] == [0, 85, 170, 255]

@@ -181,7 +181,12 @@ def test_seventeen_images_of_8x8_with_masks_train_as_proposed(tmp_path: Path) ->
 @pytest.mark.slow
 def test_validate_says_what_check_could_not_know_and_lets_nothing_pass(tmp_path: Path) -> None:
     study = new_study("tiny", masks(tmp_path / "cells", 17, 8), tmp_path)
-    text = (study / "params.yaml").read_text().replace("depth: 2", "depth: 3")
+    text = (
+        (study / "params.yaml")
+        .read_text()
+        .replace("depth: 1", "depth: 3")
+        .replace("batch_size: 4", "batch_size: 16")
+    )
     (study / "params.yaml").write_text(text)
     (study / "reports/validation").mkdir(parents=True)
     assert stage(study, "check").returncode == 0

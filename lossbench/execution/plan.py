@@ -106,6 +106,22 @@ def _priced(one: Planned, costs: Mapping[str, Any] | None) -> Planned:
     return Planned(**{**vars(one), "seconds": costs["seconds"], "peak": costs["peak"]})
 
 
+def of_params(params: Params) -> list[str]:
+    """Say what params ask for, where nothing is known of the data yet: a line for each experiment."""
+    lines = []
+    for name, one in params.experiments.items():
+        tuning, arms = params.tuning_of(name), len(params.arms_of(name))
+        trials = arms * tuning.trials * len(tuning.seeds)
+        replicates = arms * len(params.seeds)
+        epochs = trials * (tuning.epochs or one.recipe.epochs) + replicates * one.recipe.epochs
+        parts = [f"{trials} trials"] * bool(trials) + [f"{replicates} replicates"]
+        lines.append(f"{name}: {' and '.join(parts)} ({epochs:,} epochs)")
+    return [
+        *lines,
+        "the data have not been fetched yet: what is in the store, and how long it takes, a run says",
+    ]
+
+
 def sentences(planned: Sequence[Planned], workers: int) -> list[str]:
     """Say a plan, a line for each experiment and one for the whole."""
     lines, total, known = [], 0.0, True

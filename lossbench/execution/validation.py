@@ -60,21 +60,17 @@ def validated(params: Params, dataset: str, outs: Outs, store: Store) -> Entry:
     return store.put(KIND, where, {"failed": failed}, {"report.json": written})
 
 
-def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -> bool:
+def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -> None:
     """Write ``reports/validation/<dataset>.json`` and, where all is well, ``.passed``.
-
-    Returns:
-        whether it was computed now.
 
     Raises:
         GateError: a sentence per failed critical expectation.
 
     """
     report = outs.validation(dataset)
-    passed = report.with_suffix(".passed")
+    passed = outs.passed(dataset)
     passed.unlink(missing_ok=True)
-    known = store.get(KIND, key(params, dataset, outs))
-    entry = known or validated(params, dataset, outs, store)
+    entry = validated(params, dataset, outs, store)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_bytes(entry.read("report.json"))
     content = json.loads(entry.read("report.json"))
@@ -83,7 +79,6 @@ def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -
     if entry.content["failed"] is not None:
         raise GateError(entry.content["failed"])
     passed.write_text("passed\n", encoding="utf-8")
-    return known is None
 
 
 class Validator:

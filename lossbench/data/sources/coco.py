@@ -210,7 +210,9 @@ def _categories(categories: Sequence[CocoCategory], file: Path) -> dict[int, str
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
     for one in categories:
-        name = listing.nfc(one.name)
+        name = listing.nfc(one.name).strip()
+        if not name:
+            raise UserError(f"{file}: 'categories' has no name for id {one.id}; a class is known by its name")
         if one.id in names:
             raise UserError(f"{file}: 'categories' has id {one.id} twice, for '{names[one.id]}' and '{name}'")
         if name in numbers:

@@ -72,7 +72,7 @@ def looks_like_masks(root: Path) -> bool:
         if "mask" in kinds and images:
             return True
     flat = [root, *(one for one in below if _split_of(one)[0])]
-    return any(_suffixed([file for file in listing.entries(one) if file.is_file()]) for one in flat)
+    return any(suffixed([file for file in listing.entries(one) if file.is_file()]) for one in flat)
 
 
 def _split_of(folder: Path) -> tuple[str | None, str | None]:
@@ -134,7 +134,7 @@ def _pairs(folder: Path) -> Pairs:
     found = listing.entries(folder)
     images, masks = _both(folder, [one for one in found if one.is_dir()])
     files = [one for one in found if not one.is_dir()]
-    if images is None and masks is None and _suffixed(files):
+    if images is None and masks is None and suffixed(files):
         if folders := [one for one in found if one.is_dir()]:
             raise UserError(f"{folders[0]}: a folder beside images and masks; expected {LAYOUTS}")
         return _beside(listing.files_in(folder, "the folder"))
@@ -153,19 +153,19 @@ def _files(folder: Path) -> list[Path]:
     return listing.files_in(folder, f"'{folder.name}'")
 
 
-def _suffixed(files: Sequence[Path]) -> bool:
+def suffixed(files: Sequence[Path]) -> bool:
     """Whether a file's name is another's with what masks end in."""
     stems = {listing.nfc(one.stem) for one in files}
-    return any(_without(stem, MASK_ENDINGS) in stems - {stem} for stem in stems)
+    return any(without_ending(stem, MASK_ENDINGS) in stems - {stem} for stem in stems)
 
 
 def _beside(files: Sequence[Path]) -> Pairs:
     stems = {listing.nfc(one.stem) for one in files}
-    masks = [one for one in files if _without(listing.nfc(one.stem), MASK_ENDINGS) in stems - {listing.nfc(one.stem)}]
+    masks = [one for one in files if without_ending(listing.nfc(one.stem), MASK_ENDINGS) in stems - {listing.nfc(one.stem)}]
     return paired([one for one in files if one not in masks], masks)
 
 
-def _without(stem: str, endings: Sequence[str]) -> str:
+def without_ending(stem: str, endings: Sequence[str] = MASK_ENDINGS) -> str:
     """Cut off what tells a mask's name from its image's."""
     for place in (place for place, one in enumerate(stem) if one in "_-" and place):
         if plain(stem[place:]) in endings:
@@ -182,7 +182,7 @@ def paired(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
     """
     left, right = listing.by_stem(images), listing.by_stem(masks)
     if not left.keys() & right.keys():
-        left, right = _by_stem_without(left, IMAGE_ENDINGS), _by_stem_without(right, MASK_ENDINGS)
+        left, right = _by_stemwithout_ending(left, IMAGE_ENDINGS), _by_stemwithout_ending(right, MASK_ENDINGS)
     for stem, image in left.items():
         if stem not in right:
             raise UserError(f"{image}: no mask of this name in {masks[0].parent}")
@@ -192,10 +192,10 @@ def paired(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
     return {image: right[stem] for stem, image in left.items()}
 
 
-def _by_stem_without(files: Mapping[str, Path], endings: Sequence[str]) -> dict[str, Path]:
+def _by_stemwithout_ending(files: Mapping[str, Path], endings: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for stem, file in files.items():
-        twin = found.setdefault(_without(stem, endings), file)
+        twin = found.setdefault(without_ending(stem, endings), file)
         if twin != file:
             raise UserError(f"{file} and {twin.name} have one name but for its ending; keep one")
     return found
