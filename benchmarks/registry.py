@@ -429,7 +429,7 @@ def main() -> None:
     goals = []
     for part, trials in found.items():
         for key in COUNTED:
-            count = sum(int(one[key]) for one in trials)
+            count = sum(int(one.get(key, 0)) for one in trials)
             goals.append({"name": f"{part}: {key}", "trials": len(trials), "goal": 0, "measured": count,
                           "met": count == 0})  # fmt: skip
             print(f"{'met' if count == 0 else 'MISSED':<7}{count:>5} of {len(trials)} trials  {part}: {key}")
@@ -440,7 +440,7 @@ def main() -> None:
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "goals": goals,
         "answers": [one.name for one in answers()],
-        "missed": [one for trials in found.values() for one in trials if any(one[key] for key in COUNTED)],
+        "missed": [one for trials in found.values() for one in trials if any(one.get(key) for key in COUNTED)],
     }
     print(f"written: {write('registry', result)}")
 

@@ -51,7 +51,7 @@ def test_every_claim_stands_on_the_claims_page_with_its_limits(study: Path) -> N
     params = load_params(study / "params.yaml")
     answers = json.loads((study / "reports/verdicts.json").read_text())["hypotheses"]
     assert [one["name"] for one in answers] == list(params.hypotheses)
-    assert {one["answer"] for one in answers} == {"undecided"}  # two seeds can show nothing
+    assert {one["answer"] for one in answers} <= {"undecided", "not trained"}  # two seeds can show nothing
     html = (study / "reports/claims.html").read_text()
     assert html.count("<article") == len(params.hypotheses)
     assert html.count("What it can and cannot say") == len(params.hypotheses)

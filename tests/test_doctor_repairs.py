@@ -16,7 +16,10 @@ from ruamel.yaml import YAML
 
 from lossbench.doctor import examine, find_repository, guarded
 from lossbench.doctor.lockfile import examine_lockfile
+from lossbench.execution.lineage import write_lineage
 from lossbench.identity import Owner, part_name
+from lossbench.outs import Outs
+from lossbench.params import load_params
 from lossbench.store import Store
 from lossbench.tracking.journal import EventFile, read
 from lossbench.training.checkpoint import Checkpoint
@@ -286,7 +289,7 @@ def test_after_a_repair_dvc_status_works_and_the_trained_study_is_whole(trained_
     shutil.copytree(trained_study, root)
     for name in ("dvc.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("lossbench", "stages"):
+    for name in ("lossbench", "stages", "plugins"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     git(root, "init", "-q")
     environment = {
@@ -301,8 +304,8 @@ def test_after_a_repair_dvc_status_works_and_the_trained_study_is_whole(trained_
         )
 
     dvc("init", "-q")
-    (root / "reports/checked.txt").write_text("ok\n")
-    committed = dvc("commit", "-f", "-q", "check", "fetch@digits")
+    write_lineage(load_params(root / "params.yaml"), Outs(root))
+    committed = dvc("commit", "-f", "check", "fetch@digits")
     assert committed.returncode == 0, committed.stderr
     outs = {
         path: path.read_bytes()

@@ -86,7 +86,7 @@ def test_a_task_s_model_answers_states_its_signature_and_becomes_onnx(name, tmp_
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("name", ["classification", "segmentation", "anomaly"])
 def test_a_model_of_deep_images_becomes_onnx_and_is_tried_on_its_own_type(name, dtype, tmp_path):
-    from lossbench.tracking.models import _signature
+    from lossbench.serving.logged import _signature
 
     inputs = packed(name, tmp_path, dtype)
     model = ReplicateModel(tmp_path)
