@@ -440,7 +440,9 @@ def main() -> None:
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "goals": goals,
         "answers": [one.name for one in answers()],
-        "missed": [one for trials in found.values() for one in trials if any(one.get(key) for key in COUNTED)],
+        "missed": [
+            one for trials in found.values() for one in trials if any(one.get(key) for key in COUNTED)
+        ],
     }
     print(f"written: {write('registry', result)}")
 

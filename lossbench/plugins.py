@@ -49,7 +49,10 @@ def load_object(name: str, key: str) -> Any:
         raise UserError(
             f"'{key}' is '{name}', whose module needs '{error.name}', which is not installed"
         ) from None
-    except Exception as error:  # the user's module may raise anything; the sentence says what and where
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's module may raise anything; the sentence says what and where
         raise UserError(f"'{key}' is '{name}', whose module raised {_told(error)}") from error
     for part in path.split("."):
         if not hasattr(found, part):
@@ -84,11 +87,14 @@ def call_object(made: Callable[..., Any], given: Mapping[str, Any], name: str, k
         return made(**given)
     except UserError:
         raise
-    except Exception as error:  # the user's object may raise anything; the sentence says what and where
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's object may raise anything; the sentence says what and where
         raise UserError(f"'{key}': {name} raised {_told(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Say an error with the user's line that raised it."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     outside = [one for one in frames if "lossbench" not in one.filename and "importlib" not in one.filename]

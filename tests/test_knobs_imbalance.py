@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lossbench.data.dataset import Dataset, DatasetInfo
+from lossbench.errors import UserError
 from lossbench.losses import LossContext, build
 from lossbench.training import Member
 from lossbench.training.loop import train_replicate
@@ -174,3 +176,29 @@ def test_class_weights_bring_back_a_rare_class_of_masks(faint: Dataset) -> None:
 
     assert recall() < 0.2
     assert recall(class_weights="balanced") > 0.5
+
+
+class Bare(nn.Module):
+    """A network of one's own, whose last layer is no layer of torch's."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, 64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight.T
+
+
+def test_a_network_without_a_bias_for_each_class_begins_as_it_is(overlapping: Dataset) -> None:
+    network = {"name": f"{__name__}:Bare", "outputs": "{outputs}"}
+    model = arm(overlapping, network=network).model_of(0)
+    assert model(torch.zeros(1, 1, 8, 8)).tolist() == [[0.0, 0.0]]
+    with pytest.raises(UserError, match="a last layer with a bias for each"):
+        arm(overlapping, network=network, prior_bias=True).model_of(0)
+
+
+def test_of_itself_the_last_bias_begins_at_uneven_shares(overlapping: Dataset) -> None:
+    model = arm(overlapping, network={**NETWORK, "layers": 1, "hidden": 0}).model_of(0)
+    bias = model.state_dict()[max(one for one in model.state_dict() if one.endswith("bias"))]
+    shares = np.array(overlapping.info.counts) / sum(overlapping.info.counts)
+    assert torch.softmax(bias, 0).numpy() == pytest.approx(shares, abs=1e-6)

@@ -42,10 +42,10 @@ def load_weights(file: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def head_of(model: nn.Module) -> str:
-    """Name of the last linear (or, in SqueezeNet and U-Nets, convolutional) layer."""
+    """Name of the last linear (or, in SqueezeNet and U-Nets, convolutional) layer; '' where there is none."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers: list[str] = [name for name, one in model.named_modules() if isinstance(one, kinds)]
-    return layers[-1]
+    return layers[-1] if layers else ""
 
 
 def put_weights(model: nn.Module, state: dict[str, Tensor], head: str, file: Path) -> None:

@@ -62,7 +62,7 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "initialisation"))
             model = build_model(self.network, self.input_shape, self.task.outputs)
-            if wants_prior_bias(self.recipe, self.network, self.task):
+            if wants_prior_bias(self.recipe, self.network, self.task, model):
                 set_prior_bias(model, self.task)
         model = model.to(self.compute.device)
         if len(self.input_shape) == 3:
@@ -142,17 +142,29 @@ UNEVEN = 2.0
 """How many times as frequent as the rarest the commonest class is from where on classes count as uneven."""
 
 
-def wants_prior_bias(recipe: Recipe, network: Network, task: Task) -> bool:
-    """Whether the last layer's bias begins at the classes' prior: as params say, or where it is uneven."""
+def wants_prior_bias(recipe: Recipe, network: Network, task: Task, model: nn.Module) -> bool:
+    """Whether the last layer's bias begins at the classes' prior: as params say, or where it is uneven.
+
+    Of itself it does so only where the last layer has such a bias: not every network of one's own has.
+    """
     if recipe.prior_bias != "auto":
         return recipe.prior_bias
     counts = task.class_counts
     pretrained = any(key in network.options for key in ("weights", "weights_file"))
     if pretrained or not task.has_prior or not counts or not min(counts):
         return False
+    if prior_bias_of(model, task) is None:
+        return False
     if task.multilabel:
         return True
     return max(counts) > UNEVEN * min(counts)
+
+
+def prior_bias_of(model: nn.Module, task: Task) -> Tensor | None:
+    """Find the bias of a model's last layer, as it lists its layers; None without one for each class."""
+    bias = getattr(model.get_submodule(head_of(model)), "bias", None)
+    fits = isinstance(bias, Tensor) and tuple(bias.shape) == (len(task.class_counts),)
+    return bias if fits else None
 
 
 def set_prior_bias(model: nn.Module, task: Task) -> None:
@@ -166,13 +178,12 @@ def set_prior_bias(model: nn.Module, task: Task) -> None:
         UserError: if the last layer has no bias, or other outputs than classes.
 
     """
-    name = head_of(model)
-    bias = getattr(model.get_submodule(name), "bias", None)
+    bias = prior_bias_of(model, task)
     counts = torch.tensor(task.class_counts, dtype=torch.float64).clamp_min(1.0)
-    if not task.has_prior or bias is None or bias.shape != counts.shape:
+    if not task.has_prior or bias is None:
         raise UserError(
-            f"'recipe.prior_bias' needs a last layer with a bias for each class; '{name}' of this model has "
-            f"{'none' if bias is None else tuple(bias.shape)}; allowed: false"
+            "'recipe.prior_bias' is true, which needs classes and a last layer with a bias for each; "
+            f"'{head_of(model)}' of this model has none; allowed: auto, false"
         )
     if task.multilabel:
         total = float(task.positions or counts.sum())
