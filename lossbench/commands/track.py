@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import GateError
+from lossbench.execution.identity import user_code
 from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
+from lossbench.plugins import use_code
 
 if TYPE_CHECKING:
     from lossbench.tracking.track import Charts, Drawn
@@ -25,6 +27,7 @@ def record(lenient: bool = False) -> None:
 
     """
     params = load_params()
+    use_code(user_code(params, Path.cwd()))
     from lossbench.lock import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError
     from lossbench.tracking.store import check_driver, store_of
@@ -92,7 +95,9 @@ def live() -> None:
     """Show running arms until none is alive; training starts this by itself in long runs."""
     from lossbench.tracking.live import ship_live
 
-    ship_live(load_params(), Path.cwd())
+    params = load_params()
+    use_code(user_code(params, Path.cwd()))
+    ship_live(params, Path.cwd())
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
