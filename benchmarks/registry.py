@@ -451,11 +451,11 @@ def import_all() -> None:
     """Import once what every fork needs, without opening a store."""
     import mlflow
     import mlflow.artifacts
-    import mlflow.pyfunc  # noqa: F401
-    import pandas  # noqa: F401
+    import mlflow.pyfunc  # noqa: F401  # imported for the forks
+    import pandas  # noqa: F401  # likewise
     import torch
 
-    from lossbench.retraining import run  # noqa: F401
+    from lossbench.retraining import run  # noqa: F401  # likewise
 
     torch.set_num_threads(1)
 
