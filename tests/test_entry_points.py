@@ -23,6 +23,15 @@ from lossbench.reporting import write_report
 from lossbench.studies import new_study
 
 
+def _dry_run(target: str, *variables: str) -> str:
+    """The last command that a target would run."""
+    # CI runs the tests by make, and a make inside another would end its output by "Leaving directory".
+    return subprocess.run(
+        ["make", "--no-print-directory", "--dry-run", target, "VENV=.none", *variables],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()[-1]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -40,15 +49,9 @@ from lossbench.studies import new_study
     ],
 )
 def test_every_target_goes_where_study_says(target: str) -> None:
-    shown = subprocess.run(
-        ["make", "--dry-run", target, "STUDY=studies/my one", "VENV=.none"], cwd=ROOT, capture_output=True, text=True,
-        check=True,
-    ).stdout  # fmt: skip
-    command = shown.splitlines()[-1]
+    command = _dry_run(target, "STUDY=studies/my one")
     assert 'cd "studies/my one"' in command or '--study "studies/my one"' in command
-    plain = subprocess.run(
-        ["make", "--dry-run", target, "VENV=.none"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()[-1]
+    plain = _dry_run(target)
     assert "studies" not in plain
 
 
