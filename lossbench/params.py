@@ -33,9 +33,13 @@ class Splits(Model):
     """How samples fall into splits where the publisher gives none: by a hash of their content."""
 
     validation: Fraction = 0.15
+    """Share of the samples."""
     test: Fraction = 0.15
+    """Share of the samples."""
     reference: Fraction = 0.05
+    """Share that retraining keeps aside, frozen."""
     salt: str = "lossbench"
+    """Another word makes another split."""
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "Splits":
@@ -50,8 +54,11 @@ class Corruption(Model):
     """Damage done to the training split on purpose, to see which loss bears it."""
 
     label_noise: Fraction = 0.0
+    """Share of the training labels that are replaced by another class."""
     imbalance: Annotated[float, Field(ge=1)] = 1.0
+    """How many times the commonest class outnumbers the rarest; 1 leaves classes as they are."""
     seed: int = 0
+    """Of these draws."""
 
 
 class Anomaly(Model):
@@ -61,7 +68,9 @@ class Anomaly(Model):
     """
 
     normal: tuple[str, ...] = ()
+    """Classes that are normal."""
     abnormal: tuple[str, ...] = ()
+    """Classes that are not."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Anomaly":
@@ -74,10 +83,15 @@ class Expectations(Model):
     """Knobs of the built-in data expectations, and a file with further ones."""
 
     min_per_class: Annotated[int, Field(ge=0)] = 1
+    """Fewest training samples of a class."""
     max_share_drift: NonNegative = 0.25
+    """Largest difference of a class's share between splits."""
     max_intensity_drift: NonNegative = 0.25
+    """Largest difference of mean intensity between splits, in standard deviations."""
     severities: dict[str, Literal["critical", "warning", "info"]] = Field(default_factory=dict)
+    """Expectation → `critical` (stops the chain), `warning` or `info`."""
     extra: str | None = None
+    """YAML file with a list of further expectations, by their names in Great Expectations."""
 
 
 class Dataset(Open):
@@ -88,20 +102,26 @@ class Dataset(Open):
     """
 
     source: str
+    """A source's name, or `module:Object` of your own; its keys stand beside it."""
     path: str
+    """What DVC watches: your file or folder, or requirements.lock where data ship in a pinned package."""
     splits: Splits = Splits()
     corruption: Corruption = Corruption()
     anomaly: Anomaly | None = None
     expectations: Expectations = Expectations()
     subset: Count | None = None
+    """Use so many samples, drawn by hash; null: all."""
 
 
 class Range(Model):
     """A searched range, both ends included."""
 
     low: Positive
+    """Least value."""
     high: Positive
+    """Greatest value."""
     scale: Literal["log", "linear"] = "log"
+    """How points spread between them."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -114,11 +134,15 @@ class Tuning(Model):
     """The search every arm gets alike, before its replicates: same points, same tuning seeds."""
 
     trials: Annotated[int, Field(ge=0)] = 0
+    """Points tried for each arm; 0: no search."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1000,)
+    """Seeds of the search; none may stand in `seeds`."""
     learning_rate: Range | None = None
     weight_decay: Range | None = None
     loss_parameters: bool = False
+    """Whether what a loss declares as tunable is searched too."""
     epochs: Count | None = None
+    """Of a trial; null: the recipe's."""
 
 
 class Experiment(Model):
@@ -126,11 +150,15 @@ class Experiment(Model):
 
     task: TaskSpec
     dataset: Name
+    """Which of `datasets`."""
     model: Network
     recipe: Recipe
     metric: str
+    """Metric that decides; the task's page lists them."""
     margin: Positive
+    """Differences below this do not matter to you: a tie."""
     tuning: Tuning | None = None
+    """This experiment's own search; null: that of all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -148,8 +176,11 @@ class Arm(Model):
     """One experiment trained with one loss."""
 
     experiment: Name
+    """Which of `experiments`."""
     dataset: Name
+    """The experiment's dataset once more: DVC reads it here."""
     loss: Name
+    """Which of `losses`."""
 
 
 class Comparison(Model):
@@ -160,11 +191,17 @@ class Comparison(Model):
     """
 
     baseline: Name
+    """Loss that the others are compared with."""
     baselines: dict[Name, Name] = Field(default_factory=dict)
+    """Experiment → another baseline."""
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Chance of a false verdict in a family of contrasts."""
     contrasts: Literal["baseline", "all_pairs"] = "baseline"
+    """Against the baseline, or every pair."""
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    """Of the number of seeds that is said to be needed."""
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Numbers of seeds at which one decides; none: all seeds are one look."""
 
 
 class Hypothesis(Model):
@@ -177,20 +214,30 @@ class Hypothesis(Model):
     """
 
     experiment: Name
+    """Of the better loss."""
     better: Name
+    """Loss that is claimed to be better."""
     than: Name
+    """Loss that it is compared with."""
     than_experiment: Name | None = None
+    """Experiment of that one; null: the same."""
     on: str
+    """Metric of the claim."""
     by: NonNegative | None = None
+    """Least difference of the claim; null: the margin, on the metric that decides."""
     claim: str = ""
+    """The claim in words."""
     limits: str = ""
+    """What the experiment can and cannot tell."""
 
 
 class Tracking(Model):
     """Where runs are recorded besides the outs."""
 
     system_metrics: bool = True
+    """Whether processor and memory are recorded."""
     log_models: bool = True
+    """Whether the best model of each arm is recorded."""
 
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,98}[A-Za-z0-9])?$")]
@@ -204,13 +251,21 @@ class Retraining(Model):
     """
 
     experiment: Name | None = None
+    """Experiment that is retrained; null: the only one."""
     model_name: ModelName = "lossbench"
+    """Of the registered model."""
     margin: NonNegative = 0.0
+    """A challenger must be better by more than this."""
     floor: float | None = None
+    """Least score of a champion; null: none."""
     max_class_drop: NonNegative = 0.05
+    """Most that any class, or value of a slice, may lose."""
     slices: tuple[str, ...] = ()
+    """Columns of the manifest whose values are watched."""
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Chance of promoting a model that is no better."""
     notify: list[str] = Field(default_factory=list)
+    """Command that is called after every attempt, as a list."""
 
 
 class Params(Model):
@@ -220,16 +275,24 @@ class Params(Model):
     """
 
     root: str = "."
+    """Leads from the study's folder to the code."""
     code: str = "plugins"
+    """Folder of your own modules."""
     datasets: dict[Name, Dataset]
+    """Name → dataset."""
     experiments: dict[Name, Experiment]
+    """Name → experiment."""
     losses: dict[Name, dict[str, Any]]
+    """Name → loss and its parameters."""
     arms: dict[Name, Arm]
+    """Name → one experiment with one loss."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Seeds of the replicates: each arm is trained once for each."""
     compute: Compute  # required: DVC knows no optional dependency on a key
     tuning: Tuning
     comparison: Comparison
     hypotheses: dict[Name, Hypothesis] = Field(default_factory=dict)
+    """Name → claim that the report answers."""
     tracking: Tracking = Tracking()
     retraining: Retraining = Retraining()
 

@@ -36,20 +36,30 @@ class Optimizer(Model):
     """The optimizer and its constants, as torch names them."""
 
     name: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adam"
+    """Which optimizer, as torch names it; `momentum` is SGD with it."""
     learning_rate: Positive = 1e-3
+    """Rate that the schedule scales; where a search is declared, what it finds takes its place."""
     weight_decay: NonNegative = 0.0
+    """Weight decay: decoupled for `adamw`, L2 for the others."""
     momentum: Fraction = 0.9
+    """Of `momentum` and `rmsprop`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Of `adam` and `adamw`."""
 
 
 class Schedule(Model):
     """Learning rate over time; ``warmup`` is a share of all steps, ``step_at`` are shares of all epochs."""
 
     name: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    """How the learning rate changes."""
     warmup: Fraction = 0.0
+    """Share of all steps in which the rate rises from 0."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Factor of every epoch (`exponential`) or of every step down (`step`)."""
     step_at: tuple[Fraction, ...] = (0.5, 0.75)
+    """Where `step` steps down, as shares of the training."""
     final: NonNegative = 0.0
+    """Share of the rate at which `cosine` ends."""
 
 
 class Augmentation(Model):
@@ -60,48 +70,71 @@ class Augmentation(Model):
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
+    """Images move by up to so many pixels each way."""
     flip: bool = False
+    """Left and right change places in half of the images."""
     vertical_flip: bool = False
+    """Top and bottom change places in half of the images."""
     noise: NonNegative = 0.0
+    """Standard deviation of Gaussian noise, in units of the standardised input."""
     cutout: Annotated[int, Field(ge=0)] = 0
+    """Side of a square that is blanked, in pixels."""
     rare_classes_only: bool = False
+    """Only samples of classes with fewer than the mean number of samples are changed."""
     own: str | None = None
+    """A function of your own, `module:function`, called last."""
 
 
 class Recipe(Model):
     """Everything about training but the loss: the same for all arms of an experiment."""
 
     epochs: Count
+    """Passes over the training split."""
     batch_size: Count
+    """Samples a step."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     l1: NonNegative = 0.0
+    """Factor of the weights' absolute sum, added to the loss."""
     gradient_clip: NonNegative | None = None
+    """Largest norm of all gradients together; null: none."""
     early_stopping: Count | None = None
+    """Epochs without a better monitor after which training ends; null: never."""
     checkpoint: Literal["last", "best"] = "last"
+    """Which weights count: of the last epoch, or of the best by the monitor."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """How batches are drawn: all samples once an epoch, or classes alike."""
     augmentation: Augmentation = Augmentation()
     validation: Literal["fixed", "per_seed"] = "fixed"
+    """Which samples validate: the same for all seeds, or drawn anew for each from training and validation."""
     drop_last: bool = True
+    """Whether a last, smaller batch is left out."""
     prior_bias: Literal["auto"] | bool = "auto"
+    """Whether the last bias begins at the classes' shares, for all losses; `auto`: where they are uneven."""
 
 
 class Network(Open):
     """A model by name; further keys are its options."""
 
     name: str
+    """A model's name, or `module:Object` of your own or of an installed package."""
 
 
 class TaskSpec(Open):
     """A task by name; further keys are its options."""
 
     name: str
+    """A task's name, or `module:Object` of your own."""
 
 
 class Compute(Model):
     """What decides the bits of a result: part of every replicate's identity."""
 
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where training runs."""
     engine: Literal["loop", "population"] = "loop"
+    """`population` trains several seeds as one stacked network."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Numbers of the forward pass."""
     threads: Count = 1
+    """Threads of one training; part of what decides its bits."""
