@@ -45,10 +45,15 @@ test: dev ## run the tests (the long ones are in test-slow)
 	python -m pytest -m "not slow and not browser" --numprocesses 2
 test-slow: dev ## run the long tests and those that need chromium
 	python -m pytest -m "slow or browser" --timeout 900
-lint: dev ## ruff, mypy, and the known vulnerabilities of the pinned packages
+lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the pinned packages
 	ruff check .
 	ruff format --check .
 	mypy
+	yamllint --strict .github deploy params.yaml dvc.yaml studies .pre-commit-config.yaml
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml deploy/ci/retrain.yml
+	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/loss.yml
+	check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	python .ci/audit
 audit: dev ## look the pinned packages up in the advisory database (needs the network)
 	python .ci/audit --strict

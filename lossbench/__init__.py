@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossbench.verdicts.judging import verdict
 
-__all__ = ["verdict"]
+    __version__: str
+
+__all__ = ["__version__", "verdict"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from lossbench.verdicts.judging import verdict
 
         return verdict
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lossbench")
     raise AttributeError(f"module 'lossbench' has no attribute '{name}'")

@@ -3,7 +3,9 @@
 import argparse
 import sys
 from importlib import import_module
+from typing import Any
 
+import lossbench
 from lossbench.errors import exit_code
 
 VERBS = {
@@ -30,6 +32,13 @@ VERBS = {
 }
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.exit(message=f"lossbench {lossbench.__version__}\n")
+
+
 def main() -> None:
     """Parse the command line and run a verb; exits with its code."""
     parser = argparse.ArgumentParser(
@@ -38,6 +47,7 @@ def main() -> None:
         epilog="`lossbench VERB --help` says more. Exit codes: 0 done; 1 something failed, or a gate stays "
         "closed; 2 bad input, said in one sentence.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     asked = next((word for word in sys.argv[1:] if word in VERBS), None)
     for verb, told in VERBS.items():

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,19 +55,82 @@ def test_a_schedule_that_is_none_is_refused(job: Job) -> None:
         cron.lines(job, "every night; rm -rf /")
 
 
-@pytest.mark.parametrize("file", ["kubernetes/cronjob.yaml", "ci/retrain.yml"])
-def test_examples_are_yaml_and_call_the_entry_point(file: str) -> None:
-    text = (ROOT / "deploy" / file).read_text()
-    assert isinstance(YAML(typ="safe").load(text), dict)
-    assert '"lossbench", "retrain"' in text or "make retrain" in text
+def test_the_hosted_retraining_hides_no_failure_and_keeps_its_records() -> None:
+    steps = YAML(typ="safe").load((ROOT / "deploy/ci/retrain.yml").read_text())["jobs"]["retrain"]["steps"]
+    commands = [one["run"] for one in steps if "run" in one]
+    assert "make retrain" in commands
+    assert not [one for one in commands if "||" in one]
+    kept = [one["with"]["path"].split() for one in steps if "cache/" in one.get("uses", "")]
+    assert kept == [["dvc.lock", "reports/retraining.csv", "reports/retraining.html", ".lossbench"]] * 2
+
+
+@pytest.mark.parametrize("file", [".github/workflows/ci.yml", "deploy/ci/retrain.yml"])
+def test_actions_are_pinned_and_rights_are_few(file: str) -> None:
+    workflow = YAML(typ="safe").load((ROOT / file).read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    used = [one["uses"] for job in workflow["jobs"].values() for one in job["steps"] if "uses" in one]
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w/.-]+@[0-9a-f]{40}", one)] == []
 
 
 def test_the_cron_job_of_kubernetes_runs_one_at_a_time_without_privileges() -> None:
-    spec = YAML(typ="safe").load((ROOT / "deploy/kubernetes/cronjob.yaml").read_text())["spec"]
+    manifests = YAML(typ="safe").load_all((ROOT / "deploy/kubernetes/cronjob.yaml").read_text())
+    claim, job = manifests
+    spec = job["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
-    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"][1:] == ["-m", "lossbench", "retrain"]
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    pod = spec["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["python", "-m", "lossbench", "retrain"]
+    rights = pod["securityContext"] | container["securityContext"]
+    assert (rights["runAsNonRoot"], rights["runAsUser"], rights["fsGroup"]) == (True, 1000, 1000)
+    assert (rights["allowPrivilegeEscalation"], rights["readOnlyRootFilesystem"]) == (False, True)
+    assert (rights["capabilities"], rights["seccompProfile"]) == (
+        {"drop": ["ALL"]},
+        {"type": "RuntimeDefault"},
+    )
+    assert container["resources"]["limits"].keys() == {"cpu", "memory"}
+    volumes = {one.get("persistentVolumeClaim", {}).get("claimName") for one in pod["volumes"]}
+    assert claim["metadata"]["name"] in volumes
+    assert "MLFLOW" not in str(container)
+
+
+def test_the_image_brings_its_code_to_the_volume_and_leaves_what_is_the_study_s(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    prepare = [str(ROOT / "deploy/prepare"), str(ROOT), str(volume)]
+    shown = subprocess.run([*prepare, "echo", "a b"], capture_output=True, text=True, check=True).stdout
+    assert shown == "a b\n"
+    needed = [
+        "Makefile",
+        "dvc.yaml",
+        "params.yaml",
+        "lossbench/cli.py",
+        "stages/check.py",
+        ".dvc/config",
+        ".git",
+    ]
+    assert [one for one in needed if not (volume / one).exists()] == []
+    (volume / "params.yaml").write_text("mine")
+    (volume / "lossbench/cli.py").write_text("of an older image")
+    (volume / "lossbench/gone.py").write_text("of an older image")
+    (volume / "data").mkdir()
+    (volume / "data/mine").write_text("mine")
+    subprocess.run([*prepare, "true"], check=True)
+    assert [(volume / one).read_text() for one in ("params.yaml", "data/mine")] == ["mine", "mine"]
+    assert (volume / "lossbench/cli.py").read_bytes() == (ROOT / "lossbench/cli.py").read_bytes()
+    assert not (volume / "lossbench/gone.py").exists()
+    assert not list(volume.glob("*.former"))
+    assert subprocess.run([*prepare, "sh", "-c", "exit 3"], check=False).returncode == 3
+
+
+def test_the_image_runs_without_rights_and_builds_from_what_is_there() -> None:
+    text = (ROOT / "deploy/Dockerfile").read_text()
+    assert text.index("USER 1000") < text.index("RUN make setup")
+    parts = re.findall(
+        r"[\w.-]+", (ROOT / "deploy/prepare").read_text().split("for part in ")[1].split(";")[0]
+    )
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert [one for one in parts if not (ROOT / one).exists() or one in ignored] == []
 
 
 def test_airflow_s_dag_compiles_and_calls_the_entry_point() -> None:

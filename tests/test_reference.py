@@ -118,3 +118,10 @@ def test_the_verb_prints_a_part_and_refuses_what_is_none(tmp_path: Path) -> None
     written = run_cli("params", "--schema", str(tmp_path / "s.json"))
     assert written.returncode == 0
     assert json.loads((tmp_path / "s.json").read_text())["properties"]["arms"]
+
+
+def test_the_version_is_the_packages() -> None:
+    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert run_cli("--version").stdout.split() == ["lossbench", *version]
+    assert f"version: {version[0]}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"lossbench:{version[0]}\n" in (ROOT / "deploy/kubernetes/cronjob.yaml").read_text()
