@@ -36,7 +36,8 @@ class _Version(argparse.Action):
     """Looks the version up only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.exit(message=f"lossbench {lossbench.__version__}\n")
+        print("lossbench", lossbench.__version__)
+        parser.exit()
 
 
 def main() -> None:
