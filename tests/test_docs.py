@@ -1,14 +1,20 @@
 """What the docs show works as shown, and what they link to is there."""
 
+import argparse
+import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from docs_cases import follow
+from docs_cases import LINE, follow
+
+from lossbench.cli import VERBS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,6 +36,58 @@ def test_make_targets_that_docs_name_exist(page: Path) -> None:
         for target in named
         if not re.search(rf"^([a-z -]* )?{target}( [a-z -]*)?:", makefile, re.MULTILINE)
     ]
+
+
+def commands(page: Path) -> list[str]:
+    """What a page tells people to type: lines of its blocks, and code spans, without comments."""
+    text = re.sub(r"^```text\n.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    return [re.sub(r"\s+#.*|\s*…", "", " ".join(one.split())) for one in lines + spans]
+
+
+def words_of(command: str) -> list[str]:
+    """Split a command, without what is set before it and without what the shell makes of its output."""
+    words = shlex.split(re.split(r"\s*(?:\||&&|;|2?>)\s*", command)[0])
+    return [one for one in words if one not in ("sudo", "--preserve-env=MLFLOW_TRACKING_URI")]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_the_verbs_and_options_that_pages_name_are_taken(page: Path) -> None:
+    wrong = []
+    for command in commands(page):
+        found = re.search(r"(?:^|\s|/)(?:python -m )?lossbench ([a-z][a-z-]*\b.*)", command)
+        if not found or "lossbench.yaml" in command:
+            continue
+        verb, *words = words_of(found[1])
+        if verb not in VERBS:
+            wrong.append(command)
+            continue
+        taken = argparse.ArgumentParser(add_help=True)
+        import_module(f"lossbench.commands.{verb.replace('-', '_')}").arguments(taken)
+        options = {one for action in taken._actions for one in action.option_strings}
+        wrong += [command for one in words if one.startswith("--") and one.partition("=")[0] not in options]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_python_compile_and_import_what_is_there(page: Path) -> None:
+    for block in re.findall(
+        r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        if LINE.fullmatch(block.split("\n", 1)[0]):
+            continue  # lines for the middle of a file
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lossbench"):
+                module = import_module(str(node.module))
+                assert [one.name for one in node.names if not hasattr(module, one.name)] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([\w-]+\.md)\)", index))
 
 
 NEW_LOSS = """
