@@ -25,6 +25,7 @@ from lossbench.data.sources.pairs import (
     suffixed,
     without_ending,
 )
+from lossbench.data.sources.table import TARGETS, TableOptions, entries_of, read_rows
 from lossbench.data.sources.voc import VocOptions, annotated_groups
 from lossbench.errors import UserError
 
@@ -278,6 +279,8 @@ def _table(root: Path, tables: list[Path]) -> Found:
     """A table beside images is read by one source, or not at all: its labels must not be lost in silence."""
     problems = []
     for file in tables:
+        if file.parent == root and (found := _samples(file)):
+            return found
         if file.parent != root or file.suffix.lower() != ".csv":
             problems.append(f"{file}: a table beside images that is not read")
             continue
@@ -299,3 +302,32 @@ def _table(root: Path, tables: list[Path]) -> Found:
         more = (f"{len(left)} files beside the images that {file.name} names are not read",) if left else ()
         return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(said, *more))
     raise UserError(f"{problems[0]}; {READ}")
+
+
+def _samples(file: Path) -> Found | None:
+    """A table with a column of images and one of labels, masks or boxes; None for any other."""
+    if file.suffix not in (".csv", ".parquet"):
+        return None
+    options = TableOptions.model_validate({"table": file.name})
+    try:
+        columns, _ = entries_of(file)
+    except UserError:  # whoever reads it says so
+        return None
+    if options.image not in columns or not any(one in columns for one in TARGETS):
+        return None
+    kind, rows = read_rows(file, options)
+    images: dict[str, list[Path]] = {}
+    masks: dict[str, list[Path]] = {}
+    for row in rows:
+        images.setdefault(row.split, []).append(row.image)
+        if kind == "mask":
+            masks.setdefault(row.split, []).append(Path(row.target))
+    groups = len({row.group for row in rows} - {None})
+    kept = (f"{groups} groups, which are kept together",) if groups else ()
+    said = (f"{len(rows)} rows of {file.name}, with a {kind} each", *kept)
+    if kind == "boxes":
+        raise UserError(
+            f"{file}: a table of files of boxes; no study is proposed for it, write one with 'source: table'"
+        )
+    task = {"label": "classification", "mask": "segmentation"}[kind]
+    return Found("table", task, images, {"table": file.name}, masks, said=said)

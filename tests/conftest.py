@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -17,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 # Forked workers need a parent whose thread pool was never used; two test processes share two cores.
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("lossbench", deadline=None)
+hypothesis.settings.load_profile("lossbench")
 
 
 @pytest.fixture(autouse=True)

@@ -81,6 +81,7 @@ def boxes_of(
     root: Path,
     key: str,
     provenance: Mapping[str, Any],
+    columns: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> Fetched:
     """Read all images and turn their boxes into targets (N, K, 5).
 
@@ -94,6 +95,7 @@ def boxes_of(
         root: what sample names are relative to.
         key: the dataset's path in params.yaml.
         provenance: of the source; what became of boxes is added.
+        columns: split → further columns of the manifest.
 
     Raises:
         UserError: for a box outside its image or of an unknown class, sizes that disagree, a damaged image.
@@ -113,7 +115,7 @@ def boxes_of(
             read_images(files[split], reading, split),
             _padded([one.rows for one in rows[split]], max(1, most)),
             relative_names(files[split], root),
-            {**original(headers[split]), **_counts(rows[split])},
+            {**original(headers[split]), **_counts(rows[split]), **((columns or {}).get(split, {}))},
         )
         for split in groups
     }

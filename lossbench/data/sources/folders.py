@@ -61,7 +61,7 @@ class ImageFolder(Source[ImageOptions]):
                         f"{some[0].parent}: no training images of this class; {nearest(name, main)}"
                     )
         paths = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
-        images = _Images.agree(paths, options, root, key)
+        images = Images.agree(paths, options, root, key)
         samples = {split: images.samples(split, _labels(found, classes)) for split, found in groups.items()}
         return Fetched("label", classes, samples, PROVENANCE, extra=images.reading.extra)
 
@@ -98,7 +98,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 @dataclass(frozen=True)
-class _Images:
+class Images:
     """All images of a dataset, of one shape, and what they were like on disk."""
 
     root: Path
@@ -110,7 +110,7 @@ class _Images:
     @classmethod
     def agree(
         cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
-    ) -> "_Images":
+    ) -> "Images":
         headers = {split: headers_of(some, split, options) for split, some in files.items()}
         every = [one for some in files.values() for one in some]
         reading = agree(every, [one for some in headers.values() for one in some], options, key)
@@ -171,29 +171,52 @@ class SegmentationFolder(Source[MaskOptions]):
         """Read images and masks, paired by name."""
         root = listing.existing_folder(dataset.path, key)
         pairs = mask_pairs(root)
-        images = _Images.agree({split: list(some) for split, some in pairs.items()}, options, root, key)
-        reading = images.reading
-        masks = {split: list(some.values()) for split, some in pairs.items()}
-        columns = {
-            split: _mask_columns(some, images.headers[split], reading, options, split, key)
-            for split, some in masks.items()
-        }
-        fill = 0 if options.values is None else options.values[0]
-        fill = fill if options.ignore_index is None else options.ignore_index
-        read = partial(_in_range, reading=reading, fill=fill)
-        classes, values = _agreed_classes(options, masks, read, key)
-        numbers = _numbers(values, options.ignore_index)
-        known = partial(_as_classes, read=read, numbers=numbers, values=values, key=key)
-        ignore = None if options.ignore_index is None else int(numbers[options.ignore_index])
-        groups = {
-            split: images.samples(
-                split,
-                FromFiles.of(known, some, reading.size, np.uint8, f"{split} masks: reading"),
-                columns[split],
-            )
-            for split, some in masks.items()
-        }
-        return Fetched("mask", classes, groups, PROVENANCE, ignore, reading.extra)
+        return segmented(
+            {split: list(some) for split, some in pairs.items()},
+            {split: list(some.values()) for split, some in pairs.items()},
+            options,
+            root,
+            key,
+        )
+
+
+def segmented(
+    files: Mapping[str, Sequence[Path]],
+    masks: Mapping[str, Sequence[Path]],
+    options: MaskOptions,
+    root: Path,
+    key: str,
+    columns: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+) -> Fetched:
+    """Read images and the mask of each.
+
+    Args:
+        files: split → images.
+        masks: split → their masks, in the same order.
+        options: how both are read.
+        root: what sample names are relative to.
+        key: the dataset's path in params.yaml.
+        columns: split → further columns of the manifest.
+
+    Raises:
+        UserError: naming the file, its sizes or its values.
+
+    """
+    images = Images.agree(files, options, root, key)
+    reading = images.reading
+    fill = 0 if options.values is None else options.values[0]
+    fill = fill if options.ignore_index is None else options.ignore_index
+    read = partial(_in_range, reading=reading, fill=fill)
+    classes, values = _agreed_classes(options, masks, read, key)
+    numbers = _numbers(values, options.ignore_index)
+    known = partial(_as_classes, read=read, numbers=numbers, values=values, key=key)
+    ignore = None if options.ignore_index is None else int(numbers[options.ignore_index])
+    groups = {}
+    for split, some in masks.items():
+        own = _mask_columns(some, images.headers[split], reading, options, split, key)
+        targets = FromFiles.of(known, some, reading.size, np.uint8, f"{split} masks: reading")
+        groups[split] = images.samples(split, targets, {**own, **((columns or {}).get(split, {}))})
+    return Fetched("mask", classes, groups, PROVENANCE, ignore, reading.extra)
 
 
 IGNORED = 255

@@ -1,6 +1,8 @@
 """Listing a user's folder: every file is accounted for, none is passed over in silence."""
 
 import codecs
+import csv
+import io
 import os
 import re
 import unicodedata
@@ -79,6 +81,33 @@ def read_text(file: Path) -> str:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
     return decoded(content, str(file))
+
+
+def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a table of text, comma-separated, with a header.
+
+    Returns:
+        the columns, and each row's number in the file with its cells.
+
+    Raises:
+        UserError: naming file and row.
+
+    """
+    text = nfc(read_text(file))
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = list(table.fieldnames or [])
+        entries = [(table.line_num, dict(entry)) for entry in table]
+    except csv.Error as error:
+        raise UserError(f"{file}: cannot be read as CSV: {error}") from None
+    if len(set(columns)) != len(columns):
+        raise UserError(f"{file}, row 1: a column stands twice; each name may stand once")
+    if not entries:
+        raise UserError(f"{file}: no row below its header; expected one per image")
+    for row, entry in entries:
+        if None in entry or None in entry.values():
+            raise UserError(f"{file}, row {row}: more or fewer fields than the header has columns")
+    return columns, entries
 
 
 def user_path(path: str, key: str) -> Path:

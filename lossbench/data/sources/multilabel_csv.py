@@ -1,7 +1,5 @@
 """The user's own images with any number of labels each, from a CSV file."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from pydantic import Field
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.folders import PROVENANCE
-from lossbench.data.sources.listing import SIDES, ClassNames, below, existing_folder, nfc, read_text
+from lossbench.data.sources.listing import SIDES, ClassNames, below, csv_entries, existing_folder
 from lossbench.data.sources.reading import (
     ImageOptions,
     agree,
@@ -110,20 +108,10 @@ def read_table(file: Path, wanted: Sequence[str] | None) -> tuple[tuple[str, ...
         UserError: naming file and row.
 
     """
-    text = nfc(read_text(file))
-    try:
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = list(table.fieldnames or [])
-        entries = [(table.line_num, dict(entry)) for entry in table]
-    except csv.Error as error:
-        raise UserError(f"{file}: cannot be read as CSV: {error}") from None
+    columns, entries = csv_entries(file)
     if FILE not in columns:
         found = ", ".join(f"'{name}'" for name in columns[:8]) or "nothing"
         raise UserError(f"{file}, row 1: no column '{FILE}'; found {found}")
-    if len(set(columns)) != len(columns):
-        raise UserError(f"{file}, row 1: a column stands twice; each name may stand once")
-    if not entries:
-        raise UserError(f"{file}: no row below its header; expected one per image")
     own = [name for name in columns if name not in (FILE, SPLIT, LABELS)]
     if LABELS in columns and own:
         raise UserError(
@@ -147,11 +135,9 @@ def _agreed(file: Path, rows: Sequence[Row], names: tuple[str, ...]) -> tuple[st
     return names
 
 
-def _row(file: Path, number: int, entry: Mapping[str | None, str | None], own: Sequence[str]) -> Row:
+def _row(file: Path, number: int, entry: Mapping[str, str], own: Sequence[str]) -> Row:
     where = f"{file}, row {number}"
-    if None in entry or None in entry.values():
-        raise UserError(f"{where}: more or fewer fields than the header has columns")
-    cells = {str(name): str(value).strip() for name, value in entry.items()}
+    cells = {name: value.strip() for name, value in entry.items()}
     split = cells.get(SPLIT, POOL)
     if split != POOL and split.lower() not in SIDES:
         raise UserError(f"{where}: split is '{split}'; allowed: {', '.join(SIDES)}")

@@ -11,6 +11,7 @@ MODULES = {
     "mnist": "mnist",
     "multilabel_csv": "multilabel_csv",
     "segmentation_folder": "folders",
+    "table": "table",
     "text_file": "text_file",
     "voc": "voc",
 }

@@ -61,7 +61,7 @@ def annotated_groups(root: Path, options: VocOptions) -> dict[str, list[Picture]
 
     """
     return {
-        split: [_picture(image, annotation, options) for image, annotation in pairs]
+        split: [picture(image, annotation, options) for image, annotation in pairs]
         for split, pairs in _divided(root).items()
     }
 
@@ -141,7 +141,13 @@ def _pair(
     return images[stem], annotations[stem]
 
 
-def _picture(image: Path, annotation: Path, options: VocOptions) -> Picture:
+def picture(image: Path, annotation: Path, options: VocOptions) -> Picture:
+    """Read the objects of one image from its XML.
+
+    Raises:
+        UserError: naming the file, or the object that is none.
+
+    """
     root = _parsed(annotation)
     if root.tag != "annotation":
         raise UserError(f"{annotation}: begins with <{brief(root.tag)}>; expected <annotation>")

@@ -1,0 +1,318 @@
+"""The user's own images as a table lists them: a row per sample, with a label, a mask or a file of boxes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from lossbench.data.samples import POOL, Fetched
+from lossbench.data.sources import listing
+from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.boxes import boxes_of, found_classes
+from lossbench.data.sources.folders import PROVENANCE, Images, MaskOptions, segmented
+from lossbench.data.sources.voc import VocOptions, picture
+from lossbench.data.splits import divided, side
+from lossbench.errors import UserError, brief, nearest
+from lossbench.params import Dataset, Splits
+
+TARGETS = ("label", "mask", "boxes")
+TAKEN = frozenset(
+    "id split index label width height channels orientation minimum maximum mean std sha256 target_sha256 source "
+    "mask_width mask_height mask_values stray foreground boxes stray_boxes dropped_boxes clipped_boxes "
+    "repeated_boxes orientation_in_doubt".split()
+)
+"""Columns of the manifest that say something else; a column of the table that is called so becomes ``own_…``."""
+
+
+class TableOptions(MaskOptions):
+    """Which table, and what its columns are called.
+
+    ``table`` is the CSV or Parquet file within ``path``. ``image``, ``label``, ``mask``, ``boxes``, ``split`` and
+    ``group`` name its columns; one of ``label``, ``mask`` and ``boxes`` (a file of Pascal VOC's XML) is the target: the
+    one that is named here, or else the one that is there. Rows of one ``group`` never fall into two splits. Further columns
+    go into the manifest, where ``retraining.slices`` finds them. ``classes``: names in the order of their numbers.
+    """
+
+    table: str = Field("samples.csv", pattern=r"^[^/\\]+\.(csv|parquet)$")
+    image: str = "image"
+    label: str | None = None
+    mask: str | None = None
+    boxes: str | None = None
+    split: str = "split"
+    group: str = "group"
+    beyond: Literal["clip", "refuse"] = "refuse"
+    classes: listing.ClassNames | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "TableOptions":
+        named = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"both '{named[0]}' and '{named[1]}' name a target; keep one")
+        return self
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        where: what to call it in a message.
+        image: its file.
+        target: the label, or the file of the mask or the boxes.
+        split: as given; POOL where the table gives none.
+        group: what it belongs to; None where the table knows no groups.
+        columns: all that is said of it besides.
+
+    """
+
+    where: str
+    image: Path
+    target: str | Path
+    split: str
+    group: str | None
+    columns: Mapping[str, Any]
+
+
+@register
+class Table(Source[TableOptions]):
+    """``path/samples.csv`` (or Parquet), a row per image: ``image`` and one of ``label``, ``mask`` and ``boxes``."""
+
+    name = "table"
+    options = TableOptions
+
+    def check(self, dataset: Dataset, key: str) -> TableOptions:
+        """Check the options, and that the table is there."""
+        options = super().check(dataset, key)
+        _file(dataset, options, key)
+        return options
+
+    def load(self, dataset: Dataset, options: TableOptions, key: str) -> Fetched:
+        """Read the table, then what it names."""
+        file = _file(dataset, options, key)
+        kind, rows = read_rows(file, options)
+        groups = divide_rows(rows, dataset.splits, file)
+        for split in ("train", "validation", "test"):
+            if not groups.get(split, rows):
+                known = len({row.group for row in rows})
+                raise UserError(
+                    f"{file}: no group of {known} fell into the {split} split; '{key}.splits' gives the shares, the "
+                    f"column '{options.split}' a split to each row"
+                )
+        root = file.parent
+        if kind == "label":
+            return _labelled(groups, options, root, key)
+        if kind == "mask":
+            images = {split: [row.image for row in some] for split, some in groups.items()}
+            masks = {split: [Path(row.target) for row in some] for split, some in groups.items()}
+            return segmented(images, masks, options, root, key, _columns(groups))
+        return _boxed(groups, options, root, key)
+
+
+def _file(dataset: Dataset, options: TableOptions, key: str) -> Path:
+    folder = listing.existing_folder(dataset.path, key)
+    file = folder / options.table
+    if not file.is_file():
+        tables = [one.name for one in listing.entries(folder) if one.suffix in (".csv", ".parquet")]
+        there = f"; there is {', '.join(tables[:5])}" if tables else ""
+        raise UserError(f"{file}: no such file{there}; '{key}.table' names the table in '{key}.path'")
+    return file
+
+
+def read_rows(file: Path, options: TableOptions) -> tuple[str, list[Row]]:
+    """Read the table.
+
+    Returns:
+        which of ``label``, ``mask`` and ``boxes`` the target is, and the rows.
+
+    Raises:
+        UserError: naming file and row.
+
+    """
+    columns, entries = entries_of(file)
+    kind, target = _target(file, columns, options)
+    for name in (options.image, target):
+        if name not in columns:
+            raise UserError(f"{file}, row 1: no column '{name}'; {nearest(name, columns)}")
+    named = {"image": options.image, "target": target, "split": options.split, "group": options.group}
+    for given, default in (("split", "split"), ("group", "group")):
+        if named[given] not in columns and named[given] != default:
+            raise UserError(f"{file}, row 1: no column '{named[given]}'; {nearest(named[given], columns)}")
+    rows = [_row(file, number, entry, named, kind) for number, entry in entries]
+    seen: dict[Path, str] = {}
+    for row in rows:
+        first = seen.setdefault(row.image.resolve(), row.where)
+        if first != row.where:
+            raise UserError(f"{row.where}: '{row.image.name}' stands in {first.rpartition(', ')[2]} already")
+    return kind, rows
+
+
+def _target(file: Path, columns: Sequence[str], options: TableOptions) -> tuple[str, str]:
+    """Find the column of targets: (which of TARGETS, its name)."""
+    for kind in TARGETS:
+        if (name := getattr(options, kind)) is not None:
+            return kind, name
+    there = [kind for kind in TARGETS if kind in columns]
+    if len(there) != 1:
+        found = "both '" + "' and '".join(there) + "'" if there else f"none among {', '.join(map(repr, columns[:8]))}"
+        raise UserError(
+            f"{file}, row 1: expected a column 'label', 'mask' or 'boxes', found {found}; name the one that counts: "
+            "'label: COLUMN', 'mask: COLUMN' or 'boxes: COLUMN'"
+        )
+    return there[0], there[0]
+
+
+def entries_of(file: Path) -> tuple[Sequence[str], Sequence[tuple[int, Mapping[str, Any]]]]:
+    """Read a table: its columns, and each row's number with its cells.
+
+    Raises:
+        UserError: naming the file, if it cannot be read.
+
+    """
+    return _parquet(file) if file.suffix == ".parquet" else listing.csv_entries(file)
+
+
+def _parquet(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as Parquet: {brief(str(error))}") from None
+    if table.empty:
+        raise UserError(f"{file}: no row; expected one per image")
+    columns = [str(name) for name in table.columns]
+    whole = zip(*(table[name] for name in table.columns), strict=True)
+    return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in enumerate(whole, 1)]
+
+
+def _row(file: Path, number: int, entry: Mapping[str, Any], named: Mapping[str, str], kind: str) -> Row:
+    where = f"{file}, row {number}"
+    cells = {name: _cell(value) for name, value in entry.items()}
+    for part in ("image", "target"):
+        if not cells[named[part]]:
+            raise UserError(f"{where}: '{named[part]}' is empty")
+    image = _found(file, cells[named["image"]], named["image"], where)
+    target = cells[named["target"]]
+    split = cells.get(named["split"], "")
+    if split and split.lower() not in (*listing.SIDES, "reference"):
+        raise UserError(f"{where}: '{named['split']}' is '{split}'; allowed: {', '.join(listing.SIDES)}, reference")
+    group = cells.get(named["group"]) if named["group"] in cells else None
+    if group == "":
+        raise UserError(f"{where}: '{named['group']}' is empty; every row needs its group")
+    rest = {_own(name): value for name, value in cells.items() if name not in named.values()}
+    return Row(
+        where,
+        image,
+        target if kind == "label" else _found(file, target, named["target"], where),
+        listing.SIDES.get(split.lower(), split.lower() or POOL),
+        group,
+        rest if group is None else {**rest, "group": group},
+    )
+
+
+def _cell(value: Any) -> str:
+    """Write a cell as text; a whole number that a table of floats made of one is whole again."""
+    if value is None or value != value:  # noqa: PLR0124  # NaN
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return listing.nfc(str(value)).strip()
+
+
+def _own(name: str) -> str:
+    return f"own_{name}" if name in TAKEN or name == "group" else name
+
+
+def _found(file: Path, name: str, column: str, where: str) -> Path:
+    found = listing.below(file.parent, name, f"{where}: '{column}'")
+    if not found.is_file():
+        raise UserError(f"{where}: '{column}' is '{name}', a folder; expected a file")
+    return found
+
+
+def divide_rows(rows: Sequence[Row], splits: Splits, file: Path) -> dict[str, list[Row]]:
+    """Divide rows as the table says; where it knows groups, what it leaves open by a hash of the group.
+
+    Returns:
+        split → rows. Without groups, splits that are not given are left to be carved out by content.
+
+    Raises:
+        UserError: for rows with a split beside some without, none to train on, or a group in two splits.
+
+    """
+    given = {row.split for row in rows}
+    if POOL in given and len(given) > 1:
+        row = next(row for row in rows if row.split == POOL)
+        raise UserError(f"{row.where}: no split, but other rows have one; give every row its split, or none")
+    if POOL not in given and "train" not in given:
+        raise UserError(f"{file}: no row of the train split; found {', '.join(sorted(given))}")
+    found: dict[str, list[Row]] = {split: [] for split in dict.fromkeys(row.split for row in rows)}
+    for row in rows:
+        found[row.split].append(row)
+    if rows[0].group is None:
+        return found
+    _refuse_crossing(rows)
+    whole, shares = divided(found, splits)
+    rest = found.pop(whole)
+    # Those that stay empty, too: what is missing would be carved out by content, across groups.
+    found |= {name: [] for name in (*shares, "train")}
+    for row in rest:
+        digest = hashlib.sha256(f"group:{row.group}".encode()).hexdigest()
+        found[side(digest, shares, splits.salt)].append(row)
+    return found
+
+
+def _refuse_crossing(rows: Sequence[Row]) -> None:
+    first: dict[str | None, Row] = {}
+    for row in rows:
+        other = first.setdefault(row.group, row)
+        if other.split != row.split:
+            raise UserError(
+                f"{row.where}: group '{row.group}' is in the {row.split} split, but in {other.where.rpartition(', ')[2]} "
+                f"in the {other.split} split; a group must not cross splits"
+            )
+
+
+def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:
+    main = groups.get("train", groups.get(POOL, []))
+    classes = options.classes or tuple(
+        sorted({str(row.target) for row in main}, key=lambda one: listing.natural(Path(one.replace("/", "_"))))
+    )
+    if len(classes) < 2:
+        raise UserError(f"{main[0].where}: one class alone, '{classes[0]}'; expected two or more")
+    for some in groups.values():
+        for row in some:
+            if row.target not in classes:
+                what = "no training sample has it" if options.classes is None else f"'{key}.classes' has it not"
+                raise UserError(f"{row.where}: label '{row.target}': {what}; {nearest(str(row.target), classes)}")
+    images = Images.agree({split: [row.image for row in some] for split, some in groups.items()}, options, root, key)
+    columns = _columns(groups)
+    samples = {
+        split: images.samples(
+            split, np.array([classes.index(str(row.target)) for row in some], np.int64), columns[split]
+        )
+        for split, some in groups.items()
+    }
+    return Fetched("label", classes, samples, PROVENANCE, extra=images.reading.extra)
+
+
+def _boxed(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:
+    own = VocOptions.model_validate(
+        {**options.model_dump(include={"size", "channels", "range", "orientation", "classes"}), "boxes": options.beyond}
+    )
+    pictures = {
+        split: [picture(row.image, Path(row.target), own) for row in some] for split, some in groups.items()
+    }
+    classes = own.classes or found_classes(pictures, key)
+    return boxes_of(pictures, classes, own, root, key, PROVENANCE, _columns(groups))
+
+
+def _columns(groups: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[Any]]]:
+    return {
+        split: {name: [row.columns[name] for row in some] for name in (some[0].columns if some else ())}
+        for split, some in groups.items()
+    }
