@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import losses_cases
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -22,6 +23,21 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("lossbench", deadline=None)
 hypothesis.settings.load_profile("lossbench")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--loss``."""
+    parser.addoption("--loss", help="hold the laws of losses over this one alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the laws, which are collected after this, of ``--loss``."""
+    losses_cases.ONLY = config.getoption("loss")
+    known = {case.name for case in losses_cases.CASES}
+    if losses_cases.ONLY not in (None, *known):
+        raise pytest.UsageError(
+            f"--loss {losses_cases.ONLY}: no such loss; there are {', '.join(sorted(known))}"
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,10 @@ from losses_cases import (
     Case,
     Input,
     every_loss,
+    every_loss_alone,
+    every_name,
     gradient,
+    grouped,
     ignoring,
     inputs,
     over,
@@ -117,7 +120,7 @@ def test_half_precision_input_is_reduced_in_full_precision(case: Case) -> None:
 
 
 @pytest.mark.slow
-@every_loss
+@every_loss_alone
 def test_half_precision_input_is_reduced_in_full_precision_on_large_maps(case: Case) -> None:
     half_precision_agrees(case, 512)
 
@@ -232,7 +235,7 @@ def compiled_agrees(case: Case, backend: str) -> None:
 
 
 @pytest.mark.slow
-@every_loss
+@every_loss_alone
 def test_compiles_into_one_graph(case: Case) -> None:
     compiled_agrees(case, "aot_eager")
 
@@ -300,7 +303,7 @@ def test_survives_copying_and_pickling(case: Case) -> None:
         assert twin.parameters_stated() == loss.parameters_stated()
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@every_name
 def test_says_what_it_is(name: str) -> None:
     """The agreed sections stand in every docstring, in their order."""
     cls = REGISTRY[name]
@@ -327,7 +330,7 @@ def test_says_what_it_is(name: str) -> None:
 MODULES = [module.name for module in pkgutil.iter_modules(lossbench.losses.__path__)]
 
 
-@pytest.mark.parametrize("module", MODULES)
+@grouped("module", MODULES, lambda _: "all")
 def test_examples_run(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"lossbench.losses.{module}"))
     assert outcome.failed == 0
