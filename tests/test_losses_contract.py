@@ -135,7 +135,7 @@ def test_gradient_is_that_of_the_value(case: Case) -> None:
         value = functools.partial(
             case.make(ignore_index=IGNORE), target=given.target, auxiliary=given.auxiliary
         )
-        assert torch.autograd.gradcheck(value, given.logits.requires_grad_())
+        assert torch.autograd.gradcheck(value, given.logits.requires_grad_(), fast_mode=True)
 
 
 @every_loss
@@ -256,14 +256,16 @@ def test_one_batch_can_be_learnt_by_heart(case: Case) -> None:
     weight = 0.2 if part else 0.0
     logits = (given.logits * 0.1).clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(100):
+    for step in range(1, 101):
         optimizer.zero_grad()
         total = loss(logits, given.target, given.auxiliary)
         if weight:
             total = total + weight * helper(logits, given.target)
         total.backward()
         optimizer.step()
-    assert learnt(case, logits.detach(), given.target) > 0.98
+        if step % 10 == 0 and learnt(case, logits.detach(), given.target) > 0.98:
+            return
+    pytest.fail("100 steps were not enough")
 
 
 def learnt(case: Case, logits: torch.Tensor, target: torch.Tensor) -> float:

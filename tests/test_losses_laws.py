@@ -370,7 +370,7 @@ def test_a_distribution_is_differentiated_mapped_and_reduced_as_a_class_is(case:
     target = torch.randn(2, CLASSES, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss, target = case.make(labels="exclusive"), target.softmax(1)
     logits = given.logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: loss(z, target, given.auxiliary), logits)
+    assert torch.autograd.gradcheck(lambda z: loss(z, target, given.auxiliary), logits, fast_mode=True)
     members = torch.stack([given.logits.detach(), given.logits.detach() + 1])
     mapped = torch.func.vmap(lambda z: loss(z, target, given.auxiliary))(members)
     torch.testing.assert_close(mapped, torch.stack([loss(z, target, given.auxiliary) for z in members]))
@@ -414,7 +414,9 @@ def test_second_derivatives_are_those_of_the_value(case: Case) -> None:
     given = inputs(case, (3, 2), samples=2, dtype=torch.float64)
     loss = case.make()
     logits = given.logits.requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda z: loss(z, given.target, given.auxiliary), logits)
+    assert torch.autograd.gradgradcheck(
+        lambda z: loss(z, given.target, given.auxiliary), logits, fast_mode=True
+    )
 
 
 def with_weights(loss: Loss, given: Input) -> torch.nn.Module:
