@@ -66,15 +66,15 @@ def grouped(
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         def run(group: str, **fixtures: Any) -> None:
-            failures = []
+            failures: list[BaseException] = []
             for value in found[group]:
                 try:
                     test(**{parameter: value}, **fixtures)
-                except Exception as error:
+                except (Exception, pytest.fail.Exception) as error:
                     error.add_note(f"with {value}")
                     failures.append(error)
             if failures:
-                raise ExceptionGroup(f"{len(failures)} of {len(found[group])} fail", failures)
+                raise BaseExceptionGroup(f"{len(failures)} of {len(found[group])} fail", failures)
 
         fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != parameter]
         named = inspect.Parameter("group", inspect.Parameter.POSITIONAL_OR_KEYWORD)
