@@ -222,7 +222,7 @@ def test_a_long_training_starts_one_shipper_that_ends_after_it(study, monkeypatc
 def test_sending_rests_until_it_took_its_share_of_the_machine_and_ends_with_training(tmp_path, monkeypatch):
     """The clock stands still but for sleeps; each sending takes two seconds of one of two processors."""
     now, spent, sent, looks = [0.0], [0.0], [], itertools.count()
-    monkeypatch.setattr(live, "_processors", lambda: 2)
+    monkeypatch.setattr(live, "processors", lambda: 2)
     monkeypatch.setattr(live, "SHARE", 0.05)
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(live.time, "process_time", lambda: spent[0])
