@@ -16,6 +16,7 @@ from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import DatasetInfo, full_scale
 from lossbench.data.facts import Facts, pooled_moments
+from lossbench.data.kinds import KINDS
 from lossbench.data.manifest import manifest
 from lossbench.data.rows import save
 from lossbench.data.samples import Fetched, Samples, kept, looked_at
@@ -131,14 +132,4 @@ def channel_statistics(
 
 def class_counts(train: Samples, fetched: Fetched) -> tuple[int, ...]:
     """Training targets per class: samples, positions, boxes or positives, as the kind has it."""
-    classes = len(fetched.classes)
-    if train.mask_facts is not None:
-        return tuple(int(count) for count in train.mask_facts["counts"].sum(axis=0))
-    targets = train.labels
-    if fetched.kind == "multilabel":
-        return tuple(int(count) for count in (targets > 0).sum(axis=0))
-    labels = targets[..., 4] if fetched.kind == "boxes" else targets
-    valid = (labels >= 0) & (labels < classes)
-    return tuple(
-        int(count) for count in np.bincount(labels[valid].astype(np.int64).ravel(), minlength=classes)
-    )
+    return tuple(int(count) for count in KINDS[fetched.kind].counted(train, len(fetched.classes)))

@@ -5,7 +5,6 @@ report has run, the means of the scores stand alone.
 """
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +45,6 @@ class Reports:
     def __init__(self, root: Path) -> None:
         self.leaderboard = _rows(root / "reports" / "leaderboard.csv")
         self.verdicts = _rows(root / "reports" / "verdicts.csv")
-        path = root / "reports" / "verdicts.json"
-        self._said = json.loads(path.read_bytes())["verdicts"] if path.exists() else []
 
     def ranks(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's rows of the leaderboard."""
@@ -56,10 +53,6 @@ class Reports:
     def contrasts(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's contrasts."""
         return [row for row in self.verdicts if _is(row, outs)]
-
-    def sentences(self, outs: ArmOuts) -> list[str]:
-        """Find what the report says of the arm in words."""
-        return [str(said["sentence"]) for said in self._said if _is(said, outs)]
 
     def digest(self, experiment: str) -> str | None:
         """Hash what the report says of an experiment; None before it has run."""
@@ -95,7 +88,7 @@ def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
         tags["baseline"] = contrasts[0]["baseline"]
     elif reports.ranks(outs):
         tags["verdict"] = "baseline"
-    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts, reports.sentences(outs))
+    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts)
     return Summary(metrics, {key: value for key, value in tags.items() if value})
 
 
@@ -111,13 +104,7 @@ def _means(outs: ArmOuts) -> Iterator[tuple[str, float]]:
             yield f"test/{name}_sd", stdev(found)
 
 
-def _description(
-    outs: ArmOuts,
-    metric: str,
-    tags: Mapping[str, str],
-    contrasts: Sequence[Row],
-    sentences: Sequence[str],
-) -> str:
+def _description(outs: ArmOuts, metric: str, tags: Mapping[str, str], contrasts: Sequence[Row]) -> str:
     """Write the arm's Markdown description."""
     described = outs.described
     loss, count = _plain(str(described["loss"])), len(described["seeds"])
