@@ -9,10 +9,10 @@ from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
 from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
-from lossbench.execution.identity import user_code
+from lossbench.execution.identity import use_own_code
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params
-from lossbench.plugins import load_object, use_code
+from lossbench.plugins import load_object
 from lossbench.recipe import Compute
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
@@ -36,7 +36,7 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
     protect(params, study, file)
     _refuse_home(params, file)
     check_driver(store_of(study))
-    use_code(user_code(params, study))
+    use_own_code(params, study)
     try:
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")

@@ -1,10 +1,8 @@
 """What every stage script shares: its one argument, its params, its exit code, and the way to the store."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +13,6 @@ from lossbench.params import Params, load_params
 if TYPE_CHECKING:
     from lossbench.execution.fill import Filling
     from lossbench.store import Store
-
-CHECKED = "LOSSBENCH_CHECKED"
-"""The hash of the params.yaml that whoever calls checks itself, before and after there are data."""
 
 ATTEMPTS = 3
 """At filling the store and writing outs from it: an entry may turn out to be damaged."""
@@ -40,11 +35,6 @@ def run_stage(
     die_with_parent()  # a killed dvc leaves nothing that still writes
     collect_rarely()
     sys.exit(exit_code(stage))
-
-
-def checked_by_caller() -> bool:
-    """Whether `lossbench run` called, which checks itself, in a process where torch is imported already."""
-    return os.environ.get(CHECKED) == sha256(Path("params.yaml").read_bytes()).hexdigest()
 
 
 def from_store(

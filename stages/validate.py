@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from lossbench.checked import checked_by_caller
 from lossbench.outs import Outs
 from lossbench.params import Params
-from stages.common import checked_by_caller, run_stage
+from stages.common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:

@@ -15,7 +15,7 @@ from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
 from lossbench.execution.fill import Experiment
-from lossbench.execution.identity import Identity, data_hash, user_code
+from lossbench.execution.identity import Identity, data_hash, use_own_code
 from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
@@ -33,7 +33,6 @@ from lossbench.execution.jobs import (
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
 from lossbench.params import Params
-from lossbench.plugins import use_code
 from lossbench.store import Store, hashed
 from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
@@ -59,7 +58,7 @@ def work(job: Job, emit: Emit) -> None:
             ``("finished", seed)``.
 
     """
-    use_code(user_code(job.params, job.where.study))
+    use_own_code(job.params, job.where.study)
     match job:
         case Train():
             _train(job, emit)

@@ -30,7 +30,7 @@ class Counted(Loss):
         doc="a class without a true position counts like others, is left out, or counts as loss 0",
     )
     class_weights: Sequence[float] | Tensor | None = numbers(
-        doc="weight of each class; params.yaml also takes balanced and class_balanced"
+        default=None, doc="weight of each class; params.yaml also takes balanced and class_balanced"
     )
     include_background: bool = flag(default=True, doc="whether class 0 counts; else it is as one of weight 0")
     reduction: str = choice(

@@ -9,13 +9,14 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Loss, Weighted
 from lossbench.losses.batch import Batch
-from lossbench.losses.boundary import window
+from lossbench.losses.boundary import maps_of_regions, window
 from lossbench.losses.declare import Parameter, choice, integer, real
 from lossbench.losses.functional import Overlap
 from lossbench.losses.region import Counted
 from lossbench.losses.registry import register
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -126,17 +127,11 @@ def blobs(target: Tensor, classes: int, multilabel: bool | None = None) -> Tenso
     import numpy as np  # here, so that the losses need nothing but torch
     from scipy.ndimage import label
 
-    array = target.detach().cpu().numpy()
-    if multilabel is None:
-        multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
-    regions = (
-        (array > 0.5) & (array <= 1) if multilabel else np.stack([array == k for k in range(classes)], 1)
-    )
-    maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
-    around = np.ones((3,) * (regions.ndim - 2), bool)
-    for place in np.ndindex(regions.shape[:2]):
-        maps[place] = label(regions[place], structure=around)[0]
-    return torch.from_numpy(maps)
+    def numbered(region: "NDArray[np.bool_]") -> "NDArray[np.int32]":
+        found: NDArray[np.int32] = label(region, structure=np.ones((3,) * region.ndim, bool))[0]
+        return found
+
+    return maps_of_regions(target, classes, multilabel, numbered)
 
 
 @register("blob")
