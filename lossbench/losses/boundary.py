@@ -237,7 +237,8 @@ class HausdorffDistance(DistanceLoss):
         border, or both.
 
     Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.
-    Fails when: α is large: a few far positions are all that counts.
+    Fails when: α is large: a few far positions are all that counts. Alone, where regions are small: to
+        predict none of them costs next to nothing.
 
     Example:
         >>> target = torch.tensor([[0, 0, 1, 1]])
