@@ -70,9 +70,10 @@ def _try(name: str, params: Params, file: str, study: Path) -> None:
         try_experiment(name, params, Fetched.open(study / "data" / where), file)
         return
     read = sources.source(dataset.source, key)
-    shape = read.input_shape(read.check(dataset, key))
+    options = read.check(dataset, key)
+    shape = read.input_shape(options)
     if shape is not None:
-        try_shape(name, params, shape, file)
+        try_shape(name, params, shape, file, getattr(options, "classes", None))
 
 
 def _refuse_home(params: Params, file: str) -> None:

@@ -62,7 +62,8 @@ LABEL_DEFECTS: dict[str, Defect] = {
     "same_channels": put("channels", 3),
     "lowest_value": put("minimum", -1),
     "highest_value": put("maximum", 256),
-    "range_used": lambda table: table.assign(minimum=100, maximum=160),
+    "range_used": lambda table: put("maximum", 160)(put("minimum", 100)(table)),  # one image is enough
+    "values_within": put("clipped_values", 3),
     "not_constant": put("std", 0.0),
     "no_duplicates_across_splits": copy("sha256", 0, SIZES["train"]),
     "no_duplicates_within_split": copy("sha256", 0, 1),
@@ -80,6 +81,7 @@ MASK_DEFECTS: dict[str, Defect] = {
     "mask_height": put("mask_height", 9),
     "mask_foreground": put("foreground", 0.0),
     "orientation_agrees": put("orientation_in_doubt", 1),
+    "white_is_zero": put("white_in_doubt", 1),
     "foreground_drift": lambda table: shift(table, "foreground", 1.0),
 }
 

@@ -68,6 +68,7 @@ class Stored:
         orientation: as EXIF counts, 1 to 8; 1 where nothing valid is said.
         mode: what to call it in a message.
         levels: the largest value the file can hold, where that is less than its type's (4-bit grey: 15).
+        black: the number that is black in a TIFF of grey where 0 is white; such are decoded as shown, black as 0.
 
     """
 
@@ -79,6 +80,7 @@ class Stored:
     orientation: int
     mode: str
     levels: int | None = None
+    black: int | None = None
 
 
 @dataclass(frozen=True)
@@ -359,6 +361,7 @@ def _tiff_stored(page: "tifffile.TiffPage", file: Path) -> Stored:
         _valid(1 if tag is None else tag.value),
         _tiff_mode(photometric, samples),
         2**bits - 1 if few and not by_pillow else None,
+        2**bits - 1 if photometric == WHITE_IS_ZERO and dtype.startswith("uint") else None,
     )
 
 
