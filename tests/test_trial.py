@@ -263,6 +263,12 @@ def test_validate_says_what_check_could_not_know_and_lets_nothing_pass(tmp_path:
     assert "'recipe.batch_size' is 16, which leaves one sample" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (study / "reports/validation/tiny.passed").exists()
+    # DVC's cache of runs brings it back: what is to be trained is tried once more.
+    (study / "reports/validation/tiny.passed").write_text("passed\n")
+    ran = stage(study, "train", next(iter(load_params(study / "params.yaml").arms)))
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "'recipe.batch_size' is 16, which leaves one sample" in ran.stderr
+    assert "Traceback" not in ran.stderr
     again = stage(study, "check")  # from now on it knows
     assert again.returncode == 2
     assert "'recipe.batch_size' is 16" in again.stderr
