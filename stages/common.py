@@ -63,7 +63,7 @@ def from_store(
         add: adds the flows that compute what is wanted.
         collect: writes the outs.
         label: of the progress bar.
-        before: is called before anything is computed, and not where nothing is; raises where nothing should be.
+        before: is called before anything is computed, and not where nothing is; what it raises ends it.
 
     """
     from lossbench.execution.collect import LostError

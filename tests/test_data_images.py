@@ -355,3 +355,15 @@ def four_bits(file: Path, packed: np.ndarray, shape: tuple[int, int], photometri
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     head = b"II*\0" + struct.pack("<I", at) + packed.tobytes().ljust(at - 8, b"\0")
     file.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp", "jpegxl", "jpeg", "lzma", "zstd"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressions_that_pillow_does_not_have_are_read(compression: str, tile: Any, tmp_path: Path) -> None:
+    raw = pixels(3, (20, 30, 3), np.uint8)
+    tiff(tmp_path / "x.tif", raw, 6, photometric="rgb", compression=compression, tile=tile)
+    stored = tifffile.imread(tmp_path / "x.tif")  # some of them lose a little
+    found = read_image(tmp_path / "x.tif", 3, None, "stretch").transpose(1, 2, 0)
+    np.testing.assert_allclose(
+        found.astype(int), np.rot90(stored, -1), atol=3 if compression == "jpeg" else 0
+    )

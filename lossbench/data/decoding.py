@@ -34,6 +34,8 @@ ASSOCIATED = 1
 ALPHA = (ASSOCIATED, 2)
 """Values of TIFF's ExtraSamples that say alpha; all others are bands like the rest."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
+PILLOWS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+"""TIFF's compressions that Pillow's wheels decode; JPEG 2000, PNG, WebP and JPEG XL within a TIFF are not."""
 SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, 5: 4, 6: 3, 8: 3}
 """TIFF's photometric interpretation → samples of a pixel; 5 is CMYK, 6 YCbCr, 8 CIE L*a*b*."""
 
@@ -326,6 +328,7 @@ def _within_pillow(page: "tifffile.TiffPage") -> bool:
     planes = int(page.planarconfig) == 2 and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
     return (
         photometric in SAMPLES
+        and int(page.compression) in PILLOWS
         and not planes  # of grey with alpha it reads none
         and not (file.is_bigtiff and file.byteorder == ">")  # nor these
         and page.bitspersample in (1, 2, 4, 8)
