@@ -36,8 +36,8 @@ GRACE = 10.0
 AMPLE = 4 * 2**30
 """Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
 LARGE = 2**20
-"""Positions of a batch from which on tensors are given back at once: the peak falls by a fifth, a step takes up
-to a sixth longer."""
+"""Positions of a batch from which on tensors are given back at once: the peak falls by a fifth, and a step
+takes up to a sixth longer."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 SERVER = "lossbench.execution.server"
