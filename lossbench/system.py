@@ -52,7 +52,7 @@ def keep_memory(lean: bool = False) -> None:
     """Tell the C library to reuse freed memory and not to hand it back to the kernel after every step.
 
     Otherwise the pages of large activations are mapped and zeroed anew in each step: a third of the time of
-    a small CNN. Only glibc has the switch; the last call holds.
+    a small CNN. Only glibc has the switch.
 
     Args:
         lean: give tensors of 32 MiB and more back at once: two thirds of the memory where they are many, at
@@ -62,7 +62,6 @@ def keep_memory(lean: bool = False) -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         if lean:
-            library.mallopt(M_MMAP_MAX, 2**16)  # its own
             library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
         else:
             library.mallopt(M_MMAP_MAX, 0)

@@ -1,19 +1,11 @@
 """What a process may use of its machine: the tightest of all limits that hold for it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_params
 
 from lossbench import system
-from lossbench.data.dataset import DatasetInfo
-from lossbench.execution.jobs import Train, Where
-from lossbench.execution.local import _large
-from lossbench.params import parse_params
 from lossbench.system import available_memory, processors
-from lossbench.training.member import Member
 
 
 @pytest.fixture
@@ -59,49 +51,3 @@ def test_without_limits_it_is_the_machine(groups):
     (groups / "memory.max").write_text("max\n")
     (groups / "memory.current").write_text("5\n")
     assert 0 < available_memory() <= total
-
-
-GIVEN_BACK = """
-import ctypes
-from pathlib import Path
-from lossbench.system import keep_memory
-
-def resident():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) // 1024
-
-for lean in ({order}):
-    keep_memory(lean)
-    before = resident()
-    blocks = [ctypes.create_string_buffer(b"x" * (64 * 2**20)) for _ in range(2)]
-    del blocks
-    print(int(resident() - before > 50), end=" ")
-"""
-
-
-@pytest.mark.parametrize(("order", "kept"), [("True, False", "0 1 "), ("False, True", "1 0 ")])
-def test_what_is_freed_is_kept_or_given_back_as_the_last_call_says(order: str, kept: str) -> None:
-    code = GIVEN_BACK.format(order=order)
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout == kept
-
-
-@pytest.mark.parametrize(
-    ("side", "batch", "members", "large"),
-    [(512, 8, 1, True), (512, 2, 1, False), (256, 8, 1, False), (256, 8, 2, True), (32, 32, 8, False)],
-)
-def test_tensors_of_large_batches_are_given_back(
-    side: int, batch: int, members: int, large: bool, tmp_path: Path
-) -> None:
-    params = parse_params(tiny_params())
-    name = next(one for one, arm in params.arms.items() if arm.experiment == "scenes")
-    recipe = params.experiments["scenes"].recipe.model_copy(update={"batch_size": batch})
-    data = tmp_path / "data/scenes"
-    data.mkdir(parents=True)
-    info = DatasetInfo(
-        "mask", ("a", "b"), (3, side, side), (side, side), (0.5,) * 3, (0.3,) * 3, (1, 1), {"train": 9}
-    )
-    info.write(data)
-    where = Where(tmp_path, tmp_path / ".lossbench", "")
-    some = tuple(Member(seed) for seed in range(members))
-    assert _large(Train(where, params, name, recipe, some, ("",) * members)) is large

@@ -5,7 +5,6 @@ itself never imports torch. How many run at a time follows from the processors a
 has shown how much it takes, from the memory; on GPUs there is one process for each.
 """
 
-import math
 import os
 import pickle
 import signal
@@ -35,9 +34,6 @@ GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
 AMPLE = 4 * 2**30
 """Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
-LARGE = 2**20
-"""Positions of a batch from which on tensors are given back at once: the peak falls by a fifth, and a step
-takes up to a sixth longer."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 SERVER = "lossbench.execution.server"
@@ -265,6 +261,7 @@ def _serve(
 ) -> None:
     """Take job after job until there is nobody to give any."""
     die_with_parent()
+    keep_memory(lean)
     os.environ.update(environment)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
@@ -290,7 +287,6 @@ def _serve(
             pipe.send(("progress", news))
 
         try:
-            keep_memory(lean or _large(job))
             work(job, emit)
             pipe.send(("peak", peak_memory()))
             pipe.send(("done", None))
@@ -298,17 +294,6 @@ def _serve(
             if not isinstance(error, UserError | GateError):
                 error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
             pipe.send(("failed", _picklable(error)))
-
-
-def _large(job: Job) -> bool:
-    """Whether the tensors of a training step are large enough to be given back at once."""
-    from lossbench.data.dataset import DatasetInfo
-
-    if not isinstance(job, Train):
-        return False
-    dataset = job.params.experiments[job.params.arms[job.arm].experiment].dataset
-    shape = DatasetInfo.read(Outs(Path(job.where.study)).data(dataset)).input_shape
-    return len(job.members) * job.recipe.batch_size * math.prod(shape[1:]) >= LARGE
 
 
 def _picklable(error: Exception) -> Exception:
