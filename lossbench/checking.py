@@ -40,6 +40,7 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
     try:
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")
+            _check_extra(dataset.expectations.extra, study)
         for name, experiment in params.experiments.items():
             _check_experiment(name, experiment)
         for name, spec in params.losses.items():
@@ -70,9 +71,17 @@ def _try(name: str, params: Params, file: str, study: Path) -> None:
         try_experiment(name, params, Fetched.open(study / "data" / where), file)
         return
     read = sources.source(dataset.source, key)
-    shape = read.input_shape(read.check(dataset, key))
+    options = read.check(dataset, key)
+    shape = read.input_shape(options)
     if shape is not None:
-        try_shape(name, params, shape, file)
+        try_shape(name, params, shape, file, getattr(options, "classes", None))
+
+
+def _check_extra(extra: str | None, study: Path) -> None:
+    if extra:
+        from lossbench.data.expectations.extra import extra_file, read_extra  # which brings pandas
+
+        read_extra(extra_file(extra, study))
 
 
 def _refuse_home(params: Params, file: str) -> None:

@@ -43,6 +43,7 @@ def from_store(
     add: Callable[["Filling"], None],
     collect: Callable[[], None],
     label: str,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Compute what the store lacks, then write outs from it; no torch where it lacks nothing.
 
@@ -52,6 +53,7 @@ def from_store(
         add: adds the flows that compute what is wanted.
         collect: writes the outs.
         label: of the progress bar.
+        before: is called before anything is computed, and not where nothing is; what it raises ends it.
 
     """
     from lossbench.execution.collect import LostError
@@ -59,7 +61,7 @@ def from_store(
     from lossbench.training.interruption import ending_on_sigterm
 
     for attempt in range(ATTEMPTS):
-        filling = Filling(lambda: _executor(params), _watch(params, store, label))
+        filling = Filling(lambda: _executor(params, before), _watch(params, store, label))
         add(filling)
         with ending_on_sigterm():
             filling.run()
@@ -73,9 +75,10 @@ def from_store(
             return
 
 
-def _executor(params: Params) -> Any:
+def _executor(params: Params, before: Callable[[], None]) -> Any:
     from lossbench.execution.local import LocalExecutor, worker_count
 
+    before()
     return LocalExecutor(params.compute, worker_count(params.compute))
 
 

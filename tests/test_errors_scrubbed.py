@@ -81,3 +81,23 @@ def test_entry_points_print_no_password(error, capsys):
     told = capsys.readouterr().err
     assert "geheim" not in told
     assert "https://mlflow.example" in told
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["databricks", "databricks-uc", "uc"]),
+    st.sampled_from(
+        ["{0}://{1}", "{0}://{1}:{2}", "{0}://{1}:{2}@host.example", "{0}:https://{1}:{2}@host.example"]
+    ),
+    st.from_regex(r"[A-Z][A-Za-z0-9_]{7,12}", fullmatch=True),
+    st.from_regex(r"[a-z0-9]{3}Q[A-Za-z0-9_.-]{6,12}", fullmatch=True),
+)
+def test_of_a_hosted_store_nothing_but_its_kind_is_told(kind, form, profile, secret):
+    """What follows names a profile, or a scope and a key of secrets: MLflow quotes both."""
+    address = form.format(kind, profile, secret)
+    assert shown(address) == kind
+    texts = (f"cannot read {address}", f"cannot read '{address}/api'", f"put-secret {profile} {secret}-host")
+    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
+        for told in map(scrubbed, texts):
+            assert secret not in told or secret not in address
+            assert profile not in told or "put-secret" in told

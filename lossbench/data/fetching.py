@@ -91,6 +91,7 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
     content = hashlib.sha256("".join(table["sha256"]).encode()).hexdigest()
     provenance = {
         **fetched.provenance,
+        **_clipped(splits),
         "source": dataset.source,
         "samples": info.sizes,
         "content_sha256": content,
@@ -99,6 +100,15 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
     }
     text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "provenance.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _clipped(splits: Mapping[str, Samples]) -> dict[str, Any]:
+    """Say how many values a declared range cut off, and in how many images; nothing where none is declared."""
+    found = [one.facts["clipped_values"] for one in splits.values() if one.facts and "clipped_values" in one.facts]
+    if not found:
+        return {}
+    counts = np.concatenate(found)
+    return {"clipped_values": {"values": int(counts.sum()), "images": int((counts > 0).sum())}}
 
 
 def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:

@@ -37,6 +37,7 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
         raise LostError(f"the search of '{arm.name}' is no longer in the store")
     report = outs.tuning(arm.name)
     report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)  # which may be linked to DVC's cache
     report.write_text(json.dumps({"arm": arm.name, **found}, indent=1) + "\n", encoding="utf-8")
     wanted = arm.replicates(found["best"])
     entries = {

@@ -42,8 +42,7 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     board, found, answered, learned = leaderboard(study), findings(study), answers(study), curves(study)
     out = root / "reports"
     for file in (out / name for name in FILES):
-        if file.is_symlink():  # writing would go through it, into DVC's cache or a file of somebody's
-            file.unlink()
+        file.unlink(missing_ok=True)  # which may be linked to DVC's cache, or to a file of somebody's
     _csv(board, out / "leaderboard.csv")
     _csv(learned, out / "curves.csv")
     _csv(verdict_table(found), out / "verdicts.csv")
