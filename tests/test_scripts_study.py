@@ -4,17 +4,22 @@ import csv
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, train_study, write_params
 from test_execution import filled, load
+from test_scripts import FAMILY, ended
 
 from lossbench.checking import check
 from lossbench.errors import GateError, UserError
-from lossbench.execution.fill import Arm
-from lossbench.execution.local import LocalExecutor
+from lossbench.execution.collect import collect_evaluation, weights_in_models
+from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow
+from lossbench.execution.inline import InlineExecutor
+from lossbench.execution.local import LocalExecutor, where
+from lossbench.outs import Outs
 from lossbench.params import Params, load_params, parse_params
 from lossbench.recipe import Compute
 from lossbench.reporting import write_report
@@ -246,13 +251,27 @@ def test_workers_run_scripts_as_the_calling_process_does(own: Path) -> None:
     assert after == {path: before[path] for path in after}
 
 
-def test_scores_come_from_models_where_the_store_is_gone(own: Path) -> None:
-    from lossbench.execution.collect import collect_evaluation, weights_in_models
-    from lossbench.execution.fill import Experiment, Filling
-    from lossbench.execution.inline import InlineExecutor
-    from lossbench.execution.local import where
-    from lossbench.outs import Outs
+def test_a_worker_that_is_ended_ends_its_script_with_all_that_it_started(own: Path) -> None:
+    write_script(own, f"exec({FAMILY!r})\nimport time; time.sleep(600)")
+    write_params(own, content() | {"seeds": [0]})
+    params, outs = load_params(own / "params.yaml"), Outs(own)
+    store, executor = Store(str(outs.home / "store")), LocalExecutor(Compute(), 1)
+    arm = Arm(params, "own-plain", own)
+    executor.submit(
+        next(one for one in arm_flow(arm, store, where(params, outs, store), scores=False) if one)
+    )
+    event = executor.next()
+    assert event is not None
+    assert event.content[0] == "begun"
+    deadline = time.monotonic() + 60
+    while not (own / "child").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    executor.cancel()
+    assert ended(int((own / "child").read_text()))
 
+
+def test_scores_come_from_models_where_the_store_is_gone(own: Path) -> None:
     before = (own / "reports/evaluation/own/scores.csv").read_bytes()
     shutil.rmtree(own / ".lossbench" / "store")
     params, outs = load_params(own / "params.yaml"), Outs(own)

@@ -37,6 +37,7 @@ from lossbench.scripts.results import (
 from lossbench.scripts.running import Ran, run_script
 from lossbench.scripts.spec import COMMAND, told
 from lossbench.store import Store, hashed
+from lossbench.training.interruption import ending_on_sigterm
 from lossbench.training.member import Member
 
 FOLDER = "scripts"
@@ -166,7 +167,8 @@ def train(job: Train, emit: Emit) -> None:
     described = _described(identity, job)
     emit(("begun", member.seed, described))
     try:
-        ran, result, history = _run(job, identity, member, key, emit)
+        with ending_on_sigterm():  # a worker that is ended ends its script
+            ran, result, history = _run(job, identity, member, key, emit)
     except (GateError, WrongResultError) as error:
         raise GateError(f"the {job.label}: '{_name(identity)}' {error}") from None
     diverged = result.diverged or (job.trial and not _finite(result, identity.scripted))
