@@ -200,7 +200,7 @@ def _expect_as_many(scored: Mapping[tuple[str, int], Entry], experiment: str) ->
         )
 
 
-NOTHING_SHOWN = {"index": [], "arms": [], "texts": {}, "share_disagreeing": None}
+NOTHING_SHOWN: Mapping[str, Any] = {"index": [], "arms": [], "texts": {}, "share_disagreeing": None}
 """The gallery of scripts: what they decide of a sample is not known."""
 Rows = list[dict[str, Any]]
 
