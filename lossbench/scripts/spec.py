@@ -27,27 +27,24 @@ Arguments = Annotated[tuple[Argument, ...], BeforeValidator(_as_list), Field(min
 
 
 class ScriptTask(TaskSpec):
-    """A command, and what is to be known of it.
-
-    Attributes:
-        command: arguments, with placeholders; see :mod:`lossbench.scripts.arguments`.
-        metrics: what the script writes under "test", and which way is better.
-        monitor: the validation metric that the search goes by; None: the experiment's own.
-        depends: further files and folders that decide the result, seen from the study's folder.
-        timeout: seconds that one run may take; None: any.
-        writes: places outside ``{out}`` that scripts may write to, since none reads them back (logs).
-
-    """
+    """A command, and what is to be known of it; its keys may stand beside ``task: command`` as well."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     name: Literal["command"] = COMMAND
+    """The task's name."""
     command: Arguments
+    """Of task `command` alone: arguments, with placeholders as `{seed}`; never given to a shell."""
     metrics: dict[Name, Literal["higher", "lower"]] = Field(min_length=1)
+    """Of task `command` alone: what the script writes under "test", and which way is better."""
     monitor: Name | None = None
+    """Of task `command`: validation metric that the search goes by; null: the experiment's metric."""
     depends: tuple[str, ...] = ()
+    """Of task `command`: further files and folders that decide the result, seen from the study's folder."""
     timeout: Positive | None = None
+    """Of task `command`: seconds that one run may take; null: any."""
     writes: tuple[str, ...] = ()
+    """Of task `command`: places outside `{out}` that scripts may write to, since none reads them back (logs)."""
 
     def higher_is_better(self, metric: str) -> bool:
         """Direction of a declared metric."""
@@ -58,6 +55,7 @@ class ScriptRecipe(Recipe):
     """What a script is told: epochs, learning rate and weight decay; all else is its own business."""
 
     batch_size: Count = 1
+    """Not told to a script."""
 
     @model_validator(mode="before")
     @classmethod
