@@ -44,7 +44,7 @@ class ScriptTask(TaskSpec):
     timeout: Positive | None = None
     """Of task `command`: seconds that one run may take; null: any."""
     writes: tuple[str, ...] = ()
-    """Of task `command`: places outside `{out}` that scripts may write to, since none reads them back (logs)."""
+    """Of task `command`: places outside `{out}` that scripts may write to: none reads them (logs)."""
 
     def higher_is_better(self, metric: str) -> bool:
         """Direction of a declared metric."""
