@@ -11,9 +11,10 @@ from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
 from lossbench.execution.identity import use_own_code
 from lossbench.originals import protect
-from lossbench.params import Experiment, Params
+from lossbench.params import Experiment, Params, ScriptExperiment
 from lossbench.plugins import load_object
 from lossbench.recipe import Compute
+from lossbench.scripts.checking import check_script, only_of_scripts
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
 
@@ -42,14 +43,18 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
             sources.check(dataset, f"datasets.{name}")
             _check_extra(dataset.expectations.extra, study)
         for name, experiment in params.experiments.items():
-            _check_experiment(name, experiment)
+            if isinstance(experiment, ScriptExperiment):
+                check_script(name, experiment, params, study)
+            else:
+                _check_experiment(name, experiment)
+        scripts = only_of_scripts(params)
         for name, spec in params.losses.items():
-            losses.check(spec, f"losses.{name}")
+            if name not in scripts:
+                losses.check(spec, f"losses.{name}")
         for name, claim in params.hypotheses.items():
             for where in (claim.experiment, claim.than_experiment or claim.experiment):
-                one = params.experiments[where]
-                task = task_for(one.task.name, one.metric, f"experiments.{where}")
-                _check_metric(claim.on, task, f"hypotheses.{name}.on", also=[GAP])
+                _check_claimed(claim.on, params.experiments[where], where, f"hypotheses.{name}.on")
+        _check_retraining(params)
         check_compute(params.compute)
         _check_engine(params)
     except UserError as error:
@@ -65,6 +70,8 @@ def _try(name: str, params: Params, file: str, study: Path) -> None:
     """
     from lossbench.trial import try_experiment, try_shape
 
+    if isinstance(params.experiments[name], ScriptExperiment):  # only the whole of it can be run
+        return
     where = params.experiments[name].dataset
     dataset, key = params.datasets[where], f"datasets.{where}"
     if up_to_date(study, where, dataset):
@@ -105,6 +112,29 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
         load_object(experiment.recipe.augmentation.own, f"{key}.recipe.augmentation.own")
 
 
+def _check_claimed(metric: str, experiment: Experiment, name: str, key: str) -> None:
+    """Refuse a claim on a metric that its experiment does not have."""
+    if not isinstance(experiment, ScriptExperiment):
+        task = task_for(experiment.task.name, experiment.metric, f"experiments.{name}")
+        _check_metric(metric, task, key, also=[GAP])
+    elif metric not in experiment.task.metrics:
+        raise UserError(
+            f"'{key}' is '{metric}', which 'experiments.{name}.task.metrics' does not declare; "
+            f"{nearest(metric, experiment.task.metrics)}"
+        )
+
+
+def _check_retraining(params: Params) -> None:
+    """Refuse to put into service what a script has trained: nobody here can load it."""
+    name = params.retraining.experiment
+    if name is not None and isinstance(params.experiments[name], ScriptExperiment):
+        raise UserError(
+            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; "
+            "allowed: an experiment whose "
+            "task is not 'command'"
+        )
+
+
 def _check_metric(metric: str, task: type[Task], key: str, also: Sequence[str] = ()) -> None:
     known = [*(one.name for one in task.metrics), *also]
     if metric not in known:
@@ -117,6 +147,8 @@ def _check_engine(params: Params) -> None:
     if params.compute.engine != "population":
         return
     for name, one in params.experiments.items():
+        if isinstance(one, ScriptExperiment):  # trains as it likes
+            continue
         if one.recipe.augmentation.own is not None:
             raise UserError(
                 "'compute.engine' is 'population', which cannot run "

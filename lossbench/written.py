@@ -185,7 +185,7 @@ UNFINISHED = Layout(
 """Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(
     {"arm.json": frozenset({"arm", "experiment", "seeds"})},
-    re.compile(r"arm\.json|history\.csv|seed-\d+\.safetensors"),
+    re.compile(r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"),
 )
 EVALUATION = Layout(
     {"gallery.json": frozenset()},
@@ -202,6 +202,7 @@ PRIVATE = Layout(
         r"(store|fresh-\w+)(/checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?"
         r"|/[a-z]+(/[0-9a-f]{2}(/[0-9a-f]{64}(/(\.?[0-9a-f]{64}|\.?entry\.json)(\.[\w.-]+\.part)?)?)?)?)?"
         r"|\.?closures\.json(\.[\w.-]+\.part)?"
+        r"|scripts(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
         r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"

@@ -29,10 +29,11 @@ def main(params: Params, dataset: str) -> None:
 def try_all(params: Params, dataset: str, outs: Outs) -> None:
     """Try each experiment on a dataset for one step."""
     from lossbench.data.dataset import Dataset
+    from lossbench.params import ScriptExperiment
     from lossbench.trial import try_experiment
 
     for name, experiment in params.experiments.items():
-        if experiment.dataset == dataset:
+        if experiment.dataset == dataset and not isinstance(experiment, ScriptExperiment):
             try_experiment(name, params, Dataset.open(outs.data(dataset)))
 
 

@@ -166,7 +166,7 @@ def per_class(one: Evaluated) -> Spec:
     base = alt.Chart(table).encode(
         x=alt.X(
             "class:N",
-            sort=list(one.task.info.classes),
+            sort=list(one.drawn.info.classes),
             title=None,
             axis=alt.Axis(labelAngle=-40, labelLimit=90),
         ),
@@ -203,7 +203,7 @@ def class_means(one: Evaluated) -> pd.DataFrame:
 def confusion(one: Evaluated) -> Spec:
     """Row-normalised confusion per loss, pooled over seeds."""
     table = confusion_shares(one)
-    order = list(one.task.info.classes)
+    order = list(one.drawn.info.classes)
     base = alt.Chart(table).mark_rect().encode(
         x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=70)),
         y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=70)),
@@ -225,7 +225,7 @@ def confusion_shares(one: Evaluated) -> pd.DataFrame:
     """Counts over seeds and their share of the true class, zeros included: none of them is missing."""
     table = one.tables["confusion"].copy()
     table["loss"] = table["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
-    classes = list(one.task.info.classes)
+    classes = list(one.drawn.info.classes)
     losses = [one.loss_of(arm) for arm in one.arms]
     every = pd.MultiIndex.from_product([losses, classes, classes], names=["loss", "true", "predicted"])
     counts = table.groupby(list(every.names))["count"].sum().reindex(every, fill_value=0).reset_index()

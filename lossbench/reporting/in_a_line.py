@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
 from lossbench.statistics.sentences import digits, metric_name
@@ -24,7 +24,7 @@ def in_a_line(study: Study, found: Sequence[Finding]) -> dict[str, tuple[str, st
             against = [each for each in mine if each.contrast.baseline == baseline]
             made[name] = (
                 _answer(one, against, one.loss_of(baseline)),
-                _next(study.params, against, baseline),
+                _next(study.params, against, baseline, isinstance(one.experiment, ScriptExperiment)),
             )
     return made
 
@@ -53,7 +53,7 @@ def _answer(one: Evaluated, found: Sequence[Finding], baseline: str) -> str:
     return said
 
 
-def _next(params: Params, found: Sequence[Finding], baseline: str) -> str:
+def _next(params: Params, found: Sequence[Finding], baseline: str, scripted: bool) -> str:
     better = [each for each in found if each.contrast.verdict == "better"]
     if any(each.contrast.verdict == "not trained" for each in found):
         return "train longer, or widen `tuning`; then `make repro`"
@@ -61,6 +61,8 @@ def _next(params: Params, found: Sequence[Finding], baseline: str) -> str:
         best = (
             max(better, key=lambda each: abs(each.contrast.difference)).contrast.arm if better else baseline
         )
+        if scripted:
+            return f"what your script was told for it stands in `reports/tuning/{best}.json`"
         return f"`lossbench predict --arm {best} FILES`, `lossbench export --arm {best} --onnx model.onnx`"
     seeds = len(params.seeds)
     return f"lengthen `seeds` beyond {seeds}, then `make repro`: only the new ones are trained"

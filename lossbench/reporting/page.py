@@ -21,6 +21,7 @@ from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
 from lossbench.reporting.tables import Finding, records
+from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits
 
@@ -51,6 +52,8 @@ class Section:
     gallery: Gallery
     floors: Sequence[Mapping[str, Any]]
     tuning: Sequence[Mapping[str, Any]]
+    command: str
+    unknown: Sequence[str]
 
 
 def page(
@@ -131,6 +134,8 @@ def _section(
         charts=_charts(one, board, own, learned),
         gallery=read_gallery(one),
         floors=_floors(one),
+        command=trained_by(one),
+        unknown=unknown(one),
         tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
     )
 
@@ -207,7 +212,13 @@ def _charts(
             rows.drop(columns=["experiment"]),
         )
     )
-    monitor = learned[(learned["experiment"] == name) & (learned["metric"] == one.task.monitor)]
+    monitor = learned[
+        (learned["experiment"] == name)
+        & (learned["split"] == "validation")
+        & (learned["metric"] == one.task.monitor)
+    ]
+    if monitor["epoch"].nunique() < 2 and trained_by(one):  # no curve, and none is made up
+        return drawn + _optional_charts(one)
     alt = f"Learning curves: validation {one.task.monitor.replace('_', ' ')} per epoch and loss, with bands"
     drawn.append(
         Chart(

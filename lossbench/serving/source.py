@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lossbench.errors import UserError, nearest
 from lossbench.execution.identity import use_own_code
-from lossbench.params import load_params
+from lossbench.params import ScriptExperiment, load_params
 from lossbench.serving.replicate import ReplicateModel
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     if arm not in params.arms:
         raise UserError(f"params.yaml: 'arms' has no '{arm}'; {nearest(arm, params.arms)}")
     outs = ArmOuts(root, params.arms[arm].experiment, arm)
+    if isinstance(params.experiments[outs.experiment], ScriptExperiment):
+        raise UserError(
+            f"params.yaml: arm '{arm}' was trained by a script of yours, whose model Lossbench "
+            "does not know; "
+            "allowed: an arm whose task is not 'command'"
+        )
     if not outs.exist():
         raise UserError(f"{outs.folder}: arm '{arm}' is not trained yet; run `dvc repro train@{arm}`")
     seeds = json.loads((outs.folder / "arm.json").read_bytes())["seeds"]

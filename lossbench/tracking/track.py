@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.lock import LockedError, lock
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.tracking.claims import LONG, Claim
 from lossbench.tracking.experiment import (
     CURRENT,
@@ -174,7 +174,8 @@ class _Pass:
     def _arm(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
         run_id, fresh = self._ship(target, outs)
         add = partial(self._add_extras, target, outs)
-        kept = self._persist(target, run_id, outs, lambda one: amend(target, one, self._lacks_extras, add))
+        lacks = partial(self._lacks_extras, outs)
+        kept = self._persist(target, run_id, outs, lambda one: amend(target, one, lacks, add))
         return kept, fresh
 
     def _ship(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
@@ -235,9 +236,14 @@ class _Pass:
         target.log(run_id, changed)
         target.tag(run_id, summary.tags)
 
-    def _lacks_extras(self, run: "MlflowRun") -> bool:
+    def _lacks_extras(self, outs: ArmOuts, run: "MlflowRun") -> bool:
         tags = run.data.tags
-        return DATASET not in tags or (MODEL not in tags and self._log_model is not None)
+        return DATASET not in tags or (MODEL not in tags and self._model_of(outs) is not None)
+
+    def _model_of(self, outs: ArmOuts) -> LogModel | None:
+        """What logs the arm's model; nothing where a script trains it: its model is not known here."""
+        scripted = isinstance(self._params.experiments[outs.experiment], ScriptExperiment)
+        return None if scripted else self._log_model
 
     def _add_extras(self, target: MlflowExperiment, outs: ArmOuts, run_id: str, claim: Claim) -> None:
         """Hang the manifest and the model on the run, each once."""
@@ -245,9 +251,10 @@ class _Pass:
         if DATASET not in tags:
             log_dataset(self._client, run_id, outs)
             target.tag(run_id, {DATASET: str(outs.described["dataset"])})
-        if MODEL not in tags and self._log_model is not None:
+        log_model = self._model_of(outs)
+        if MODEL not in tags and log_model is not None:
             target.tag(run_id, claim.tags(LONG))
-            target.tag(run_id, {MODEL: self._log_model(target, run_id, self._params, outs)})
+            target.tag(run_id, {MODEL: log_model(target, run_id, self._params, outs)})
 
     def _add_charts(self, target: MlflowExperiment, run_id: str, outs: ArmOuts) -> None:
         """Hang the experiment's charts on the run."""
