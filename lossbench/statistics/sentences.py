@@ -5,7 +5,16 @@ import math
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast, Verdict
 
-WORDS = {"iou": "IoU", "f1": "F1", "map": "mAP", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mse": "MSE"}
+WORDS = {
+    "iou": "IoU",
+    "f1": "F1",
+    "map": "mAP",
+    "auroc": "AUROC",
+    "nll": "NLL",
+    "ece": "ECE",
+    "mse": "MSE",
+    "brier": "Brier",
+}
 MOST_PLACES = 6
 
 
