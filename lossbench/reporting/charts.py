@@ -22,6 +22,8 @@ VERDICT_COLOURS = {
 
 MOST_NUMBERED = 12
 """Classes up to which a confusion matrix has room for its numbers."""
+PANEL = 220
+"""Pixels of a confusion matrix before the page gives it its room."""
 NAMED = 110
 """Pixels for a name beside an axis."""
 FAR = 1.0
@@ -131,8 +133,8 @@ def _floors(floors: Mapping[str, float], values: Sequence[float]) -> tuple[list[
         beyond = max(low - value, value - high)
         drawn = beyond <= FAR * (high - low)
         near += [value] if drawn else []
-        where = "dotted" if drawn else f"{'left' if value < low else 'right'} of what is drawn"
-        said.append(f"({name}: {digits(value, 0)}, {where})")
+        where = "dotted" if drawn else f"to the {'left' if value < low else 'right'}"
+        said += [f"{name}:", f"{digits(value, 0)}, {where}"]  # two lines: a phone is narrow
     if not near:
         return [], said
     lines = alt.Chart(pd.DataFrame({"x": near})).mark_rule(strokeDash=[2, 3], color="#888", strokeWidth=2)
@@ -256,19 +258,18 @@ def confusion(one: Evaluated) -> Spec:
     panels = [
         alt.layer(*layers)
         .transform_filter(alt.datum.loss == one.loss_of(arm))
-        .properties(title=one.loss_of(arm), width=220, height=220)
+        .properties(title=one.loss_of(arm), width=PANEL, height=PANEL)
         for arm in one.arms
     ]
     return dict(alt.concat(*panels, columns=2, data=table).to_dict())
 
 
 def _numbers(base: alt.Chart, classes: int) -> alt.Chart:
-    """Shares in per cent, of cells that are not empty; smaller where a cell is."""
-    size = alt.ExprRef(f"width / {classes} >= 28 ? 11 : 8")
+    """Shares in per cent, of cells that are not empty; the page fits their size to the cell's."""
     return (
         base.transform_filter(alt.datum.count > 0)
         .transform_calculate(percent="datum.share < 0.005 ? '<1' : format(100 * datum.share, '.0f')")
-        .mark_text(fontSize=size)
+        .mark_text(fontSize=max(8, min(13, PANEL // (2.4 * classes))))
         .encode(
             text="percent:N",
             color=alt.condition(alt.datum.share > 0.6, alt.value("black"), alt.value("white")),
