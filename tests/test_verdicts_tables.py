@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import lossbench
+from lossbench.cli import main
 from lossbench.errors import UserError
 from lossbench.statistics.paired import sign_flip_p
 
@@ -98,3 +99,20 @@ def test_twenty_thousand_seeds_are_judged_in_seconds():
     assert p == pytest.approx(
         2 * stats.norm.sf(abs(differences.sum()) / np.linalg.norm(differences)), rel=0.1
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--sd", "0.02", "--correlation", "0.5"], "--correlation goes with --sd-scores"),
+        (["--sd-scores", "0.02", "--correlation", "1"], "--correlation must be"),
+        (["--sd-scores", "-0.02"], "--sd-scores must be"),
+        (["--sd", "nan"], "--sd must be"),
+    ],
+)
+def test_a_spread_that_says_nothing_is_refused(given, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lossbench", "seeds", "--margin", "0.01", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
