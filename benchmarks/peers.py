@@ -16,10 +16,12 @@ every row says how many families it saw. Writes benchmarks/results/peers.json.
 import argparse
 import contextlib
 import io
+import json
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ ARMS, SEEDS, EFFECT, LEVEL = 4, 8, 1.5, 0.05
 CORRELATIONS = (0.0, 0.5, 0.8)
 MARGIN = 0.1
 """In our verdicts; a tenth of the standard deviation, so that no tie hides a false verdict."""
+RESULT = Path(__file__).parent / "results" / "peers.json"
 FAST = "lossbench"
 """Judges many families at once."""
 
@@ -265,9 +268,9 @@ def main() -> None:
     )
     parser.add_argument("--families", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=2100, help="for each package, side by side (2100)")
-    parser.add_argument("--only", choices=list(JUDGES), action="append")
+    parser.add_argument("--only", choices=list(JUDGES), action="append", help="keep the others' rows")
     chosen = parser.parse_args()
-    made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
+    names = chosen.only or list(JUDGES)
     conditions = {
         "arms": ARMS,
         "seeds": SEEDS,
@@ -275,9 +278,12 @@ def main() -> None:
         "level": LEVEL,
         "seconds": chosen.seconds,
     }
-    said = {"machine": made, "commit": commit(), "conditions": conditions, "nasty": nasty()}
-    names = chosen.only or list(JUDGES)
-    rows = ours_at_once(chosen.families) if FAST in names else []
+    made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
+    said = {"machine": made, "commit": commit(), "conditions": conditions}
+    kept = json.loads(RESULT.read_bytes()) if chosen.only and RESULT.exists() else {}
+    said["nasty"] = kept.get("nasty") or nasty()
+    rows = [row for row in kept.get("rows", ()) if row["package"] not in names]
+    rows += ours_at_once(chosen.families) if FAST in names else []
     with ProcessPoolExecutor(len(JUDGES)) as pool:
         waiting = [
             pool.submit(rates, name, chosen.families, chosen.seconds) for name in names if name != FAST
