@@ -271,13 +271,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(JUDGES), action="append", help="keep the others' rows")
     chosen = parser.parse_args()
     names = chosen.only or list(JUDGES)
-    conditions = {
-        "arms": ARMS,
-        "seeds": SEEDS,
-        "effect_sd": EFFECT,
-        "level": LEVEL,
-        "seconds": chosen.seconds,
-    }
+    conditions = {"arms": ARMS, "seeds": SEEDS, "effect_sd": EFFECT, "level": LEVEL}
     made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
     said = {"machine": made, "commit": commit(), "conditions": conditions}
     kept = json.loads(RESULT.read_bytes()) if chosen.only and RESULT.exists() else {}
