@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from lossbench.checked import checked_by_caller
 from lossbench.params import Params
-from stages.common import checked_by_caller, from_store, run_stage
+from stages.common import from_store, run_stage
 
 
 def main(params: Params, arm: str) -> None:

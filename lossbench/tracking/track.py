@@ -15,6 +15,8 @@ from lossbench.tracking.claims import LONG, Claim
 from lossbench.tracking.experiment import (
     CURRENT,
     KEY,
+    NOTE,
+    ROLE,
     SHIPPED,
     MlflowExperiment,
     close_stale,
@@ -154,8 +156,17 @@ class _Pass:
     def add_report(self) -> None:
         """Bring the arms' summaries and charts up to date with the report."""
         reports = Reports(self._root)
+        for target in {one.id: one for one, _, _ in self._recorded}.values():
+            self._describe(target, reports)
         for target, run_id, outs in self._recorded:
             self._persist(target, run_id, outs, partial(self._report, target, outs, reports))
+
+    def _describe(self, target: MlflowExperiment, reports: Reports) -> None:
+        """Put the report's answer where the experiment's description stands."""
+        (name,) = {outs.experiment for one, _, outs in self._recorded if one.id == target.id}
+        said = reports.answer(name, home_of(self._root))
+        if said and self._client.get_experiment(target.id).tags.get(NOTE) != said:
+            self._client.set_experiment_tag(target.id, NOTE, said)
 
     def _persist(
         self, target: MlflowExperiment, run_id: str, outs: ArmOuts, work: Callable[[str], None]
@@ -204,7 +215,7 @@ class _Pass:
 
     def _report(self, target: MlflowExperiment, outs: ArmOuts, reports: Reports, run_id: str) -> None:
         metric = self._params.experiments[outs.experiment].metric
-        summary = summarise(outs, reports, metric)
+        summary = summarise(outs, reports, metric, self._curves(target, run_id))
         marks = {SUMMARY: digest(dict(summary.metrics), dict(summary.tags))}
         reported = reports.digest(outs.experiment)
         if reported is not None:
@@ -224,6 +235,14 @@ class _Pass:
                 target.tag(run_id, {CHARTS: reported})
 
         amend(target, run_id, needed, add)
+
+    def _curves(self, target: MlflowExperiment, run_id: str) -> dict[int, str]:
+        """Find where the replicates' curves are: a run's own page opens on its tags."""
+        return {
+            int(child.data.tags["seed"]): f"#/experiments/{target.id}/runs/{child.info.run_id}/model-metrics"
+            for child in target.children(run_id)
+            if child.data.tags.get(ROLE) == "replicate"
+        }
 
     def _summarise(
         self, target: MlflowExperiment, run_id: str, summary: Summary, current: Mapping[str, float]
