@@ -17,8 +17,17 @@ def overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection and union (...) of boxes (..., 4), which broadcast against each other."""
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
-    common = (high - low).clamp_min(0).prod(-1)
+    common = _extent(low, high)
     return common, area(first) + area(second) - common
+
+
+def _extent(low: Tensor, high: Tensor) -> Tensor:
+    """Areas (...) between corners (..., 2).
+
+    No ``prod``: its backward reads how many factors are zero, for which the host waits on a GPU.
+    """
+    sides = (high - low).clamp_min(0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -38,7 +47,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     common, union = overlap(first, second)
     low = torch.minimum(first[..., :2], second[..., :2])
     high = torch.maximum(first[..., 2:], second[..., 2:])
-    hull = (high - low).clamp_min(0).prod(-1).clamp_min(TINY)
+    hull = _extent(low, high).clamp_min(TINY)
     return common / union.clamp_min(TINY) - (hull - union) / hull
 
 
