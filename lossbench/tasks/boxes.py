@@ -24,10 +24,11 @@ def overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def _extent(low: Tensor, high: Tensor) -> Tensor:
     """Areas (...) between corners (..., 2).
 
-    No ``prod``: its backward reads how many factors are zero, for which the host waits on a GPU.
+    On a GPU without ``prod``, whose backward reads how many factors are zero, for which the host waits. On
+    the CPU with it: the same gradient, but for rounding, and results there keep their bits.
     """
     sides = (high - low).clamp_min(0)
-    return sides[..., 0] * sides[..., 1]
+    return sides.prod(-1) if sides.device.type == "cpu" else sides[..., 0] * sides[..., 1]
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
