@@ -107,6 +107,7 @@ OUT = (
     ("error", "kind", "words"),
     [
         (torch.OutOfMemoryError(OUT), GateError, "(2.00 GiB more were wanted, 1.25 GiB of 79.10 GiB are free); lower"),
+        (RuntimeError("CUDA error: out of memory\nSearch for"), GateError, "does not fit into the GPU's memory; lower"),
         (RuntimeError("CUDA error: device-side assert triggered\nMore"), GateError, "an index out of range"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), GateError, "in cuDNN with CUDNN_STATUS_EXECUTION_F"),
         (RuntimeError("cuDNN Frontend error: CUDNN_BACKEND_API_FAILED: CUDNN_STATUS_BAD_PARAM"), GateError, "cuDNN with"),
@@ -114,7 +115,7 @@ OUT = (
         (RuntimeError("CUDA error: an illegal memory access was encountered\nMore"), GateError, "'an illegal memory"),
         (RuntimeError("foo_cuda does not have a deterministic implementation, but you set"), UserError, "runs foo_cuda"),
     ],
-    ids=["memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
+    ids=["memory", "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
 )  # fmt: skip
 def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
     told = of_the_device(error, "the training of 'one' with seed 3")

@@ -44,7 +44,7 @@ def of_the_device(error: BaseException, whose: str = "the training") -> UserErro
 
 
 def _no_memory(error: RuntimeError) -> str | None:
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not _short_of_memory(error):
         return None
     sizes = SIZES.search(str(error))
     wanted = "" if sizes is None else f" ({sizes[1]} more were wanted, {sizes[3]} of {sizes[2]} are free)"
@@ -67,11 +67,16 @@ def _failure(text: str) -> str | None:
     return None
 
 
+def _short_of_memory(error: BaseException) -> bool:
+    """Whether torch's cache found no memory, or the runtime did not."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+
+
 def lost(error: BaseException | None) -> bool:
     """Whether the process that met an error can use its GPU no more: only memory can be freed."""
     while error is not None:
         text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and (ASSERTED.search(text) or BROKEN.search(text)):
+        if not _short_of_memory(error) and (ASSERTED.search(text) or BROKEN.search(text)):
             return True
         error = error.__cause__
     return False
