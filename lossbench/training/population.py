@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lossbench.errors import UserError
+from lossbench.errors import NO_MEMORY, UserError
 from lossbench.training.augmentation import Draws
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic, precision
@@ -281,7 +281,7 @@ class _Population:
         try:
             self._losses(wide, self._masks(1)).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
         except (RuntimeError, NotImplementedError) as error:
-            if of_the_device(error) is not None:
+            if of_the_device(error) is not None or NO_MEMORY.search(str(error)):
                 raise
             raise UserError(
                 f"'compute.engine' is 'population', which cannot train this loss with this model "
