@@ -18,6 +18,9 @@ from lossbench.scripts.checking import check_script, only_of_scripts
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
 
+AMPERE = 8
+"""Capability from which on a GPU knows tf32 and bf16."""
+
 
 def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> None:
     """Refuse what makes no sense, and what would do harm, before anything runs.
@@ -162,8 +165,28 @@ def _check_engine(params: Params) -> None:
 
 
 def check_compute(compute: Compute) -> None:
-    """Refuse a GPU that is not there, and a precision or engine that the device cannot serve."""
+    """Refuse a GPU that is not there, and what the device cannot compute in or repeat.
+
+    Raises:
+        UserError: naming the key, or the variable.
+
+    """
+    if compute.device == "cpu":
+        if compute.precision == "tf32":
+            raise UserError(
+                "'compute.precision' is 'tf32', which GPUs alone compute in; allowed on the cpu: fp32, bf16"
+            )
+        return
     import torch
 
-    if compute.device == "cuda" and not torch.cuda.is_available():
+    from lossbench.training.determinism import check_workspace
+
+    if not torch.cuda.is_available():
         raise UserError("'compute.device' is 'cuda', but torch finds no GPU here; allowed: cpu")
+    check_workspace()
+    major, _ = torch.cuda.get_device_capability()
+    if compute.precision != "fp32" and major < AMPERE:
+        raise UserError(
+            f"'compute.precision' is '{compute.precision}', but {torch.cuda.get_device_name()} (capability "
+            f"{major}) computes in neither tf32 nor bf16; allowed here: fp32"
+        )

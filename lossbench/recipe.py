@@ -6,7 +6,7 @@ report is no part of that.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -127,6 +127,13 @@ class TaskSpec(Open):
     """A task's name, or `module:Object` of your own."""
 
 
+WORKSPACE = ":4096:8"
+WORKSPACES = (WORKSPACE, ":16:8", ":4096:2")
+"""Values of ``CUBLAS_WORKSPACE_CONFIG`` with which a GPU's products repeat; the first where it is unset."""
+RECURRENT_WORKSPACES = (":16:8", ":4096:2")
+"""Those with which cuDNN's recurrent layers do, too."""
+
+
 class Compute(Model):
     """What decides the bits of a result: part of every replicate's identity."""
 
@@ -134,7 +141,17 @@ class Compute(Model):
     """Where training runs."""
     engine: Literal["loop", "population"] = "loop"
     """`population` trains several seeds as one stacked network."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Numbers of the forward pass."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Numbers of the forward pass; `fp32` is IEEE's, `tf32` is for GPUs."""
     threads: Count = 1
     """Threads of one training; part of what decides its bits."""
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _of_any_number(cls, device: Any) -> Any:
+        if isinstance(device, str) and device.startswith("cuda:"):
+            raise ValueError(
+                f"{device!r} says which GPU, which is no part of a result; write cuda, and run with "
+                f"`--device {device}` or CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
+            )
+        return device

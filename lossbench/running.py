@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from lossbench import gpus
 from lossbench.chain import without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
@@ -42,7 +43,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     Args:
         study: its folder, and the working directory.
         jobs: trainings side by side; None for what the machine has room for.
-        device: written to ``compute.device`` of params.yaml, where given.
+        device: written to ``compute.device`` of params.yaml, where given; ``cuda:1`` is one GPU of several.
 
     """
     _end_on_signals()
@@ -55,6 +56,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     refuse_other_code(params, study)
     without_git(study)
     if device is not None:  # refused before params.yaml is touched
+        device = gpus.choose(device)
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     worker_count(params.compute)
     with _alone(outs), opened(outs.home) as store:

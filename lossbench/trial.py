@@ -5,8 +5,9 @@ and no numbers, and takes no memory; it takes seconds to load, though. The outpu
 zeros and shown to every loss beside real targets.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,10 @@ from lossbench.losses.building import build
 from lossbench.models.base import build as build_model
 from lossbench.params import Experiment, Params
 from lossbench.plugins import is_path
-from lossbench.recipe import Recipe
+from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
 from lossbench.tasks.base import Task, task_class
+from lossbench.training.determinism import SWITCH, deterministic
+from lossbench.training.faults import of_the_device
 from lossbench.training.setting import check_recipe, loss_context
 
 MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionError)
@@ -46,6 +49,7 @@ class Trial:
     Attributes:
         where: how a message begins.
         samples: encoded, (n, ...) with n = 1 or 2.
+        compute: where it will be trained; a GPU is tried itself.
         last: samples in an epoch's last batch; None where that is not known yet.
 
     """
@@ -54,6 +58,7 @@ class Trial:
     experiment: Experiment
     task: Task
     samples: Tensor
+    compute: Compute
     last: int | None = None
 
     @property
@@ -89,7 +94,12 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         task = task_class(experiment.task.name)(data.info, experiment.task.options)
         inputs, targets = _first(split.inputs), _first(split.targets)
         trial = Trial(
-            where, experiment, task, task.encode_inputs(inputs), _last(experiment.recipe, len(split))
+            where,
+            experiment,
+            task,
+            task.encode_inputs(inputs),
+            params.compute,
+            _last(experiment.recipe, len(split)),
         )
         check_recipe(experiment.recipe, data, trial.shape)
     with one_thread():
@@ -123,7 +133,8 @@ def try_shape(
     kind = task_class(experiment.task.name).kinds[0]
     with _told(where):
         task = _unseen(experiment, kind, shape, classes or NAMES[:2])
-    trial = Trial(where, experiment, task, task.encode_inputs(torch.zeros(2, *shape, dtype=torch.uint8)))
+    samples = task.encode_inputs(torch.zeros(2, *shape, dtype=torch.uint8))
+    trial = Trial(where, experiment, task, samples, params.compute)
     with one_thread():
         outputs = try_model(trial)
     wanted = {"label": (task.outputs,), "mask": (task.outputs, *shape[1:])}.get(kind)
@@ -195,8 +206,12 @@ def try_model(trial: Trial) -> Tensor:
 
     """
     device = "cpu" if int(np.prod(trial.shape[1:])) <= POSITIONS else "meta"
+    if trial.compute.device == "cuda":  # it alone knows what has no deterministic form there
+        device = "cuda"
     with _told(trial.where):
         model = _model(trial, device)
+        if device == "cuda":
+            _check_recurrent(model)
     try:
         outputs = _step(model, trial, device, 2)
     except NotImplementedError:  # an operation that the meta device lacks
@@ -223,13 +238,15 @@ def _model(trial: Trial, device: str) -> nn.Module:
 
 def _step(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        with torch.random.fork_rng(devices=[]), torch.device(device), _as_trained(trial):
             outputs: Tensor = model(_batch(trial, device, count)).float()
             outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
     except NotImplementedError:
         raise
     except MISFIT as error:
-        raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
+        raise _of_the_device(trial, error) or UserError(
+            f"{trial.where}: {trial.whose} fails: {_brief(error)}"
+        ) from None
     return outputs.detach()
 
 
@@ -248,18 +265,48 @@ def _built(trial: Trial, name: str, spec: Any) -> Loss:
 
 def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) -> None:
     count = 1 if outputs[0].numel() > LARGE else len(trial.samples)
-    logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True)
+    device = trial.compute.device
+    logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True, device=device)
     task, targets = trial.task, targets[:count]
+    made = made.to(device)
     try:
         extra = {}
         if made.auxiliary:
-            extra["auxiliary"] = made.prepare(task.loss_target(targets), task.loss_classes)
-        task.objective(made, logits, targets, trial.samples[:count], **extra).backward()  # type: ignore[no-untyped-call]  # torch's own
+            extra["auxiliary"] = made.prepare(task.loss_target(targets), task.loss_classes).to(device)
+        targets, samples = targets.to(device), trial.samples[:count].to(device)
+        with _as_trained(trial):
+            task.objective(made, logits, targets, samples, **extra).backward()  # type: ignore[no-untyped-call]  # torch's own
     except MISFIT as error:
-        raise UserError(
+        raise _of_the_device(trial, error, f"{trial.where}: loss '{name}'") or UserError(
             f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample, which task '{task.name}' "
             f"cannot show to loss '{name}' beside its targets: {_brief(error)}"
         ) from None
+
+
+def _as_trained(trial: Trial) -> AbstractContextManager[None]:
+    """On a GPU what has no deterministic form is to raise, as it would in training."""
+    return deterministic(trial.compute) if trial.compute.device == "cuda" else nullcontext()
+
+
+def _of_the_device(trial: Trial, error: Exception, whose: str = "") -> Exception | None:
+    if trial.compute.device != "cuda":
+        return None
+    return of_the_device(error, whose or f"{trial.where}: {trial.whose}")
+
+
+def _check_recurrent(model: nn.Module) -> None:
+    """Refuse a workspace with which cuDNN's recurrent layers need not repeat: nothing would raise.
+
+    Raises:
+        UserError: naming the variable.
+
+    """
+    found = os.environ.get(SWITCH, WORKSPACE)
+    if found not in RECURRENT_WORKSPACES and any(isinstance(one, nn.RNNBase) for one in model.modules()):
+        raise UserError(
+            f"{SWITCH} is {found}, with which a GPU's recurrent layers need not repeat their results; put "
+            f"{SWITCH}={RECURRENT_WORKSPACES[0]} before the command"
+        )
 
 
 def _first(array: Any) -> Tensor:

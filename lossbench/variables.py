@@ -22,7 +22,11 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("DEVICE", "`cpu`, `cuda`", "Of `make repro`: where to train; `compute.device` is written so."),
+    Variable(
+        "DEVICE",
+        "`cpu`, `cuda`, `cuda:1`",
+        "Of `make repro`: where to train; `compute.device` is written so.",
+    ),
     Variable(
         "JOBS", "whole number from 1", "Of `make repro`: trainings side by side; as `lossbench run --jobs`."
     ),
@@ -67,8 +71,9 @@ VARIABLES = (
     Variable("CUDA_VISIBLE_DEVICES", "GPUs", "Which GPUs there are; as CUDA reads it."),
     Variable(
         "CUBLAS_WORKSPACE_CONFIG",
-        "`:4096:8`, `:16:8`",
-        "What deterministic matrix products need on CUDA; set to `:4096:8` where it is not set.",
+        "`:4096:8`, `:16:8`, `:4096:2`",
+        "What deterministic products need on CUDA; `:4096:8` where unset. Recurrent layers need one of the "
+        "latter two.",
     ),
     Variable(
         "LOSSBENCH_OUTCOME", "text", "What became of a retraining; in the environment of `retraining.notify`."

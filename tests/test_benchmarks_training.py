@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, tiny_params, write_params
 
-from benchmarks import gpu, overhead, probe, training
+from benchmarks import common, gpu, overhead, probe, training
 from benchmarks.contenders import Way, as_taught, ways
 from lossbench.models import build
 from lossbench.recipe import Network
@@ -165,9 +165,33 @@ def test_training_proper_is_what_the_workers_took_or_the_replicates_where_that_i
 
 def test_one_pair_that_differs_in_its_bits_misses_the_goal_and_is_no_gpu_result():
     agreed = {"part": "agreement", "tost_p_at_one_percent": 0.001}
-    rows = [{"part": "determinism", "equal": True}, {"part": "determinism", "equal": False}, agreed]
+    rows = [{"part": "losses", "equal": True}, {"part": "variety", "equal": False}, agreed]
     equal, tost = gpu.goals(rows, gpu.TWIN, 1.0)
     assert (equal["measured"], equal["met"], tost["met"]) == (1, False, True)
+
+
+def test_a_row_that_fails_is_written_and_the_next_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    sheet = gpu.Sheet("sheet", {"device": "none"})
+
+    def fails():
+        raise RuntimeError("CUDA error: of some kind\nand more")
+
+    sheet.add({"part": "variety", "what": "bad"}, fails)
+    written = json.loads((tmp_path / "sheet.json").read_text())
+    assert written["rows"] == [
+        {"part": "variety", "what": "bad", "error": "RuntimeError: CUDA error: of some kind"}
+    ]
+    sheet.add({"part": "variety", "what": "good"}, lambda: {"equal": True})
+    sheet.add({"part": "variety", "what": "late"}, lambda: {"equal": True}, until=-1.0)
+    bad, good, late = json.loads((tmp_path / "sheet.json").read_text())["rows"]
+    assert (good["equal"], "equal" in bad, late["error"]) == (
+        True,
+        False,
+        "not measured: -1 minutes were over",
+    )
+    nothing = gpu.goals(sheet.rows, gpu.FULL, 9.0)
+    assert not any(one["met"] for one in nothing)
 
 
 @pytest.mark.slow
@@ -204,5 +228,6 @@ def test_the_overhead_is_measured_stage_by_stage(tmp_path):
 def test_the_twin_on_the_cpu_says_that_it_is_none_of_a_gpu(tmp_path):
     found = run("gpu", tmp_path, "--twin")
     assert "no GPU" in found["device"]
-    assert {row["part"] for row in found["rows"]} == {"determinism", "speed", "agreement"}
-    assert all(row["equal"] for row in found["rows"] if row["part"] == "determinism")
+    assert [row for row in found["rows"] if "error" in row] == []
+    assert {row["part"] for row in found["rows"]} == {"variety", "loop", "speed", "agreement", "losses"}
+    assert all(row["equal"] for row in found["rows"] if row["part"] in ("losses", "variety"))

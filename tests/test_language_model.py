@@ -10,7 +10,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.models import build
-from lossbench.recipe import Network
+from lossbench.recipe import Compute, Network
 from lossbench.tasks.ngram import NGram, stretches
 from lossbench.training import fit
 from lossbench.training.determinism import deterministic
@@ -120,7 +120,7 @@ def test_a_margin_is_judged_after_its_temperature_is_fitted(nursery):
 
 def test_training_repeats_to_the_bit(nursery):
     def digest() -> str:
-        with deterministic("cpu"):
+        with deterministic(Compute()):
             state = train(setting(nursery, {**SMALL, "dropout": 0.2, "truncate": 8}, epochs=1)).state
         return hashlib.sha256(b"".join(one.numpy().tobytes() for one in state.values())).hexdigest()
 

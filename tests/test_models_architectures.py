@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lossbench.errors import UserError
 from lossbench.models import MODELS, build, check
-from lossbench.recipe import Network
+from lossbench.recipe import Compute, Network
 from lossbench.training.determinism import deterministic
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -44,7 +44,7 @@ def test_outputs_have_the_promised_shape_and_training_repeats_to_the_bit(network
         outputs.square().mean().backward()
         return outputs, [one.grad for one in model.parameters()]
 
-    with deterministic("cpu"):
+    with deterministic(Compute()):
         (first, gradients), (again, others) = step(), step()
     spatial = shape[1:] if network["name"] in ("unet", "autoencoder") else ()
     assert first.shape == (4, 5, *spatial)

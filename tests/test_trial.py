@@ -19,6 +19,7 @@ from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.models import MODELS
 from lossbench.params import load_params, parse_params
+from lossbench.recipe import Compute
 from lossbench.studies import new_study
 from lossbench.trial import try_experiment, try_shape
 
@@ -222,7 +223,7 @@ def test_large_samples_cost_no_memory_every_model_runs_without_numbers(
     found = {}
     for positions in (2**30, 0):
         monkeypatch.setattr(trial, "POSITIONS", positions)
-        made = try_model(Trial("here", Experiment, task, samples))  # type: ignore[arg-type]  # see above
+        made = try_model(Trial("here", Experiment, task, samples, Compute()))  # type: ignore[arg-type]  # see above
         found[made.device.type] = tuple(made.shape)
     assert found["meta"] == found["cpu"], "an operation that the meta device lacks"
 

@@ -9,7 +9,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     study_argument(parser)
     parser.add_argument("--jobs", help="trainings side by side (default: what processors and memory allow)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
+    parser.add_argument(
+        "--device",
+        help="write compute.device to params.yaml first: cpu or cuda; cuda:1 or cuda:GPU-… takes that GPU",
+    )
 
 
 def main(chosen: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
 from lossbench.plugins import use_code
-from lossbench.recipe import Recipe
+from lossbench.recipe import WORKSPACE, Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
 from lossbench.training.member import Member
@@ -35,6 +35,17 @@ ENGINES = {
 }
 SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that choose the processor's kernels, and so the bits."""
+GPU_SWITCHES = (
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUDNN_CONV_WSCAP_DBG",
+    "DISABLE_ADDMM_CUDA_LT",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+)
+"""Those that choose a GPU's."""
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+DRIVER = re.compile(r"Kernel Module\D*([\d.]+)")
 
 
 class Identity:
@@ -183,13 +194,19 @@ VECTOR = re.compile(r"(avx|amx|fma|sse4|asimd|sve|bf16)")
 
 
 def _gpu() -> dict[str, str]:
-    import torch  # a GPU's name and driver are known to no file
+    import torch  # a GPU's name is known to no file
 
+    known = torch.cuda.get_device_properties()
+    found = DRIVER.search(DRIVER_FILE.read_text(errors="replace")) if DRIVER_FILE.exists() else None
     return {
-        "gpu": torch.cuda.get_device_name(),
-        "capability": str(torch.cuda.get_device_capability()),
+        "gpu": known.name,
+        "capability": f"{known.major}.{known.minor}",
+        "multiprocessors": str(known.multi_processor_count),  # a MIG instance has some of a GPU's
+        "driver": found[1] if found else "unknown",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch's own
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", WORKSPACE),
+        **{name: os.environ[name] for name in GPU_SWITCHES if name in os.environ},
     }
 
 

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lossbench import gpus
 from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER, WORK
@@ -59,23 +60,22 @@ def worker_count(compute: Compute) -> int:
             raise UserError(f"LOSSBENCH_WORKERS is {wanted!r}; allowed: a whole number from 1")
         return int(wanted)
     if compute.device == "cuda":
-        return max(1, len(gpus()))
+        return max(1, len(gpus.ours()))
     return max(1, processors() // compute.threads)
 
 
 def where(params: Params, outs: Outs, store: Store) -> Where:
     """Say to workers of this machine where the study lies."""
     address = store.address if "://" in store.address else str(Path(store.address).resolve())
-    return Where(outs.study.resolve(), outs.home.resolve(), address, worker_count(params.compute))
+    share = sharing(params.compute, worker_count(params.compute))
+    return Where(outs.study.resolve(), outs.home.resolve(), address, share)
 
 
-def gpus() -> list[str]:
-    """Name our GPUs as ``CUDA_VISIBLE_DEVICES`` does, which may leave us some of the machine's only."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    import torch
-
-    count = torch.cuda.device_count()
-    return given.split(",")[:count] if given else [str(number) for number in range(count)]
+def sharing(compute: Compute, workers: int) -> int:
+    """Among how many workers a memory is shared: all of the machine's, or those of one GPU."""
+    if compute.device != "cuda":
+        return workers
+    return -(-workers // max(1, len(gpus.ours())))
 
 
 def warm_up() -> None:
@@ -186,7 +186,13 @@ class LocalExecutor:
             here, there = context.Pipe()
             process = context.Process(
                 target=_serve,
-                args=(there, self.compute, self._environment(place), self._lean()),
+                args=(
+                    there,
+                    self.compute,
+                    self._environment(place),
+                    self._lean(),
+                    sharing(self.compute, self.workers),
+                ),
                 daemon=True,
             )
             try:
@@ -209,8 +215,8 @@ class LocalExecutor:
     def _environment(self, place: int) -> Mapping[str, str]:
         if self.compute.device != "cuda":
             return {}
-        names = gpus()
-        return {"CUDA_VISIBLE_DEVICES": names[place % len(names)]} if names else {}
+        names = gpus.ours()
+        return {gpus.VISIBLE: names[place % len(names)]} if names else {}
 
     def _receive(self, worker: _Worker) -> Event | None:
         job = worker.job
@@ -257,7 +263,11 @@ class LocalExecutor:
 
 
 def _serve(
-    pipe: connection.Connection, compute: Compute, environment: Mapping[str, str], lean: bool = False
+    pipe: connection.Connection,
+    compute: Compute,
+    environment: Mapping[str, str],
+    lean: bool = False,
+    share: int = 1,
 ) -> None:
     """Take job after job until there is nobody to give any."""
     die_with_parent()
@@ -268,8 +278,11 @@ def _serve(
     import torch
 
     from lossbench.execution.work import work
+    from lossbench.training.faults import lost
 
     torch.set_num_threads(compute.threads)
+    if compute.device == "cuda" and share > 1:  # else the first to ask would take what the others need
+        torch.cuda.set_per_process_memory_fraction(1 / share)
     while True:
         try:
             job = pipe.recv()
@@ -297,6 +310,8 @@ def _serve(
             if not isinstance(error, UserError | GateError):
                 error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
             pipe.send(("failed", _picklable(error)))
+            if compute.device == "cuda" and lost(error):
+                return  # whatever this process does with its GPU fails from now on: another one begins
 
 
 def _picklable(error: Exception) -> Exception:

@@ -39,6 +39,7 @@ from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
+from lossbench.training.faults import of_the_device
 from lossbench.training.fitting import train
 from lossbench.training.measure import constant_loss, seconds_per_epoch
 from lossbench.training.member import Member
@@ -58,8 +59,22 @@ def work(job: Job, emit: Emit) -> None:
         emit: hears of its progress: ``("begun", seed, described)``, ``("epoch", seed, epoch, values)`` and
             ``("finished", seed)``.
 
+    Raises:
+        GateError: if the GPU failed or has not the memory.
+        UserError: if something of the job has no deterministic form there.
+
     """
     use_own_code(job.params, job.where.study)
+    try:
+        _work(job, emit)
+    except RuntimeError as error:
+        told = of_the_device(error, f"the {job.label}") if job.params.compute.device == "cuda" else None
+        if told is None:
+            raise
+        raise told from error
+
+
+def _work(job: Job, emit: Emit) -> None:
     match job:
         case Train() if _scripted(job):
             scripted.train(job, emit)

@@ -103,6 +103,7 @@ class Task(ABC):
     def __init__(self, info: DatasetInfo, options: Mapping[str, Any] | None = None) -> None:
         self.info = info
         self.options: Any = parse_options(self.option_model, options or {}, "task")
+        self._normalisations: dict[torch.device, tuple[Tensor, Tensor]] = {}
         if info.kind not in self.kinds:
             raise UserError(
                 f"task '{self.name}' needs a dataset with targets of kind {' or '.join(self.kinds)}, "
@@ -143,6 +144,14 @@ class Task(ABC):
 
     def _normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (1, C, 1, 1)."""
+        if device.type != "cuda":
+            return self._normalisation_on(device)
+        # Made once: to bring numbers to a GPU is to wait for it, at every step.
+        if device not in self._normalisations:
+            self._normalisations[device] = self._normalisation_on(device)
+        return self._normalisations[device]
+
+    def _normalisation_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean = torch.tensor(self.info.mean, device=device).view(1, -1, 1, 1)
         return mean, torch.tensor(self.info.std, device=device).view(1, -1, 1, 1)
 

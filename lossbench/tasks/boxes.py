@@ -17,8 +17,18 @@ def overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection and union (...) of boxes (..., 4), which broadcast against each other."""
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
-    common = (high - low).clamp_min(0).prod(-1)
+    common = _extent(low, high)
     return common, area(first) + area(second) - common
+
+
+def _extent(low: Tensor, high: Tensor) -> Tensor:
+    """Areas (...) between corners (..., 2).
+
+    On a GPU without ``prod``, whose backward reads how many factors are zero, for which the host waits. On
+    the CPU with it: the same gradient, but for rounding, and results there keep their bits.
+    """
+    sides = (high - low).clamp_min(0)
+    return sides.prod(-1) if sides.device.type == "cpu" else sides[..., 0] * sides[..., 1]
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -38,7 +48,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     common, union = overlap(first, second)
     low = torch.minimum(first[..., :2], second[..., :2])
     high = torch.maximum(first[..., 2:], second[..., 2:])
-    hull = (high - low).clamp_min(0).prod(-1).clamp_min(TINY)
+    hull = _extent(low, high).clamp_min(TINY)
     return common / union.clamp_min(TINY) - (hull - union) / hull
 
 

@@ -149,8 +149,9 @@ class Detection(Task):
     def _detect(self, outputs: Tensor) -> Tensor:
         scores, stated = torch.split(outputs.float().nan_to_num(), [self.loss_classes, 4], dim=1)
         score, label = scores.softmax(1)[:, 1:].flatten(2).max(1)
-        limits = torch.tensor([self.width, self.height] * 2, device=outputs.device)
-        boxes = self.grid.decode(stated).flatten(1, 2).clamp_min(0).minimum(limits)
+        x0, y0, x1, y1 = self.grid.decode(stated).flatten(1, 2).clamp_min(0).unbind(-1)
+        inside = [x0.clamp_max(self.width), y0.clamp_max(self.height)]
+        boxes = torch.stack([*inside, x1.clamp_max(self.width), y1.clamp_max(self.height)], -1)
         order = score.argsort(dim=1, descending=True, stable=True)[:, : CANDIDATES * self.options.detections]
         found = torch.cat([boxes, label[..., None].float(), score[..., None]], -1)
         found = found.gather(1, order[..., None].expand(-1, -1, 6))

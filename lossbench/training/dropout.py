@@ -73,6 +73,8 @@ def take_masks(model: nn.Module, sites: Sequence[Site]) -> None:
 
 def draw_masks(sites: Sequence[Site], seed: int, device: str) -> list[Tensor]:
     """Draw one member's masks of a step, as torch's dropout would with this seed (on the CPU to the bit)."""
+    if not sites:  # nobody asks for a generator
+        return []
     random = generator_of(seed, device)
     masks = []
     for site in sites:

@@ -4,15 +4,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lossbench.recipe import Compute
 from lossbench.training.checkpoint import Checkpoint
-from lossbench.training.determinism import deterministic
+from lossbench.training.determinism import deterministic, precision
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.member import Member
 from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
@@ -43,7 +41,7 @@ def train_replicate(
 
     """
     began = time.perf_counter()
-    with deterministic(setting.compute.device):
+    with deterministic(setting.compute):
         run = _Run(setting, member, checkpoint, interruption or Interruption())
         while not run.progress.over(run.recipe):
             emit((run.progress.epoch + 1, run.epoch()))
@@ -182,13 +180,6 @@ class _Run:
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy weights to the CPU, laid out as safetensors wants them."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def precision(compute: Compute) -> AbstractContextManager[Any]:
-    """Compute in bfloat16 where params say so."""
-    if compute.precision == "bf16":
-        return torch.autocast(compute.device, torch.bfloat16)
-    return nullcontext()
 
 
 def seed_all(seed: int, device: str) -> None:

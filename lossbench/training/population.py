@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lossbench.errors import UserError
+from lossbench.errors import NO_MEMORY, UserError
 from lossbench.training.augmentation import Draws
 from lossbench.training.checkpoint import Checkpoint
-from lossbench.training.determinism import deterministic
+from lossbench.training.determinism import deterministic, precision
 from lossbench.training.dropout import draw_masks, find_sites, take_masks
+from lossbench.training.faults import of_the_device
 from lossbench.training.interruption import EXIT_CODE, Interruption
-from lossbench.training.loop import on_cpu, precision
+from lossbench.training.loop import on_cpu
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
 from lossbench.training.portions import Batch, Portion, at_once, parts
@@ -56,7 +57,7 @@ def train_population(
 
     """
     began = time.perf_counter()
-    with deterministic(setting.compute.device):
+    with deterministic(setting.compute):
         run = _Population(setting, members, checkpoint, interruption or Interruption())
         while run.active:
             run.epoch(emit)
@@ -96,6 +97,8 @@ class _Population:
         self.skeleton = copy.deepcopy(models[0])
         self.sites = find_sites(self.skeleton, first.inputs)
         take_masks(self.skeleton, self.sites)
+        if self.device == "cuda":
+            _lay_out_for_norms(self.skeleton)
         self.kept = list(models[0].state_dict())
         self.buffers = {
             name: torch.stack([dict(model.named_buffers())[name] for model in models])
@@ -276,14 +279,16 @@ class _Population:
         )
         self.skeleton.train()
         try:
-            self._losses(wide, self._masks(1))
-        except torch.OutOfMemoryError:
-            raise
+            self._losses(wide, self._masks(1)).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
         except (RuntimeError, NotImplementedError) as error:
+            if of_the_device(error) is not None or NO_MEMORY.search(str(error)):
+                raise
             raise UserError(
                 f"'compute.engine' is 'population', which cannot train this loss with this model "
                 f"({str(error).splitlines()[0]}); allowed: loop"
             ) from error
+        for group in self.groups:
+            group.optimizer.zero_grad()
         self.buffers = buffers
 
     def _state(self, i: int) -> State:
@@ -337,6 +342,17 @@ class _Population:
                 member.seed, on_cpu(state or {}), history, epoch, progress.diverged, seconds
             )
         return [made[place] for place in range(len(self.members))]
+
+
+def _lay_out_for_norms(skeleton: nn.Module) -> None:
+    """Hand batch norms float32, laid out plainly: cuDNN's convolutions put channels last.
+
+    Within vmap torch's batch norm asks on CUDA whether they are, which is not implemented there; and
+    without that it takes no bfloat16 beside float32 statistics.
+    """
+    for module in skeleton.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(lambda _, given: (given[0].float().contiguous(), *given[1:]))
 
 
 def clip_each(parameters: Sequence[Tensor], most: float) -> None:

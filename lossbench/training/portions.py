@@ -216,13 +216,22 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
         stored = torch.split(labels, at_once(task))
         pieces = (maps(task.encode_targets(part).cpu()).to(device) for part in stored)
         auxiliary = joined(pieces, count)
-    inputs_ahead = count * first.nbytes <= ENCODED_AHEAD
-    labels_ahead = count * label.nbytes <= ENCODED_AHEAD
+    most = encoded_ahead(device, budget - needed)
+    inputs_ahead = count * first.nbytes <= most
+    labels_ahead = count * label.nbytes <= most
     if inputs_ahead:
         inputs = channels_last(task.encode_inputs(inputs))
     if labels_ahead:
         labels = task.encode_targets(labels)
     return Portion(Resident(task, inputs, labels, auxiliary, inputs_ahead, labels_ahead))
+
+
+def encoded_ahead(device: str, left: int) -> int:
+    """Bytes of inputs, or of targets, up to which they are encoded once; ``left`` is what the budget leaves.
+
+    A CPU encodes a batch again as fast as it reads it from memory; on a GPU each operation of a step counts.
+    """
+    return ENCODED_AHEAD if device == "cpu" else max(ENCODED_AHEAD, left // 4)
 
 
 def at_once(task: Task) -> int:

@@ -15,7 +15,7 @@ from lossbench.models.base import build
 from lossbench.plugins import is_path
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.base import Task
-from lossbench.training.determinism import deterministic
+from lossbench.training.determinism import deterministic, precision, recurrent_in_float32
 from lossbench.training.portions import at_once, channels_last, joined
 
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ class Predictor:
         network: the architecture.
         state: its weights and buffers.
         input_shape: of one encoded sample.
-        compute: the device.
+        compute: the device, and the precision trained with.
 
     """
 
@@ -43,11 +43,13 @@ class Predictor:
         self.model = self.model.to(compute.device).eval()
         if len(input_shape) == 3:
             self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = recurrent_in_float32(self.model, compute)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Encoded inputs (N, *input_shape) → outputs (N, outputs, *spatial), float32."""
-        outputs: Tensor = self.model(channels_last(encoded.to(self.compute.device))).float()
-        return outputs
+        with precision(self.compute):  # the one that it was trained with
+            outputs: Tensor = self.model(channels_last(encoded.to(self.compute.device)))
+        return outputs.float()
 
     def batches(self, inputs: Array, rows: Array | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield (which of the samples, encoded inputs, outputs) batch by batch, on the device.
@@ -117,7 +119,7 @@ def predicting(
         compute: the device.
 
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), deterministic(compute.device):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), deterministic(compute):
         shape = tuple(task.encode_inputs(torch.from_numpy(np.array(sample[:1]))).shape[1:])
         yield Predictor(task, network, state, shape, compute)
 

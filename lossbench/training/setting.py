@@ -15,6 +15,7 @@ from lossbench.models.base import build as build_model
 from lossbench.models.weights import head_of
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
+from lossbench.training.determinism import recurrent_in_float32
 from lossbench.training.member import Member
 from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
@@ -67,7 +68,7 @@ class Setting:
         model = model.to(self.compute.device)
         if len(self.input_shape) == 3:
             model = model.to(memory_format=torch.channels_last)
-        return model
+        return recurrent_in_float32(model, self.compute)
 
     def division(self, seed: int) -> tuple[Portion, Portion]:
         """Return training and validation samples: as the data have them, or divided anew by the seed."""

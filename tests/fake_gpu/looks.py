@@ -1,0 +1,117 @@
+"""What we say and set where there is a GPU, on the stand-in: printed as JSON, one process for all of it.
+
+Its arguments are a name of this module and a folder to work in.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import NETWORKS, plain
+
+from benchmarks.synthetic import setting, synthetic
+from lossbench import trial
+from lossbench.data.dataset import Dataset
+from lossbench.errors import GateError, UserError
+from lossbench.execution.identity import machine
+from lossbench.params import Experiment
+from lossbench.recipe import Compute
+from lossbench.tasks import task_class
+from lossbench.training.determinism import deterministic
+from lossbench.training.faults import of_the_device
+
+
+def switches() -> dict[str, str]:
+    """What decides how float32 is computed."""
+    return {
+        "matmul": torch.backends.cuda.matmul.fp32_precision,
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,
+        "recurrent": torch.backends.cudnn.rnn.fp32_precision,
+        "benchmark": str(torch.backends.cudnn.benchmark),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
+
+
+def precisions() -> dict[str, Any]:
+    """The switches in training, for each precision, and before and after."""
+    torch.backends.cudnn.benchmark = True
+    found: dict[str, Any] = {"before": switches()}
+    for precision in ("fp32", "tf32", "bf16"):
+        with deterministic(Compute(device="cuda", precision=precision)):  # type: ignore[arg-type]  # one of them
+            found[precision] = switches()
+    return {**found, "after": switches(), "workspace": os.environ["CUBLAS_WORKSPACE_CONFIG"]}
+
+
+def try_network(data: Dataset, network: dict[str, Any]) -> str:
+    """What the trial of check says of a network on the GPU; nothing where it fits."""
+    task = task_class({"label": "classification", "tokens": "language_model"}[data.info.kind])(data.info)
+    chosen = Experiment.model_validate(
+        {
+            "task": task.name, "dataset": "d", "model": network, "metric": "accuracy", "margin": 0.1,
+            "recipe": {"epochs": 1, "batch_size": 4},
+        }
+    )  # fmt: skip
+    samples = task.encode_inputs(torch.from_numpy(data.split("train").inputs[:2].copy()))
+    try:
+        trial.try_model(
+            trial.Trial("params.yaml: experiment 'one'", chosen, task, samples, Compute(device="cuda"))
+        )
+    except (UserError, GateError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def trials(folder: Path) -> dict[str, str]:
+    """A network that fits, one whose pooling has no deterministic backward, and a recurrent one."""
+    images = synthetic(folder / "i", "label", (3, 64, 64), 4, validation=2)
+    tokens = synthetic(folder / "t", "tokens", (12,), 4, validation=2)
+    found = {
+        "fits": try_network(images, NETWORKS["label"]),
+        "alexnet": try_network(images, {"name": "torchvision", "architecture": "alexnet"}),
+    }
+    with torch.backends.cudnn.flags(enabled=False):  # the stand-in has none for these
+        found["recurrent"] = try_network(tokens, NETWORKS["tokens"])
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+        found["recurrent with its workspace"] = try_network(tokens, NETWORKS["tokens"])
+    return found
+
+
+def memory() -> str:
+    """What is said when torch asks for more memory than there is."""
+    try:
+        torch.empty(2**46, dtype=torch.uint8, device="cuda")
+    except torch.OutOfMemoryError as error:
+        return str(of_the_device(error, "the training of 'one'"))
+    return ""
+
+
+def half(folder: Path) -> str:
+    """The type in which a recurrent layer computes behind bf16."""
+    data = synthetic(folder / "h", "tokens", (12,), 4, validation=2)
+    made = setting(data, NETWORKS["tokens"], "cuda", plain("tokens"), precision="bf16")
+    seen: list[torch.dtype] = []
+    with torch.backends.cudnn.flags(enabled=False), torch.autocast("cuda", torch.bfloat16):
+        model = made.model_of(0)
+        inner = model.layers[0]  # type: ignore[index]  # a list of them
+        inner.register_forward_hook(lambda _, __, out: seen.append(out[0].dtype))
+        model(made.train.take(torch.arange(2)).inputs)
+    return str(seen[0])
+
+
+def main(folder: str) -> None:
+    where = Path(folder)
+    found = {
+        "precisions": precisions(),
+        "trials": trials(where),
+        "memory": memory(),
+        "half": half(where),
+        "machine": machine("cuda"),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

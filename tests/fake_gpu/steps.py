@@ -1,0 +1,152 @@
+"""Trains a group's cases on the stand-in GPU, and prints of each, as JSON, what a step asked of it.
+
+Run by the test, in a process of its own, with the stand-in preloaded. Its arguments are the stand-in and the
+group.
+"""
+
+import ctypes
+import json
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import planted
+import torch
+from cases import BATCH, STEPS, Case, groups
+
+from benchmarks.synthetic import setting, synthetic
+from lossbench.data.dataset import Dataset
+from lossbench.training import Member, Setting, loop, population, portions
+from lossbench.training.samples import Plan
+
+MEMBERS = (Member(0), Member(1), Member(2))
+OURS = Path(__file__).parents[2]
+
+
+class Counter:
+    """Counts of the stand-in at the end of each step."""
+
+    def __init__(self, library: str) -> None:
+        self.library = ctypes.CDLL(library)
+        self.marks: list[tuple[int, int]] = []
+
+    def mark(self) -> None:
+        self.marks.append((self.library.standin_waits(), self.library.standin_launches()))
+
+    def per_step(self) -> dict[str, int]:
+        """The most that any step but the first, which warms up, waited and launched."""
+        steps = [
+            (after[0] - before[0], after[1] - before[1])
+            for before, after in zip(self.marks, self.marks[1:], strict=False)
+        ]
+        return {"waits": max(one[0] for one in steps), "launches": max(one[1] for one in steps)}
+
+
+@contextmanager
+def told_of_steps(tell: Callable[[], None]) -> Iterator[None]:
+    """Call ``tell`` whenever either engine has updated its weights: what lies between two calls is a step."""
+
+    def telling(update: Callable[..., None]) -> Callable[..., None]:
+        def told(*given: Any) -> None:
+            update(*given)
+            tell()
+
+        return told
+
+    run, many = loop._Run, population._Population
+    with (
+        patch.object(run, "_update", telling(run._update)),
+        patch.object(many, "_update", telling(many._update)),
+    ):
+        yield
+
+
+def train(made: Setting) -> None:
+    if made.compute.engine == "population":
+        population.train_population(made, MEMBERS)
+    else:
+        loop.train_replicate(made, MEMBERS[0])
+
+
+def prepared(case: Case, data: Dataset) -> Setting:
+    ahead = portions.encoded_ahead if case.ahead else lambda *_: 0
+    recipe = {"batch_size": BATCH, **case.recipe}
+    with patch.object(portions, "encoded_ahead", ahead):
+        return setting(data, case.network, "cuda", case.loss, case.engine, case.precision, **recipe)
+
+
+def measure(case: Case, data: Dataset, counter: Counter) -> dict[str, Any]:
+    """Train, and say what a step cost; where it waited, or what it raised."""
+    counter.marks.clear()
+    made = prepared(case, data)
+    recurrent = case.kind == "tokens"  # the stand-in has no cuDNN of its own for these
+    with torch.backends.cudnn.flags(enabled=not recurrent), told_of_steps(counter.mark):
+        train(made)
+        found = {**counter.per_step(), "drawn": drawn(made)}
+        if found["waits"]:
+            found["where"] = waiting(made)
+    return found
+
+
+def drawn(made: Setting) -> bool:
+    """Whether a step drew from the CPU's generator, which has nothing to say about a GPU's numbers.
+
+    It was seeded for the last step, in the loop; a population's members have generators of their own.
+    """
+    if made.compute.engine == "population":
+        return False
+    last = Plan(made, MEMBERS[0].seed).dropout_seed(1, STEPS - 1)
+    expected = torch.Generator().manual_seed(last).get_state()
+    return not torch.equal(expected, torch.default_generator.get_state())
+
+
+def waiting(made: Setting) -> str:
+    """Say which line of ours waits for the device in a step: torch raises there, from the first step's end on."""
+    try:
+        with told_of_steps(lambda: torch.cuda.set_sync_debug_mode("error")):
+            train(made)
+    except RuntimeError as error:
+        return place(error)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "nowhere that torch tells of"
+
+
+def place(error: BaseException) -> str:
+    """The last line of ours that an error passed."""
+    passed = traceback.extract_tb(error.__traceback__)
+    frames = [one for one in passed if OURS in Path(one.filename).parents and ".venv" not in one.filename]
+    last = frames[-1]
+    return f"{Path(last.filename).name}:{last.lineno}: {last.line}"
+
+
+def main(library: str, group: str) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "Synchronization debug mode|Attempting to run cuBLAS")
+    counter = Counter(library)
+    opened: dict[Any, Dataset] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for case in planted.cases() if group == "planted" else groups()[group]:
+            key = (case.kind, case.shape)
+            if key not in opened:
+                where = Path(folder) / str(len(opened))
+                opened[key] = synthetic(where, case.kind, case.shape, BATCH * STEPS, validation=8)  # type: ignore[arg-type]  # a kind
+            try:
+                with planted.planted(case):
+                    found = measure(case, opened[key], counter)
+            except Exception as error:  # whatever it is, the test tells it with its case
+                found = {
+                    "error": f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                    "where": place(error),
+                }
+            print(json.dumps({"case": case.name, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,160 @@
+"""What is decided about a GPU where there is none: which one, in which precision, and what its faults are called."""
+
+from unittest.mock import Mock
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lossbench import gpus
+from lossbench.checking import check_compute
+from lossbench.errors import GateError, UserError
+from lossbench.execution import identity, local
+from lossbench.recipe import Compute
+from lossbench.training.determinism import SWITCH, check_workspace, deterministic, recurrent_in_float32
+from lossbench.training.dropout import draw_masks
+from lossbench.training.faults import lost, of_the_device
+
+MIG = "MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000001,MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000002"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "sees"),
+    [
+        (None, "cuda:1", "1"),
+        (None, "cuda:0,2", "0,2"),
+        (None, "cuda:GPU-8932f937", "GPU-8932f937"),
+        ("4,7", "cuda:1", "7"),
+        ("GPU-aa,GPU-bb", "cuda:GPU-b", "GPU-bb"),
+        (MIG, "cuda:1", MIG.split(",")[1]),
+        ("3", "cuda", "3"),
+        ("3", "cpu", "3"),
+    ],
+)
+def test_a_gpu_is_named_by_number_or_name(
+    visible: str | None, device: str, sees: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    assert gpus.choose(device) == device.partition(":")[0]
+    assert gpus.os.environ[gpus.VISIBLE] == sees
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:1,", "cpu:0", "cuda:2", "cuda:-1"])
+def test_another_gpu_is_refused_in_a_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpus.VISIBLE, "4,7")
+    with pytest.raises(UserError, match=r"^--device is .*allowed: "):
+        gpus.choose(device)
+    assert gpus.os.environ[gpus.VISIBLE] == "4,7"
+
+
+def test_mig_instances_are_all_ours_though_cuda_shows_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOSSBENCH_WORKERS", raising=False)
+    monkeypatch.setenv(gpus.VISIBLE, MIG)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    compute = Compute(device="cuda")
+    assert gpus.ours() == MIG.split(",")
+    assert local.worker_count(compute) == 2
+    assert [local.sharing(compute, workers) for workers in (1, 2, 3, 4)] == [1, 1, 2, 2]
+
+
+def test_which_gpu_is_no_part_of_params() -> None:
+    with pytest.raises(ValidationError, match=r"--device cuda:1.*CUDA_VISIBLE_DEVICES=1"):
+        Compute(device="cuda:1")  # type: ignore[arg-type]  # refused, as it should be
+
+
+def test_tf32_is_refused_on_a_cpu() -> None:
+    with pytest.raises(UserError, match=r"'tf32', which GPUs alone.*allowed on the cpu: fp32, bf16"):
+        check_compute(Compute(precision="tf32"))
+
+
+def test_bf16_is_refused_on_a_gpu_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setenv(SWITCH, ":4096:8")
+    check_compute(Compute(device="cuda"))
+    with pytest.raises(UserError, match=r"'bf16', but Tesla T4 \(capability 7\).*allowed here: fp32"):
+        check_compute(Compute(device="cuda", precision="bf16"))
+
+
+@pytest.mark.parametrize("value", ["junk", "", ":4096:8:16:8", "4096:8"])
+def test_a_workspace_that_need_not_repeat_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, value)
+    with pytest.raises(UserError, match=r"^CUBLAS_WORKSPACE_CONFIG is .*allowed: :4096:8, :16:8, :4096:2"):
+        check_workspace()
+
+
+def test_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "junk")
+    convolutions = torch.backends.cudnn.conv.fp32_precision
+    with deterministic(Compute()):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.conv.fp32_precision == convolutions
+    layer = torch.nn.LSTM(2, 2)
+    forward = layer.forward
+    assert recurrent_in_float32(layer, Compute(precision="bf16")).forward == forward
+
+
+OUT = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is "
+    "free. Including non-PyTorch memory, this process has 77.80 GiB memory in use."
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (torch.OutOfMemoryError(OUT), GateError, "(2.00 GiB more were wanted, 1.25 GiB of 79.10 GiB are free); lower"),
+        (RuntimeError("CUDA error: out of memory\nSearch for"), GateError, "does not fit into the GPU's memory; lower"),
+        (RuntimeError("CUDA error: device-side assert triggered\nMore"), GateError, "an index out of range"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), GateError, "in cuDNN with CUDNN_STATUS_EXECUTION_F"),
+        (RuntimeError("cuDNN Frontend error: CUDNN_BACKEND_API_FAILED: CUDNN_STATUS_BAD_PARAM"), GateError, "cuDNN with"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), GateError, "with CUBLAS_STATUS_ALLOC"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered\nMore"), GateError, "'an illegal memory"),
+        (RuntimeError("foo_cuda does not have a deterministic implementation, but you set"), UserError, "runs foo_cuda"),
+    ],
+    ids=["memory", "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
+)  # fmt: skip
+def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
+    told = of_the_device(error, "the training of 'one' with seed 3")
+    assert type(told) is kind
+    assert str(told).startswith("the training of 'one' with seed 3 ")
+    assert words in str(told)
+    assert "\n" not in str(told)
+
+
+def test_other_errors_are_no_fault_of_the_gpu() -> None:
+    assert of_the_device(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert of_the_device(ValueError("CUDA error: x")) is None
+
+
+def test_a_process_whose_gpu_is_lost_ends_and_one_short_of_memory_goes_on() -> None:
+    told = GateError("one sentence")
+    told.__cause__ = RuntimeError("CUDA error: device-side assert triggered")
+    assert lost(told)
+    told.__cause__ = torch.OutOfMemoryError(OUT)
+    assert not lost(told)
+
+
+def test_the_key_holds_the_gpu_its_driver_and_its_switches(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Mock(name="properties", major=9, minor=0, multi_processor_count=132)
+    known.name = "NVIDIA H100"
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: known)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.delenv(SWITCH, raising=False)
+    version = tmp_path / "version"  # type: ignore[operator]  # a path
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 2025\n")
+    monkeypatch.setattr(identity, "DRIVER_FILE", version)
+    found = identity._gpu()
+    assert found["driver"] == "580.65.06"
+    assert (found["gpu"], found["capability"], found["multiprocessors"]) == ("NVIDIA H100", "9.0", "132")
+    assert (found[SWITCH], found["NVIDIA_TF32_OVERRIDE"]) == (":4096:8", "0")
+
+
+def test_a_model_without_dropout_asks_for_no_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lossbench.training.dropout.generator_of", None)
+    assert draw_masks([], 3, "cpu") == []
