@@ -46,7 +46,7 @@ test: dev ## run the tests (the long ones are in test-slow)
 	python -m pytest -m "not slow and not browser" --numprocesses 2 --dist loadfile
 test-slow: dev ## run the long tests and those that need chromium
 	LOSSBENCH_SCREENSHOTS="$${LOSSBENCH_SCREENSHOTS:-$(CURDIR)/build/screenshots}" \
-	python -m pytest -m "slow or browser" --timeout 900
+	python -m pytest -m "slow or browser" --timeout 900 --numprocesses 2 --dist loadfile
 lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the pinned packages
 	ruff check .
 	ruff format --check .

@@ -179,8 +179,15 @@ def _linked_from(folder: Path) -> Iterator[Path]:
         for one in _listed(here):
             if one.is_symlink():
                 yield Path(one.path)  # and only then what lies behind it: it may lead to all there is
-            if one.is_dir():
+            if _is_folder(one):
                 waiting.append(Path(one.path))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def _listed(folder: Path) -> list["os.DirEntry[str]"]:

@@ -210,7 +210,7 @@ def test_the_overhead_is_measured_stage_by_stage(tmp_path):
     params["arms"] = {name: arm for name, arm in params["arms"].items() if arm["experiment"] == "digits"}
     del params["experiments"]["scenes"], params["datasets"]["scenes"]
     write_params(tmp_path, params)
-    found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "20", "--rounds", "1", "--arms", "5")  # fmt: skip
+    found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "4", "--rounds", "1", "--arms", "3")  # fmt: skip
     rows = {row["what"]: row for row in found["rows"]}
     assert {"stages.fetch", "stages.validate", "stages.train", "workers", "lossbench", "dvc"} <= set(rows)
     assert rows["stages.train"]["processes"] == 2

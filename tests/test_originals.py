@@ -20,7 +20,7 @@ from lossbench.checking import check
 from lossbench.cleaning import clean
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
-from lossbench.originals import Named, keep_apart, named, protect
+from lossbench.originals import Named, _linked_from, keep_apart, named, protect
 from lossbench.params import Params, load_params, parse_params
 from lossbench.places import Atlas, Mount, read_mounts
 from lossbench.studies import new_study
@@ -531,3 +531,13 @@ def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tm
     ran = stage(study, "evaluate", "digits")
     assert ran.returncode == 2
     assert "holds notes.txt" in ran.stderr
+
+
+def test_links_that_lead_in_a_circle_are_passed_over(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "a").mkdir(parents=True)
+    (mine / "a" / "self").symlink_to("self")
+    (mine / "a" / "up").symlink_to("..")
+    (mine / "there").symlink_to("back")
+    (mine / "back").symlink_to("there")
+    assert {one.name for one in _linked_from(mine)} == {"self", "up", "there", "back"}

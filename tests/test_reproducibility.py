@@ -302,7 +302,7 @@ def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
 ) -> None:
     folder = checkout(tmp_path, done)
     draw = random.Random(f"{command} {who}")
-    for _ in range(4):
+    for _ in range(2):
         process = subprocess.Popen(
             COMMANDS[command], cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, process_group=0,
