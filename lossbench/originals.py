@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +68,7 @@ def keep_apart(params: Params, study: Path, file: str = "params.yaml") -> None:
     atlas = Atlas()
     taken = list(_taken(params, study, atlas))
     for one in named(params, study):
-        for path in (one.path, *_linked_from(one.path)):
+        for path in chain([one.path], _linked_from(one.path)):  # a folder that holds all is refused unread
             _refuse_meeting(one, path, study, taken, atlas, file)
     _refuse_nested(taken)
 
