@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -236,7 +237,9 @@ def training(child: "subprocess.Popen[str]", root: Path) -> list[psutil.Process]
     while time.monotonic() < deadline:
         found = psutil.Process(child.pid).children(recursive=True)
         journals = [one.read_text() for one in root.glob(".lossbench/journal/**/*.jsonl")]
-        if any(text.count('"epoch"') > 4 for text in journals) and len(found) >= 2:
+        events = [json.loads(line) for text in journals for line in text.splitlines() if line.endswith("}")]
+        begun = Counter(one["seed"] for one in events if one.get("event") == "epoch")
+        if sum(count > 2 for count in begun.values()) >= 2 and len(found) >= 2:
             return found
         assert child.poll() is None, child.communicate()[0]
         time.sleep(0.2)
