@@ -33,11 +33,11 @@ class Counter:
     """Counts of the stand-in at the end of each step."""
 
     def __init__(self, library: str) -> None:
-        self.library = ctypes.CDLL(library)
+        self.runtime = ctypes.CDLL(library)
         self.marks: list[tuple[int, int]] = []
 
     def mark(self) -> None:
-        self.marks.append((self.library.standin_waits(), self.library.standin_launches()))
+        self.marks.append((self.runtime.standin_waits(), self.runtime.standin_launches()))
 
     def per_step(self) -> dict[str, int]:
         """The most that any step but the first, which warms up, waited and launched."""
