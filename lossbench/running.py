@@ -139,6 +139,8 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
     done = settled(params, arms, outs, store)
     epochs = say_plan(params, arms, outs, store, done)
+    if epochs:
+        store.prove()
     watcher = Watcher(params, outs, store, "training", epochs)
     filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
     add_all(filling, params, arms, outs, store, where(params, outs, store), done)
