@@ -85,18 +85,31 @@ class Store:
             GateError: if it cannot be reached, or must not be written.
 
         """
-        fresh = json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode()
         for _ in range(2):
-            try:
-                told = json.loads(self.place.read(MARKER))
-                if told["format"] > FORMAT:
-                    raise UserError(f"{STORE} is '{self.shown}', which a later version of Lossbench wrote")
-                return str(told["id"])
-            except FileNotFoundError:
-                self.place.create(MARKER, fresh)  # or somebody else just did
-            except (ValueError, KeyError, TypeError):
-                self.place.write(MARKER, fresh)
+            if (known := self.known()) is not None:
+                return known
+            fresh = json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode()
+            self.place.create(MARKER, fresh)  # or somebody else just did
         return str(json.loads(self.place.read(MARKER))["id"])
+
+    def known(self) -> str | None:
+        """Return the store's id; None where there is no store yet.
+
+        Raises:
+            UserError: if a later Lossbench wrote it.
+
+        """
+        try:
+            told = json.loads(self.place.read(MARKER))
+            if told["format"] > FORMAT:
+                raise UserError(f"{STORE} is '{self.shown}', which a later version of Lossbench wrote")
+            return str(told["id"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            self.say(f"{self.shown}: {MARKER} is not what was written; it is written anew")
+            self.place.remove(MARKER)
+            return None
 
     def prove(self) -> None:
         """Write where results will be written, before hours are spent on them.

@@ -203,6 +203,7 @@ PRIVATE = Layout(
         r"|/[a-z]+(/[0-9a-f]{2}(/[0-9a-f]{64}(/(\.?[0-9a-f]{64}|\.?entry\.json)(\.[\w.-]+\.part)?)?)?)?"
         r"|/\.?store\.json(\.[\w.-]+\.part)?)?"
         r"|\.?closures\.json(\.[\w.-]+\.part)?"
+        r"|checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?|slurm(/[\w-]+(/[\w.-]+)?)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
         r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"

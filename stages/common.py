@@ -14,6 +14,7 @@ from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
     from lossbench.execution.fill import Filling
+    from lossbench.execution.sites import Site
     from lossbench.store import Store
 
 CHECKED = "LOSSBENCH_CHECKED"
@@ -50,6 +51,7 @@ def checked_by_caller() -> bool:
 def from_store(
     params: Params,
     store: "Store",
+    place: "Site",
     add: Callable[["Filling"], None],
     collect: Callable[[], None],
     label: str,
@@ -59,6 +61,7 @@ def from_store(
     Args:
         params: of the study.
         store: that is filled.
+        place: where what it lacks is computed.
         add: adds the flows that compute what is wanted.
         collect: writes the outs.
         label: of the progress bar.
@@ -69,7 +72,7 @@ def from_store(
     from lossbench.training.interruption import ending_on_sigterm
 
     for attempt in range(ATTEMPTS):
-        filling = Filling(lambda: _executor(params), _watch(params, store, label))
+        filling = Filling(place.executor, _watch(params, store, label))
         add(filling)
         with ending_on_sigterm():
             filling.run()
@@ -81,12 +84,6 @@ def from_store(
             print(f"warning: {lost}; it is computed anew", file=sys.stderr)
         else:
             return
-
-
-def _executor(params: Params) -> Any:
-    from lossbench.execution.local import LocalExecutor, worker_count
-
-    return LocalExecutor(params.compute, worker_count(params.compute))
 
 
 def _watch(params: Params, store: "Store", label: str) -> Any:

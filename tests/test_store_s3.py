@@ -101,6 +101,7 @@ def test_what_stands_in_the_way_is_one_sentence(
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.timeout(900)
 def test_a_second_checkout_that_shares_the_store_trains_nothing(
     own: Path, study: Path, store: Store, tmp_path: Path
 ) -> None:
