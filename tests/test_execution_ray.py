@@ -63,7 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--object-store-memory=100000000",
         ],
         # The machine's memory may be others', who are no reason to kill our workers.
-        env={**os.environ, "RAY_memory_monitor_refresh_ms": "0"}, stdout=subprocess.DEVNULL,
+        env={**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
     deadline = time.monotonic() + 300
