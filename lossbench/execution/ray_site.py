@@ -318,6 +318,8 @@ class RayExecutor:
         """Hand out what there is room for, and wait for news."""
         while not self._account.news:
             self._begin()
+            if self._account.news:
+                break
             if not self._running:
                 return None
             self._pull = self._pull or self._channel.pull.remote()
@@ -344,6 +346,8 @@ class RayExecutor:
         ray.kill(self._channel)
 
     def _begin(self) -> None:
+        if self.cluster.refused and not self.cluster.seats:
+            self._give_up()
         room = AHEAD * max(1, int(sum(self.cluster.seats.values())))
         while self._account.waiting and len(self._running) < room:
             job = self._account.waiting.popleft()
@@ -353,6 +357,14 @@ class RayExecutor:
                 number, self._task(job), self._channel, [self.cluster.bundle]
             )
             self._running[ref] = job
+
+    def _give_up(self) -> None:
+        """Tell all jobs that wait that no node is left for them."""
+        why = "; ".join(self.cluster.refused.values())
+        while self._account.waiting:
+            job = self._account.waiting.popleft()
+            told = f"the {job.label}: no node of the cluster computes the bits that are wanted here: {why}"
+            self._account.ended(job, Outcome("", GateError(told)))
 
     def _task(self, job: Job) -> Task:
         arm = arm_of(job)
