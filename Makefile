@@ -42,8 +42,10 @@ plan: setup ## say what repro would train, and about how long it takes
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
-	python -m pytest -m "not slow and not browser" --numprocesses 2
+	@# A file's tests stay together: what they share, such as a trained study, is made once.
+	python -m pytest -m "not slow and not browser" --numprocesses 2 --dist loadfile
 test-slow: dev ## run the long tests and those that need chromium
+	LOSSBENCH_SCREENSHOTS="$${LOSSBENCH_SCREENSHOTS:-$(CURDIR)/build/screenshots}" \
 	python -m pytest -m "slow or browser" --timeout 900
 lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the pinned packages
 	ruff check .

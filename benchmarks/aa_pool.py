@@ -35,7 +35,7 @@ def main(experiment: str, named: str | None, replicates: int) -> None:
         name = named or params.comparison.baseline
         loss = params.losses[name]
         setting = prepare(task, data, chosen.model, chosen.recipe, loss, params.compute)
-        trained = fit(setting, [Member(FIRST_SEED + index) for index in range(replicates)], label=experiment)
+        trained = fit(setting, [Member(FIRST_SEED + index) for index in range(replicates)])
         test = data.split("test")
         rows = []
         for one in trained:

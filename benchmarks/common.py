@@ -29,6 +29,12 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def stored(name: str) -> dict[str, Any]:
+    """Read results/<name>.json; empty where there is none yet."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_bytes()) if file.exists() else {}
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write results/<name>.json and return its path."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -4,21 +4,25 @@ A small study is made once, undisturbed. Every trial takes a copy, does harm at 
 the one recovery command, and then the plain `make repro` as anyone would go on. What counts is whether the
 study ends as the undisturbed one: every metric in MLflow once, every out the same to the byte, no run left
 RUNNING, no process left behind; after a retraining that was killed, that the right model serves. Prints a
-table and writes benchmarks/results/faults.json.
+table and writes benchmarks/results/faults.json: the kinds that were tried take the place of what stood there
+of them, the others stay, each with the code and the time it was tried with. A second file's kinds, where they
+are later ones, are taken in by ``--add``.
 """
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import commit, machine, write
+from benchmarks.common import commit, machine, stored, write
 from benchmarks.fault_kinds import kinds
 from benchmarks.fault_study import REPRO, Kind, Study, Templates, Undisturbed, prepare, stated
 
@@ -94,7 +98,7 @@ def goals(kinds_tried: Sequence[Row]) -> list[Row]:
     count = len(kinds_tried)
     found = [{"name": "kinds of fault", "goal": 12, "measured": count, "met": count >= 12}]
     for key in COUNTED:
-        measured = sum(row[key] for row in kinds_tried)
+        measured = sum(row.get(key, 0) for row in kinds_tried)  # not all were counted from the first
         found.append({"name": key.replace("_", " "), "goal": 0, "measured": measured, "met": measured == 0})
     return found
 
@@ -113,8 +117,56 @@ def show(rows: Sequence[Row]) -> None:
     )
     print(f"\n{'fault':<44}{'recovery':<14}" + "".join(f"{head:>12}" for head in heads))
     for row in rows:
-        numbers = [row["trials"], *(row[key] for key in COUNTED), row["tracebacks"]]
+        numbers = [row["trials"], *(row.get(key, 0) for key in COUNTED), row["tracebacks"]]
         print(f"{row['kind']:<44}{row['recovery']:<14}" + "".join(f"{number:>12}" for number in numbers))
+
+
+def together(*found: Row) -> Row:
+    """Put results together: of each kind the trials of whichever result tried it last."""
+    latest: dict[str, tuple[str, Row, list[Row]]] = {}
+    for one in found:
+        stated = {"machine": one.get("machine", ""), "commit": one.get("commit", ""), "time": ""}
+        for row in one.get("rows", []):
+            kind, told = row["kind"], {**stated, **row}
+            if kind not in latest or told["time"] >= latest[kind][0]:
+                trials = [trial for trial in one["trials"] if trial["kind"] == kind]
+                latest[kind] = told["time"], told, trials
+    names = [kind.name for kind in kinds() if kind.name in latest]  # one that is no more is left out
+    rows = [latest[name][1] for name in names]
+    trials = [trial for name in names for trial in latest[name][2]]
+    return {"rows": rows, "trials": trials, "goals": goals(rows)}
+
+
+def tell(result: Row) -> None:
+    """Print the table and the goals."""
+    show(result["rows"])
+    print("\ngoals")
+    for goal in result["goals"]:
+        met = "met" if goal["met"] else "MISSED"
+        print(f"{met:<7}{goal['measured']:>6} (goal {goal['goal']})  {goal['name']}")
+
+
+def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequence[Row]], None]) -> None:
+    """Try the kinds; ``keep`` is handed all trials so far, after each."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        templates = prepare(Path(temporary))
+        right = Undisturbed.of(templates.done)
+        print(f"undisturbed: {templates.done.repro_seconds:.0f} s, {right.points.total()} metrics, "
+              f"{len(right.outs)} files in outs", flush=True)  # fmt: skip
+        facts = {"metrics": right.points.total(), "outs": len(right.outs)}
+
+        def one(job: tuple[Kind, int]) -> Row:
+            return {**trial(*job, templates, right, Path(temporary)), **facts}
+
+        pending = [(kind, number) for number in range(trials) for kind in chosen]
+        with ThreadPoolExecutor(jobs) as pool:
+            for row in pool.map(one, pending):
+                bad = {key: row[key] for key in COUNTED if row[key]}
+                said = f"{bad or 'nothing lost'}  {row['said'][-1:]}"
+                print(f"  {row['kind']} {row['trial']}: {said}", flush=True)
+                rows.append(row)
+                keep(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,42 +177,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", help="kinds whose name contains this; may be repeated")
     parser.add_argument("--jobs", type=int, default=2, help="trials side by side")
     parser.add_argument("--name", default="faults", help="of the JSON in benchmarks/results")
+    parser.add_argument("--add", type=Path, help="try nothing; take in another result's kinds")
     given = parser.parse_args(arguments)
+    if given.add is not None:
+        result = together(stored(given.name), json.loads(given.add.read_bytes()))
+        tell(result)
+        print(f"written: {write(given.name, result)}")
+        return
     chosen = [kind for kind in kinds() if given.only is None or any(part in kind.name for part in given.only)]
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as temporary:
-        templates = prepare(Path(temporary))
-        right = Undisturbed.of(templates.done)
-        print(f"undisturbed: {templates.done.repro_seconds:.0f} s, {right.points.total()} metrics, "
-              f"{len(right.outs)} files in outs", flush=True)  # fmt: skip
+    stated = {"machine": machine("dvc", "mlflow", "torch"), "commit": commit()}
 
-        def one(job: tuple[Kind, int]) -> Row:
-            row = trial(*job, templates, right, Path(temporary))
-            bad = {key: row[key] for key in COUNTED if row[key]}
-            print(f"  {row['kind']} {row['trial']}: {bad or 'nothing lost'}  {row['said'][-1:]}", flush=True)
-            return row
+    def keep(rows: Sequence[Row]) -> None:
+        """Write down what there is: a run that is broken off has shown something, too."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        summed = [{**row, **stated, "time": now} for row in table(rows)]
+        write(given.name, together(stored(given.name), {"rows": summed, "trials": list(rows)}))
 
-        jobs = [(kind, number) for number in range(given.trials) for kind in chosen]
-        with ThreadPoolExecutor(given.jobs) as pool:
-            rows = list(pool.map(one, jobs))
-    summed = table(rows)
-    show(summed)
-    checked = goals(summed)
-    print("\ngoals")
-    for goal in checked:
-        met = "met" if goal["met"] else "MISSED"
-        print(f"{met:<7}{goal['measured']:>6} (goal {goal['goal']})  {goal['name']}")
-    result = {
-        "machine": machine("dvc", "mlflow", "torch"),
-        "commit": commit(),
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        "metrics": right.points.total(),
-        "outs": len(right.outs),
-        "rows": summed,
-        "trials": rows,
-        "goals": checked,
-    }
-    print(f"written: {write(given.name, result)}")
+    attempt(chosen, given.trials, given.jobs, keep)
+    tell(stored(given.name))
 
 
 if __name__ == "__main__":

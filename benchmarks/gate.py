@@ -61,7 +61,7 @@ def pool(data: Dataset, task: Task, params: Any, epochs: int | None, count: int,
     made = prepare(task, data, chosen.model, recipe, loss, params.compute)
     members = [Member(FIRST_SEED + index) for index in range(count)]
     found = []
-    for one in fit(made, members, label=f"{recipe.epochs} epochs"):
+    for one in fit(made, members):
         with predicting(task, chosen.model, one.state, split.inputs, params.compute) as predictor:
             found.append(predictor.digests(split)[0])
     return found

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,12 @@ sys.exit(abs(os.waitstatus_to_exitcode(status)))
 def measured(command: Sequence[str], folder: Path, code: Path = ROOT) -> Row:
     """Run a command; seconds, and bytes of its largest process and of all together."""
     environment = {**os.environ, "PYTHONPATH": os.fspath(code), "LOSSBENCH_HOME": ".lossbench"}
-    together, over = [0], threading.Event()
+    peaks, over = Peaks(), threading.Event()
     began = time.perf_counter()
     with (folder / "log").open("ab") as log:
         launcher = [sys.executable, "-S", "-c", LAUNCH, "peak", *command]
         process = subprocess.Popen(launcher, cwd=folder, env=environment, stdout=log, stderr=log)
-        watcher = threading.Thread(target=_watch, args=(process.pid, over, together))
+        watcher = threading.Thread(target=_watch, args=(process.pid, over, peaks))
         watcher.start()
         code_of_exit = process.wait()
         seconds = time.perf_counter() - began
@@ -142,14 +143,25 @@ def measured(command: Sequence[str], folder: Path, code: Path = ROOT) -> Row:
     if code_of_exit:
         text = (folder / "log").read_text(encoding="utf-8", errors="replace")
         raise RuntimeError(f"{' '.join(command[1:])}: exit code {code_of_exit}\n{text[-3000:]}")
-    # The kernel's: the greatest of the process and of its descendants that were waited for.
-    largest = int((folder / "peak").read_text()) * 1024
-    return {"seconds": seconds, "largest": largest, "together": together[0]}
+    # The kernel's: the greatest of the process and of its descendants that were waited for. Workers are not:
+    # the server that forks them is nobody's to wait for.
+    waited = int((folder / "peak").read_text()) * 1024
+    return {"seconds": seconds, "largest": max(waited, peaks.largest), "together": peaks.together}
 
 
-def _watch(pid: int, over: threading.Event, together: list[int]) -> None:
+@dataclass
+class Peaks:
+    """Bytes: the most that one process took, as the kernel kept it, and that all took together."""
+
+    largest: int = 0
+    together: int = 0
+
+
+def _watch(pid: int, over: threading.Event, peaks: Peaks) -> None:
     while not over.wait(0.1):
-        together[0] = max(together[0], sum(map(_share, _tree(pid))))
+        tree = _tree(pid)
+        peaks.together = max(peaks.together, sum(_bytes(one, "smaps_rollup", "Pss:") for one in tree))
+        peaks.largest = max(peaks.largest, *(_bytes(one, "status", "VmHWM:") for one in tree))
 
 
 def _tree(pid: int) -> list[int]:
@@ -164,13 +176,13 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _share(pid: int) -> int:
-    """Bytes of a process; a page that it shares with others counts in part."""
+def _bytes(pid: int, file: str, what: str) -> int:
+    """What the kernel says of a process: Pss (a page that it shares counts in part), VmHWM (its peak)."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
 
 
 def chain(place: Path, side: int, count: int, batch: int, model: Row) -> list[Row]:
@@ -274,36 +286,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=size, help="of the U-Net")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--before", default=BEFORE, help="commit whose fetch is compared")
-    parser.add_argument("--rounds", type=int, default=5, help="of that comparison")
+    parser.add_argument("--rounds", type=int, default=5, help="of that comparison; 0: none")
     parser.add_argument("--name", default="memory", help="of the JSON in benchmarks/results")
     given = parser.parse_args(arguments)
     grid = [(side, count) for side in SIZES for count in COUNTS] if given.full else list(CHOSEN)
     if given.only:
         grid = [(int(side), int(count)) for side, count in (one.split(",") for one in given.only)]
     model = {"name": "unet", **{name: getattr(given, name) for name in MODEL}}
-    print(f"{'side':>8}{'images':>8}  {'stage':<16}{'seconds':>9}{'MB':>10}{'MB, all':>10}")
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as place:
-        for side, count in grid:
-            rows += chain(Path(place), side, count, given.batch, model)
-        compared = fetching(Path(place), given.before, given.rounds)
-    for row in compared:
-        show(row)
-    checked = goals(rows, compared)
-    print("\ngoals")
-    for one in checked:
-        met = "met" if one["met"] else "MISSED"
-        print(f"{met:<7}{one['measured']:>9.1f} of {one['goal']:<8.0f} {one['name']}")
-    result = {
+    head = {
         "machine": f"{machine('torch', 'pillow', 'numpy')}; {len(os.sched_getaffinity(0))} cores",
         "commit": commit(),
         "model": model,
         "batch": given.batch,
         "classes": CLASSES,
-        "rows": [rounded(row) for row in [*rows, *compared]],
-        "goals": [rounded(one) for one in checked],
     }
-    print(f"written: {write(given.name, result)}")
+    print(f"{'side':>8}{'images':>8}  {'stage':<16}{'seconds':>9}{'MB':>10}{'MB, all':>10}")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as place:
+        for side, count in grid:
+            rows += chain(Path(place), side, count, given.batch, model)
+            keep(given.name, head, rows, [])  # hours may lie between the first and the last
+        compared = fetching(Path(place), given.before, given.rounds) if given.rounds else []
+    for row in compared:
+        show(row)
+    print("\ngoals")
+    for one in goals(rows, compared):
+        met = "met" if one["met"] else "MISSED"
+        print(f"{met:<7}{one['measured']:>9.1f} of {one['goal']:<8.0f} {one['name']}")
+    print(f"written: {keep(given.name, head, rows, compared)}")
+
+
+def keep(name: str, head: Row, rows: Sequence[Row], compared: Sequence[Row]) -> Path:
+    """Write what was measured so far."""
+    measured = [rounded(row) for row in [*rows, *compared]]
+    return write(name, {**head, "rows": measured, "goals": [rounded(one) for one in goals(rows, compared)]})
 
 
 if __name__ == "__main__":

@@ -218,11 +218,12 @@ def journal(folder: Path) -> float:
         "import time; from pathlib import Path; from lossbench.tracking.journal import JournalObserver\n"
         "values = {'train/loss': 1.0, 'validation/loss': 1.0, 'validation/accuracy': 0.5}\n"
         "described = {'arm': 'a', 'experiment': 'e'}\n"
-        "with JournalObserver.open(Path('journal-cost'), described) as observer:\n"
-        "    observer.started(0, 2000)\n"
-        "    began = time.perf_counter()\n"
-        "    for epoch in range(2000): observer.epoch(0, epoch + 1, values)\n"
-        "    print((time.perf_counter() - began) / 2000)\n"
+        "observer = JournalObserver(Path('journal-cost'), described)\n"
+        "observer.started(0, 2000)\n"
+        "began = time.perf_counter()\n"
+        "for epoch in range(2000): observer.epoch(0, epoch + 1, values)\n"
+        "print((time.perf_counter() - began) / 2000)\n"
+        "observer.close('FINISHED')\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True

@@ -4,23 +4,29 @@ The packages are in requirements-peers.lock, for an environment of their own (ou
 
     python -m venv /tmp/peers
     uv pip install --python /tmp/peers/bin/python --require-hashes -r requirements-peers.lock
-    PYTHONPATH=. /tmp/peers/bin/python -m benchmarks.peers --families 2000
+    PYTHONPATH=. /tmp/peers/bin/python -m benchmarks.peers --families 2000 --seconds 2100
 
 A baseline and three arms, eight seeds, normal scores of standard deviation 1 whose pairs correlate by 0, .5
 and .8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm truly
 1.5 standard deviations better is found. Each package is used as its documentation says, at its defaults
-for a level of 5 %. Writes benchmarks/results/peers.json.
+for a level of 5 %, on the same families; each gets ``--seconds`` at most, all packages side by side, and
+every row says how many families it saw. Writes benchmarks/results/peers.json.
 """
 
 import argparse
 import contextlib
 import io
+import json
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from benchmarks.common import commit, machine, write
 from benchmarks.simulation import BETTER, WORSE, decide
@@ -31,8 +37,9 @@ ARMS, SEEDS, EFFECT, LEVEL = 4, 8, 1.5, 0.05
 CORRELATIONS = (0.0, 0.5, 0.8)
 MARGIN = 0.1
 """In our verdicts; a tenth of the standard deviation, so that no tie hides a false verdict."""
-SLOW = {"deep-significance ASO": 20, "autorank bayesian": 5}
-"""How many times fewer families than asked for."""
+RESULT = Path(__file__).parent / "results" / "peers.json"
+FAST = "lossbench"
+"""Judges many families at once."""
 
 Judge = Callable[[Array], list[int]]
 """(arms, seeds) scores, the baseline first → for every other arm 1 (better), -1 (worse) or 0."""
@@ -139,38 +146,86 @@ def quietly(judge: Judge, scores: Array) -> list[int]:
         return judge(scores)
 
 
-def judged(name: str, families: list[Array]) -> list[list[int]]:
-    """Answers of a package on every family; ours by the rule for many at once, held against `compare`."""
-    if name != "lossbench":
-        return [quietly(JUDGES[name], scores) for scores in families]
-    scores = np.stack(families)
-    found = decide(scores[:, 1:] - scores[:, :1], MARGIN)
-    if any(ours(one) != _signs(said) for one, said in zip(families[:20], found[:20], strict=True)):
-        raise AssertionError("the rule for many families at once is not compare's")
-    return [_signs(one) for one in found]
+def cells(family: int) -> dict[tuple[float, float], Array]:
+    """Scores of one family for every correlation, without and with an effect; the same for every package."""
+    return {
+        (correlation, effect): simulated(
+            np.random.default_rng([family, int(100 * correlation), int(effect > 0)]), correlation, effect
+        )
+        for correlation in CORRELATIONS
+        for effect in (0.0, EFFECT)
+    }
+
+
+def rates(name: str, families: int, seconds: float) -> list[dict[str, Any]]:
+    """Judge families until they are done or time is up.
+
+    Args:
+        name: the package's.
+        families: wanted.
+        seconds: at most; the family begun last is finished.
+
+    Returns:
+        A row per correlation: how many families, how often a false verdict fell and the effect was found.
+
+    """
+    ends = time.monotonic() + seconds
+    said: dict[tuple[float, float], list[list[int]]] = {}
+    for family in range(families):
+        if time.monotonic() > ends:
+            break
+        for cell, scores in cells(family).items():
+            said.setdefault(cell, []).append(quietly(JUDGES[name], scores))
+    return [
+        _row(name, correlation, said[correlation, 0.0], said[correlation, EFFECT])
+        for correlation in CORRELATIONS
+    ]
+
+
+def ours_at_once(families: int) -> list[dict[str, Any]]:
+    """Give our own rates by the rule for many families at once, held against `compare` on some."""
+    made = [cells(family) for family in range(families)]
+    said: dict[tuple[float, float], list[list[int]]] = {}
+    for cell in made[0]:
+        scores = np.stack([one[cell] for one in made])
+        found = decide(scores[:, 1:] - scores[:, :1], MARGIN)
+        if any(ours(one) != _signs(codes) for one, codes in zip(scores[:20], found[:20], strict=True)):
+            raise AssertionError("the rule for many families at once is not compare's")
+        said[cell] = [_signs(one) for one in found]
+    return [
+        _row(FAST, correlation, said[correlation, 0.0], said[correlation, EFFECT])
+        for correlation in CORRELATIONS
+    ]
+
+
+def _row(name: str, correlation: float, none: list[list[int]], some: list[list[int]]) -> dict[str, Any]:
+    false, found = [any(one) for one in none], [one[0] == 1 for one in some]
+    row = {
+        "package": name,
+        "correlation": correlation,
+        "families": len(false),
+        "false": float(np.mean(false)),
+        "false_interval": _share(false),
+        "power": float(np.mean(found)),
+        "power_interval": _share(found),
+    }
+    print(
+        "{package:24} r = {correlation:.1f}  false {false:.3f}  power {power:.3f}  of {families}".format(
+            **row
+        ),
+        flush=True,
+    )
+    return row
+
+
+def _share(found: list[bool]) -> list[float]:
+    """Clopper and Pearson's 95 % interval of a share."""
+    interval = binomtest(sum(found), len(found)).proportion_ci(0.95)
+    return [round(float(interval.low), 4), round(float(interval.high), 4)]
 
 
 def _signs(codes: Array) -> list[int]:
     return [{BETTER: 1, WORSE: -1}.get(int(code), 0) for code in codes]
-
-
-def rates(name: str, families: int) -> list[dict[str, Any]]:
-    count = max(20, families // SLOW.get(name, 1))
-    rows = []
-    for correlation in CORRELATIONS:
-        rng = np.random.default_rng(int(100 * correlation))
-        false = [any(one) for one in judged(name, [simulated(rng, correlation, 0.0) for _ in range(count)])]
-        found = [
-            one[0] == 1 for one in judged(name, [simulated(rng, correlation, EFFECT) for _ in range(count)])
-        ]
-        row = {"package": name, "correlation": correlation, "families": count}
-        rows.append({**row, "false": float(np.mean(false)), "power": float(np.mean(found))})
-        print(
-            f"{name:24} r = {correlation:.1f}  false {rows[-1]['false']:.3f}  power "
-            f"{rows[-1]['power']:.3f}  of {count}",
-            flush=True,
-        )
-    return rows
 
 
 NASTY: dict[str, Array] = {
@@ -212,15 +267,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--families", type=int, default=2000)
-    parser.add_argument("--only", choices=list(JUDGES), action="append")
+    parser.add_argument("--seconds", type=float, default=2100, help="for each package, side by side (2100)")
+    parser.add_argument("--only", choices=list(JUDGES), action="append", help="keep the others' rows")
     chosen = parser.parse_args()
-    made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
+    names = chosen.only or list(JUDGES)
     conditions = {"arms": ARMS, "seeds": SEEDS, "effect_sd": EFFECT, "level": LEVEL}
-    said = {"machine": made, "commit": commit(), "conditions": conditions, "nasty": nasty()}
-    rows: list[dict[str, Any]] = []
-    for name in chosen.only or JUDGES:  # the slowest last; what is there is kept
-        rows += rates(name, chosen.families)
-        write("peers", {**said, "rows": rows})
+    made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
+    said = {"machine": made, "commit": commit(), "conditions": conditions}
+    kept = json.loads(RESULT.read_bytes()) if chosen.only and RESULT.exists() else {}
+    said["nasty"] = kept.get("nasty") or nasty()
+    rows = [row for row in kept.get("rows", ()) if row["package"] not in names]
+    rows += ours_at_once(chosen.families) if FAST in names else []
+    with ProcessPoolExecutor(len(JUDGES)) as pool:
+        waiting = [
+            pool.submit(rates, name, chosen.families, chosen.seconds) for name in names if name != FAST
+        ]
+        for one in as_completed(waiting):  # what is there is kept
+            rows += one.result()
+            write("peers", {**said, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -29,11 +29,14 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.common import commit, machine, write
+from benchmarks.common import commit, machine, stored, write
 from benchmarks.registry_study import SCENARIOS, Bench, Row, judge, make, quiet, record, reset, rows, scratch
 
 HTML = b"<html><body><h1>The load balancer is not amused</h1></body></html>"
 ALIEN = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such route"}).encode()
+PARTS = ("kills", "proxy")
+Keep = Callable[[str, list[Row], int], None]
+"""Takes a part, its trials so far, and how many cases there are in all."""
 STATUSES = (400, 401, 403, 404, 408, 409, 413, 429, 500, 501, 502, 503)
 
 
@@ -221,9 +224,14 @@ def aliases_of(root: Path) -> dict[str, str]:
     return {} if model is None else {alias: str(version) for alias, version in dict(model.aliases).items()}
 
 
-def proxy_trials(bench: Bench, proxy: Proxy, every: int, say: Callable[[str], None]) -> list[Row]:
-    """Spoil every ``every``-th (call, answer) of a retraining, in each scenario."""
+def proxy_trials(bench: Bench, proxy: Proxy, every: int, say: Callable[[str], None], keep: Keep) -> None:
+    """Spoil every ``every``-th (call, answer) of a retraining, in each scenario.
+
+    Where ``every`` is one less than there are answers, each call is spoiled once at least, and the answers
+    take turns.
+    """
     found: list[Row] = []
+    total = 0
     for scenario in SCENARIOS:
         root = bench.root(scenario)
         reset(bench, scenario)
@@ -232,6 +240,7 @@ def proxy_trials(bench: Bench, proxy: Proxy, every: int, say: Callable[[str], No
         calls = list(proxy.calls)
         say(f"{scenario}: {len(calls)} calls, {len(answers())} answers")
         cases = [(number, answer) for number in range(len(calls)) for answer in answers()]
+        total += len(cases)
         for number, answer in cases[:: max(1, every)]:
             proxy.aim(None)
             reset(bench, scenario)
@@ -245,8 +254,9 @@ def proxy_trials(bench: Bench, proxy: Proxy, every: int, say: Callable[[str], No
             if bad:
                 said = [(one["outcome"], one["version"], one["reason"][:80]) for one in rows(root)]
                 say(f"  {scenario}, call {number} ({calls[number]}), {answer.name}: {bad} {said}")
-            found.append({"scenario": scenario, "call": calls[number], "answer": answer.name, **counted})
-    return found
+            call = f"{number} {calls[number]}"
+            found.append({"scenario": scenario, "call": call, "answer": answer.name, **counted})
+        keep("proxy", found, total)
 
 
 class Killer:
@@ -312,13 +322,14 @@ def _die(what: str, root: Path, at: int) -> int:
     return killer.seen
 
 
-def kill_trials(folder: Path, every: int, say: Callable[[str], None]) -> list[Row]:
+def kill_trials(folder: Path, every: int, say: Callable[[str], None], keep: Keep) -> None:
     """Kill at every ``every``-th statement between judging and the record; the store is a local file."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     store = f"sqlite:///{folder / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = store
     bench: Bench = forked(lambda: record(folder / "strong", folder / "weak"))
     found: list[Row] = []
+    cases = 0
     for scenario in ("rollback", *SCENARIOS[:2]):
         start = "a weaker champion" if scenario == "rollback" else scenario
         root = bench.root(start)
@@ -338,6 +349,7 @@ def kill_trials(folder: Path, every: int, say: Callable[[str], None]) -> list[Ro
 
         what = "rollback" if scenario == "rollback" else "retrain"
         total = dying(what, root, -1) or 0
+        cases += total
         say(f"{scenario}: {total} statements between judging and the record")
         for at in range(0, total, every):
             again()
@@ -354,7 +366,7 @@ def kill_trials(folder: Path, every: int, say: Callable[[str], None]) -> list[Ro
             if bad:
                 say(f"  {scenario}, statement {at}: {bad} {rows(root)}")
             found.append({"scenario": scenario, "statement": at, **counted})
-    return found
+        keep("kills", found, cases)
 
 
 def after_rollback(root: Path, between: dict[str, str]) -> Counter[str]:
@@ -398,23 +410,54 @@ def forked(what: Callable[[], Any]) -> Any:
 COUNTED = ("wrong promotions", "lost aliases", "records")
 
 
+def goals(part: str, trials: list[Row]) -> list[Row]:
+    """Say of each thing that counts how often it was wrong."""
+    counts = {key: sum(int(one.get(key, 0)) for one in trials) for key in COUNTED}
+    return [
+        {"name": f"{part}: {key}", "trials": len(trials), "goal": 0, "measured": count, "met": count == 0}
+        for key, count in counts.items()
+    ]
+
+
+def keeper(every: int) -> Keep:
+    """Write each part down as far as it went; one that is not measured now keeps what stands there of it."""
+    began, stated = time.perf_counter(), {"machine": machine("mlflow", "torch"), "commit": commit()}
+
+    def keep(part: str, trials: list[Row], cases: int) -> None:
+        named = [name for name in ("call", "answer") if name in trials[0]]
+        tried = {name: len({(one["scenario"], one[name]) for one in trials}) for name in named}
+        content = stored("registry")
+        content[part] = {
+            **stated,
+            "minutes": round((time.perf_counter() - began) / 60, 1),
+            "every": every,
+            "cases": cases,
+            "trials": len(trials),
+            "tried": tried,
+            "goals": goals(part, trials),
+            "missed": [one for one in trials if any(one.get(key) for key in COUNTED)],
+        }
+        write("registry", content)
+
+    return keep
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--every", type=int, default=1, help="of the cases, only each n-th")
-    parser.add_argument("--only", choices=["proxy", "kills"])
+    parser.add_argument("--only", choices=PARTS)
     given = parser.parse_args()
     say = lambda text: print(text, flush=True)  # noqa: E731  # progress, a line each
     quiet()
-    began = time.perf_counter()
-    found: dict[str, list[Row]] = {}
+    keep, wanted = keeper(given.every), [given.only] if given.only else list(PARTS)
     with scratch() as folder:
         forked(lambda: make(folder))  # torch's threads stay in the fork
-        if given.only != "proxy":
+        if "kills" in wanted:
             import_all()
-            found["kills"] = kill_trials(folder, given.every, say)
-        if given.only != "kills":
+            kill_trials(folder, given.every, say, keep)
+        if "proxy" in wanted:
             from lossbench.tracking.remembered import remember
             from lossbench.tracking.ui import mlflow_server
 
@@ -425,26 +468,11 @@ def main() -> None:
                 os.environ["MLFLOW_TRACKING_URI"] = address
                 for root in (bench.strong, bench.weak):
                     remember(root)
-                found["proxy"] = proxy_trials(bench, proxy, given.every, say)
-    goals = []
-    for part, trials in found.items():
-        for key in COUNTED:
-            count = sum(int(one.get(key, 0)) for one in trials)
-            goals.append({"name": f"{part}: {key}", "trials": len(trials), "goal": 0, "measured": count,
-                          "met": count == 0})  # fmt: skip
-            print(f"{'met' if count == 0 else 'MISSED':<7}{count:>5} of {len(trials)} trials  {part}: {key}")
-    result = {
-        "machine": machine("mlflow", "torch"),
-        "commit": commit(),
-        "every": given.every,
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        "goals": goals,
-        "answers": [one.name for one in answers()],
-        "missed": [
-            one for trials in found.values() for one in trials if any(one.get(key) for key in COUNTED)
-        ],
-    }
-    print(f"written: {write('registry', result)}")
+                proxy_trials(bench, proxy, given.every, say, keep)
+    for part in wanted:
+        for goal in stored("registry")[part]["goals"]:
+            met = "met" if goal["met"] else "MISSED"
+            print(f"{met:<7}{goal['measured']:>5} of {goal['trials']} trials  {goal['name']}")
 
 
 def import_all() -> None:

@@ -9,11 +9,12 @@ from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
 from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
-from lossbench.execution.identity import user_code
+from lossbench.execution.identity import use_own_code
 from lossbench.originals import protect
-from lossbench.params import Experiment, Params
-from lossbench.plugins import load_object, use_code
+from lossbench.params import Experiment, Params, ScriptExperiment
+from lossbench.plugins import load_object
 from lossbench.recipe import Compute
+from lossbench.scripts.checking import check_script, only_of_scripts
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
 
@@ -36,19 +37,24 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
     protect(params, study, file)
     _refuse_home(params, file)
     check_driver(store_of(study))
-    use_code(user_code(params, study))
+    use_own_code(params, study)
     try:
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")
+            _check_extra(dataset.expectations.extra, study)
         for name, experiment in params.experiments.items():
-            _check_experiment(name, experiment)
+            if isinstance(experiment, ScriptExperiment):
+                check_script(name, experiment, params, study)
+            else:
+                _check_experiment(name, experiment)
+        scripts = only_of_scripts(params)
         for name, spec in params.losses.items():
-            losses.check(spec, f"losses.{name}")
+            if name not in scripts:
+                losses.check(spec, f"losses.{name}")
         for name, claim in params.hypotheses.items():
             for where in (claim.experiment, claim.than_experiment or claim.experiment):
-                one = params.experiments[where]
-                task = task_for(one.task.name, one.metric, f"experiments.{where}")
-                _check_metric(claim.on, task, f"hypotheses.{name}.on", also=[GAP])
+                _check_claimed(claim.on, params.experiments[where], where, f"hypotheses.{name}.on")
+        _check_retraining(params)
         check_compute(params.compute)
         _check_engine(params)
     except UserError as error:
@@ -64,15 +70,25 @@ def _try(name: str, params: Params, file: str, study: Path) -> None:
     """
     from lossbench.trial import try_experiment, try_shape
 
+    if isinstance(params.experiments[name], ScriptExperiment):  # only the whole of it can be run
+        return
     where = params.experiments[name].dataset
     dataset, key = params.datasets[where], f"datasets.{where}"
     if up_to_date(study, where, dataset):
         try_experiment(name, params, Fetched.open(study / "data" / where), file)
         return
     read = sources.source(dataset.source, key)
-    shape = read.input_shape(read.check(dataset, key))
+    options = read.check(dataset, key)
+    shape = read.input_shape(options)
     if shape is not None:
-        try_shape(name, params, shape, file)
+        try_shape(name, params, shape, file, getattr(options, "classes", None))
+
+
+def _check_extra(extra: str | None, study: Path) -> None:
+    if extra:
+        from lossbench.data.expectations.extra import extra_file, read_extra  # which brings pandas
+
+        read_extra(extra_file(extra, study))
 
 
 def _refuse_home(params: Params, file: str) -> None:
@@ -96,6 +112,29 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
         load_object(experiment.recipe.augmentation.own, f"{key}.recipe.augmentation.own")
 
 
+def _check_claimed(metric: str, experiment: Experiment, name: str, key: str) -> None:
+    """Refuse a claim on a metric that its experiment does not have."""
+    if not isinstance(experiment, ScriptExperiment):
+        task = task_for(experiment.task.name, experiment.metric, f"experiments.{name}")
+        _check_metric(metric, task, key, also=[GAP])
+    elif metric not in experiment.task.metrics:
+        raise UserError(
+            f"'{key}' is '{metric}', which 'experiments.{name}.task.metrics' does not declare; "
+            f"{nearest(metric, experiment.task.metrics)}"
+        )
+
+
+def _check_retraining(params: Params) -> None:
+    """Refuse to put into service what a script has trained: nobody here can load it."""
+    name = params.retraining.experiment
+    if name is not None and isinstance(params.experiments[name], ScriptExperiment):
+        raise UserError(
+            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; "
+            "allowed: an experiment whose "
+            "task is not 'command'"
+        )
+
+
 def _check_metric(metric: str, task: type[Task], key: str, also: Sequence[str] = ()) -> None:
     known = [*(one.name for one in task.metrics), *also]
     if metric not in known:
@@ -108,6 +147,8 @@ def _check_engine(params: Params) -> None:
     if params.compute.engine != "population":
         return
     for name, one in params.experiments.items():
+        if isinstance(one, ScriptExperiment):  # trains as it likes
+            continue
         if one.recipe.augmentation.own is not None:
             raise UserError(
                 "'compute.engine' is 'population', which cannot run "

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from reprlib import Repr
 from types import TracebackType
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 USERINFO = (re.compile(r"(?<=://)[^\s/?#]*@"), re.compile(r"(?<=://)(?!/)[^\s'\"]*@"))
 """What stands between ``://`` and the last ``@``: a name, a password, which may hold any character."""
 QUERY_SECRETS = re.compile(
-    r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)[^\s&;'\"]+", re.IGNORECASE
+    r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)([^\s&;'\"]+)", re.IGNORECASE
 )
 """Likewise in an address's query, or in a list of settings."""
+HOSTED = ("databricks", "databricks-uc", "uc")
+"""Kinds of store that MLflow resolves by itself: what follows names a profile, or a scope of secrets."""
+HOSTED_PLACE = re.compile(rf"\b({'|'.join(HOSTED)}):(?://)?[^\s'\"/,;)]+", re.IGNORECASE)
 PATHS = ("sqlite", "file")
 """Schemes whose addresses hold a path and nobody's name."""
 NO_MEMORY = re.compile(r"can't allocate memory|[Oo]ut of memory|not enough memory")
@@ -91,6 +94,7 @@ def scrubbed(text: str) -> str:
     """
     for secret in _secrets():
         text = text.replace(secret, "***")
+    text = HOSTED_PLACE.sub(r"\1:…", text)
     for userinfo in USERINFO:
         text = userinfo.sub("", text)
     return QUERY_SECRETS.sub(r"\1…", text)
@@ -99,6 +103,8 @@ def scrubbed(text: str) -> str:
 def shown(address: str) -> str:
     """Show an address without the credentials and the query that it may hold."""
     scheme, colon, rest = address.partition(":")
+    if _kind(address) in HOSTED:
+        return scheme
     if not colon or "/" in scheme or _kind(address) in PATHS:
         return address.partition("?")[0]
     slashes = "//" if rest.startswith("//") else ""
@@ -112,15 +118,20 @@ def _kind(address: str) -> str:
 
 
 def _secrets() -> Iterator[str]:
-    """Yield the userinfo of the tracking address as it may be written, the longest writing first."""
+    """Yield what is secret in the tracking address, as it may be written, the longest writing first."""
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if "@" not in address or "://" not in address or _kind(address) in PATHS:
+    if _kind(address) in HOSTED:  # an address of its own may follow: uc:https://…
+        place = address.partition(":")[2].rpartition("//")[2]
+        info = place.rpartition("@")[0] or place
+        yield from (one for one in (place, info, info.partition(":")[2]) if len(one) >= SHORTEST_SECRET)
+        return
+    if "://" not in address or _kind(address) in PATHS:
         return
     info = address.partition("://")[2].rpartition("@")[0]
-    password = info.partition(":")[2]
-    for one in (info, unquote(info), password, unquote(password)):
-        if len(one) >= SHORTEST_SECRET:
-            yield one
+    told = [info, info.partition(":")[2], *(value for _, value in QUERY_SECRETS.findall(address))]
+    # As it stands, plain, and escaped once more: an address is sent as a part of another, too.
+    written = {form for one in told for form in (one, unquote(one), quote(one, safe=""))}
+    yield from sorted((one for one in written if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -1,16 +1,15 @@
 """One at a time: locks that die with their holder, and one that says who holds it."""
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from lossbench.identity import Owner, is_alive
 
@@ -31,8 +30,8 @@ class HeldError(Exception):
 
 
 @contextmanager
-def lock(path: Path, wait: float = 0.0) -> Iterator[IO[bytes]]:
-    """Hold ``path`` exclusively; wait up to ``wait`` seconds for it.
+def lock(path: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold ``path`` exclusively; wait up to ``wait`` seconds for it (for ever, if that is negative).
 
     The kernel keeps it (``flock``), so a dead holder's lock is free at once, however it died.
 
@@ -41,17 +40,15 @@ def lock(path: Path, wait: float = 0.0) -> Iterator[IO[bytes]]:
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LockedError(f"{path} is held by another process") from None
-                time.sleep(0.05)
-        yield file
+    held = FileLock(path, timeout=wait)
+    try:
+        held.acquire()
+    except Timeout:
+        raise LockedError(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager
@@ -70,17 +67,16 @@ def only_one(path: Path, what: str) -> Iterator[None]:
 
     """
     try:
-        with lock(path) as file:
+        with lock(path):
             if held_elsewhere(path):
                 raise HeldError(f"another {what} is at work: {_holder(path)}")
-            file.truncate(0)
-            file.write(_me())
-            file.flush()
+            path.write_bytes(_me())
             try:
-                with _beating(file):
+                with _beating(path):
                     yield
             finally:
-                file.truncate(0)
+                with suppress(FileNotFoundError):  # `lossbench clean` has removed it
+                    os.truncate(path, 0)
     except LockedError:
         raise HeldError(f"another {what} is at work: {_holder(path)}") from None
 
@@ -115,14 +111,14 @@ def _holder(path: Path) -> str:
 
 
 @contextmanager
-def _beating(file: IO[bytes]) -> Iterator[None]:
+def _beating(path: Path) -> Iterator[None]:
     """Touch the file while the block runs."""
     over = Event()
 
     def beat() -> None:
         with suppress(OSError):  # the folder has gone or cannot be written any more: the block will say so
             while not over.wait(BEAT):
-                os.utime(file.fileno())
+                os.utime(path)
 
     thread = Thread(target=beat, daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ import numpy as np
 
 from lossbench.data.decoding import decode
 from lossbench.data.images import Header, read_mask
+from lossbench.data.samples import Array
 from lossbench.data.sources.boxes import ROUNDED
 from lossbench.data.sources.reading import ImageOptions, headers_of, side_by_side
 from lossbench.errors import UserError
@@ -69,6 +70,7 @@ def look(found: Found) -> Look:
         if turned:
             headers = headers_of(files, "images", ImageOptions.model_validate(turned))
         _refuse_other_sizes(found, headers, ImageOptions.model_validate(turned))
+        _inverted(found, said)
     elif tagged := sum(one.orientation != 1 for one in headers):
         said.append(f"{tagged} images are tagged to be turned (EXIF orientation), and will be")
     options |= _beyond(found, headers, said)
@@ -162,19 +164,29 @@ def _range(files: Sequence[Path], headers: Sequence[Header], said: list[str]) ->
     if not np.isfinite([low, high]).all():
         raise UserError(f"{files[0]} and others: pixels that are no finite numbers")
     if kinds == {"uint16"}:
-        bits = max(1, int(high).bit_length())
-        small = sum(int(one.max()) - int(one.min()) < FEW[0] * 65535 for one in found) > FEW[1] * len(found)
-        if not small or bits >= 16:
-            return {}
-        said.append(
-            f"16-bit images whose values end at {high:g}: taken for {bits} bits, range [0, {2**bits - 1}]"
-        )
-        return {"range": [0, 2**bits - 1]}
+        return _deep_range(_sample(files), found, int(high), said)
     high = high if high > low else low + 1
     said.append(
         f"{next(iter(kinds))} images: range [{low:g}, {high:g}], as found in {len(found)} of them; correct it"
     )
     return {"range": [low, high]}
+
+
+def _deep_range(files: Sequence[Path], found: Sequence[Array], high: int, said: list[str]) -> dict[str, Any]:
+    """Propose a range where most 16-bit images use a small part of theirs; say so where some do."""
+    spans = [int(one.max()) - int(one.min()) for one in found]
+    small = [file for file, span in zip(files, spans, strict=True) if span < FEW[0] * 65535]
+    bits = max(1, high.bit_length())
+    if small and (len(small) <= FEW[1] * len(found) or bits >= 16):
+        said.append(
+            f"{len(small)} of {len(found)} images use less than {FEW[0]:g} of the range of 16 bits, for "
+            f"example {small[0]}: fewer bits than in the others?"
+        )
+        return {}
+    if not small:
+        return {}
+    said.append(f"16-bit images whose values end at {high}: taken for {bits} bits, range [0, {2**bits - 1}]")
+    return {"range": [0, 2**bits - 1]}
 
 
 def _sample(files: Sequence[Path]) -> list[Path]:
@@ -202,6 +214,17 @@ def _masks_turned(found: Found, headers: Sequence[Header], said: list[str]) -> d
         )
     )
     return {"orientation": "ignore"} if raw and not square else {}
+
+
+def _inverted(found: Found, said: list[str]) -> None:
+    """Say which masks call 0 white: by the numbers stored they are the other way round."""
+    masks = [file for some in found.masks.values() for file in some]
+    own = headers_of(masks, "masks", ImageOptions())
+    if some := [file for file, one in zip(masks, own, strict=True) if one.white_is_zero]:
+        said.append(
+            f"{len(some)} of {len(masks)} masks are TIFFs that call 0 white, for example {some[0]}: they are "
+            "read as viewers show them, black as 0; if the numbers are meant, say 'white_is_zero: ignore'"
+        )
 
 
 def _refuse_other_sizes(found: Found, headers: Sequence[Header], options: ImageOptions) -> None:

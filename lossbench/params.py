@@ -9,7 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief, nearest
@@ -27,6 +36,7 @@ from lossbench.recipe import (
     Recipe,
     TaskSpec,
 )
+from lossbench.scripts.spec import COMMAND, ScriptRecipe, ScriptTask
 
 
 class Splits(Model):
@@ -148,11 +158,11 @@ class Tuning(Model):
 class Experiment(Model):
     """A task on a dataset with a model and a recipe, and the metric that decides."""
 
-    task: TaskSpec
+    task: SerializeAsAny[TaskSpec]
     dataset: Name
     """Which of `datasets`."""
     model: Network
-    recipe: Recipe
+    recipe: SerializeAsAny[Recipe]
     metric: str
     """Metric that decides; the task's page lists them."""
     margin: Positive
@@ -170,6 +180,55 @@ class Experiment(Model):
                 for key, value in block.items()
             }
         return block
+
+
+class ScriptExperiment(Experiment):
+    """An experiment whose replicates the user's own script trains: its network is the script's business."""
+
+    task: ScriptTask
+    recipe: ScriptRecipe
+    model: Network = Network(name=COMMAND)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_task(cls, block: Any) -> Any:
+        """``task: command`` with ``command:``, … beside it is short for all of it below ``task:``."""
+        if not isinstance(block, Mapping):
+            return block
+        own = [key for key in ScriptTask.model_fields if key in block and key not in Experiment.model_fields]
+        below = block.get("task", COMMAND)
+        named = {"name": below} if isinstance(below, str) else below
+        kept = {key: value for key, value in block.items() if key not in own}
+        if own and isinstance(named, Mapping):
+            kept["task"] = {**named, **{key: block[key] for key in own}}
+        return kept
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _no_model(cls, block: Any) -> Any:
+        if block not in (COMMAND, {"name": COMMAND}):
+            raise ValueError(f"a script brings its own network; leave it out, found {brief(block)}")
+        return block
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that the search goes by."""
+        return self.task.monitor or self.metric
+
+
+NETWORK, SCRIPT = "[network]", "[script]"
+"""The two kinds of experiment, in the path of an error."""
+
+
+def _kind(block: Any) -> str:
+    task = block.get("task") if isinstance(block, Mapping) else getattr(block, "task", None)
+    name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", task)
+    return SCRIPT if name == COMMAND else NETWORK
+
+
+AnyExperiment = Annotated[
+    Annotated[Experiment, Tag(NETWORK)] | Annotated[ScriptExperiment, Tag(SCRIPT)], Discriminator(_kind)
+]
 
 
 class Arm(Model):
@@ -280,7 +339,7 @@ class Params(Model):
     """Folder of your own modules."""
     datasets: dict[Name, Dataset]
     """Name → dataset."""
-    experiments: dict[Name, Experiment]
+    experiments: dict[Name, AnyExperiment]
     """Name → experiment."""
     losses: dict[Name, dict[str, Any]]
     """Name → loss and its parameters."""
@@ -351,12 +410,15 @@ def parse_params(content: Mapping[str, Any], file: str = "params.yaml") -> Param
 
 def _sentence(error: ValidationError, file: str) -> str:
     first = telling(error)
-    where = [str(part) for part in first["loc"] if part != "[key]"]
+    where = [str(part) for part in first["loc"] if part not in ("[key]", NETWORK, SCRIPT)]
     key = ".".join(where) or "(top level)"
     match first["type"]:
         case "extra_forbidden":
             model = _model_at(first["loc"][:-1])
-            allowed = nearest(where[-1], model.model_fields) if model else "see the documentation"
+            known = {} if model is None else dict(model.model_fields)
+            if model is ScriptExperiment:  # what belongs to the task may stand beside it
+                known |= ScriptTask.model_fields
+            allowed = nearest(where[-1], known) if known else "see the documentation"
             return f"{file}: unknown key '{key}'; {allowed}"
         case "missing":
             return f"{file}: key '{key}' is missing"
@@ -376,7 +438,9 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """Find the model that stands at a path of params.yaml."""
     model: Any = Params
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
+        if part in (NETWORK, SCRIPT):
+            model = Experiment if part == NETWORK else ScriptExperiment
+        elif isinstance(model, type) and issubclass(model, BaseModel):
             field = model.model_fields.get(str(part))
             model = field.annotation if field else None
         else:  # a dict (or tuple) of models: the part is a user's name

@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +18,8 @@ from annotated_types import BaseMetadata, Ge, Gt, Interval, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lossbench.params import Params
+from lossbench.params import Experiment, Params, ScriptExperiment
+from lossbench.scripts.spec import ScriptTask
 
 USER_NAME = "<name>"
 """Stands in a key where the user's own name stands."""
@@ -53,6 +54,15 @@ class Knob:
 def knobs(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[Knob]:
     """List the keys of a model and of the models in it, in their order."""
     for name, field in model.model_fields.items():
+        if name == "experiments":  # of two kinds; what both have is told once
+            both = chain(
+                *(knobs(one, f"{prefix}{name}.{USER_NAME}.") for one in (Experiment, ScriptExperiment))
+            )
+            kept: dict[str, Knob] = {}
+            for knob in both:
+                kept.setdefault(knob.key, knob)
+            yield from kept.values()
+            continue
         inner, key = _inner(field.annotation), f"{prefix}{name}"
         if inner is None:
             yield Knob(key, _allowed(field), _default(field), told(model).get(name, ""))
@@ -174,11 +184,28 @@ def schema() -> dict[str, Any]:
     experiment = made["$defs"]["Experiment"]["properties"]
     for name in ("task", "model"):  # a name alone is short for a block of it
         experiment[name] = {"anyOf": [{"type": "string"}, experiment[name]]}
+    _beside(made["$defs"]["ScriptExperiment"], made["$defs"]["ScriptTask"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _beside(experiment: dict[str, Any], task: Mapping[str, Any]) -> None:
+    """Let the keys of a script's task stand beside ``task: command``, as params take them."""
+    own = {name: one for name, one in task["properties"].items() if name in ScriptTask.model_fields}
+    named = {"const": own.pop("name")["const"]}
+    flat = {
+        **experiment,
+        "properties": {**experiment["properties"], **own, "task": named},
+        "required": [*experiment["required"], *(one for one in task["required"] if one in own)],
+    }
+    below = dict(experiment)
+    experiment.clear()
+    experiment |= {"anyOf": [below, flat]}
 
 
 def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     yield model
+    if model is Params:
+        yield from (*_models(Experiment), *_models(ScriptExperiment))
     for field in model.model_fields.values():
         if inner := _inner(field.annotation):
             yield from _models(inner[1])

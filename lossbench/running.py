@@ -10,13 +10,13 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lossbench.chain import without_git
+from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
@@ -35,8 +35,6 @@ from lossbench.outs import Outs
 from lossbench.params import Params, load_params
 from lossbench.processes import step
 from lossbench.store import Store, opened
-
-CHECKED = "LOSSBENCH_CHECKED"
 
 
 def run(study: Path, jobs: str | None = None, device: str | None = None) -> None:
@@ -69,7 +67,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
             if device is not None:
                 write_values(Path("params.yaml"), {("compute", "device"): device})
             mend()
-            os.environ[CHECKED] = sha256(Path("params.yaml").read_bytes()).hexdigest()
+            say_checked()
             step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
             validate()
         step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))

@@ -5,9 +5,9 @@ and no numbers, and takes no memory; it takes seconds to load, though. The outpu
 zeros and shown to every loss beside real targets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
+from lossbench.losses.base import Loss
 from lossbench.losses.building import build
 from lossbench.models.base import build as build_model
 from lossbench.params import Experiment, Params
+from lossbench.plugins import is_path
 from lossbench.recipe import Recipe
 from lossbench.tasks.base import Task, task_class
 from lossbench.training.setting import check_recipe, loss_context
@@ -27,6 +29,12 @@ MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionEr
 """What torch raises at shapes that do not fit."""
 POSITIONS = 2**15
 """Positions of a sample up to which the model computes for real: the meta device costs as much."""
+SHOWN = 2**18
+"""Positions of a sample up to which losses are tried before there are data: more takes seconds a loss."""
+COUNTED = 100
+"""Samples a class that are taken for granted before there are data."""
+NAMES = tuple(f"class {number}" for number in range(1000))
+"""Of classes that only the data will name."""
 LARGE = 2**22
 """Numbers in a sample's outputs from which on one sample is shown to the losses, not two."""
 
@@ -91,8 +99,21 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
             _try_loss(trial, arm.loss, params.losses[arm.loss], outputs, task.encode_targets(targets))
 
 
-def try_shape(name: str, params: Params, shape: tuple[int, ...], file: str = "params.yaml") -> None:
-    """Try an experiment's model where the shape of its samples is known, and no sample yet.
+def try_shape(
+    name: str,
+    params: Params,
+    shape: tuple[int, ...],
+    file: str = "params.yaml",
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Try an experiment's model and losses where the shape of its samples is known, and no sample yet.
+
+    Args:
+        name: of the experiment.
+        params: of the study.
+        shape: of one sample.
+        file: named in messages.
+        classes: names, where params say them.
 
     Raises:
         UserError: one sentence on what does not fit.
@@ -101,7 +122,7 @@ def try_shape(name: str, params: Params, shape: tuple[int, ...], file: str = "pa
     experiment, where = params.experiments[name], f"{file}: experiment '{name}'"
     kind = task_class(experiment.task.name).kinds[0]
     with _told(where):
-        task = task_class(experiment.task.name)(_outline(kind, shape), experiment.task.options)
+        task = _unseen(experiment, kind, shape, classes or NAMES[:2])
     trial = Trial(where, experiment, task, task.encode_inputs(torch.zeros(2, *shape, dtype=torch.uint8)))
     with one_thread():
         outputs = try_model(trial)
@@ -112,6 +133,58 @@ def try_shape(name: str, params: Params, shape: tuple[int, ...], file: str = "pa
             f"{where}: {trial.whose} puts out {_sized(outputs)} a sample, but task '{task.name}' needs "
             f"{'×'.join(['classes', *map(str, wanted[1:])])}; name a model for that task"
         )
+    if wanted is None or int(np.prod(shape[1:])) > SHOWN:
+        return
+    for arm in params.arms_of(name).values():
+        with one_thread():
+            _try_unseen(trial, kind, arm.loss, params.losses[arm.loss], outputs, classes)
+
+
+def _unseen(experiment: Experiment, kind: str, shape: tuple[int, ...], classes: Sequence[str]) -> Task:
+    return task_class(experiment.task.name)(_outline(kind, shape, classes), experiment.task.options)
+
+
+def _try_unseen(
+    trial: Trial, kind: str, name: str, spec: Any, outputs: Tensor, classes: Sequence[str] | None
+) -> None:
+    """Show a loss zeros; where only the data tell how many classes there are, any number may do."""
+    if classes is None and _own_code(spec):  # it may know a number that is nowhere in params.yaml
+        return
+    counts = [len(classes)] if classes is not None else sorted({2, 3, *_lengths(spec)})
+    unbuilt: list[UserError] = []
+    unshown: list[UserError] = []
+    for count in counts:
+        task = _unseen(trial.experiment, kind, trial.shape, classes or NAMES[:count])
+        now = replace(trial, task=task)
+        try:
+            made = _built(now, name, spec)
+        except UserError as error:
+            unbuilt.append(error)
+            continue
+        targets = task.encode_targets(torch.zeros(2, *task.info.target_shape, dtype=torch.int64))
+        try:
+            _show(now, name, made, torch.zeros(2, task.outputs, *outputs.shape[2:]), targets)
+        except UserError as error:
+            unshown.append(error)
+        else:
+            return
+    if classes is None and not unshown:
+        raise UserError(f"{unbuilt[-1]} (nor does any other number of classes fit loss '{name}')")
+    raise (unshown or unbuilt)[0]
+
+
+def _own_code(spec: Any) -> bool:
+    parts = spec.get("sum", spec) if isinstance(spec, Mapping) else {}
+    return any(is_path(one) for one in (parts.get("name"), *parts))
+
+
+def _lengths(spec: Any) -> Iterator[int]:
+    """Yield the lengths of the lists in a block: a number a class, or a row a class."""
+    if isinstance(spec, Mapping):
+        for value in spec.values():
+            yield from _lengths(value)
+    elif isinstance(spec, list | tuple) and 2 <= len(spec) <= len(NAMES):
+        yield len(spec)
 
 
 def try_model(trial: Trial) -> Tensor:
@@ -165,10 +238,18 @@ def _batch(trial: Trial, device: str, count: int) -> Tensor:
 
 
 def _try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tensor) -> None:
+    _show(trial, name, _built(trial, name, spec), outputs, targets)
+
+
+def _built(trial: Trial, name: str, spec: Any) -> Loss:
+    with _told(trial.where):
+        return build(spec, loss_context(trial.task), f"losses.{name}")
+
+
+def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) -> None:
     count = 1 if outputs[0].numel() > LARGE else len(trial.samples)
     logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True)
     task, targets = trial.task, targets[:count]
-    made = build(spec, loss_context(task), f"losses.{name}")
     try:
         extra = {}
         if made.auxiliary:
@@ -191,18 +272,18 @@ def _last(recipe: Recipe, count: int) -> int:
     return batch if recipe.drop_last else count % batch or batch
 
 
-def _outline(kind: Kind | str, shape: tuple[int, ...]) -> DatasetInfo:
-    """Stand in for a dataset of which the samples' shape is all that is known."""
+def _outline(kind: Kind | str, shape: tuple[int, ...], classes: Sequence[str]) -> DatasetInfo:
+    """Stand in for a dataset of which the samples' shape, and perhaps the classes, are all that is known."""
     targets = {"mask": shape[1:], "multilabel": (2,), "boxes": (1, 5)}.get(kind, ())
     return DatasetInfo(
         kind=kind,  # type: ignore[arg-type]  # a task's own
-        classes=("one", "other"),
+        classes=tuple(classes),
         input_shape=shape,
         target_shape=targets,
         mean=(0.0,) * shape[0],
         std=(1.0,) * shape[0],
-        counts=(1, 1),
-        sizes={"train": 2},
+        counts=(COUNTED,) * len(classes),
+        sizes={"train": COUNTED * len(classes)},
     )
 
 

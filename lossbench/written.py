@@ -185,7 +185,7 @@ UNFINISHED = Layout(
 """Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(
     {"arm.json": frozenset({"arm", "experiment", "seeds"})},
-    re.compile(r"arm\.json|history\.csv|seed-\d+\.safetensors"),
+    re.compile(r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"),
 )
 EVALUATION = Layout(
     {"gallery.json": frozenset()},
@@ -204,6 +204,7 @@ PRIVATE = Layout(
         r"|/\.?store\.json(\.[\w.-]+\.part)?)?"
         r"|\.?closures\.json(\.[\w.-]+\.part)?"
         r"|checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?|slurm(/[\w-]+(/[\w.-]+)?)?"
+        r"|scripts(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
         r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"

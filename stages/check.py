@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from lossbench.checked import checked_by_caller
 from lossbench.errors import exit_code
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
-from stages.common import checked_by_caller
 
 
 def main() -> None:

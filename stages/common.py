@@ -1,10 +1,8 @@
 """What every stage script shares: its one argument, its params, its exit code, and the way to the store."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,6 @@ if TYPE_CHECKING:
     from lossbench.execution.fill import Filling
     from lossbench.execution.sites import Site
     from lossbench.store import Store
-
-CHECKED = "LOSSBENCH_CHECKED"
-"""The hash of the params.yaml that whoever calls checks itself, before and after there are data."""
 
 ATTEMPTS = 3
 """At filling the store and writing outs from it: an entry may turn out to be damaged."""
@@ -43,11 +38,6 @@ def run_stage(
     sys.exit(exit_code(stage))
 
 
-def checked_by_caller() -> bool:
-    """Whether `lossbench run` called, which checks itself, in a process where torch is imported already."""
-    return os.environ.get(CHECKED) == sha256(Path("params.yaml").read_bytes()).hexdigest()
-
-
 def from_store(
     params: Params,
     store: "Store",
@@ -55,6 +45,7 @@ def from_store(
     add: Callable[["Filling"], None],
     collect: Callable[[], None],
     label: str,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Compute what the store lacks, then write outs from it; no torch where it lacks nothing.
 
@@ -65,6 +56,7 @@ def from_store(
         add: adds the flows that compute what is wanted.
         collect: writes the outs.
         label: of the progress bar.
+        before: is called before anything is computed, and not where nothing is; what it raises ends it.
 
     """
     from lossbench.execution.collect import LostError
@@ -72,7 +64,7 @@ def from_store(
     from lossbench.training.interruption import ending_on_sigterm
 
     for attempt in range(ATTEMPTS):
-        filling = Filling(place.executor, _watch(params, store, label))
+        filling = Filling(lambda: _executor(place, before), _watch(params, store, label))
         add(filling)
         with ending_on_sigterm():
             filling.run()
@@ -84,6 +76,11 @@ def from_store(
             print(f"warning: {lost}; it is computed anew", file=sys.stderr)
         else:
             return
+
+
+def _executor(place: "Site", before: Callable[[], None]) -> Any:
+    before()
+    return place.executor()
 
 
 def _watch(params: Params, store: "Store", label: str) -> Any:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lossbench.checked import checked_by_caller
 from lossbench.params import Params
 from stages.common import from_store, run_stage
 
@@ -25,7 +26,18 @@ def main(params: Params, arm: str) -> None:
             lambda filling: filling.add(arm, lambda: arm_flow(made, store, place.where(), scores=False)),
             lambda: collect_arm(made, store, outs),
             label=f"train {arm}",
+            before=lambda: _try(params),
         )
+
+
+def _try(params: Params) -> None:
+    """Try what is to be trained: DVC may have brought back a ``.passed`` that a refused run had removed."""
+    from lossbench.execution.local import warm_up
+    from lossbench.running import check_in_worker
+
+    if not checked_by_caller():
+        warm_up()
+        check_in_worker(params)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from lossbench.checked import checked_by_caller
 from lossbench.outs import Outs
 from lossbench.params import Params
-from stages.common import checked_by_caller, run_stage
+from stages.common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:
@@ -28,10 +29,11 @@ def main(params: Params, dataset: str) -> None:
 def try_all(params: Params, dataset: str, outs: Outs) -> None:
     """Try each experiment on a dataset for one step."""
     from lossbench.data.dataset import Dataset
+    from lossbench.params import ScriptExperiment
     from lossbench.trial import try_experiment
 
     for name, experiment in params.experiments.items():
-        if experiment.dataset == dataset:
+        if experiment.dataset == dataset and not isinstance(experiment, ScriptExperiment):
             try_experiment(name, params, Dataset.open(outs.data(dataset)))
 
 

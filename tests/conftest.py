@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a small study, trained for real."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import losses_cases
 import pytest
 import torch
+from filelock import FileLock
 from ruamel.yaml import YAML
 from server_cases import Server
 
@@ -22,6 +25,21 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("lossbench", deadline=None)
 hypothesis.settings.load_profile("lossbench")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--loss``."""
+    parser.addoption("--loss", help="hold the laws of losses over this one alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the laws, which are collected after this, of ``--loss``."""
+    losses_cases.ONLY = config.getoption("loss")
+    known = {case.name for case in losses_cases.CASES}
+    if losses_cases.ONLY not in (None, *known):
+        raise pytest.UsageError(
+            f"--loss {losses_cases.ONLY}: no such loss; there are {', '.join(sorted(known))}"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +170,16 @@ def train_study(root: Path, content: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC."""
-    root = tmp_path_factory.mktemp("study")
-    train_study(root, tiny_params())
-    return root
+    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC.
+
+    Of several test processes one trains it; each has a copy of its own.
+    """
+    own = tmp_path_factory.mktemp("study")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "trained.lock"):
+        if not (shared / "trained").is_dir():
+            train_study(shared / "training", tiny_params())
+            (shared / "training").replace(shared / "trained")
+    return Path(shutil.copytree(shared / "trained", own, dirs_exist_ok=True))

@@ -53,31 +53,55 @@ CASES = [
 ]
 
 
-def over(cases: Iterable[Case]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make of a test of one ``case`` a test for each loss, which loops over the kinds of target it takes."""
-    found: dict[str, list[Case]] = {}
-    for case in cases:
-        found.setdefault(case.name, []).append(case)
+def grouped(
+    parameter: str, values: Iterable[Any], group: Callable[[Any], str]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make of a test of one ``parameter`` a test for each group of its values, which loops over them.
+
+    All values that fail are told. An item a value would be 1,500 items more, and says no more.
+    """
+    found: dict[str, list[Any]] = {}
+    for value in values:
+        found.setdefault(group(value), []).append(value)
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        def run(loss: str, **fixtures: Any) -> None:
-            for case in found[loss]:
+        def run(group: str, **fixtures: Any) -> None:
+            failures: list[BaseException] = []
+            for value in found[group]:
                 try:
-                    test(case, **fixtures)
-                except BaseException as error:
-                    error.add_note(f"with {case}")
-                    raise
+                    test(**{parameter: value}, **fixtures)
+                except (Exception, pytest.fail.Exception) as error:
+                    error.add_note(f"with {value}")
+                    failures.append(error)
+            if failures:
+                raise BaseExceptionGroup(f"{len(failures)} of {len(found[group])} fail", failures)
 
-        fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != "case"]
-        named = inspect.Parameter("loss", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != parameter]
+        named = inspect.Parameter("group", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
         run.__signature__ = inspect.Signature([named, *fixtures])  # type: ignore[attr-defined]  # read by pytest
-        return pytest.mark.parametrize("loss", found)(run)
+        return pytest.mark.parametrize("group", found)(run)
 
     return decorate
 
 
+ONLY: str | None = None
+"""The loss that the laws are held over, alone (``pytest --loss NAME``); None: every one."""
+
+
+def over(
+    cases: Iterable[Case], group: Callable[[Case], str] = lambda case: case.family
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make of a test of one ``case`` a test for each family of losses."""
+    return grouped("case", (case for case in cases if ONLY in (None, case.name)), group)
+
+
 every_loss = over(CASES)
+#: What takes seconds a loss is shared out among processes loss by loss.
+every_loss_alone = over(CASES, lambda case: case.name)
+every_name = grouped(
+    "name", (name for name in REGISTRY if ONLY in (None, name)), lambda name: REGISTRY[name].family
+)
 SHAPES = {"points": (), "sequence": (6,), "image": (5, 4), "volume": (3, 4, 2)}
 
 

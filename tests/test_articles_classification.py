@@ -184,6 +184,7 @@ def test_the_network_of_a7_learns_digits(mirror: Path, tmp_path: Path) -> None:
     assert trained("a7_mnist", tmp_path, epochs=4)["cross_entropy"][0] > 0.9
 
 
+@pytest.mark.slow
 def test_mse_cross_entropy_and_hinge_all_learn_digits_with_the_network_of_a6(
     mirror: Path, tmp_path: Path
 ) -> None:

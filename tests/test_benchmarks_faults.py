@@ -121,6 +121,32 @@ def test_the_table_adds_trials_up_and_one_loss_misses_its_goal():
     assert all(met.values())
 
 
+def test_kinds_tried_now_take_the_place_of_what_was_said_of_them_and_the_others_stay(tmp_path, monkeypatch):
+    """Two people try different kinds; whoever tried a kind last is believed, whichever file is added."""
+    empty = dict.fromkeys(faults.COUNTED, 0)
+
+    def tried(kind: str, time: str, lost: int) -> dict:
+        row = {"kind": kind, "recovery": "make repro", "tracebacks": 0, "recovery_seconds": 1.0, **empty}
+        trials = [{**row, "trial": 0, "lost_metrics": lost}]
+        return {"rows": [{**one, "time": time} for one in faults.table(trials)], "trials": trials}
+
+    first, second = (kind.name for kind in kinds()[:2])
+    old = {**tried(first, "2026-01-01", 7), "commit": "old", "machine": "m"}
+    old["rows"] += tried("a kind that is no more", "2026-01-01", 9)["rows"]
+    both = faults.together(old, tried(second, "2026-01-02", 0))
+    assert [(row["kind"], row["lost_metrics"]) for row in both["rows"]] == [(first, 7), (second, 0)]
+    assert both["rows"][0]["commit"] == "old"
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    (tmp_path / "faults.json").write_text(json.dumps(both))
+    (tmp_path / "other.json").write_text(json.dumps(tried(first, "2026-01-03", 0)))
+    faults.main(["--add", str(tmp_path / "other.json")])
+    (tmp_path / "other.json").write_text(json.dumps(tried(first, "2025-01-01", 5)))
+    faults.main(["--add", str(tmp_path / "other.json")])
+    added = json.loads((tmp_path / "faults.json").read_text())
+    assert [row["lost_metrics"] for row in added["rows"]] == [0, 0]
+    assert next(goal for goal in added["goals"] if goal["name"] == "lost metrics")["met"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_benchmark_runs_and_nothing_is_lost(tmp_path):
@@ -131,6 +157,6 @@ def test_the_benchmark_runs_and_nothing_is_lost(tmp_path):
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads((tmp_path / "faults.json").read_text())
-    assert {"machine", "commit", "rows", "goals"} <= set(found)
-    assert found["metrics"] > 500
+    assert {"machine", "commit", "time"} <= set(found["rows"][0])
+    assert all(trial["metrics"] > 500 for trial in found["trials"])
     assert all(goal["met"] for goal in found["goals"] if goal["name"] != "kinds of fault")

@@ -99,6 +99,16 @@ def test_the_benchmark_sees_the_largest_process_of_a_tree(tmp_path):
         memory.measured([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
+def test_the_benchmark_sees_a_process_that_nobody_waits_for(tmp_path):
+    child = f"import time; a = b'x' * {150 * 2**20}; time.sleep(0.6)"
+    code = (
+        "import os, subprocess, sys\n"
+        f"pid = subprocess.Popen([sys.executable, '-c', {child!r}]).pid\n"
+        "os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)\nos._exit(0)"
+    )
+    assert memory.measured([sys.executable, "-c", code], tmp_path)["largest"] > 150 * 2**20
+
+
 def test_the_benchmarks_images_differ_and_hold_all_classes(tmp_path):
     memory.make_images(tmp_path, 3, 64, 64)
     images = [file.read_bytes() for file in (tmp_path / "images").iterdir()]

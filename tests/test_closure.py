@@ -1,8 +1,11 @@
 """A replicate's key holds the code that it runs: exactly that, read from the source."""
 
+import ast
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,19 +51,26 @@ def keys(trained_study: Path) -> dict[str, str]:
 def test_an_edit_changes_the_keys_of_exactly_the_replicates_that_run_it(
     arms: dict[str, Identity], trained_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every file of the package, one after another."""
+    """In every file of the package: all at once in those that neither runs, one after another in the others."""
     shutil.copytree(PACKAGE, tmp_path / "lossbench", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(closures, "PACKAGE", tmp_path / "lossbench")
     running = {name: set(arms[name].code.files) for name in ("digits-focal", "scenes-cross_entropy")}
     before = keys(trained_study)
-    for module in MODULES:
-        file = closures.source_of(module)
-        assert file is not None
-        written = file.read_text(encoding="utf-8")
-        file.write_text(written + "\nPLANTED = 1\n", encoding="utf-8")
+
+    def planted(*modules: str) -> set[str]:
+        files = {file: file.read_text(encoding="utf-8") for file in map(closures.source_of, modules) if file}
+        assert len(files) == len(modules)
+        for file, written in files.items():
+            file.write_text(written + "\nPLANTED = 1\n", encoding="utf-8")
         changed = {name for name, key in keys(trained_study).items() if key != before[name]}
-        file.write_text(written, encoding="utf-8")
-        assert changed == {name for name, files in running.items() if module in files}, module
+        for file, written in files.items():
+            file.write_text(written, encoding="utf-8")
+        return changed
+
+    quiet = [module for module in MODULES if not any(module in files for files in running.values())]
+    assert planted(*quiet) == set()
+    for module in sorted(set(MODULES) - set(quiet)):
+        assert planted(module) == {name for name, files in running.items() if module in files}, module
 
 
 def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) -> None:
@@ -85,6 +95,29 @@ def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) 
     assert not others & set(code.files)
 
 
+def test_no_modules_of_ours_import_each_other_in_a_circle() -> None:
+    """As they are imported: what a function imports when it is called comes after."""
+    graph = {module: set(imported_first(module)) & set(MODULES) - {module} for module in MODULES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def imported_first(module: str) -> Iterator[str]:
+    """List what the import of a module imports of ours."""
+    file = closures.source_of(module)
+    assert file is not None
+    waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                whole = f"{node.module}.{name.name}"
+                yield whole if whole in MODULES else node.module
+        later = isinstance(node, ast.FunctionDef) or (
+            isinstance(node, ast.If) and closures._only_types(node.test)
+        )
+        waiting += [] if later else ast.iter_child_nodes(node)
+
+
 @given(
     st.sampled_from(
         ["# a comment\n", '"""A docstring."""\n', "\n\n", "if TYPE_CHECKING:\n    import nothing\n"]
@@ -98,8 +131,6 @@ def test_comments_docstrings_and_types_are_no_code(added: str) -> None:
 
 
 def digest(source: str) -> str:
-    import ast
-
     return "".join(closures._shape(ast.parse(source)))
 
 

@@ -224,6 +224,14 @@ def test_tables_are_read_with_their_byte_order_mark(encoding: str, tmp_path: Pat
     assert fetched(source, tmp_path / "mine", **options).info.classes == ("a", "other")
 
 
+def test_blanks_around_the_names_of_columns_are_no_part_of_them(tmp_path: Path) -> None:
+    source, options = table(tmp_path / "mine", "a", "a")
+    file = tmp_path / "mine/labels.csv"
+    head, *rows = file.read_text(encoding="utf-16").splitlines()
+    file.write_text("\n".join([head.replace(",", " , "), *rows]), encoding="utf-8")
+    assert fetched(source, tmp_path / "mine", **options).info.classes == ("a", "other")
+
+
 # -- boxes -------------------------------------------------------------------------------------------------------
 
 

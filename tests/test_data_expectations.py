@@ -5,19 +5,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from lossbench.checking import check as check_params
 from lossbench.data.expectations import validate
 from lossbench.data.expectations.extra import read_extra
 from lossbench.data.expectations.run import fresh_context, great_expectations, run_tables
 from lossbench.data.expectations.suite import suite
 from lossbench.data.expectations.tables import tables
 from lossbench.errors import GateError, UserError
-from lossbench.params import Expectations
+from lossbench.params import Expectations, parse_params
+from tests.conftest import tiny_params
 from tests.data_cases import SIZES, sound
 
 Defect = Callable[[pd.DataFrame], pd.DataFrame]
@@ -62,7 +65,8 @@ LABEL_DEFECTS: dict[str, Defect] = {
     "same_channels": put("channels", 3),
     "lowest_value": put("minimum", -1),
     "highest_value": put("maximum", 256),
-    "range_used": lambda table: table.assign(minimum=100, maximum=160),
+    "range_used": lambda table: put("maximum", 160)(put("minimum", 100)(table)),  # one image is enough
+    "values_within": put("clipped_values", 3),
     "not_constant": put("std", 0.0),
     "no_duplicates_across_splits": copy("sha256", 0, SIZES["train"]),
     "no_duplicates_within_split": copy("sha256", 0, 1),
@@ -80,6 +84,7 @@ MASK_DEFECTS: dict[str, Defect] = {
     "mask_height": put("mask_height", 9),
     "mask_foreground": put("foreground", 0.0),
     "orientation_agrees": put("orientation_in_doubt", 1),
+    "white_is_zero": put("white_in_doubt", 1),
     "foreground_drift": lambda table: shift(table, "foreground", 1.0),
 }
 
@@ -277,3 +282,28 @@ def test_the_stage_exits_with_1_for_bad_data_and_writes_passed_only_for_good(tmp
     assert "Traceback" not in ran.stderr
     assert (tmp_path / "reports/validation/digits.json").is_file()
     assert not (tmp_path / "reports/validation/digits.passed").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "said"),
+    [
+        ("~/own.yaml", EXTRA % "warning", None),
+        ("own.yaml", EXTRA % "warning", None),
+        ("~/none.yaml", None, "none.yaml: no such file"),
+        ("~nobody-here/own.yaml", None, "expectations.extra' is '~nobody-here/own.yaml'"),
+        ("own.yaml", "- 1", "entry 1 is 1"),
+    ],
+)
+def test_a_users_own_expectations_are_found_and_read_by_check(
+    text: str, content: str | None, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, home = tmp_path / "study", tmp_path / "home"
+    for folder in (study, home):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    if content is not None:
+        (home if text.startswith("~") else study).joinpath("own.yaml").write_text(content, encoding="utf-8")
+    made = tiny_params()
+    made["datasets"]["digits"]["expectations"] = {"extra": text}
+    with nullcontext() if said is None else pytest.raises(UserError, match=said):
+        check_params(parse_params(made), study=study)

@@ -1,6 +1,7 @@
 """Pixels as they lie in the file: every orientation, mode, depth, compression and byte order, or one sentence."""
 
 import io
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,55 @@ def test_no_number_is_refused_even_within_a_range(tmp_path: Path) -> None:
     tiff(tmp_path / "x.tif", np.full((4, 4), np.nan, np.float32), photometric="minisblack")
     with pytest.raises(UserError, match=r"x\.tif: holds values that are no numbers"):
         read_image(tmp_path / "x.tif", 1, None, "stretch", dtype="float32", span=(0, 1))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8, 16, 32])
+@pytest.mark.parametrize("compression", [None, "deflate", "packbits"])
+def test_a_mask_that_calls_0_white_is_read_as_shown_or_by_its_numbers(
+    bits: int, compression: str | None, tmp_path: Path
+) -> None:
+    most = 2**bits - 1
+    numbers = np.random.default_rng(bits).choice([0, 1, most], (6, 16))
+    kind = bool if bits == 1 else {4: "uint8"}.get(bits, f"uint{bits}")
+    for photometric in ("miniswhite", "minisblack"):
+        file = tmp_path / f"{photometric}.tif"
+        if bits == 4:  # which tifffile does not write: two numbers a byte
+            packed = (numbers[:, ::2] << 4 | numbers[:, 1::2]).astype(np.uint8)
+            four_bits(file, packed, numbers.shape, 0 if photometric == "miniswhite" else 1)
+        else:
+            tifffile.imwrite(file, numbers.astype(kind), photometric=photometric, compression=compression)
+    white, black = (tmp_path / f"{one}.tif" for one in ("miniswhite", "minisblack"))
+    assert (read_header(white).white_is_zero, read_header(black).white_is_zero) == (True, False)
+    if bits == 32:  # no class has such a number
+        with pytest.raises(UserError, match="mask values from"):
+            read_mask(white, None, "stretch", 0)
+        return
+    np.testing.assert_array_equal(read_mask(white, None, "stretch", 0), most - numbers)
+    np.testing.assert_array_equal(read_mask(white, None, "stretch", 0, white_is_zero="ignore"), numbers)
+    for declared in ("apply", "ignore"):
+        found = read_mask(black, None, "stretch", 0, white_is_zero=declared)  # type: ignore[arg-type]  # a literal
+        np.testing.assert_array_equal(found, numbers)
+
+
+def four_bits(file: Path, packed: np.ndarray, shape: tuple[int, int], photometric: int) -> None:
+    """Write an uncompressed TIFF of 4-bit grey in one strip."""
+    tags = [
+        (256, 3, shape[1]), (257, 3, shape[0]), (258, 3, 4), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
+        (277, 3, 1), (278, 3, shape[0]), (279, 4, packed.size),
+    ]  # fmt: skip
+    at = 8 + packed.size + packed.size % 2
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    head = b"II*\0" + struct.pack("<I", at) + packed.tobytes().ljust(at - 8, b"\0")
+    file.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp", "jpegxl", "jpeg", "lzma", "zstd"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_compressions_that_pillow_does_not_have_are_read(compression: str, tile: Any, tmp_path: Path) -> None:
+    raw = pixels(3, (20, 30, 3), np.uint8)
+    tiff(tmp_path / "x.tif", raw, 6, photometric="rgb", compression=compression, tile=tile)
+    stored = tifffile.imread(tmp_path / "x.tif")  # some of them lose a little
+    found = read_image(tmp_path / "x.tif", 3, None, "stretch").transpose(1, 2, 0)
+    np.testing.assert_allclose(
+        found.astype(int), np.rot90(stored, -1), atol=3 if compression == "jpeg" else 0
+    )

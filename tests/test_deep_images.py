@@ -235,3 +235,41 @@ def test_a_value_above_white_is_critical(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "data/manifest.parquet")
     with pytest.raises(GateError, match="no pixel value lies above 65535"):
         validate(tmp_path / "data", Expectations(), "mine", tmp_path / "report.json", tmp_path / "gx")
+
+
+def expected_of(folder: Path, tmp_path: Path) -> dict[str, dict[str, object]]:
+    validate(folder, Expectations(min_per_class=1), "mine", tmp_path / "report.json", tmp_path / "gx")
+    return {one["name"]: one for one in json.loads((tmp_path / "report.json").read_text())["expectations"]}
+
+
+def test_a_few_images_of_fewer_bits_are_counted_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "mine", "five bands")
+    for number in (7, 11):
+        file = tmp_path / "mine" / "abc"[number % 3] / f"{number}.tif"
+        tifffile.imwrite(file, tifffile.imread(file) >> 4, photometric="minisblack", planarconfig="contig")
+    fetch(dataset("image_folder", tmp_path / "mine"), "mine", tmp_path / "data")
+    found = expected_of(tmp_path / "data", tmp_path)["range_used"]
+    assert not found["success"]
+    assert str(found["observed"]).startswith("2 of 60 rows otherwise")
+    assert {str(one).rpartition("/")[2] for one in found["examples"]} == {"7.tif", "11.tif"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+def test_values_that_a_declared_range_clips_are_counted_and_reported(kind: type, tmp_path: Path) -> None:
+    beyond: dict[str, int] = {}
+    for number in range(40):
+        random = np.random.default_rng(number)
+        values = random.integers(0, 120, (9, 7)).astype(kind)
+        file = tmp_path / "mine" / "ab"[number % 2] / f"{number}.tif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(file, values, photometric="minisblack")
+        beyond[f"{'ab'[number % 2]}/{number}.tif"] = int(((values < 5) | (values > 110)).sum())
+    options = {"range": [5, 110], "size": [4, 4]}  # counted before anything is resized
+    fetch(dataset("image_folder", tmp_path / "mine", **options), "mine", tmp_path / "data")
+    table = pd.read_parquet(tmp_path / "data/manifest.parquet").set_index("source")
+    assert table["clipped_values"].to_dict() == beyond
+    told = json.loads((tmp_path / "data/provenance.json").read_text())["clipped_values"]
+    assert told == {"values": sum(beyond.values()), "images": sum(one > 0 for one in beyond.values())}
+    found = expected_of(tmp_path / "data", tmp_path)["values_within"]
+    assert (found["success"], found["severity"]) == (False, "warning")
+    assert str(found["observed"]).startswith(f"{told['images']} of 40 rows")

@@ -331,6 +331,22 @@ def test_a_study_recorded_on_a_server_is_neither_scheduled_nor_retrained_without
     expect_remembered(job.study)
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]", "null", '{"stor": 1}', "\0\0"])
+def test_a_damaged_word_on_where_a_study_is_recorded_is_no_leave_to_record_elsewhere(
+    damaged: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    remember(job.study)
+    (file,) = (job.study / ".lossbench").glob("store.json")
+    file.write_text(damaged)
+    for address in ("", SECRET):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(UserError, match=r"store\.json: not what a record wrote.*--move-store"):
+            retrain(load_params(job.study / "params.yaml"), job.study)
+    remember(job.study, moved=True)
+    expect_remembered(job.study)
+
+
 def test_the_serving_unit_answers_with_the_champion_and_comes_back_by_itself(job: Job) -> None:
     ((name, text),) = systemd.service(job, "tiny").items()
     assert name.startswith("lossbench-serve")

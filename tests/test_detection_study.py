@@ -11,6 +11,7 @@ from lossbench.checking import check
 from lossbench.params import load_params
 from lossbench.reporting import write_report
 
+pytestmark = pytest.mark.slow
 LOSSES = {
     "cross_entropy": {"name": "cross_entropy"},
     "focal": {"name": "focal", "gamma": 2.0},

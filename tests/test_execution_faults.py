@@ -78,7 +78,7 @@ class KillsTheServer(LocalExecutor):
         return event
 
 
-@pytest.mark.parametrize("kind", [KillsIdle, KillsTheServer])
+@pytest.mark.parametrize("kind", [KillsIdle, pytest.param(KillsTheServer, marks=pytest.mark.slow)])
 def test_whoever_is_killed_the_same_bytes_are_written(own: Path, study: Path, kind: Any) -> None:
     kind.killed = 0
     shutil.rmtree(own / ".lossbench")

@@ -11,7 +11,7 @@ import scipy.ndimage
 import timm.loss
 import torch
 import torch.nn.functional as F
-from losses_cases import CASES, IGNORE, Case, inputs
+from losses_cases import IGNORE
 from numpy.typing import NDArray
 
 from lossbench.losses import (
@@ -387,21 +387,3 @@ def test_distribution_balanced_is_its_formula(gamma: float) -> None:
     assert float(loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
     soft = loss(logits, labels.double())
     close(soft, loss(logits, labels))
-
-
-# --- second derivatives ---
-
-SMOOTH = [
-    "active_passive", "asymmetric_single", "blob", "corn", "distribution_balanced", "expected_cost",
-    "exponential_logarithmic", "jensen_shannon", "normalized_cross_entropy", "poly",
-]  # fmt: skip
-TWICE = [case for case in CASES if case.name in SMOOTH]
-
-
-@pytest.mark.parametrize("case", TWICE, ids=str)
-def test_a_smooth_loss_has_a_second_derivative(case: Case) -> None:
-    given = inputs(case, (3, 2), samples=2, dtype=torch.float64)
-    loss = case.make()
-    assert torch.autograd.gradgradcheck(
-        lambda z: loss(z, given.target, given.auxiliary), given.logits.requires_grad_()
-    )

@@ -19,7 +19,10 @@ from losses_cases import (
     Case,
     Input,
     every_loss,
+    every_loss_alone,
+    every_name,
     gradient,
+    grouped,
     ignoring,
     inputs,
     over,
@@ -117,7 +120,7 @@ def test_half_precision_input_is_reduced_in_full_precision(case: Case) -> None:
 
 
 @pytest.mark.slow
-@every_loss
+@every_loss_alone
 def test_half_precision_input_is_reduced_in_full_precision_on_large_maps(case: Case) -> None:
     half_precision_agrees(case, 512)
 
@@ -132,7 +135,7 @@ def test_gradient_is_that_of_the_value(case: Case) -> None:
         value = functools.partial(
             case.make(ignore_index=IGNORE), target=given.target, auxiliary=given.auxiliary
         )
-        assert torch.autograd.gradcheck(value, given.logits.requires_grad_())
+        assert torch.autograd.gradcheck(value, given.logits.requires_grad_(), fast_mode=True)
 
 
 @every_loss
@@ -232,7 +235,7 @@ def compiled_agrees(case: Case, backend: str) -> None:
 
 
 @pytest.mark.slow
-@every_loss
+@every_loss_alone
 def test_compiles_into_one_graph(case: Case) -> None:
     compiled_agrees(case, "aot_eager")
 
@@ -253,14 +256,16 @@ def test_one_batch_can_be_learnt_by_heart(case: Case) -> None:
     weight = 0.2 if part else 0.0
     logits = (given.logits * 0.1).clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(100):
+    for step in range(1, 101):
         optimizer.zero_grad()
         total = loss(logits, given.target, given.auxiliary)
         if weight:
             total = total + weight * helper(logits, given.target)
         total.backward()
         optimizer.step()
-    assert learnt(case, logits.detach(), given.target) > 0.98
+        if step % 10 == 0 and learnt(case, logits.detach(), given.target) > 0.98:
+            return
+    pytest.fail("100 steps were not enough")
 
 
 def learnt(case: Case, logits: torch.Tensor, target: torch.Tensor) -> float:
@@ -300,7 +305,7 @@ def test_survives_copying_and_pickling(case: Case) -> None:
         assert twin.parameters_stated() == loss.parameters_stated()
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@every_name
 def test_says_what_it_is(name: str) -> None:
     """The agreed sections stand in every docstring, in their order."""
     cls = REGISTRY[name]
@@ -327,7 +332,7 @@ def test_says_what_it_is(name: str) -> None:
 MODULES = [module.name for module in pkgutil.iter_modules(lossbench.losses.__path__)]
 
 
-@pytest.mark.parametrize("module", MODULES)
+@grouped("module", MODULES, lambda _: "all")
 def test_examples_run(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"lossbench.losses.{module}"))
     assert outcome.failed == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from losses_cases import CLASSES, Case
+from losses_cases import CLASSES, Case, every_name
 
 from lossbench.errors import UserError
 from lossbench.losses import (
@@ -41,7 +41,7 @@ def make(name: str, **parameters: Any) -> torch.nn.Module:
 NONSENSE: list[Any] = [float("nan"), float("inf"), -1e9, "nonsense", [], {}, [1.0, float("nan")], True]
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@every_name
 def test_every_parameter_refuses_nonsense_by_name_value_and_range(name: str) -> None:
     for parameter, value in itertools.product(REGISTRY[name].declared, NONSENSE):
         declared = REGISTRY[name].declared[parameter]
@@ -100,7 +100,7 @@ def test_weights_of_the_wrong_length_are_refused_when_the_classes_are_known() ->
         Focal(class_weights=[1.0, 2.0])(torch.zeros(1, 4), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@every_name
 def test_what_may_be_tuned_lies_in_the_range_and_builds(name: str) -> None:
     for parameter, (low, high, scale) in REGISTRY[name].tunable.items():
         assert low < high
@@ -123,7 +123,7 @@ def test_a_distribution_is_refused_where_a_sample_has_several_labels() -> None:
         build(spec, LABELS, "losses.x")
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@every_name
 def test_every_loss_can_be_built_by_its_name(name: str) -> None:
     cls = REGISTRY[name]
     spec: dict[str, Any] = {"sum": {name: 1.0}} if cls.only_in_sum else {"name": name}

@@ -516,6 +516,12 @@ def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tm
     write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
     assert mine.read_text() == "mine"
     assert not (study / "reports/index.html").is_symlink()
+    for name in ("reports/index.html", "reports/metrics.json", "reports/curves.csv"):  # `cache.type hardlink`
+        kept = tmp_path / name.replace("/", "-")
+        kept.hardlink_to(study / name)
+        kept.write_text("kept")
+    write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
+    assert {one.read_text() for one in tmp_path.glob("reports-*")} == {"kept"}
     folder = study / "models/digits/digits-focal"
     (folder / "notes.txt").write_text("mine")
     ran = stage(study, "train", "digits-focal")

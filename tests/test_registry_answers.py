@@ -1,11 +1,12 @@
 """Only MLflow's own "does not exist", as JSON, means that there is no champion."""
 
+import itertools
 import json
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from losses_cases import grouped
 
 from benchmarks.registry import answers
 from lossbench.retraining.registry import Registry
@@ -19,37 +20,44 @@ BARE = {"registered_model": {"name": NAME}}
 VERSION = {"model_version": {"name": NAME, "version": "3"}}
 
 
-@contextmanager
-def server(answer):
-    """A server on 127.0.0.1 that answers each call with (status, body) by ``answer(path)``."""
+class Handler(BaseHTTPRequestHandler):
+    """Answers each call with (status, body) by ``answer(path)``."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, body = answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    answer = staticmethod(lambda _: (500, b""))
 
-        do_POST = do_GET  # noqa: N815  # http.server's names
+    def do_GET(self):
+        status, body = Handler.answer(self.path)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def log_message(self, *_):
-            pass
+    do_POST = do_GET  # noqa: N815  # http.server's names
 
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a server on 127.0.0.1."""
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.server_address[1]}"
-    finally:
-        listener.shutdown()
-        listener.server_close()
+    yield f"http://127.0.0.1:{listener.server_address[1]}"
+    listener.shutdown()
+    listener.server_close()
 
 
-def champion(answer):
+@pytest.fixture
+def champion(address):
+    """What the registry says of the champion where calls are answered by ``answer(path)``."""
     from mlflow import MlflowClient
 
-    with server(answer) as address:
+    def ask(answer):
+        Handler.answer = staticmethod(answer)
         return Registry(_Guarded(MlflowClient(address)), NAME).champion()
+
+    return ask
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +70,14 @@ def said(content, status=200):
     return status, json.dumps(content).encode()
 
 
-@pytest.mark.parametrize(
-    "spoiled", [one for one in answers() if one.how == "answer" and not one.forward], ids=lambda one: one.name
-)
-@pytest.mark.parametrize(
-    "where", ["everywhere", "registered-models/get", "registered-models/alias", "registered-models/search"]
-)
-@pytest.mark.parametrize("there", [True, False], ids=["a champion", "none"])
-def test_a_spoiled_answer_never_means_that_there_is_none(spoiled, where, there):
+SPOILED = [one for one in answers() if one.how == "answer" and not one.forward]
+PLACES = ["everywhere", "registered-models/get", "registered-models/alias", "registered-models/search"]
+
+
+@grouped("case", itertools.product(SPOILED, PLACES, (True, False)), lambda case: case[1])
+def test_a_spoiled_answer_never_means_that_there_is_none(case, champion):
+    spoiled, where, there = case
+
     def answer(path):
         if where == "everywhere" or where in path:
             return spoiled.status, spoiled.body
@@ -88,7 +96,7 @@ def test_a_spoiled_answer_never_means_that_there_is_none(spoiled, where, there):
     assert there or where != "registered-models/alias"
 
 
-def test_mlflow_s_own_words_mean_that_there_is_none():
+def test_mlflow_s_own_words_mean_that_there_is_none(champion):
     assert champion(lambda path: said({}) if "search" in path else said(ABSENT, 404)) is None
     assert champion(lambda path: said(NO_ALIAS, 400) if "alias" in path else said(BARE)) is None
 
@@ -104,6 +112,6 @@ def test_mlflow_s_own_words_mean_that_there_is_none():
         lambda _: said({**ABSENT, "message": "Registered Model with name=other not found"}, 404),
     ],
 )
-def test_answers_that_contradict_one_another_are_nobody_s_word(contradiction):
+def test_answers_that_contradict_one_another_are_nobody_s_word(contradiction, champion):
     with pytest.raises(ServerGoneError):
         champion(contradiction)

@@ -12,6 +12,7 @@ from lossbench.retraining.registry import (
     CHAMPION,
     FILES,
     PREVIOUS,
+    PROMOTED,
     REPLACES,
     ROLLED_BACK,
     OvertakenError,
@@ -222,6 +223,18 @@ def test_a_version_that_was_rolled_back_is_refused_until_somebody_allows_it(stor
         registry.allow("9")
     registry.allow("2")
     assert registry.standing().refused("another key", "weights 2") is None
+
+
+@pytest.mark.parametrize("nonsense", ["", "{", "[]", "null", "3", '"text"', "<html>", "ⅷ", "-1", "1e3"])
+def test_tags_that_somebody_changed_cost_no_champion_and_raise_one_sentence_at_most(store, nonsense):
+    registry = Registry(store, NAME)
+    for tags in store.versions.values():
+        tags |= {ATTEMPT: nonsense, PROMOTED: nonsense, FILES: nonsense}
+    assert registry.settle() is None
+    assert store.aliases == {CHAMPION: "2", PREVIOUS: "1"}
+    assert registry.roll_back({}) == ("1", "2")
+    with pytest.raises(GateError, match=f"the tag {FILES} of version 2 cannot be read"):
+        registry.standing().refused("another key", "weights 2")
 
 
 def test_a_newer_version_put_in_place_by_hand_is_no_rollback(store):

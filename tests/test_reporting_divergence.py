@@ -61,7 +61,9 @@ def test_with_all_pairs_the_leaderboard_shows_each_loss_against_the_baseline(stu
     write_params(study, content)
     report(study)
     html = (study / "reports/index.html").read_text()
-    badges = dict(re.findall(r'<th scope="row">(\w+)</th><td><span class="badge ([^"]+)">', html))
+    badges = dict(
+        re.findall(r'<th scope="row">(\w+)</th><td data-head="verdict"><span class="badge ([^"]+)">', html)
+    )
     assert badges["focal"] == "baseline"
 
 

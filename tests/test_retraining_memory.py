@@ -1,12 +1,15 @@
 """What a retraining remembers: the record of attempts, the frozen reference split, the looks at a test split."""
 
+import json
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossbench.errors import GateError, UserError
-from lossbench.retraining import records
+from lossbench.retraining import records, run
 from lossbench.retraining.looks import FILE, Looks, share
 from lossbench.retraining.records import Attempt
 from lossbench.retraining.reference import expect_frozen, frozen_file
@@ -107,3 +110,31 @@ def test_a_look_is_paid_once_and_fresh_examples_begin_a_new_period(tmp_path):
     (tmp_path / FILE).write_text("{")
     with pytest.raises(UserError, match=r"retraining-looks\.json"):
         spend("e", 200)
+
+
+def test_what_somebody_has_to_correct_is_an_attempt_that_failed_and_is_told(tmp_path, monkeypatch):
+    """A damaged list of looks stops every tick of a schedule: with a row and a notification, not in silence."""
+    heard = tmp_path / "heard.json"
+    (tmp_path / "reports").mkdir()
+    (tmp_path / FILE).write_text("{")
+    retraining = SimpleNamespace(notify=["sh", "-c", f"cat > {heard}"])
+    for name, answer in (("_in_use", False), ("_anything_new", True), ("_repro", None)):
+        monkeypatch.setattr(run._Attempt, name, lambda _, answer=answer: answer)
+    monkeypatch.setattr(run._Attempt, "_decide", lambda one: Looks.read(one.root, "mine"))
+    said = []
+    with pytest.raises(UserError, match=r"retraining-looks\.json"):
+        run._Attempt(SimpleNamespace(retraining=retraining), tmp_path, said.append, run.Told()).run()
+    (row,) = records.read(tmp_path)
+    assert (row.outcome, row.fingerprint) == ("failed", "")
+    assert row.reason.endswith("; the champion stays")
+    assert json.loads(heard.read_text())["reason"] == row.reason
+    assert said == [f"failed: {row.reason}"]
+
+
+def test_a_record_that_a_spreadsheet_saved_is_read(tmp_path):
+    """Spreadsheets begin a file with a byte order mark and end lines their own way."""
+    records.add(tmp_path, Attempt("2026-01-01", "kept", "no gain", fingerprint="f"))
+    file = tmp_path / records.CSV
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert records.set_aside_if_unreadable(tmp_path) is None
+    assert records.last_fingerprint(tmp_path) == "f"

@@ -1,6 +1,7 @@
 """`make study`: a folder is recognised as what it is, or refused with what is read; ready means that it trains."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from lossbench.checking import check
@@ -15,6 +17,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.look import look
+from lossbench.params import Dataset as DatasetBlock
 from lossbench.params import Params, parse_params
 from lossbench.recognition import recognise
 from lossbench.studies import params_for
@@ -56,6 +59,38 @@ def voc_masks(root: Path) -> Path:
     return root
 
 
+def cityscapes(root: Path, masks: tuple[str, ...] = ("labelIds", "instanceIds", "labelTrainIds")) -> Path:
+    for number in range(COUNT):
+        split, city = ("train", "val", "test")[number // 8], ("aachen", "bonn")[number % 2]
+        name = f"{split}/{city}/{city}_a{number}_000019"
+        picture(root / "leftImg8bit" / f"{name}_leftImg8bit.png", (16, 16, 3), seed=number)
+        for ending in masks:
+            wanted = number if ending == masks[0] else 999
+            mask(root / "gtFine" / f"{name}_gtFine_{ending}.png", wanted)
+        picture(root / "gtFine" / f"{name}_gtFine_color.png", (16, 16, 4), seed=number)
+        (root / "gtFine" / f"{name}_gtFine_polygons.json").write_text("{}")
+    return root
+
+
+def drive(root: Path) -> Path:
+    for number in range(COUNT):
+        place, name = (root / "training", "training") if number < 16 else (root / "test", "test")
+        file = place / "images" / f"a{number}_{name}.tif"
+        picture(file, (16, 16, 3), seed=number)
+        mask(place / "1st_manual" / f"a{number}_manual1.gif", number)
+        mask(place / "mask" / f"a{number}_{name}_mask.gif", 999)  # the camera's field of view
+        if name == "test":
+            mask(place / "2nd_manual" / f"a{number}_manual2.gif", 998)
+    return root
+
+
+def by_patient(root: Path) -> Path:
+    for number in range(COUNT):
+        picture(root / "images" / f"patient{number % 3}" / f"a{number}.png", (16, 16, 3), seed=number)
+        mask(root / "masks" / f"patient{number % 3}" / f"a{number}.png", number)
+    return root
+
+
 MASKS: dict[str, Callable[[Path], Path]] = {
     **{
         f"{images} and {masks}": lambda root, images=images, masks=masks: pool(root, images, masks)
@@ -76,6 +111,10 @@ MASKS: dict[str, Callable[[Path], Path]] = {
     "_label in its folder": lambda root: pool(root, "images", "labels", "_label"),
     "-seg in its folder": lambda root: per_split(root, "{}/images", "{}/masks", "-seg"),
     "lists of Pascal VOC": voc_masks,
+    "Cityscapes": cityscapes,
+    "Cityscapes, numbers for training": lambda root: cityscapes(root, ("labelTrainIds", "instanceIds")),
+    "DRIVE": drive,
+    "a folder per patient": by_patient,
 }  # fmt: skip
 
 
@@ -97,7 +136,7 @@ def test_masks_are_recognised_by_the_names_people_give_them(layout: str, tmp_pat
     table = pd.read_parquet(tmp_path / "data/mine/manifest.parquet")
     assert len(table) == COUNT
     for _, row in table.iterrows():  # each image has its own mask
-        number = int(Path(row["source"]).stem.removeprefix("a"))
+        number = int(re.search(r"a(\d+)", Path(row["source"]).name)[1])  # type: ignore[index]  # each has one
         expected = np.random.default_rng(number).choice((0, 1), (16, 16))
         np.testing.assert_array_equal(opened.split(row["split"]).targets[row["index"]], expected)
 
@@ -470,3 +509,45 @@ def test_smoothed_masks_are_refused_and_grey_levels_are_classes(tmp_path: Path) 
         levels = np.repeat(np.array([0, 85, 170, 255], np.uint8), 8)[None].repeat(24, 0)
         Image.fromarray(levels).save(tmp_path / f"masks/{number}.png")
     assert look(recognise(tmp_path)).options["values"] == [0, 85, 170, 255]
+
+
+@pytest.mark.parametrize("lone", ["images", "masks"])
+def test_a_patient_without_a_folder_of_both_is_named(lone: str, tmp_path: Path) -> None:
+    root = by_patient(tmp_path / "mine")
+    file = root / lone / "patient9" / "a99.png"
+    picture(file, (16, 16, 3), seed=1)
+    with pytest.raises(UserError, match=f"{file.parent}: no folder of this name in"):
+        recognise(root)
+
+
+def test_a_few_masks_that_call_0_white_are_counted_and_named(tmp_path: Path) -> None:
+    root = pool(tmp_path / "mine", "images", "masks")
+    for number in range(4):
+        file = root / "masks" / f"a{number}.png"
+        numbers = np.asarray(Image.open(file))
+        file.unlink()
+        tifffile.imwrite(file.with_suffix(".tif"), numbers, photometric="miniswhite")
+    _, said = proposed(root)
+    assert any("4 of 24 masks are TIFFs that call 0 white" in one and "a0.tif" in one for one in said)
+
+
+def test_the_wrong_way_round_is_never_silent(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for number in range(COUNT):
+        picture(root / "images" / f"a{number}.png", (16, 16, 3), seed=number)
+        numbers = 255 * np.random.default_rng(number).choice((0, 1), (16, 16)).astype(np.uint8)
+        (root / "masks").mkdir(exist_ok=True)
+        tifffile.imwrite(root / "masks" / f"a{number}.tif", numbers, photometric="miniswhite")
+    params, said = proposed(root)
+    assert any(f"{COUNT} of {COUNT} masks are TIFFs that call 0 white, for example" in one for one in said)
+    for declared, doubt in ((None, 1), ("apply", 0), ("ignore", 0)):
+        written = params.datasets["mine"].model_dump(exclude_unset=True)
+        block = DatasetBlock.model_validate({**written, "white_is_zero": declared})
+        fetch(block, "mine", tmp_path / "data/mine")
+        table = pd.read_parquet(tmp_path / "data/mine/manifest.parquet")
+        assert (table["white_in_doubt"] == doubt).all()
+        targets = Dataset.open(tmp_path / "data/mine").split("train").targets
+        first = table[table["split"] == "train"].iloc[0]
+        number = int(Path(first["source"]).stem.removeprefix("a"))
+        numbers = np.random.default_rng(number).choice((0, 1), (16, 16))
+        np.testing.assert_array_equal(targets[0], numbers if declared == "ignore" else 1 - numbers)

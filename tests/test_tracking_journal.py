@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossbench.identity import Owner
-from lossbench.tracking.journal import EventFile, JournalObserver, Tail, read, read_timings
+from lossbench.tracking.journal import EventFile, Tail, read, read_timings
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.provenance import digest
 from lossbench.tracking.replay import find_replay
-from tests.tracking_study import EPOCHS, described, replicate, tell, train, write_outs, write_study
+from tests.tracking_study import (
+    EPOCHS,
+    described,
+    journalled,
+    replicate,
+    tell,
+    train,
+    write_outs,
+    write_study,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +48,7 @@ def test_a_training_leaves_its_story_and_its_seconds(tmp_path):
 def test_seconds_of_replicates_from_the_store_are_kept(tmp_path):
     params = write_study(tmp_path)
     train(tmp_path, params, "toy-focal")
-    with JournalObserver.open(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
         stored = replicate("toy-focal", 0)
         observer.finished(type(stored)(**{**vars(stored), "seconds": 0.0, "fresh": False}))
     assert read_timings(tmp_path / ".lossbench", "toy-focal") == {0: 1.0, 1: 2.0}
@@ -106,7 +114,7 @@ def test_the_outcome_of_training_is_the_outcome_of_the_attempt(tmp_path):
     home = tmp_path / ".lossbench"
     for number, (error, status) in enumerate([(SystemExit, "KILLED"), (ValueError, "FAILED")]):
         content = {**described(params, "toy-focal"), "arm": f"arm{number}"}
-        with pytest.raises(error), JournalObserver.open(home, content):
+        with pytest.raises(error), journalled(home, content):
             raise error
         (path,) = home.glob(f"journal/toy/arm{number}/*.jsonl")
         assert read(path)[-1]["status"] == status
@@ -122,7 +130,7 @@ def test_training_goes_on_where_the_journal_cannot_be_written(tmp_path, capsys):
 
 def test_an_epoch_costs_training_less_than_a_millisecond(tmp_path):
     params = write_study(tmp_path)
-    with JournalObserver.open(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
         start = time.process_time()
         for epoch in range(1, 1001):
             observer.epoch(0, epoch, {"train/loss": 0.1, "validation/accuracy": 0.9})
@@ -151,7 +159,7 @@ def test_a_resumed_training_tells_its_whole_history_at_the_end(tmp_path):
     """After a resume only the later epochs are seen live; `finished` brings the earlier ones."""
     params = write_study(tmp_path, seeds=1)
     done = replicate("toy-focal", 0)
-    with JournalObserver.open(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
         observer.started(0, EPOCHS)
         last = {f"{one.split}/{one.metric}": one.value for one in done.history if one.epoch == EPOCHS}
         observer.epoch(0, EPOCHS, last)
@@ -180,7 +188,7 @@ def test_a_digest_keeps_its_parts_apart(parts):
 
 def test_a_killed_attempt_can_be_told_from_one_that_goes_on(tmp_path):
     params = write_study(tmp_path)
-    with JournalObserver.open(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(tmp_path / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0), until=1)
         assert read(journal_of(tmp_path, "toy-focal"))[-1]["event"] == "epoch"
 
@@ -201,12 +209,3 @@ def test_tracking_imports_nothing_that_builds_on_it(path):
     assert [
         name for name in imported(path) if name.startswith(tuple(f"lossbench.{one}" for one in above))
     ] == []
-
-
-def test_tracking_has_no_circles():
-    graph = {
-        path.stem: {name.split(".")[2] for name in imported(path) if name.startswith("lossbench.tracking.")}
-        & {room.stem for room in ROOMS}
-        for path in ROOMS
-    }
-    list(TopologicalSorter(graph).static_order())  # raises CycleError

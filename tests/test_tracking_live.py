@@ -18,13 +18,12 @@ import pytest
 from lossbench.params import load_params
 from lossbench.tracking import journal, live
 from lossbench.tracking.experiment import BEAT, SHIPPED, open_experiment
-from lossbench.tracking.journal import JournalObserver
 from lossbench.tracking.live import LiveAttempt, Shipper
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import SHIPPER, track
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
-from tests.tracking_study import described, replicate, tell, train, write_outs, write_study
+from tests.tracking_study import described, journalled, replicate, tell, train, write_outs, write_study
 
 __all__ = ["empty_store"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +52,7 @@ def turn(shipper):
 def test_a_running_arm_is_seen_epoch_by_epoch(study):
     params = load_params(study / "params.yaml")
     shipper = shipper_of(study)
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0))
         tell(observer, replicate("toy-focal", 1), until=1)
         turn(shipper)
@@ -70,7 +69,7 @@ def test_a_silent_training_gives_signs_of_life(study, monkeypatch):
     """On another machine nothing else tells a long epoch from death."""
     params = load_params(study / "params.yaml")
     shipper = shipper_of(study)
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0), until=1)
         turn(shipper)
         began = {run.info.run_id: run.data.tags[BEAT] for run in runs_of(study)}
@@ -84,7 +83,7 @@ def test_a_silent_training_gives_signs_of_life(study, monkeypatch):
 def test_what_was_shown_live_keeps_its_addresses_and_becomes_whole(study):
     params = load_params(study / "params.yaml")
     shipper = shipper_of(study)
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         turn(shipper)
         for seed in params.seeds:
             tell(observer, replicate("toy-focal", seed))
@@ -104,7 +103,7 @@ def test_a_pass_that_dies_while_adopting_live_runs_leaves_nothing_doubled(study,
 
     params = load_params(study / "params.yaml")
     shipper = shipper_of(study)
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         turn(shipper)
         for seed in params.seeds:
             tell(observer, replicate("toy-focal", seed))
@@ -123,7 +122,7 @@ def test_a_doubtful_attempt_is_written_again_whole(study):
     """A call that failed may have done its work: the runs are deleted and written again."""
     params = load_params(study / "params.yaml")
     path = None
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         (path,) = study.glob(".lossbench/journal/toy/toy-focal/*.jsonl")
         attempt = LiveAttempt(path, "(root)")
         shelf = open_experiment(connect(study), params, study, "toy")
@@ -179,7 +178,7 @@ def test_a_killed_training_is_closed_as_killed(study):
 def test_runs_deleted_by_hand_stop_the_live_view_only(study):
     params = load_params(study / "params.yaml")
     shipper = shipper_of(study)
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0), until=1)
         turn(shipper)
         for run in runs_of(study):
@@ -207,7 +206,7 @@ def test_a_long_training_starts_one_shipper_that_ends_after_it(study, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(study)
     params = load_params(study / "params.yaml")
-    with JournalObserver.open(study / ".lossbench", described(params, "toy-focal")) as observer:
+    with journalled(study / ".lossbench", described(params, "toy-focal")) as observer:
         tell(observer, replicate("toy-focal", 0))
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not runs_of(study):
@@ -223,7 +222,7 @@ def test_a_long_training_starts_one_shipper_that_ends_after_it(study, monkeypatc
 def test_sending_rests_until_it_took_its_share_of_the_machine_and_ends_with_training(tmp_path, monkeypatch):
     """The clock stands still but for sleeps; each sending takes two seconds of one of two processors."""
     now, spent, sent, looks = [0.0], [0.0], [], itertools.count()
-    monkeypatch.setattr(live, "_processors", lambda: 2)
+    monkeypatch.setattr(live, "processors", lambda: 2)
     monkeypatch.setattr(live, "SHARE", 0.05)
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(live.time, "process_time", lambda: spent[0])
@@ -286,7 +285,7 @@ def test_a_server_killed_and_restarted_at_random_ends_with_a_complete_record(
     try:
         for arm in params.arms:
             shipper = Shipper(params, tmp_path)
-            with JournalObserver.open(tmp_path / ".lossbench", described(params, arm)) as observer:
+            with journalled(tmp_path / ".lossbench", described(params, arm)) as observer:
                 shipping = threading.Thread(target=shipper.run)
                 shipping.start()
                 for seed in params.seeds:

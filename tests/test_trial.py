@@ -1,5 +1,6 @@
 """What does not fit is said in a sentence, by `check` or, where only the data tell, by `validate`: never by training."""
 
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lossbench.errors import UserError
 from lossbench.models import MODELS
 from lossbench.params import load_params, parse_params
 from lossbench.studies import new_study
-from lossbench.trial import try_experiment
+from lossbench.trial import try_experiment, try_shape
 
 UNFIT = {
     "a classifier in a segmentation study": (
@@ -53,6 +54,72 @@ def test_a_model_that_does_not_fit_is_refused_by_check_before_there_are_data(
     change(made)
     with pytest.raises(UserError, match=sentence):
         check(parse_params(made), study=tmp_path)
+
+
+def seen(change: Any) -> Any:
+    made = tiny_params()
+    change(made)
+    return made
+
+
+PETS = {"source": "image_folder", "path": "pets", "size": [8, 8], "channels": 1}
+"""What says the shape of its samples, and not how many classes there are."""
+CELLS = {
+    "source": "segmentation_folder",
+    "path": "cells",
+    "size": [32, 32],
+    "channels": 1,
+    "classes": ["no", "yes", "edge"],
+}
+UNSHOWN = {
+    "a loss of masks shown single labels": (
+        lambda made: made["losses"].update(cross_entropy={"name": "hausdorff"}), "digits",
+    ),
+    "a sum with such a loss": (
+        lambda made: made["losses"].update(cross_entropy={"sum": {"cross_entropy": 1, "boundary": 1}}), "digits",
+    ),
+    "weights of too many classes": (
+        lambda made: (
+            made["datasets"].update(scenes=CELLS), made["losses"].update(cross_entropy={"name": "cross_entropy", "class_weights": [1] * 5})
+        ), "scenes",
+    ),
+    "two lists, each of another number of classes": (
+        lambda made: (
+            made["datasets"].update(digits=PETS),
+            made["losses"].update(
+                cross_entropy={"sum": {
+                    "cross_entropy": {"weight": 1, "class_weights": [1] * 4}, "focal": {"weight": 1, "class_weights": [1] * 5}
+                }}
+            ),
+        ), "digits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(UNSHOWN))
+def test_a_loss_that_does_not_fit_is_refused_by_check_before_there_are_data(
+    what: str, tmp_path: Path
+) -> None:
+    change, name = UNSHOWN[what]
+    for folder in ("pets", "cells"):
+        (tmp_path / folder).mkdir()
+    params = parse_params(seen(change))
+    with (
+        chdir(tmp_path),
+        pytest.raises(UserError, match=f"params.yaml: experiment '{name}': .*cross_entropy"),
+    ):
+        check(params, study=tmp_path)
+
+
+@pytest.mark.parametrize("weights", [[1] * 7, "balanced", None])
+def test_a_loss_that_fits_some_number_of_classes_passes_where_the_data_will_tell(
+    weights: Any, tmp_path: Path
+) -> None:
+    spec = {"name": "cross_entropy"} | ({} if weights is None else {"class_weights": weights})
+    params = parse_params(
+        seen(lambda made: (made["datasets"].update(digits=PETS), made["losses"].update(cross_entropy=spec)))
+    )
+    try_shape("digits", params, (1, 8, 8))
 
 
 @pytest.mark.parametrize("what", list(UNFIT))
@@ -196,6 +263,12 @@ def test_validate_says_what_check_could_not_know_and_lets_nothing_pass(tmp_path:
     assert "'recipe.batch_size' is 16, which leaves one sample" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (study / "reports/validation/tiny.passed").exists()
+    # DVC's cache of runs brings it back: what is to be trained is tried once more.
+    (study / "reports/validation/tiny.passed").write_text("passed\n")
+    ran = stage(study, "train", next(iter(load_params(study / "params.yaml").arms)))
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "'recipe.batch_size' is 16, which leaves one sample" in ran.stderr
+    assert "Traceback" not in ran.stderr
     again = stage(study, "check")  # from now on it knows
     assert again.returncode == 2
     assert "'recipe.batch_size' is 16" in again.stderr

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,10 +109,24 @@ def replicate(arm: str, seed: int, shift: float = 0.0) -> Replicate:
     return Replicate(seed, {}, tuple(history), EPOCHS, False, seconds=1.0 + seed)
 
 
+@contextmanager
+def journalled(home: Path, content: Mapping[str, Any]) -> Iterator[JournalObserver]:
+    """Journal an attempt; the outcome of the block is its outcome."""
+    observer, status = JournalObserver(home, content), "FAILED"
+    try:
+        yield observer
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        observer.close(status)
+
+
 def train(root: Path, params: Params, arm: str, shift: float = 0.0, weights: bool = False) -> None:
     """Do what stages/train.py does, with made-up histories: journal first, outs at the end."""
     content = described(params, arm)
-    with JournalObserver.open(root / ".lossbench", content) as observer:
+    with journalled(root / ".lossbench", content) as observer:
         for seed in params.seeds:
             tell(observer, replicate(arm, seed, shift))
     write_outs(root, params, arm, shift, weights)

@@ -17,6 +17,6 @@ def main(chosen: argparse.Namespace) -> None:
     from lossbench.serving.onnx import export, trial_inputs
     from lossbench.serving.source import load_model
 
-    model = load_model(Path(), chosen.model, chosen.arm, chosen.seed)
-    worst = export(model, trial_inputs(model, Path()), chosen.onnx)
+    model = load_model(chosen.study, chosen.model, chosen.arm, chosen.seed)
+    worst = export(model, trial_inputs(model, chosen.study), chosen.onnx)
     print(f"{chosen.onnx}: written; outputs differ from torch's by {worst:.1e} at most")

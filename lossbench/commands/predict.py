@@ -3,9 +3,12 @@
 import argparse
 from pathlib import Path
 
+from lossbench.commands.study import study_argument
+
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which model."""
+    study_argument(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="of MLflow's registry: models:/NAME@champion")
     source.add_argument("--arm", help="trained here: a name under 'arms' in params.yaml")
@@ -24,4 +27,5 @@ def main(chosen: argparse.Namespace) -> None:
     from lossbench.serving.files import predict_files
     from lossbench.serving.source import load_model
 
-    predict_files(load_model(Path(), chosen.model, chosen.arm, chosen.seed), chosen.files, chosen.json)
+    model = load_model(chosen.study, chosen.model, chosen.arm, chosen.seed)
+    predict_files(model, chosen.files, chosen.json)

@@ -1,20 +1,17 @@
 """Put a backup back into a study, wherever that lies now."""
 
 import argparse
-from pathlib import Path
 
-from lossbench.commands.study import enter_study, study_argument
+from lossbench.commands.study import enter_study_beside, folder_arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    study_argument(parser)
-    parser.add_argument("folder", type=Path, help="that `lossbench backup` wrote")
+    folder_arguments(parser, "that `lossbench backup` wrote")
 
 
 def main(chosen: argparse.Namespace) -> None:
     """Enter the study's folder and do it."""
     from lossbench.retraining.backup import restore
 
-    folder = chosen.folder.absolute()
-    restore(enter_study(chosen.study), folder)
+    restore(*enter_study_beside(chosen))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from lossbench.chain import without_git
 from lossbench.commands.study import enter_study, study_argument
-from lossbench.execution.identity import user_code
+from lossbench.execution.identity import use_own_code
 from lossbench.params import load_params
-from lossbench.plugins import use_code
 
 
 def retrain_here(chosen: argparse.Namespace) -> int:
@@ -18,7 +17,7 @@ def retrain_here(chosen: argparse.Namespace) -> int:
     from lossbench.retraining.run import Told, retrain
 
     params = load_params()
-    use_code(user_code(params, Path.cwd()))
+    use_own_code(params, Path.cwd())
     from lossbench.checking import check
     from lossbench.editing import write_out_homes
 

@@ -12,6 +12,18 @@ def study_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
 
 
+def folder_arguments(parser: argparse.ArgumentParser, told: str) -> None:
+    """Add ``--study`` and a folder elsewhere, of which ``told`` says more."""
+    study_argument(parser)
+    parser.add_argument("folder", type=Path, help=told)
+
+
+def enter_study_beside(chosen: argparse.Namespace) -> tuple[Path, Path]:
+    """Go to a study's folder; returns it, and the folder that was named, seen from where we came."""
+    folder = chosen.folder.absolute()
+    return enter_study(chosen.study), folder
+
+
 def enter_study(study: Path) -> Path:
     """Go to a study's folder; returns it, absolute.
 

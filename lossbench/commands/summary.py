@@ -9,6 +9,8 @@ from pathlib import Path
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import UserError
 from lossbench.params import load_params
+from lossbench.tracking.cost import cost_said, read_seconds
+from lossbench.tracking.outs import home_of
 
 HEADS = ("experiment", "loss", "metric", "mean", "interval", "replicates")
 TO_THE_RIGHT = (3, 5)
@@ -31,7 +33,9 @@ def summarise() -> None:
         print(one["sentence"])
     print()
     for name, line in verdicts["answers"].items():
-        print(f"{name}: {line['answer']}. Next: {line['next']}.")
+        cost = cost_said(line["arms"], line["baseline"], read_seconds(list(params.arms), home_of(Path.cwd())))
+        costs = f"; {cost} of {params.arms[line['baseline']].loss}" if cost else ""
+        print(f"{name}: {line['answer']}{costs}. Next: {line['next'].replace('`', '')}.")
     for one in verdicts["hypotheses"]:
         print(f"Claim: {one['claim'] or one['name']} → {one['answer']}")
     # As it is called here: with DVC's `cache.type symlink` the file itself has a hash for a name.

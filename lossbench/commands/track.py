@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import GateError
-from lossbench.execution.identity import user_code
+from lossbench.execution.identity import use_own_code
 from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
-from lossbench.plugins import use_code
 
 if TYPE_CHECKING:
     from lossbench.tracking.track import Charts, Drawn
@@ -27,7 +26,7 @@ def record(lenient: bool = False) -> None:
 
     """
     params = load_params()
-    use_code(user_code(params, Path.cwd()))
+    use_own_code(params, Path.cwd())
     from lossbench.lock import LockedError
     from lossbench.tracking.server import RefusedError, ServerGoneError
     from lossbench.tracking.store import check_driver, store_of
@@ -96,7 +95,7 @@ def live() -> None:
     from lossbench.tracking.live import ship_live
 
     params = load_params()
-    use_code(user_code(params, Path.cwd()))
+    use_own_code(params, Path.cwd())
     ship_live(params, Path.cwd())
 
 

@@ -34,6 +34,8 @@ ASSOCIATED = 1
 ALPHA = (ASSOCIATED, 2)
 """Values of TIFF's ExtraSamples that say alpha; all others are bands like the rest."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
+PILLOWS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+"""TIFF's compressions that Pillow's wheels decode; JPEG 2000, PNG, WebP and JPEG XL within a TIFF are not."""
 SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, 5: 4, 6: 3, 8: 3}
 """TIFF's photometric interpretation → samples of a pixel; 5 is CMYK, 6 YCbCr, 8 CIE L*a*b*."""
 
@@ -68,6 +70,7 @@ class Stored:
         orientation: as EXIF counts, 1 to 8; 1 where nothing valid is said.
         mode: what to call it in a message.
         levels: the largest value the file can hold, where that is less than its type's (4-bit grey: 15).
+        black: the number that is black in a TIFF of grey where 0 is white; such are decoded as shown, black as 0.
 
     """
 
@@ -79,6 +82,7 @@ class Stored:
     orientation: int
     mode: str
     levels: int | None = None
+    black: int | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +328,7 @@ def _within_pillow(page: "tifffile.TiffPage") -> bool:
     planes = int(page.planarconfig) == 2 and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
     return (
         photometric in SAMPLES
+        and int(page.compression) in PILLOWS
         and not planes  # of grey with alpha it reads none
         and not (file.is_bigtiff and file.byteorder == ">")  # nor these
         and page.bitspersample in (1, 2, 4, 8)
@@ -359,6 +364,7 @@ def _tiff_stored(page: "tifffile.TiffPage", file: Path) -> Stored:
         _valid(1 if tag is None else tag.value),
         _tiff_mode(photometric, samples),
         2**bits - 1 if few and not by_pillow else None,
+        2**bits - 1 if photometric == WHITE_IS_ZERO and dtype.startswith("uint") else None,
     )
 
 

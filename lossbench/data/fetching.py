@@ -16,6 +16,7 @@ from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import DatasetInfo, full_scale
 from lossbench.data.facts import Facts, pooled_moments
+from lossbench.data.kinds import KINDS
 from lossbench.data.manifest import manifest
 from lossbench.data.rows import save
 from lossbench.data.samples import Fetched, Samples, kept, looked_at
@@ -90,6 +91,7 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
     content = hashlib.sha256("".join(table["sha256"]).encode()).hexdigest()
     provenance = {
         **fetched.provenance,
+        **_clipped(splits),
         "source": dataset.source,
         "samples": info.sizes,
         "content_sha256": content,
@@ -98,6 +100,15 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
     }
     text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "provenance.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _clipped(splits: Mapping[str, Samples]) -> dict[str, Any]:
+    """Say how many values a declared range cut off, and in how many images; nothing where none is declared."""
+    found = [one.facts["clipped_values"] for one in splits.values() if one.facts and "clipped_values" in one.facts]
+    if not found:
+        return {}
+    counts = np.concatenate(found)
+    return {"clipped_values": {"values": int(counts.sum()), "images": int((counts > 0).sum())}}
 
 
 def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
@@ -131,14 +142,4 @@ def channel_statistics(
 
 def class_counts(train: Samples, fetched: Fetched) -> tuple[int, ...]:
     """Training targets per class: samples, positions, boxes or positives, as the kind has it."""
-    classes = len(fetched.classes)
-    if train.mask_facts is not None:
-        return tuple(int(count) for count in train.mask_facts["counts"].sum(axis=0))
-    targets = train.labels
-    if fetched.kind == "multilabel":
-        return tuple(int(count) for count in (targets > 0).sum(axis=0))
-    labels = targets[..., 4] if fetched.kind == "boxes" else targets
-    valid = (labels >= 0) & (labels < classes)
-    return tuple(
-        int(count) for count in np.bincount(labels[valid].astype(np.int64).ravel(), minlength=classes)
-    )
+    return tuple(int(count) for count in KINDS[fetched.kind].counted(train, len(fetched.classes)))

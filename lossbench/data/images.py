@@ -1,5 +1,6 @@
 """Reading a user's images: any common format, depth and orientation; one sentence where it fails."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,12 +23,13 @@ from lossbench.data.samples import Array
 from lossbench.errors import UserError
 
 __all__ = [
-    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "no_range", "read_header",
-    "read_image", "read_mask", "resized",
+    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "WhiteIsZero", "no_range",
+    "read_header", "read_image", "read_mask", "resized",
 ]  # fmt: skip
 
 Resize = Literal["stretch", "pad", "crop"]
 Orientation = Literal["apply", "ignore"]
+WhiteIsZero = Literal["apply", "ignore"]
 Size = tuple[int, int]
 Range = tuple[float, float]
 
@@ -42,6 +44,7 @@ class Header:
         channels: bands, alpha not counted.
         dtype: of its values on disk: uint8, uint16, or one that needs a range (int16, float32, …).
         orientation: as EXIF counts, 1 (upright) to 8, whether applied or not.
+        white_is_zero: a TIFF of grey in which the number 0 is white.
 
     """
 
@@ -50,6 +53,7 @@ class Header:
     channels: int
     dtype: str = "uint8"
     orientation: int = 1
+    white_is_zero: bool = False
 
 
 def read_header(file: Path, orientation: Orientation = "apply") -> Header:
@@ -58,7 +62,7 @@ def read_header(file: Path, orientation: Orientation = "apply") -> Header:
     width, height = stored.width, stored.height
     if orientation == "apply" and stored.orientation in (5, 6, 7, 8):  # lies on its side
         width, height = height, width
-    return Header(width, height, stored.bands, stored.dtype, stored.orientation)
+    return Header(width, height, stored.bands, stored.dtype, stored.orientation, stored.black is not None)
 
 
 def read_image(
@@ -70,6 +74,7 @@ def read_image(
     dtype: str = "uint8",
     orientation: Orientation = "apply",
     span: Range | None = None,
+    clipped: Callable[[int], None] = lambda _: None,
 ) -> Array:
     """Read an image as (channels, H, W).
 
@@ -85,6 +90,7 @@ def read_image(
             whose upper half makes 8-bit ones.
         orientation: apply the file's tag, or ignore it.
         span: (lowest, highest) value, which become 0 and the type's largest; those beyond are clipped.
+        clipped: told how many were.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -95,7 +101,7 @@ def read_image(
         values = _banded(decoded, channels, file)
         if orientation == "apply":
             values = turned(values, decoded.stored.orientation)
-        values = _resized_bands(_of_depth(values, dtype, span, file), size, resize)
+        values = _resized_bands(_of_depth(values, dtype, span, file, clipped), size, resize)
     return values.transpose(2, 0, 1)
 
 
@@ -127,8 +133,11 @@ def _grey(values: Array) -> Array:
     return (grey if values.dtype.kind == "f" else np.rint(grey)).astype(values.dtype)[..., None]
 
 
-def _of_depth(values: Array, dtype: str, span: Range | None, file: Path) -> Array:
+def _of_depth(
+    values: Array, dtype: str, span: Range | None, file: Path, clipped: Callable[[int], None]
+) -> Array:
     if span is not None:
+        clipped(int(np.count_nonzero((values < span[0]) | (values > span[1]))))
         return _within(values, dtype, span, file)
     match str(values.dtype), dtype:
         case have, want if have == want and have in ("uint8", "uint16"):
@@ -176,7 +185,12 @@ def _resized_band(values: Array, size: Size, resize: Resize) -> Array:
 
 
 def read_mask(
-    file: Path, size: Size | None, resize: Resize, fill: int, orientation: Orientation = "apply"
+    file: Path,
+    size: Size | None,
+    resize: Resize,
+    fill: int,
+    orientation: Orientation = "apply",
+    white_is_zero: WhiteIsZero = "apply",
 ) -> Array:
     """Read a mask's values as (H, W) integers: grey values or palette indices, never blended.
 
@@ -188,6 +202,8 @@ def read_mask(
         resize: as for its image.
         fill: the value that padding gets.
         orientation: apply the file's tag, or ignore it.
+        white_is_zero: of a TIFF that calls 0 white, apply that, as viewers do (black is 0), or take the numbers
+            as they are stored.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -204,6 +220,8 @@ def read_mask(
             values = turned(values, stored.orientation)
         if values.min() < -(2**31) or values.max() >= 2**31:
             raise UserError(f"{file}: mask values from {values.min()} to {values.max()}; allowed: 0 to 65535")
+        if stored.black is not None and white_is_zero == "ignore":
+            values = (stored.black - values).astype(values.dtype)
         # A palette's indices are the classes; its colours are only for the eye.
         values = values[..., 0].view(np.uint8) if values.dtype == bool else values[..., 0]
         if size is None or values.shape == tuple(size):

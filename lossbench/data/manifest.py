@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lossbench.data.kinds import KINDS
 from lossbench.data.samples import Array, Fetched, Samples, content_hashes, looked_at
 
 
@@ -21,7 +22,8 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
     to predict that are ``<unk>``, class 0); for boxes their number, stray_boxes (beyond the stored
     image, without an area or of no class) and dropped_boxes (left out by the source, as they have no area).
     Sources of a user's files add orientation (of the file, as EXIF counts), and with masks or boxes
-    orientation_in_doubt; with boxes clipped_boxes and repeated_boxes.
+    orientation_in_doubt; with masks white_in_doubt; with boxes clipped_boxes and repeated_boxes; where a range is
+    declared clipped_values (of the original, beyond it).
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)
@@ -30,13 +32,13 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
 
 
 def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
-    samples = looked_at(samples, fetched)
+    samples, kind = looked_at(samples, fetched), KINDS[fetched.kind]
     facts, shape = samples.facts or {}, samples.inputs.shape
     height, width = shape[-2:] if len(shape) > 3 else (1, math.prod(shape[1:]))
     columns: dict[str, Any] = {
         "split": split,
         "index": np.arange(len(samples)),
-        "label": _labels(samples, fetched),
+        "label": kind.label(samples, fetched.classes),
         "width": width,
         "height": height,
         "channels": shape[1] if len(shape) > 3 else 1,
@@ -48,15 +50,9 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
         "target_sha256": _target_hashes(samples),
         "source": list(samples.names),
     }
-    if samples.mask_facts is not None:
-        height, width = samples.targets.shape[1:3]
-        columns |= {"mask_width": width, "mask_height": height}
-        columns |= {key: samples.mask_facts[key] for key in ("mask_values", "stray", "foreground")}
-    if fetched.kind == "tokens":
-        columns |= _token_columns(samples, fetched)
-    if fetched.kind == "boxes":
-        columns |= _box_columns(samples, fetched)
+    columns |= kind.columns(samples, fetched.classes)
     columns |= {key: list(values) for key, values in samples.columns.items()}
+    columns |= {key: facts[key] for key in ("clipped_values",) if key in facts}
     return pd.DataFrame(columns)
 
 
@@ -64,29 +60,5 @@ def _wide(values: Array) -> Array:
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 
-def _labels(samples: Samples, fetched: Fetched) -> Any:
-    names = fetched.classes
-    if fetched.kind in ("label", "anomaly"):
-        return [names[label] if 0 <= label < len(names) else None for label in samples.labels]
-    if fetched.kind == "multilabel":
-        return ["|".join(np.array(names)[row > 0]) for row in samples.labels]
-    return None
-
-
 def _target_hashes(samples: Samples) -> Any:
     return content_hashes(samples.labels) if samples.mask_facts is None else samples.mask_facts["sha256"]
-
-
-def _token_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
-    targets, vocabulary = samples.labels, len(fetched.classes)
-    strays = [((some < 0) | (some >= vocabulary)).sum(axis=1) for some in (np.asarray(samples.inputs), targets)]
-    return {"stray": sum(strays), "unknown": (targets == 0).mean(axis=1)}
-
-
-def _box_columns(samples: Samples, fetched: Fetched) -> dict[str, Any]:
-    height, width = samples.inputs.shape[-2:]
-    x0, y0, x1, y1, label = np.moveaxis(samples.labels, -1, 0)
-    inside = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (x1 <= width) & (y1 <= height)
-    there = label != -1
-    stray = there & ~(inside & np.isin(label, range(len(fetched.classes))))
-    return {"boxes": there.sum(axis=1), "stray_boxes": stray.sum(axis=1), "dropped_boxes": 0}

@@ -4,7 +4,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +79,7 @@ class FromFiles(Rows):
         each: shape of one.
         dtype: of one.
         label: of the progress bar.
+        clipped: number of a sample → how many of its values were clipped, as ``read`` found; None where none can be.
 
     """
 
@@ -89,9 +90,10 @@ class FromFiles(Rows):
         each: tuple[int, ...],
         dtype: npt.DTypeLike,
         label: str,
+        clipped: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(index, each, dtype)
-        self._decode, self.label = read, label
+        self._decode, self.label, self._clipped = read, label, clipped
 
     @classmethod
     def of(
@@ -101,7 +103,13 @@ class FromFiles(Rows):
         return cls(lambda number: function(files[number]), np.arange(len(files)), each, dtype, label)
 
     def _chosen(self, index: Array) -> "FromFiles":
-        return FromFiles(self._decode, index, self.each, self.dtype, self.label)
+        return FromFiles(self._decode, index, self.each, self.dtype, self.label, self._clipped)
+
+    @property
+    def clipped(self) -> Array | None:
+        """(N,) values that were clipped, of samples that were read; None where none can be."""
+        found = self._clipped
+        return None if found is None else np.array([found.get(one, 0) for one in self.index.tolist()], np.int64)
 
     def _read(self, number: int) -> Array:
         return self._decode(number)

@@ -31,7 +31,7 @@ class Samples:
         targets: (N, *target_shape).
         names: where each came from, relative to the source; unique.
         columns: further columns of the manifest, each of length N.
-        facts: what a look at the inputs found; None before it.
+        facts: what a look at the inputs found, and how many values a declared range clipped; None before it.
         mask_facts: what a look at the targets found, where they are masks; None before it.
 
     """
@@ -143,7 +143,9 @@ def _stored(
         def keep(block: Array, facts: Facts) -> None:
             keeper.append(block, [side(one) for one in facts["sha256"]])
 
-        facts = _looked(rows, look, keep)
+        facts = dict(_looked(rows, look, keep))
+        if rows.clipped is not None:
+            facts["clipped_values"] = rows.clipped
         return keeper.stored(), facts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lossbench.doctor.finding import Finding, removal, remove
 from lossbench.doctor.living import gone
 from lossbench.lock import LockedError, lock
+from lossbench.system import write_atomically
 
 LOCK, RWLOCK, GUARD = "lock", "rwlock", "rwlock.lock"
 PROCESS = {"pid": int, "cmd": str}
@@ -102,6 +103,4 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     if not any(content.values()):
         remove(path)
         return
-    part = path.with_name(f"{path.name}.doctor")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, json.dumps(content).encode())

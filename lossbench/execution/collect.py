@@ -14,9 +14,10 @@ from typing import Any
 
 from lossbench.errors import GateError
 from lossbench.execution.fill import Arm, Experiment
-from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN, WEIGHTS
+from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN
+from lossbench.execution.scripted import floors_of, out_file
 from lossbench.outs import Outs
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.store import DamagedError, Entry, Store
 from lossbench.written import ARM, EVALUATION, make_room
 
@@ -37,6 +38,7 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
         raise LostError(f"the search of '{arm.name}' is no longer in the store")
     report = outs.tuning(arm.name)
     report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)  # which may be linked to DVC's cache
     report.write_text(json.dumps({"arm": arm.name, **found}, indent=1) + "\n", encoding="utf-8")
     wanted = arm.replicates(found["best"])
     entries = {
@@ -47,7 +49,8 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
     make_room(folder, ARM)
     folder.mkdir(parents=True)
     for seed, entry in entries.items():
-        (folder / f"seed-{seed}.safetensors").write_bytes(_file(store, TRAIN, entry, WEIGHTS))
+        name = out_file(arm.params, arm.experiment, seed)
+        (folder / name).write_bytes(_file(store, TRAIN, entry, arm.kept))
     _write_history(folder / "history.csv", entries)
     text = json.dumps(_described(arm, entries), indent=1)
     (folder / "arm.json").write_text(text + "\n", encoding="utf-8")
@@ -102,7 +105,7 @@ def weights_of(params: Params, arm: str, outs: Outs) -> dict[int, tuple[str, str
     folder = outs.arm(params.arms[arm].experiment, arm).resolve()
     made: dict[int, tuple[str, str | Path]] = {}
     for seed in params.seeds:
-        file = folder / f"seed-{seed}.safetensors"
+        file = folder / out_file(params, params.arms[arm].experiment, seed)
         if not file.is_file():
             raise GateError(f"{file}: no such file; `dvc pull` fetches it, `dvc repro train@{arm}` makes it")
         made[seed] = (hashlib.sha256(file.read_bytes()).hexdigest(), file)
@@ -147,7 +150,11 @@ def collect_evaluation(
     }
     for file, rows in _tables(params, scored, diverged, classes).items():
         write_rows(out / f"{file}.csv", rows)
-    floors = _there(store, FLOORS, experiment.floors).content["floors"]
+    scripted = isinstance(params.experiments[experiment.name], ScriptExperiment)
+    if scripted:
+        floors = floors_of([entry.content for entry in scored.values()])
+    else:
+        floors = _there(store, FLOORS, experiment.floors).content["floors"]
     write_rows(
         out / "floors.csv",
         [
@@ -157,6 +164,7 @@ def collect_evaluation(
         ],
     )
     if all("statistics.npy" in entry.files for entry in scored.values()):
+        _expect_as_many(scored, experiment.name)
         (out / "statistics").mkdir()
         for name in experiment.arms:
             of_arm = [
@@ -166,6 +174,9 @@ def collect_evaluation(
             np.save(out / "statistics" / f"{name}.npy", np.stack(of_arm))
         described = {"metric": params.experiments[experiment.name].metric, "seeds": list(params.seeds)}
         (out / "statistics.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+    if scripted:
+        (out / "gallery.json").write_text(json.dumps(NOTHING_SHOWN) + "\n", encoding="utf-8")
+        return
     first = params.seeds[0]
     shown = [(name, arm.identity.shown(weights[name][first][0])) for name, arm in experiment.arms.items()]
     entry = _there(store, GALLERY, experiment.gallery(shown))
@@ -174,6 +185,24 @@ def collect_evaluation(
     (out / "gallery.json").write_text(text + "\n", encoding="utf-8")
 
 
+def _expect_as_many(scored: Mapping[tuple[str, int], Entry], experiment: str) -> None:
+    """Refuse statistics of another number of examples: a script may have drawn its test split anew.
+
+    Raises:
+        GateError: naming two replicates.
+
+    """
+    counts = {entry.content["examples"]: who for who, entry in scored.items() if "examples" in entry.content}
+    if len(counts) > 1:
+        told = " and ".join(f"{count} of '{arm}' with seed {seed}" for count, (arm, seed) in counts.items())
+        raise GateError(
+            f"experiment '{experiment}': 'per_example' has {told}; allowed: the same test "
+            "examples in every run"
+        )
+
+
+NOTHING_SHOWN: Mapping[str, Any] = {"index": [], "arms": [], "texts": {}, "share_disagreeing": None}
+"""The gallery of scripts: what they decide of a sample is not known."""
 Rows = list[dict[str, Any]]
 
 

@@ -5,21 +5,19 @@ experiment. All arms of all experiments share one executor, so that no processor
 of one while another has not begun.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lossbench.errors import GateError, UserError
-from lossbench.execution.identity import Identity
 from lossbench.execution.jobs import (
     FLOORS,
     GALLERY,
     SCORES,
     SHOWN,
     TRAIN,
-    WEIGHTS,
     Event,
     Executor,
     Floors,
@@ -29,7 +27,9 @@ from lossbench.execution.jobs import (
     Train,
     Where,
 )
-from lossbench.params import Params
+from lossbench.execution.scripted import identity_of, kept_file, monitor_of
+from lossbench.execution.scripted import last_score as script_score
+from lossbench.params import Params, ScriptExperiment
 from lossbench.recipe import Recipe
 from lossbench.store import Entry, Store, hashed
 from lossbench.training.member import Member, populations
@@ -53,7 +53,10 @@ class Arm:
     def __init__(self, params: Params, name: str, study: Path) -> None:
         self.params, self.name, self.study = params, name, study
         self.experiment = params.arms[name].experiment
-        self.identity = Identity(params, name, study)
+        self.identity = identity_of(params, name, study)
+        self.scripted = isinstance(params.experiments[self.experiment], ScriptExperiment)
+        self.kept = kept_file(params, self.experiment)
+        """Name of the file that a replicate's training leaves."""
         self.loss = params.losses[params.arms[name].loss]
         self.tuning = params.tuning_of(self.experiment)
 
@@ -76,11 +79,20 @@ class Arm:
         there = [entry.content for entry in entries if entry is not None]
         if len(there) < len(entries):
             return None, entries
-        monitor = there[0]["described"]["monitor"] if there else None
-        return chosen(self.tuning, self.loss, monitor, [last_score(one) for one in there]), entries
+        monitor, scores = self._judged(there)
+        return chosen(self.tuning, self.loss, monitor, scores), entries
+
+    def _judged(self, trials: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[float]]:
+        """Name what the search goes by, and say what each trial reached, the higher the better."""
+        experiment = self.params.experiments[self.experiment]
+        if not trials:
+            return None, []
+        if isinstance(experiment, ScriptExperiment):
+            return monitor_of(experiment), [script_score(one, experiment) for one in trials]
+        return trials[0]["described"]["monitor"], [last_score(one) for one in trials]
 
     def _wanted(self, recipe: Recipe, members: Sequence[Member]) -> Wanted:
-        stacked = self.params.compute.engine == "population"
+        stacked = self.params.compute.engine == "population" and not self.scripted
         together = populations(self.loss, members) if stacked else [[one] for one in range(len(members))]
         keys: dict[int, str] = {}
         for numbers in together:
@@ -136,7 +148,7 @@ def arm_flow(arm: Arm, store: Store, where: Where, scores: bool) -> Flow:
         computed = {key for job in jobs if isinstance(job, Train) for key in job.keys}
         for member, key in zip(wanted.members, wanted.keys, strict=True):
             if key not in computed:
-                jobs += score_jobs(arm, store, where, member.seed, there[key].files[WEIGHTS], key)
+                jobs += score_jobs(arm, store, where, member.seed, there[key].files[arm.kept], key)
     yield jobs
 
 
@@ -154,7 +166,7 @@ def score_jobs(
         source: key of its entry in the store, or a file.
 
     """
-    shown = seed == arm.params.seeds[0]
+    shown = seed == arm.params.seeds[0] and not arm.scripted
     key = arm.identity.scores(weights)
     lacking = store.get(SCORES, key) is None
     if shown:
@@ -190,12 +202,15 @@ class Experiment:
 
         """
         wave: list[Job] = []
-        if store.get(FLOORS, self.floors) is None:
+        scripted = isinstance(self.params.experiments[self.name], ScriptExperiment)
+        if not scripted and store.get(FLOORS, self.floors) is None:
             wave.append(Floors(where, self.params, self.name, self.floors))
         for name, arm in self.arms.items():
             for seed, (digest, source) in weights[name].items():
                 wave += score_jobs(arm, store, where, seed, digest, source)
         yield wave
+        if scripted:  # it keeps to itself what it decides
+            return
         first = self.params.seeds[0]
         shown = tuple((name, arm.identity.shown(weights[name][first][0])) for name, arm in self.arms.items())
         key = self.gallery(shown)
@@ -212,7 +227,7 @@ def weights_in_store(arm: Arm, store: Store) -> dict[int, tuple[str, str | Path]
         entry = store.get(TRAIN, key)
         if entry is None:
             raise GateError(f"a replicate of '{arm.name}' is no longer in the store; run the same again")
-        made[member.seed] = (entry.files[WEIGHTS], key)
+        made[member.seed] = (entry.files[arm.kept], key)
     return made
 
 
@@ -251,7 +266,7 @@ class Filling:
 
     executor: Callable[[], Executor]
     watch: Watch = field(default_factory=Watch)
-    failures: dict[str, Exception] = field(default_factory=dict)
+    failures: dict[str, list[Exception]] = field(default_factory=dict)
     _flows: dict[str, _Started] = field(default_factory=dict)
     _later: list[tuple[set[str], str, Callable[[], Flow]]] = field(default_factory=list)
     _owner: dict[int, tuple[Job, str]] = field(default_factory=dict)
@@ -320,7 +335,7 @@ class Filling:
     def _over(self, event: Event) -> None:
         _, name = self._owner.pop(id(event.job))
         if event.kind == "failed":
-            self.failures.setdefault(name, event.content)
+            self.failures.setdefault(name, []).append(event.content)
         started = self._flows[name]
         started.left -= 1
         if started.left == 0 and name not in self.failures:
@@ -330,13 +345,17 @@ class Filling:
     def _raise(self) -> None:
         if not self.failures:
             return
-        errors = list(self.failures.values())
+        errors = [error for failed in self.failures.values() for error in failed]
         unknown = [one for one in errors if not isinstance(one, UserError | GateError)]
         if unknown:
             raise unknown[0]
         if len(errors) == 1:
             raise errors[0]
-        told = "\n".join(f"{name}: {error}" for name, error in self.failures.items())
+        told = "\n".join(
+            f"{name}: {said}"
+            for name, failed in self.failures.items()
+            for said in dict.fromkeys(str(error) for error in failed)
+        )
         raise GateError(
-            f"{len(errors)} of {len(self._flows)} parts failed, the others were finished:\n{told}"
+            f"{len(self.failures)} of {len(self._flows)} parts failed, the others were finished:\n{told}"
         )

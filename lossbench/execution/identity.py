@@ -18,6 +18,7 @@ from lossbench.closure import Closure, closure, versions_of
 from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
+from lossbench.plugins import use_code
 from lossbench.recipe import Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
@@ -211,3 +212,8 @@ def user_code(params: Params, study: Path) -> Path | None:
     """Find the folder of the user's own modules."""
     folder = study / params.code
     return folder.resolve() if folder.is_dir() else None
+
+
+def use_own_code(params: Params, study: Path) -> None:
+    """Let the user's own modules be imported, as params name them."""
+    use_code(user_code(params, study))

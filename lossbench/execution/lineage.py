@@ -12,7 +12,8 @@ from typing import Any
 from lossbench.closure import Closure, closure, versions_of
 from lossbench.data import sources
 from lossbench.data.sources import names as source_names
-from lossbench.execution.identity import Identity, module_of, user_code, versions
+from lossbench.execution.identity import module_of, user_code, versions
+from lossbench.execution.scripted import identity_of
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.written import CHECKED, make_room
@@ -39,7 +40,7 @@ def lineage(params: Params, study: Path) -> dict[str, dict[str, Any]]:
         module = module_of(dataset.source, sources, source_names.MODULES)
         made[f"datasets/{name}.json"] = _code(closure([FETCH, module], user), packages=True)
     made["validation.json"] = _code(closure([VALIDATE], user), packages=True)
-    identities = {name: Identity(params, name, study) for name in params.arms}
+    identities = {name: identity_of(params, name, study) for name in params.arms}
     for name, one in identities.items():
         made[f"arms/{name}.json"] = {**_code(one.code), "versions": versions(one.code)}
     for name in params.experiments:

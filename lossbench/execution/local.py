@@ -281,6 +281,9 @@ def _serve(
 
         def emit(news: Any, group: bool = isinstance(job, Train)) -> None:
             nonlocal told
+            if news[0] == "memory":  # of a process that it has started
+                pipe.send(("peak", news[1]))
+                return
             if group and not told and news[0] == "epoch":  # an epoch has seen all of a job but its scores
                 pipe.send(("peak", peak_memory()))
                 told = True

@@ -7,7 +7,7 @@ from typing import Any
 
 from lossbench.execution.fill import Arm, Filling, Flow
 from lossbench.execution.jobs import COSTS, TRAIN, Executor, Job, Measure, Where
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.store import Store
 
 GiB = 2**30
@@ -59,7 +59,11 @@ def plan(
 
     """
     counted = [_count(params, name, arms, store, done) for name in params.experiments]
-    lacking = [one for one in counted if one.epochs and _costs(store, arms, one.experiment) is None]
+    lacking = [
+        one
+        for one in counted
+        if one.epochs and not _scripted(params, one) and _costs(store, arms, one.experiment) is None
+    ]
     if lacking and params.compute.engine == "loop":
         filling = Filling(executor)
         for one in lacking:
@@ -67,6 +71,11 @@ def plan(
             filling.add(one.experiment, lambda job=job: _once([job]))  # type: ignore[misc]  # the default binds the job
         filling.run()
     return [_priced(one, _costs(store, arms, one.experiment)) for one in counted]
+
+
+def _scripted(params: Params, one: Planned) -> bool:
+    """Whether a script trains: no part of it can be run to see how long it takes."""
+    return isinstance(params.experiments[one.experiment], ScriptExperiment)
 
 
 def _once(jobs: Sequence[Job]) -> Flow:

@@ -27,9 +27,18 @@ MODULE = "lossbench.data.expectations.run"
 def key(params: Params, dataset: str, outs: Outs) -> str:
     """Key of what the expectations say of a dataset: data, knobs, the user's own, code and packages."""
     knobs, code = params.datasets[dataset].expectations, closure([MODULE])
-    extra = hashed((outs.study / knobs.extra).read_text(encoding="utf-8")) if knobs.extra else None
+    extra = hashed(_extra(knobs.extra, outs.study)) if knobs.extra else None
     what = [dataset, data_hash(outs.data(dataset).resolve()), knobs.model_dump(mode="json"), extra]
     return hashed([*what, code.digest, versions_of(code.foreign)])
+
+
+def _extra(text: str, study: Path) -> str:
+    """Read the user's own expectations, once they are known to be some."""
+    from lossbench.data.expectations.extra import extra_file, read_extra
+
+    file = extra_file(text, study)
+    read_extra(file)
+    return file.read_bytes().hex()
 
 
 def validated(params: Params, dataset: str, outs: Outs, store: Store) -> Entry:
@@ -69,7 +78,8 @@ def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -
     """
     report = outs.validation(dataset)
     passed = outs.passed(dataset)
-    passed.unlink(missing_ok=True)
+    for file in (report, passed):  # which may be linked to DVC's cache
+        file.unlink(missing_ok=True)
     entry = validated(params, dataset, outs, store)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_bytes(entry.read("report.json"))

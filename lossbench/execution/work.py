@@ -14,9 +14,10 @@ from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
+from lossbench.execution import scripted
 from lossbench.execution.checkpoints import checkpoint_of
 from lossbench.execution.fill import Experiment
-from lossbench.execution.identity import Identity, data_hash, user_code
+from lossbench.execution.identity import Identity, data_hash, use_own_code
 from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
@@ -33,8 +34,7 @@ from lossbench.execution.jobs import (
     Train,
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
-from lossbench.params import Params
-from lossbench.plugins import use_code
+from lossbench.params import Params, ScriptExperiment
 from lossbench.store import DamagedError, Entry, Store, hashed
 from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
@@ -59,8 +59,12 @@ def work(job: Job, emit: Emit) -> None:
             ``("finished", seed)``.
 
     """
-    use_code(user_code(job.params, job.where.study))
+    use_own_code(job.params, job.where.study)
     match job:
+        case Train() if _scripted(job):
+            scripted.train(job, emit)
+        case Score() if _scripted(job):
+            scripted.score(job)
         case Train():
             _train(job, emit)
         case Score():
@@ -71,6 +75,12 @@ def work(job: Job, emit: Emit) -> None:
             _floors(job)
         case Gallery():
             _gallery(job)
+
+
+def _scripted(job: Train | Score) -> bool:
+    """Whether the user's own script trains the job's arm."""
+    experiment = job.params.experiments[job.params.arms[job.arm].experiment]
+    return isinstance(experiment, ScriptExperiment)
 
 
 def _train(job: Train, emit: Emit) -> None:

@@ -323,7 +323,7 @@ class Weighted(Pointwise):
     """A pointwise loss with class weights."""
 
     class_weights: Sequence[float] | Tensor | None = numbers(
-        doc="weight of each class; params.yaml also takes balanced and class_balanced"
+        default=None, doc="weight of each class; params.yaml also takes balanced and class_balanced"
     )
 
     def setup(self) -> None:

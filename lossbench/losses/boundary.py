@@ -1,6 +1,7 @@
 """Losses about edges: differences between neighbours, and distances to the true region's border."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from lossbench.losses.inputs import inside_transform
 from lossbench.losses.registry import register
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -117,6 +119,34 @@ class GradientLoss(Loss):
         return weighted_mean(squares, pairs, None)
 
 
+def maps_of_regions(
+    target: Tensor,
+    classes: int,
+    multilabel: bool | None,
+    map_of: "Callable[[NDArray[np.bool_]], NDArray[Any]]",
+) -> Tensor:
+    """Return what ``map_of`` makes of each image's and class's region: float32 (N, C, *spatial).
+
+    Args:
+        target: class indices (N, *spatial), or labels (N, C, *spatial), which count as set above 1/2.
+        classes: C.
+        multilabel: whether ``target`` holds labels. None: labels are told by their dtype, bool or floating.
+        map_of: takes a region (*spatial), bool, and gives a map of that shape.
+    """
+    import numpy as np  # here, so that the losses need nothing but torch
+
+    array = target.detach().cpu().numpy()
+    if multilabel is None:
+        multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
+    regions = (
+        (array > 0.5) & (array <= 1) if multilabel else np.stack([array == k for k in range(classes)], 1)
+    )
+    maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
+    for place in np.ndindex(regions.shape[:2]):
+        maps[place] = map_of(regions[place])
+    return torch.from_numpy(maps)
+
+
 def signed_distances(target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
     """Return the signed distance to each class's region (1812.07032): float32 (N, C, *spatial).
 
@@ -132,19 +162,13 @@ def signed_distances(target: Tensor, classes: int, multilabel: bool | None = Non
     import numpy as np  # here, so that the losses need nothing but torch
     from scipy.ndimage import distance_transform_edt
 
-    array = target.detach().cpu().numpy()
-    if multilabel is None:
-        multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
-    regions = (
-        (array > 0.5) & (array <= 1) if multilabel else np.stack([array == k for k in range(classes)], 1)
-    )
-    maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
-    for place in np.ndindex(regions.shape[:2]):
-        region = regions[place]
+    def distances(region: "NDArray[np.bool_]") -> "NDArray[np.float64]":
+        found: NDArray[np.float64] = np.zeros(region.shape)
         if region.any() and not region.all():
-            inside = distance_transform_edt(region)
-            maps[place] = np.where(region, 1 - inside, distance_transform_edt(~region))
-    return torch.from_numpy(maps)
+            found = np.where(region, 1 - distance_transform_edt(region), distance_transform_edt(~region))
+        return found
+
+    return maps_of_regions(target, classes, multilabel, distances)
 
 
 class DistanceLoss(Loss):
@@ -213,7 +237,8 @@ class HausdorffDistance(DistanceLoss):
         border, or both.
 
     Use it for: outlying false positives, which a Hausdorff distance punishes; beside a region loss.
-    Fails when: α is large: a few far positions are all that counts.
+    Fails when: α is large: a few far positions are all that counts. Alone, where regions are small: to
+        predict none of them costs next to nothing.
 
     Example:
         >>> target = torch.tensor([[0, 0, 1, 1]])

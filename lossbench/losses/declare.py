@@ -146,12 +146,10 @@ def flag(*, default: bool, doc: str) -> Any:
     return Parameter(default, "true, false", accept, doc)
 
 
-def numbers(
-    *, default: Sequence[float] | None = None, positive_sum: bool = True, low: float = 0.0, doc: str
-) -> Any:
-    """Declare a list with one number per class, none below ``low`` (a tensor is taken too.
+def numbers(*, default: Sequence[float] | None, positive_sum: bool = True, low: float = 0.0, doc: str) -> Any:
+    """Declare a list with one number per class, none below ``low``; a tensor is taken too, kept as a tuple.
 
-    Kept as a tuple).
+    ``default`` is always written out: what checks types would take a parameter without one for required.
     """
 
     def accept(value: object) -> tuple[float, ...] | None:

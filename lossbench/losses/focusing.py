@@ -9,7 +9,8 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Weighted, weighted_mean
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import Parameter, ParameterError, choice, numbers, real
+from lossbench.losses.counts import COUNTS, counts_at_least_one
+from lossbench.losses.declare import Parameter, choice, numbers, real
 from lossbench.losses.distribution import TrueClass
 from lossbench.losses.functional import Overlap
 from lossbench.losses.region import Smoothed, dice_score
@@ -145,18 +146,13 @@ class ExponentialLogarithmic(Smoothed):
         tunable=(0.2, 2.0, "log"),
         doc="γ_C, exponent of −ln p",
     )
-    class_counts: Sequence[float] | Tensor | None = numbers(
-        doc="n, training samples of each class; params.yaml need not give them"
-    )
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=f"n, {COUNTS}")
     reduction: str = choice(default="mean", options=("mean",), doc="its parts are averaged apart")
 
     def setup(self) -> None:
         """Keep w of each class."""
         super().setup()
-        if self.class_counts is None:
-            allowed = "a list with one number per class"
-            raise ParameterError(type(self).__name__, "class_counts", None, allowed)
-        counts = torch.tensor(self.class_counts, dtype=torch.float64).clamp_min(1.0)
+        counts = counts_at_least_one(self, self.class_counts)
         self.per_class("_rarity", (counts.sum() / counts).sqrt().tolist())
 
     def of(self, counts: Overlap) -> Tensor:

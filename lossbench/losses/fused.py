@@ -55,8 +55,9 @@ def summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool, l
 #: Logits in a block: few enough to stay in the cache from one pass over them to the next.
 BLOCK = 1 << 18
 #: How many times as many of several threads: at the end of every operation of a block all wait for the last,
-#: which is long where other processes want the processors too.
-TOGETHER = 8
+#: which is long where other processes want the processors too. There, two threads at (4, 21, 256, 256), Dice
+#: takes 0.9 of kornia's time in one block and 1.8 in four, focal 0.3 and 0.5 (n = 7).
+TOGETHER = 64
 Place = tuple[slice, slice]
 
 

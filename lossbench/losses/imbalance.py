@@ -8,18 +8,15 @@ from torch import Tensor
 
 from lossbench.losses.base import Loss, Pointwise
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import ParameterError, numbers, real
+from lossbench.losses.counts import COUNTS, counts_at_least_one, given_counts
+from lossbench.losses.declare import numbers, real
 from lossbench.losses.distribution import SmoothedCrossEntropy
 from lossbench.losses.registry import register
-
-_COUNTS = "training samples of each class; params.yaml need not give them"
 
 
 def _keep_prior(loss: Loss, counts: Sequence[float] | Tensor | None) -> None:
     """Keep log of each class's share as a buffer; a class without samples counts as one."""
-    if counts is None:
-        raise ParameterError(type(loss).__name__, "class_counts", None, "a list with one number per class")
-    at_least_one = torch.tensor(counts, dtype=torch.float64).clamp_min(1.0)
+    at_least_one = counts_at_least_one(loss, counts)
     loss.per_class("_log_prior", (at_least_one / at_least_one.sum()).log().tolist())
 
 
@@ -39,7 +36,7 @@ class BalancedSoftmax(SmoothedCrossEntropy):
         tensor(1.3863)
     """
 
-    class_counts: Sequence[float] | Tensor | None = numbers(doc=_COUNTS)
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=COUNTS)
 
     def setup(self) -> None:
         """Keep the prior."""
@@ -69,7 +66,7 @@ class LogitAdjusted(SmoothedCrossEntropy):
     """
 
     tau: float = real(default=1.0, low=0.0, tunable=(0.0, 2.0, "linear"), doc="τ")
-    class_counts: Sequence[float] | Tensor | None = numbers(doc=_COUNTS)
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=COUNTS)
 
     def setup(self) -> None:
         """Keep the prior."""
@@ -101,16 +98,12 @@ class LabelDistributionAwareMargin(SmoothedCrossEntropy):
 
     margin: float = real(default=0.5, low=0.0, open_low=True, tunable=(0.1, 2.0, "log"), doc="the largest Δ")
     scale: float = real(default=1.0, low=0.0, open_low=True, doc="s; 30 behind a normalised last layer")
-    class_counts: Sequence[float] | Tensor | None = numbers(doc=_COUNTS)
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=COUNTS)
 
     def setup(self) -> None:
         """Keep the margins."""
         super().setup()
-        if self.class_counts is None:
-            raise ParameterError(
-                type(self).__name__, "class_counts", None, "a list with one number per class"
-            )
-        raw = torch.tensor(self.class_counts, dtype=torch.float64).clamp_min(1.0).pow(-0.25)
+        raw = counts_at_least_one(self, self.class_counts).pow(-0.25)
         self.per_class("_margins", (raw * self.margin / raw.max()).tolist())
 
     def adjusted(self, batch: Batch) -> Tensor:
@@ -156,16 +149,13 @@ class Equalization(Pointwise):
         tunable=(1e-4, 0.5, "log"),
         doc="λ, the share below which a class is rare",
     )
-    class_counts: Sequence[float] | Tensor | None = numbers(doc=_COUNTS)
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=COUNTS)
 
     def setup(self) -> None:
         """Keep which classes are rare, as 0 and 1."""
-        if self.class_counts is None:
-            raise ParameterError(
-                type(self).__name__, "class_counts", None, "a list with one number per class"
-            )
-        total = sum(self.class_counts)
-        self.per_class("_rare", [float(count / total < self.rare) for count in self.class_counts])
+        counts = given_counts(self, self.class_counts).tolist()
+        total = sum(counts)
+        self.per_class("_rare", [float(count / total < self.rare) for count in counts])
 
     def each(self, batch: Batch) -> Tensor:
         """Binary cross-entropy with the rare classes' negatives left out."""

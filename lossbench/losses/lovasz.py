@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from lossbench.losses import functional, fused
-from lossbench.losses.base import Loss
+from lossbench.losses.averaging import Averaged
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import choice, flag
 from lossbench.losses.registry import register
 
 
-class LovaszBase(Loss):
+class LovaszBase(Averaged):
     """Σ_i w_i e_i per class: errors e weighed by the gradient of the Jaccard loss in their order.
 
     Classes are taken one at a time: sorting needs several times the memory of what it sorts.
@@ -34,6 +34,11 @@ class LovaszBase(Loss):
     include_background: bool = flag(default=True, doc="whether class 0 counts")
     labels: str = choice(default="independent", options=("independent",), doc="a label a class")
 
+    @property
+    def by_image(self) -> bool:
+        """Whether positions are ranked within their image."""
+        return self.over == "image"
+
     def counts_absent(self, batch: Batch) -> bool:
         """Say whether a class without a true position counts."""
         return self.absent == "include" or (self.absent == "auto" and (self.hinge or batch.multilabel))
@@ -53,18 +58,18 @@ class LovaszBase(Loss):
         if batch.plain or batch.logits.device.type == "meta" or batch.weights is not None:
             return self.plain_value(batch)
         truth = batch.hard_labels if batch.multilabel else batch.index
-        by_image, absent = self.over == "image", self.counts_absent(batch)
-        each = fused.lovasz(self.scores(batch), truth, batch.valid, by_image, self.hinge, absent)
+        absent = self.counts_absent(batch)
+        each = fused.lovasz(self.scores(batch), truth, batch.valid, self.by_image, self.hinge, absent)
         shares = self.shares(batch)
-        return self.averaged(batch, each, shares if by_image else shares.amax(0, keepdim=True))
+        return self.averaged(batch, each, shares if self.by_image else shares.amax(0, keepdim=True))
 
     def averaged(self, batch: Batch, each: Tensor, shares: Tensor) -> Tensor:
         """Average over the classes that count and over the images that have one."""
         shares = shares if self.include_background else shares * self.foreground(batch)
         images = (shares.sum(1) > 0).to(each.dtype)
-        if self.over == "image" and batch.sample_weights is not None:
+        if self.by_image and batch.sample_weights is not None:
             images = images * batch.sample_weights
-        return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
+        return self.average_of(each, shares, images)
 
     def shares(self, batch: Batch) -> Tensor:
         """Return 1 for each image and class that counts, else 0, (N, C)."""
@@ -88,8 +93,8 @@ class LovaszBase(Loss):
         """Return the loss of class ``k`` and whether it counts, (N,) or (1,)."""
         truth = batch.hard_labels[:, k] if batch.multilabel else batch.index == k
         valid = batch.valid[:, k] if batch.multilabel and batch.valid is not None else batch.valid
-        errors, counts = self.errors(batch, scores, truth), batch.count_weights(self.over == "image")
-        if self.over == "batch":
+        errors, counts = self.errors(batch, scores, truth), batch.count_weights(self.by_image)
+        if not self.by_image:
             errors, truth = errors.reshape(1, -1), truth.reshape(1, -1)
             valid = None if valid is None else valid.reshape(1, -1)
             counts = None if counts is None else counts.reshape(1, -1)

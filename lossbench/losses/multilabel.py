@@ -43,7 +43,7 @@ class BinaryCrossEntropy(LabelsOnly, Weighted):
     reduces = "weighted mean over valid elements: Σwℓ / Σw (pos_weight is in ℓ)"
 
     pos_weight: Sequence[float] | Tensor | None = numbers(
-        doc="q, factor of each label's positives; params.yaml also takes balanced"
+        default=None, doc="q, factor of each label's positives; params.yaml also takes balanced"
     )
     label_smoothing: float = real(
         default=0.0,

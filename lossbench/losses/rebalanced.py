@@ -9,7 +9,8 @@ from torch import Tensor
 from lossbench.losses import functional
 from lossbench.losses.base import Weighted
 from lossbench.losses.batch import Batch
-from lossbench.losses.declare import ParameterError, choice, integer, numbers, real
+from lossbench.losses.counts import COUNTS, counts_at_least_one
+from lossbench.losses.declare import choice, integer, numbers, real
 from lossbench.losses.registry import register
 
 
@@ -49,9 +50,7 @@ class DistributionBalanced(Weighted):
         default=2.0, low=0.0, open_low=True, tunable=(1.0, 5.0, "log"), doc="λ, how early negatives rest"
     )
     gamma: float = real(default=0.0, low=0.0, tunable=(0.0, 4.0, "linear"), doc="γ of a focal factor")
-    class_counts: Sequence[float] | Tensor | None = numbers(
-        doc="n, training samples of each class; params.yaml need not give them"
-    )
+    class_counts: Sequence[float] | Tensor | None = numbers(default=None, doc=f"n, {COUNTS}")
     positions: int | None = integer(
         default=None,
         low=1,
@@ -63,10 +62,7 @@ class DistributionBalanced(Weighted):
     def setup(self) -> None:
         """Keep 1 / n and ν of each class."""
         super().setup()
-        if self.class_counts is None:
-            allowed = "a list with one number per class"
-            raise ParameterError(type(self).__name__, "class_counts", None, allowed)
-        counts = torch.tensor(self.class_counts, dtype=torch.float64).clamp_min(1.0)
+        counts = counts_at_least_one(self, self.class_counts)
         self.per_class("_inverse", counts.reciprocal().tolist())
         shift = torch.zeros_like(counts)
         if self.positions is not None:

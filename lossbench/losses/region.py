@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from lossbench.losses import functional
-from lossbench.losses.base import Loss
+from lossbench.losses.averaging import Averaged
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import choice, flag, integer, numbers, real
 from lossbench.losses.functional import Overlap
 from lossbench.losses.registry import register
 
 
-class Counted(Loss):
+class Counted(Averaged):
     """A loss of soft counts per class, of each image or of the batch."""
 
     family = "region"
@@ -30,14 +30,9 @@ class Counted(Loss):
         doc="a class without a true position counts like others, is left out, or counts as loss 0",
     )
     class_weights: Sequence[float] | Tensor | None = numbers(
-        doc="weight of each class; params.yaml also takes balanced and class_balanced"
+        default=None, doc="weight of each class; params.yaml also takes balanced and class_balanced"
     )
     include_background: bool = flag(default=True, doc="whether class 0 counts; else it is as one of weight 0")
-    reduction: str = choice(
-        default="mean",
-        options=("mean", "sum", "none"),
-        doc="the mean; or each image's and class's share in it, (N, C), (1, C) with over=batch, or their sum",
-    )
 
     def setup(self) -> None:
         """Keep the weights as a buffer."""
@@ -48,17 +43,22 @@ class Counted(Loss):
         """Plain counts are all that is read."""
         return self.exponent() == 1
 
+    @property
+    def by_image(self) -> bool:
+        """Whether images are counted one by one."""
+        return self.over == "image"
+
     def value(self, batch: Batch) -> Tensor:
         """Average the loss of each (image and) class."""
         return self.averaged(self.counts(batch), batch)
 
     def counts(self, batch: Batch) -> Overlap:
         """Return the soft counts, (N, C) or (1, C)."""
-        return self.pooled(batch.overlap(self.exponent(), by_image=self.over == "image"))
+        return self.pooled(batch.overlap(self.exponent(), by_image=self.by_image))
 
     def pooled(self, counts: Overlap) -> Overlap:
         """Add the images up, unless they are counted one by one."""
-        return counts if self.over == "image" else Overlap(*(part.sum(0, keepdim=True) for part in counts))
+        return counts if self.by_image else Overlap(*(part.sum(0, keepdim=True) for part in counts))
 
     def exponent(self) -> int:
         """Return the exponent of predicted and true counts, 1 or 2."""
@@ -80,19 +80,13 @@ class Counted(Loss):
         """Average over classes as ``absent`` says, then over images that have something to score."""
         each, shares = self.scored(counts, self.weights_of_classes(batch))
         images = self.images(shares.any(1), batch)
-        if self.reduction == "mean":
-            return functional.masked_average(functional.masked_average(each, shares, dim=1), images)
-        return self.reduced(each * shares * images.unsqueeze(1))
+        return self.average_of(each, shares, images)
 
     def images(self, scored: Tensor, batch: Batch) -> Tensor:
         """Return the weight of each image, (N,) or (1,), in the average: 0 where nothing is ``scored``."""
         images = scored.to(batch.logits.dtype)
-        by_sample = batch.sample_weights if self.over == "image" else None
+        by_sample = batch.sample_weights if self.by_image else None
         return images if by_sample is None else images * by_sample
-
-    def reduced(self, each: Tensor) -> Tensor:
-        """Reduce what is weighed already as ``reduction`` says, other than to the mean."""
-        return each if self.reduction == "none" else each.sum()
 
     def scored(self, counts: Overlap, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the loss of each (image and) class and its share in the average over classes."""
@@ -105,10 +99,6 @@ class Counted(Loss):
         elif self.absent == "zero":
             each = torch.where(present, each, each * 0.0)  # times 0, so that NaN shows
         return each, shares
-
-    def cropped(self, value: Tensor, logits: Tensor) -> Tensor:
-        """Crop the map of ``reduction="none"``."""
-        return value[: logits.shape[0]] if value.ndim and self.over == "image" else value
 
 
 class Region(Counted):
@@ -452,7 +442,7 @@ class DicePlusPlus(Smoothed):
 
     def counts(self, batch: Batch) -> Overlap:
         """Let P + G stand for 2I + ΣFN^γ + ΣFP^γ, and leave G alone, which says what is present."""
-        by_image = self.over == "image"
+        by_image = self.by_image
         plain, weights = super().counts(batch), batch.count_weights(by_image)
         if batch.multilabel or batch.mixed:
             wrong = functional.errors_of_labels(

@@ -7,15 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lossbench.losses import functional
-from lossbench.losses.base import Loss, Weighted
+from lossbench.losses.averaging import Averaged
+from lossbench.losses.base import Weighted
 from lossbench.losses.batch import Batch
-from lossbench.losses.boundary import window
-from lossbench.losses.declare import Parameter, choice, integer, real
+from lossbench.losses.boundary import maps_of_regions, window
+from lossbench.losses.declare import Parameter, choice, flag, integer, real
 from lossbench.losses.functional import Overlap
 from lossbench.losses.region import Counted
 from lossbench.losses.registry import register
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -86,7 +88,7 @@ class CenterlineDice(Counted):
         """Let T and S stand for what is shared and predicted: sums of skeletons are no counts of regions."""
         elements = batch.elements
         valid = None if elements is None else batch.unflatten(elements)
-        weights = batch.count_weights(self.over == "image")
+        weights = batch.count_weights(self.by_image)
         weights = None if weights is None else batch.unflatten(weights.unsqueeze(1))
         maps = [batch.unflatten(batch.probs), batch.unflatten(batch.is_true().to(batch.logits.dtype))]
         ridges = [soft_skeleton(one, valid, self.iterations) for one in maps]
@@ -105,7 +107,7 @@ class CenterlineDice(Counted):
         """Sum the valid values of each class, times ``weights``, (N, C) or (1, C)."""
         values = values if weights is None else values * weights
         flat = (values if valid is None else values.masked_fill(~valid, 0.0)).flatten(2).sum(2)
-        return flat if self.over == "image" else flat.sum(0, keepdim=True)
+        return flat if self.by_image else flat.sum(0, keepdim=True)
 
     def of(self, counts: Overlap) -> Tensor:
         """One minus the harmonic mean of both shares."""
@@ -126,21 +128,15 @@ def blobs(target: Tensor, classes: int, multilabel: bool | None = None) -> Tenso
     import numpy as np  # here, so that the losses need nothing but torch
     from scipy.ndimage import label
 
-    array = target.detach().cpu().numpy()
-    if multilabel is None:
-        multilabel = array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating)
-    regions = (
-        (array > 0.5) & (array <= 1) if multilabel else np.stack([array == k for k in range(classes)], 1)
-    )
-    maps: NDArray[np.float32] = np.zeros(regions.shape, np.float32)
-    around = np.ones((3,) * (regions.ndim - 2), bool)
-    for place in np.ndindex(regions.shape[:2]):
-        maps[place] = label(regions[place], structure=around)[0]
-    return torch.from_numpy(maps)
+    def numbered(region: "NDArray[np.bool_]") -> "NDArray[np.int32]":
+        found: NDArray[np.int32] = label(region, structure=np.ones((3,) * region.ndim, bool))[0]
+        return found
+
+    return maps_of_regions(target, classes, multilabel, numbered)
 
 
 @register("blob")
-class Blob(Loss):
+class Blob(Averaged):
     """Dice of each connected blob on its own, so that a small one counts as much as a large one.
 
     Formula: mean over blobs b of 1 − (2 Σ_b p + s) / (Σ_b p + Σ_o p + |b| + s), o the positions outside the
@@ -171,7 +167,15 @@ class Blob(Loss):
     smooth: float = real(
         default=1.0, low=0.0, tunable=(1e-5, 10.0, "log"), doc="s, added to numerator and denominator"
     )
+    include_background: bool = flag(
+        default=True, doc="whether class 0 counts; with one label a position it never does"
+    )
     labels: str = choice(default="independent", options=("independent",), doc="a label a class")
+
+    @property
+    def by_image(self) -> bool:
+        """Blobs are of an image."""
+        return True
 
     @classmethod
     def prepare(cls, target: Tensor, classes: int, multilabel: bool | None = None) -> Tensor:
@@ -195,10 +199,11 @@ class Blob(Loss):
         score = (2 * inside + self.smooth) / (inside + outside + sizes + self.smooth).clamp_min(1e-8)
         found = (sizes > 0).to(probs.dtype)
         of_classes = functional.masked_average(1 - score, found, dim=2)
-        of_images = functional.masked_average(of_classes, found.amax(2), dim=1)
-        images = found.amax(2).sum(1).clamp_max(1.0)
+        shares = found.amax(2)
+        shares = shares if self.include_background else shares * self.foreground(batch)
+        images = shares.sum(1).clamp_max(1.0)
         images = images if batch.sample_weights is None else images * batch.sample_weights
-        return functional.masked_average(of_images, images)
+        return self.average_of(of_classes, shares, images)
 
 
 def _sums(values: Tensor, numbers: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Charts as Vega-Lite specs: data inlined, widths that follow the page, colours safe for the colour-blind."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from lossbench.reporting.inputs import Evaluated
-from lossbench.reporting.tables import Finding
+from lossbench.reporting.tables import Finding, floors_of
+from lossbench.statistics.sentences import digits, metric_name
 
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#b8a900", "#666666"]
 VERDICT_COLOURS = {
@@ -17,6 +19,15 @@ VERDICT_COLOURS = {
     "undecided": "#8a8a8a",
     "not trained": "#8a8a8a",
 }
+
+MOST_NUMBERED = 12
+"""Classes up to which a confusion matrix has room for its numbers."""
+PANEL = 220
+"""Pixels of a confusion matrix before the page gives it its room."""
+NAMED = 110
+"""Pixels for a name beside an axis."""
+FAR = 1.0
+"""A floor is drawn where it widens the axis by no more than this share; else it is told of."""
 
 alt.data_transformers.disable_max_rows()
 
@@ -74,10 +85,16 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     base = alt.Chart(pd.DataFrame(means)).encode(
         y=y, color=colour, tooltip=["contrast", "verdict", "difference", "low", "high"]
     )
-    title = [f"difference in {one.metric.replace('_', ' ')}", f"(band: margin ± {margin:g})"]
+    values = [value for finding in found for value in finding.contrast.differences]
+    values += [bound for finding in found for bound in (finding.contrast.ci_low, finding.contrast.ci_high)]
+    baselines = [_mean(one, finding.contrast.baseline) for finding in found]
+    shifted = {name: value - baselines[0] for name, value in floors_of(one).items()}
+    # With all pairs compared there is no one baseline from which a floor's distance could be drawn.
+    drawn, said = _floors(shifted if len(set(baselines)) == 1 else {}, [*values, -margin, margin])
+    title = [f"difference in {metric_name(one.metric)}", f"(band: margin ± {margin:g})", *said]
     bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x="difference:Q")
-    chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, points, bars, diamonds)
+    chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, *drawn, points, bars, diamonds)
     return _spec(chart, max(90, 54 * len(found)))
 
 
@@ -87,18 +104,41 @@ def scores(one: Evaluated, board: pd.DataFrame) -> Spec:
     chosen = one.scores[one.scores["metric"] == one.metric]
     rows = board[(board["experiment"] == one.name) & (board["metric"] == one.metric)]
     y = alt.Y("loss:N", title=None, sort=names)
+    values = [*chosen["value"], *rows["ci_low"], *rows["ci_high"]]
+    drawn, said = _floors(floors_of(one), values)
     dots = (
         alt.Chart(chosen[["loss", "seed", "value"]])
         .mark_circle(size=34, opacity=0.55)
         .encode(
-            x=alt.X("value:Q", scale=alt.Scale(zero=False), title=one.metric.replace("_", " ")),
+            x=alt.X("value:Q", scale=alt.Scale(zero=False), title=[metric_name(one.metric), *said]),
             y=y, color=_losses(names).legend(None), tooltip=["loss", "seed", "value"],
         )
     )  # fmt: skip
     base = alt.Chart(rows[["loss", "mean", "ci_low", "ci_high"]]).encode(y=y)
     bars = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
     ticks = base.mark_tick(thickness=3, size=18).encode(x="mean:Q")
-    return _spec(alt.layer(dots, bars, ticks), max(90, 40 * len(names)))
+    return _spec(alt.layer(*drawn, dots, bars, ticks), max(90, 40 * len(names)))
+
+
+def _mean(one: Evaluated, arm: str) -> float:
+    return float(one.by_arm(one.metric)[arm].mean())
+
+
+def _floors(floors: Mapping[str, float], values: Sequence[float]) -> tuple[list[alt.Chart], list[str]]:
+    """Draw floors as dotted lines and say them below the axis; those far off are said alone."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    near, said = [], []
+    for name, value in floors.items():
+        beyond = max(low - value, value - high)
+        drawn = beyond <= FAR * (high - low)
+        near += [value] if drawn else []
+        where = "dotted" if drawn else f"to the {'left' if value < low else 'right'}"
+        said += [f"{name}:", f"{digits(value, 0)}, {where}"]  # two lines: a phone is narrow
+    if not near:
+        return [], said
+    lines = alt.Chart(pd.DataFrame({"x": near})).mark_rule(strokeDash=[2, 3], color="#888", strokeWidth=2)
+    return [lines.encode(x="x:Q")], said
 
 
 def learning(one: Evaluated, learned: pd.DataFrame) -> Spec:
@@ -112,7 +152,7 @@ def learning(one: Evaluated, learned: pd.DataFrame) -> Spec:
     base = alt.Chart(chosen[["loss", "epoch", "mean", "low", "high"]]).encode(
         x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)), color=_losses(names)
     )
-    title = f"validation {one.task.monitor.replace('_', ' ')}"
+    title = f"validation {metric_name(one.task.monitor)}"
     line = base.mark_line(point=True).encode(
         y=alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False)),
         tooltip=["loss", "epoch", "mean", "low", "high"],
@@ -166,7 +206,7 @@ def per_class(one: Evaluated) -> Spec:
     base = alt.Chart(table).encode(
         x=alt.X(
             "class:N",
-            sort=list(one.task.info.classes),
+            sort=list(one.drawn.info.classes),
             title=None,
             axis=alt.Axis(labelAngle=-40, labelLimit=90),
         ),
@@ -176,7 +216,7 @@ def per_class(one: Evaluated) -> Spec:
         color=alt.Color(
             "value:Q",
             scale=alt.Scale(scheme="viridis", domain=[0, 1]),
-            title=metric.replace("_", " "),
+            title=metric_name(metric),
             legend=_legend(),
         ),
         tooltip=["loss", "class", "value"],
@@ -201,31 +241,47 @@ def class_means(one: Evaluated) -> pd.DataFrame:
 
 
 def confusion(one: Evaluated) -> Spec:
-    """Row-normalised confusion per loss, pooled over seeds."""
+    """Row-normalised confusion per loss in per cent, pooled over seeds."""
     table = confusion_shares(one)
-    order = list(one.task.info.classes)
-    base = alt.Chart(table).mark_rect().encode(
-        x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=70)),
-        y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=70)),
+    order = list(one.drawn.info.classes)
+    base = alt.Chart(table).encode(
+        x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
+        y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
+        tooltip=["loss", "true", "predicted", "share", "count"],
+    )
+    cells = base.mark_rect().encode(
         color=alt.Color(
             "share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), title="share", legend=_legend()
-        ),
-        tooltip=["loss", "true", "predicted", "share", "count"],
-    )  # fmt: skip
-    panels = [
-        base.transform_filter(alt.datum.loss == one.loss_of(arm)).properties(
-            title=one.loss_of(arm), width=220, height=220
         )
+    )
+    layers = [cells] if len(order) > MOST_NUMBERED else [cells, _numbers(base, len(order))]
+    panels = [
+        alt.layer(*layers)
+        .transform_filter(alt.datum.loss == one.loss_of(arm))
+        .properties(title=one.loss_of(arm), width=PANEL, height=PANEL)
         for arm in one.arms
     ]
     return dict(alt.concat(*panels, columns=2, data=table).to_dict())
+
+
+def _numbers(base: alt.Chart, classes: int) -> alt.Chart:
+    """Shares in per cent, of cells that are not empty; the page fits their size to the cell's."""
+    return (
+        base.transform_filter(alt.datum.count > 0)
+        .transform_calculate(percent="datum.share < 0.005 ? '<1' : format(100 * datum.share, '.0f')")
+        .mark_text(fontSize=max(8, min(13, PANEL // (2.4 * classes))))
+        .encode(
+            text="percent:N",
+            color=alt.condition(alt.datum.share > 0.6, alt.value("black"), alt.value("white")),
+        )
+    )
 
 
 def confusion_shares(one: Evaluated) -> pd.DataFrame:
     """Counts over seeds and their share of the true class, zeros included: none of them is missing."""
     table = one.tables["confusion"].copy()
     table["loss"] = table["arm"].map({arm: one.loss_of(arm) for arm in one.arms})
-    classes = list(one.task.info.classes)
+    classes = list(one.drawn.info.classes)
     losses = [one.loss_of(arm) for arm in one.arms]
     every = pd.MultiIndex.from_product([losses, classes, classes], names=["loss", "true", "predicted"])
     counts = table.groupby(list(every.names))["count"].sum().reindex(every, fill_value=0).reset_index()

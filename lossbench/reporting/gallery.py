@@ -55,6 +55,8 @@ class Gallery:
 def read_gallery(one: Evaluated) -> Gallery:
     """Read an experiment's gallery and let its task show it."""
     described = json.loads((one.gallery / "gallery.json").read_bytes())
+    if not described["arms"]:
+        return Gallery([], [], [], float("nan"))
     with np.load(one.gallery / "gallery.npz", allow_pickle=False) as arrays:
         inputs, targets = arrays["inputs"], arrays["targets"]
         decided = {arm: arrays[f"decision/{arm}"] for arm in described["arms"]}
@@ -64,11 +66,11 @@ def read_gallery(one: Evaluated) -> Gallery:
         )
         for place, number in enumerate(described["index"])
     ]
-    palette = len(targets) and one.task.show_target(targets[0], inputs[0]).palette
+    palette = len(targets) and one.drawn.show_target(targets[0], inputs[0]).palette
     return Gallery(
         samples=samples,
         texts=[(one.loss_of(arm), said) for arm, said in described["texts"].items()],
-        legend=legend(one.task.info.classes) if palette else [],
+        legend=legend(one.drawn.info.classes) if palette else [],
         share_disagreeing=described["share_disagreeing"],
     )
 
@@ -76,7 +78,7 @@ def read_gallery(one: Evaluated) -> Gallery:
 def _sample(
     one: Evaluated, number: int, inputs: Array, target: Array, decided: Mapping[str, Array]
 ) -> Sample:
-    task, name = one.task, f"test sample {number}"
+    task, name = one.drawn, f"test sample {number}"
     return Sample(
         _view(task.show_input(inputs), name, name),
         _view(task.show_target(target, inputs), "truth", f"truth of {name}"),

@@ -1,69 +1,131 @@
-"""The answer in a line per experiment: what to train with and why, and what to do next."""
+"""The answer in a line per experiment: what to train with and why, what it costs, and what to do next."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
 from lossbench.statistics.sentences import digits, metric_name
+from lossbench.tracking.cost import Seconds, cost_said
 
 REST = (("tie", "ties with it"), ("undecided", "undecided"), ("not trained", "not trained"))
 """Verdicts that are listed after the answer, and their words."""
+IMAGE = 3
+"""Dimensions of an image: channels, height, width."""
 
 
-def in_a_line(study: Study, found: Sequence[Finding]) -> dict[str, tuple[str, str]]:
-    """Return, for each experiment, the answer and the next step.
+@dataclass(frozen=True)
+class Line:
+    """One experiment's answer.
+
+    Attributes:
+        answer: what to train with, and why.
+        then: what to do next; commands stand between backticks.
+        arms: those to train with, the best first.
+        baseline: the arm they were held against.
+
+    """
+
+    answer: str
+    then: str
+    arms: tuple[str, ...]
+    baseline: str
+
+
+def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = None) -> dict[str, Line]:
+    """Return the answer of each experiment that has verdicts against a baseline.
 
     Losses that each beat the baseline were not compared with one another; the line says so.
+
+    Args:
+        study: all outs.
+        found: verdicts.
+        seconds: of trainings, as measured here; only for what is no out, since they differ between runs.
+
     """
     made = {}
     for name, one in study.evaluated.items():
-        mine = [each for each in found if each.experiment == name]
         baseline = study.params.baseline_of(name)
-        if mine and baseline is not None:
-            against = [each for each in mine if each.contrast.baseline == baseline]
-            made[name] = (
-                _answer(one, against, one.loss_of(baseline)),
-                _next(study.params, against, baseline),
-            )
+        if baseline is None:
+            continue
+        against = [each for each in found if each.experiment == name and each.contrast.baseline == baseline]
+        if against:
+            made[name] = _line(one, against, baseline, study.params, seconds or {})
     return made
 
 
-def _answer(one: Evaluated, found: Sequence[Finding], baseline: str) -> str:
+def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Params, seconds: Seconds) -> Line:
     groups: dict[str, list[Finding]] = {}
     for each in found:
-        groups.setdefault(each.contrast.verdict, []).append(each)
+        groups.setdefault(str(each.contrast.verdict), []).append(each)
     better = sorted(groups.get("better", ()), key=lambda each: -abs(each.contrast.difference))
-    if better:
-        gains = [abs(each.contrast.difference) for each in better]
-        half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
-        names = _listed([one.loss_of(each.contrast.arm) for each in better], "or")
-        spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
-        said = f"train with {names}: {'each ' if len(better) > 1 else ''}better than {baseline} by {spread} "
-        said += metric_name(one.metric)
-        if len(better) > 1:
-            said += "; they were not compared with one another"
-    elif set(groups) == {"not trained"}:
-        said = "no answer yet"
-    else:
-        said = f"no reason shown to leave {baseline}"
-    for verdict, words in REST:
-        if rest := groups.get(verdict):
-            said += f"; {words}: {_listed([one.loss_of(each.contrast.arm) for each in rest], 'and')}"
-    return said
+    arms = tuple(each.contrast.arm for each in better) or (baseline,)
+    said = [_recommended(one, better, groups, one.loss_of(baseline))]
+    said += [
+        f"{words}: {_listed([one.loss_of(each.contrast.arm) for each in rest], 'and')}"
+        for verdict, words in REST
+        if (rest := groups.get(verdict))
+    ]
+    cost = cost_said(arms, baseline, seconds)
+    said += [f"{cost} of {one.loss_of(baseline)}"] if cost else []
+    said += _sample(found)
+    return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 
 
-def _next(params: Params, found: Sequence[Finding], baseline: str) -> str:
-    better = [each for each in found if each.contrast.verdict == "better"]
-    if any(each.contrast.verdict == "not trained" for each in found):
-        return "train longer, or widen `tuning`; then `make repro`"
-    if better or all(each.contrast.verdict in ("tie", "worse") for each in found):
-        best = (
-            max(better, key=lambda each: abs(each.contrast.difference)).contrast.arm if better else baseline
-        )
-        return f"`lossbench predict --arm {best} FILES`, `lossbench export --arm {best} --onnx model.onnx`"
-    seeds = len(params.seeds)
-    return f"lengthen `seeds` beyond {seeds}, then `make repro`: only the new ones are trained"
+def _recommended(
+    one: Evaluated, better: Sequence[Finding], groups: dict[str, list[Finding]], baseline: str
+) -> str:
+    if not better:
+        nothing = set(groups) == {"not trained"}
+        return "no answer yet" if nothing else f"no reason shown to leave {baseline}"
+    gains = [abs(each.contrast.difference) for each in better]
+    half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
+    spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
+    names = _listed([one.loss_of(each.contrast.arm) for each in better], "or")
+    several = len(better) > 1
+    said = f"train with {names}: {'each ' if several else ''}better than {baseline} by {spread} "
+    said += f"{metric_name(one.metric)} ({_ahead(better)})"
+    return said + ("; they were not compared with one another" if several else "")
+
+
+def _ahead(better: Sequence[Finding]) -> str:
+    """Say on how many seeds they scored better: an effect size that needs no unit."""
+    ahead = [each.contrast.ahead for each in better if each.contrast.ahead is not None]
+    way = "higher" if better[0].contrast.higher_is_better else "lower"
+    counts = " to ".join(dict.fromkeys(str(count) for count in (min(ahead), max(ahead))))
+    return f"{way} on {counts} of {better[0].contrast.n} seeds"
+
+
+def _sample(found: Sequence[Finding]) -> list[str]:
+    """Say what one test sample weighs: a difference of that size may be one image."""
+    step = max(each.contrast.step for each in found)
+    return [f"one test sample weighs up to {step:.1g}"] if step else []
+
+
+def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best: str) -> Iterator[str]:
+    study = _study(one, params)
+    repro = f"`make repro{f' STUDY={study}' if study else ''}`"
+    if "better" in groups or not {"undecided", "not trained"} & set(groups):
+        if isinstance(one.experiment, ScriptExperiment):
+            yield f"what your script was told for it stands in `reports/tuning/{best}.json`"
+            return
+        which = f"{f'--study {study} ' if study else ''}--arm {best}"
+        if len(one.drawn.info.input_shape) == IMAGE:  # what `predict` reads
+            yield f"`lossbench predict {which} FILES`"
+        yield f"`lossbench export {which} --onnx {best}.onnx`"
+    elif "undecided" in groups:
+        yield f"lengthen `seeds` beyond {len(params.seeds)}, then {repro}: only the new ones are trained"
+    if "not trained" in groups:
+        yield f"for what was not trained: train longer, or widen `tuning`, then {repro}"
+
+
+def _study(one: Evaluated, params: Params) -> str:
+    """Give the study's folder as seen from where `make` is called; "" for the one that is there."""
+    folder = one.gallery.resolve().parents[2]
+    top = (folder / params.root).resolve()
+    return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""
 
 
 def _listed(names: Sequence[str], word: str) -> str:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from lossbench.data.dataset import Dataset
-from lossbench.params import Experiment, Params
+from lossbench.params import Experiment, Params, ScriptExperiment
+from lossbench.scripts.scoring import Scripted
 from lossbench.tasks.base import Task, task_for
 
 Array = npt.NDArray[Any]
@@ -30,7 +31,7 @@ class Evaluated:
         history: long table arm, seed, epoch, split, metric, value.
         statistics: arm → (seeds, examples, K) of the primary metric, where it decomposes.
         gallery: folder with gallery.json and gallery.npz.
-        task: the task, on its dataset.
+        task: the task, on its dataset; of a script what it has of one.
 
     """
 
@@ -42,7 +43,13 @@ class Evaluated:
     history: pd.DataFrame
     statistics: Mapping[str, Array]
     gallery: Path
-    task: Task
+    task: Task | Scripted
+
+    @property
+    def drawn(self) -> Task:
+        """The task, which shows samples and names classes; a script's experiment has no such tables."""
+        assert isinstance(self.task, Task)  # noqa: S101  # nothing of a script's asks
+        return self.task
 
     @property
     def metric(self) -> str:
@@ -101,7 +108,6 @@ def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
         pd.read_csv(root / "models" / name / arm / "history.csv").assign(arm=arm, loss=arms[arm]["loss"])
         for arm in arms
     ]
-    dataset = Dataset.open(root / "data" / experiment.dataset)
     kinds = ("per_class", "confusion", "reliability", "calibration", "floors")
     return Evaluated(
         name=name,
@@ -112,8 +118,15 @@ def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
         history=pd.concat(history, ignore_index=True),
         statistics={file.stem: np.load(file) for file in sorted(folder.glob("statistics/*.npy"))},
         gallery=folder,
-        task=task_for(experiment.task.name, experiment.metric)(dataset.info, experiment.task.options),
+        task=_task(experiment, root),
     )
+
+
+def _task(experiment: Experiment, root: Path) -> Task | Scripted:
+    if isinstance(experiment, ScriptExperiment):
+        return Scripted(experiment)
+    info = Dataset.open(root / "data" / experiment.dataset).info
+    return task_for(experiment.task.name, experiment.metric)(info, experiment.task.options)
 
 
 def _table(file: Path) -> pd.DataFrame:

@@ -27,8 +27,8 @@ def score(row: Mapping[str, Any]) -> str:
 def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answered: Sequence[Answer]) -> str:
     """Write verdicts, leaderboard and answers as Markdown."""
     lines = ["# Which loss?", ""]
-    for name, (said, then) in in_a_line(study, found).items():
-        lines += [f"**{escape(name)}**: {escape(said)}. Next: {escape(then)}.", ""]
+    for name, line in in_a_line(study, found).items():
+        lines += [f"**{escape(name)}**: {escape(line.answer)}. Next: {escape(line.then)}.", ""]
     lines += [f"- {one.sentence}" for one in found] or [
         "No verdict: it takes a baseline and at least two seeds."
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from ruamel.yaml import YAML
 
 from lossbench.reporting import charts
@@ -20,13 +20,15 @@ from lossbench.reporting.gallery import Gallery, read_gallery
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
-from lossbench.reporting.tables import Finding, records
+from lossbench.reporting.tables import Finding, floors_of, higher_is_better, records
+from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
-from lossbench.statistics.sentences import digits
+from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
+from lossbench.tracking.cost import Seconds, times
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 """What a browser runs; a block of another type is data to it."""
-Seconds = Mapping[str, Mapping[str, float]]
+COMMAND = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,23 @@ class Section:
     one: Evaluated
     found: Sequence[Finding]
     rows: Sequence[Mapping[str, Any]]
+    metrics: "Metrics"
     charts: Sequence[Chart]
     gallery: Gallery
-    floors: Sequence[Mapping[str, Any]]
     tuning: Sequence[Mapping[str, Any]]
+    command: str
+    unknown: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All metrics of an experiment, the deciding one first: a row each, a column per loss and per floor.
+
+    A cell is a value and its interval ("" where it has none).
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, str]]]]
 
 
 def page(
@@ -81,14 +96,15 @@ def page(
             study=study,
             sections=sections,
             found=found,
-            lines=in_a_line(study, found),
+            lines=in_a_line(study, found, seconds),
+            commands=_commands,
             answers=[shown(one, study) for one in answered],
             percent=f"{100 * (1 - study.params.comparison.level):g} %",
             timed=seconds is not None,
             specs=_script_json(specs),
             vega=Markup(vega_bundle()),  # noqa: S704  # vl-convert's own bundle, no user's text
             params=_params_text(study),
-            digits=digits,
+            name_of=metric_name,
         )
     )
     return _with_policy(rendered) + "\n"
@@ -128,20 +144,13 @@ def _section(
         one=one,
         found=own,
         rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
+        metrics=_metrics(one, board),
         charts=_charts(one, board, own, learned),
         gallery=read_gallery(one),
-        floors=_floors(one),
+        command=trained_by(one),
+        unknown=unknown(one),
         tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
     )
-
-
-def _floors(one: Evaluated) -> list[dict[str, Any]]:
-    if "floors" not in one.tables:
-        return []
-    return [
-        {str(column): value for column, value in row.items()}
-        for row in one.tables["floors"].to_dict("records")
-    ]
 
 
 def _leaders(
@@ -151,44 +160,83 @@ def _leaders(
     baseline: str | None,
     seconds: Seconds | None,
 ) -> list[dict[str, Any]]:
+    """The leaderboard by the deciding metric: arms by rank, then what constant predictions reach."""
     lost = one.diverged()
-    # With all pairs compared an arm has several verdicts; this column holds the one against the baseline.
-    verdicts = {
-        finding.contrast.arm: str(finding.contrast.verdict)
-        for finding in found
-        if finding.contrast.baseline == baseline
-    }
-    if found and baseline is not None:
-        verdicts[baseline] = "baseline"
-    metrics = list(dict.fromkeys(one.scores["metric"]))
+    # With all pairs compared an arm has several verdicts; these columns hold the one against the baseline.
+    against = {each.contrast.arm: each for each in found if each.contrast.baseline == baseline}
     rows = []
-    for arm in one.by_arm(one.metric):
-        mine = {row["metric"]: row for row in records(board, one.name, arm=arm)}
+    for row in records(board, one.name, metric=one.metric):
+        arm = row["arm"]
         rows.append(
             {
-                "loss": one.loss_of(arm),
-                "rank": mine[one.metric]["rank"],
-                "scores": {metric: score(mine[metric]) for metric in metrics},
-                "n": mine[one.metric]["n"],
+                "loss": row["loss"],
+                "rank": row["rank"],
+                "score": _cell(row),
+                "n": row["n"],
                 "diverged": lost[arm],
-                "verdict": verdicts.get(arm, "–"),
-                "seconds": _mean_seconds(arm, seconds),
+                "seconds": _time(arm, baseline, seconds or {}),
                 "parameters": one.arms[arm]["loss_parameters"],
+                **_against(against.get(arm), is_baseline=bool(found) and arm == baseline),
             }
         )
-    return sorted(rows, key=lambda row: row["rank"])
+    nothing = {"difference": ("", ""), "seeds": "", "seconds": ("", ""), "n": "", "diverged": ""}
+    rows += [
+        {"loss": name, "rank": "", "score": (digits(value, 0), ""), "verdict": "floor", **nothing}
+        for name, value in floors_of(one).items()
+    ]
+    return rows
 
 
-def _mean_seconds(arm: str, seconds: Seconds | None) -> str:
-    values = list((seconds or {}).get(arm, {}).values())
-    return f"{sum(values) / len(values):.1f}" if values else "–"
+def _against(finding: Finding | None, is_baseline: bool) -> dict[str, Any]:
+    if finding is None:
+        return {"verdict": "baseline" if is_baseline else "–", "difference": ("", ""), "seeds": ""}
+    contrast = finding.contrast
+    return {
+        "verdict": str(contrast.verdict),
+        "difference": rounded(contrast, finding.level),
+        "seeds": seeds_said(contrast),
+    }
+
+
+def _metrics(one: Evaluated, board: pd.DataFrame) -> Metrics:
+    floors = one.tables["floors"] if "floors" in one.tables else pd.DataFrame(columns=["floor", "metric"])
+    references = list(dict.fromkeys(floors["floor"]))
+    arms = list(one.arms)
+    rows = []
+    for metric in sorted(dict.fromkeys(one.scores["metric"]), key=lambda name: name != one.metric):
+        mine = {row["arm"]: row for row in records(board, one.name, metric=metric)}
+        cells = [_cell(mine[arm]) for arm in arms]
+        for reference in references:
+            value = floors[(floors["floor"] == reference) & (floors["metric"] == metric)]["value"]
+            cells.append((digits(float(value.iloc[0]), 0), "") if len(value) else ("–", ""))
+        rows.append((metric, "↑" if higher_is_better(one, metric) else "↓", cells))
+    return Metrics([*map(one.loss_of, arms), *references], rows)
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A mean and its interval, which stands on a line of its own."""
+    mean, _, interval = score(row).partition(" (")
+    return mean, interval.removesuffix(")")
+
+
+def _time(arm: str, baseline: str | None, seconds: Seconds) -> tuple[str, str]:
+    """Mean seconds of a replicate, and how many times the baseline's."""
+    values = list(seconds.get(arm, {}).values())
+    ratio = times(arm, baseline, seconds) if baseline is not None else None
+    mean = f"{sum(values) / len(values):.1f}" if values else "–"
+    return mean, f"× {ratio:.1f}" if ratio is not None else ""
+
+
+def _commands(said: str) -> Markup:
+    """Escape a sentence, and set what stands between backticks as code."""
+    return Markup(COMMAND.sub(r"<code>\1</code>", str(escape(said))))  # noqa: S704  # escaped here
 
 
 def _charts(
     one: Evaluated, board: pd.DataFrame, found: Sequence[Finding], learned: pd.DataFrame
 ) -> list[Chart]:
     name = one.name
-    metric = one.metric.replace("_", " ")
+    metric = metric_name(one.metric)
     drawn: list[Chart] = []
     if found:
         table = _contrast_table(one, found)
@@ -207,8 +255,14 @@ def _charts(
             rows.drop(columns=["experiment"]),
         )
     )
-    monitor = learned[(learned["experiment"] == name) & (learned["metric"] == one.task.monitor)]
-    alt = f"Learning curves: validation {one.task.monitor.replace('_', ' ')} per epoch and loss, with bands"
+    monitor = learned[
+        (learned["experiment"] == name)
+        & (learned["split"] == "validation")
+        & (learned["metric"] == one.task.monitor)
+    ]
+    if monitor["epoch"].nunique() < 2 and trained_by(one):  # no curve, and none is made up
+        return drawn + _optional_charts(one)
+    alt = f"Learning curves: validation {metric_name(one.task.monitor)} per epoch and loss, with bands"
     drawn.append(
         Chart(
             f"{name}-learning",

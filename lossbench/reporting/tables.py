@@ -38,6 +38,7 @@ class Finding:
     contrast: Contrast
     sentence: str
     examples: Interval | None
+    level: float = 0.05
 
 
 def leaderboard(study: Study) -> pd.DataFrame:
@@ -194,7 +195,7 @@ def _finding(one: Evaluated, contrast: Contrast, study: Study) -> Finding:
             lambda total: one.task.from_statistics(one.metric, total),
             level,
         )
-    return Finding(one.name, contrast, said, examples)
+    return Finding(one.name, contrast, said, examples, level)
 
 
 def verdict_table(found: Sequence[Finding]) -> pd.DataFrame:

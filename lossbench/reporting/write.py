@@ -21,6 +21,7 @@ from lossbench.reporting.tables import (
     verdict_table,
     verdicts_json,
 )
+from lossbench.tracking.cost import read_seconds
 
 FILES = (
     "leaderboard.csv", "curves.csv", "verdicts.csv", "metrics.json", "verdicts.json", "report.md",
@@ -42,28 +43,24 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     board, found, answered, learned = leaderboard(study), findings(study), answers(study), curves(study)
     out = root / "reports"
     for file in (out / name for name in FILES):
-        if file.is_symlink():  # writing would go through it, into DVC's cache or a file of somebody's
-            file.unlink()
+        file.unlink(missing_ok=True)  # which may be linked to DVC's cache, or to a file of somebody's
     _csv(board, out / "leaderboard.csv")
     _csv(learned, out / "curves.csv")
     _csv(verdict_table(found), out / "verdicts.csv")
     _json(metrics(board, study), out / "metrics.json")
-    lines = {name: {"answer": said, "next": then} for name, (said, then) in in_a_line(study, found).items()}
+    lines = {
+        name: {"answer": one.answer, "next": one.then, "arms": list(one.arms), "baseline": one.baseline}
+        for name, one in in_a_line(study, found).items()
+    }
     _json({"answers": lines, **verdicts_json(found, answered, study)}, out / "verdicts.json")
     (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
     (out / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (out / "index.html").write_text(page(study, board, found, answered, learned), encoding="utf-8")
     twin = home / "report"
     twin.mkdir(parents=True, exist_ok=True)
-    timed = page(study, board, found, answered, learned, seconds=read_seconds(params, home))
+    timed = page(study, board, found, answered, learned, seconds=read_seconds(list(params.arms), home))
     (twin / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (twin / "index.html").write_text(timed, encoding="utf-8")
-
-
-def read_seconds(params: Params, home: Path) -> dict[str, dict[str, float]]:
-    """Arm → seed → seconds of training, as measured on this machine; empty for arms from the cache."""
-    files = {arm: home / "timings" / f"{arm}.json" for arm in params.arms}
-    return {arm: json.loads(file.read_bytes()) for arm, file in files.items() if file.exists()}
 
 
 def _csv(table: pd.DataFrame, file: Path) -> None:

@@ -83,7 +83,7 @@ def read(root: Path) -> list[Attempt]:
     if not file.exists():
         return []
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets write a mark first
             rows = csv.DictReader(stream, strict=True)
             found = [Attempt.of(row) for row in rows]
             named = rows.fieldnames or []

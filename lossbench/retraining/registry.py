@@ -82,7 +82,7 @@ class Standing:
         for version, tags in self.versions.items():
             if ROLLED_BACK not in tags:
                 continue
-            files = json.loads(tags.get(FILES, "{}"))
+            files = digests_of(version, tags)
             if tags.get(KEY) == key or files.get(WEIGHTS) == weights:
                 return version, tags[ROLLED_BACK]
         return None
@@ -231,15 +231,16 @@ class Registry:
             self.client.set_registered_model_alias(self.name, PREVIOUS, former)
         if ROLLED_BACK in tags:  # it serves: somebody wants it, or the rollback never came about
             self.client.delete_model_version_tag(self.name, champion, ROLLED_BACK)
-        promotions = {one: int(tags[PROMOTED]) for one, tags in now.versions.items() if PROMOTED in tags}
+        numbers = {one: tags.get(PROMOTED, "") for one, tags in now.versions.items()}
+        promotions = {one: int(number) for one, number in numbers.items() if number.isdecimal()}
         last = max(promotions, key=lambda one: promotions[one], default=None)
         if last != champion:
             if last is not None and int(last) > int(champion):
                 self._mark(last, now.versions[last], f"the alias was moved to version {champion}")
             number = str(max(promotions.values(), default=0) + 1)
             self.client.set_model_version_tag(self.name, champion, PROMOTED, number)
-        row = json.loads(tags.get(ATTEMPT, "null"))
-        return dict(row) if isinstance(row, dict) and row.get("version") == champion else None
+        row = _object(tags.get(ATTEMPT, ""))
+        return row if row is not None and row.get("version") == champion else None
 
     def _mark(self, version: str, tags: Mapping[str, str], why: str) -> None:
         if ROLLED_BACK not in tags:
@@ -383,8 +384,29 @@ class Registry:
         found = self.standing().versions
         if version not in found:
             raise GateError(f"'{self.name}' has no version {version}")
-        said = json.loads(found[version].get(FILES, "{}"))
-        return download(f"models:/{self.name}/{version}", into, said)
+        return download(f"models:/{self.name}/{version}", into, digests_of(version, found[version]))
+
+
+def digests_of(version: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Read a version's digests from its tags; empty for one of a time when none were written.
+
+    Raises:
+        GateError: somebody changed the tag, and it says nothing any more.
+
+    """
+    found = _object(tags.get(FILES, "{}"))
+    if found is None:
+        raise GateError(f"the tag {FILES} of version {version} cannot be read; put it right, or roll back")
+    return {str(name): str(digest) for name, digest in found.items()}
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """Read a tag's JSON object; None where it is none: anybody may change tags."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def download(address: str, into: Path, said: Mapping[str, str]) -> Path:

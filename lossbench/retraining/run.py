@@ -176,7 +176,10 @@ class _Attempt:
                 return 0
             self._repro()
             attempt = self._decide()
-        except (UserError, HeldError):
+        except HeldError:
+            raise
+        except UserError as error:  # somebody has to put it right: they are told as of any failure
+            self._end(replace(attempt, reason=f"{error}; the champion stays"))
             raise
         except UnsettledError as error:
             attempt = replace(attempt, reason=str(error))
@@ -185,9 +188,12 @@ class _Attempt:
         except Exception as error:  # a bug, or a machine's failure: an attempt that failed all the same
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
             attempt = replace(attempt, reason=f"{type(error).__name__}: {_line(error)}; the champion stays")
+        self._end(attempt)
+        return 1 if attempt.outcome == "failed" else 0
+
+    def _end(self, attempt: Attempt) -> None:
         self.say(f"{attempt.outcome}: {scrubbed(attempt.reason)}")
         _finish(self.params, self.root, attempt)
-        return 1 if attempt.outcome == "failed" else 0
 
     def _in_use(self) -> bool:
         """Repair what a crash left, and leave a study alone that somebody else works on."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.errors import UserError, nearest
-from lossbench.execution.identity import user_code
-from lossbench.params import load_params
-from lossbench.plugins import use_code
+from lossbench.execution.identity import use_own_code
+from lossbench.params import ScriptExperiment, load_params
 from lossbench.serving.replicate import ReplicateModel
 
 if TYPE_CHECKING:
@@ -92,10 +91,16 @@ def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     from lossbench.tracking.outs import ArmOuts
 
     params = load_params(root / "params.yaml")
-    use_code(user_code(params, root))
+    use_own_code(params, root)
     if arm not in params.arms:
         raise UserError(f"params.yaml: 'arms' has no '{arm}'; {nearest(arm, params.arms)}")
     outs = ArmOuts(root, params.arms[arm].experiment, arm)
+    if isinstance(params.experiments[outs.experiment], ScriptExperiment):
+        raise UserError(
+            f"params.yaml: arm '{arm}' was trained by a script of yours, whose model Lossbench "
+            "does not know; "
+            "allowed: an arm whose task is not 'command'"
+        )
     if not outs.exist():
         raise UserError(f"{outs.folder}: arm '{arm}' is not trained yet; run `dvc repro train@{arm}`")
     seeds = json.loads((outs.folder / "arm.json").read_bytes())["seeds"]

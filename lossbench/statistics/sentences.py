@@ -5,7 +5,16 @@ import math
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast, Verdict
 
-WORDS = {"iou": "IoU", "f1": "F1", "map": "mAP", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mse": "MSE"}
+WORDS = {
+    "iou": "IoU",
+    "f1": "F1",
+    "map": "mAP",
+    "auroc": "AUROC",
+    "nll": "NLL",
+    "ece": "ECE",
+    "mse": "MSE",
+    "brier": "Brier",
+}
 MOST_PLACES = 6
 
 
@@ -163,6 +172,8 @@ def _percent(level: float) -> str:
 def _need(contrast: Contrast) -> str:
     """Say how many seeds a decision would take."""
     needed, tie = contrast.seeds_needed, contrast.seeds_for_tie
+    if contrast.once:
+        return "the seeds count as one, so that more of this kind would decide nothing"
     if needed is None:
         said = "no number of seeds would show a difference this small"
     elif needed <= contrast.n:

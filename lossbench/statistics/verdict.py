@@ -76,7 +76,8 @@ class Contrast:
     ``p`` is the larger of the sign-flip p and Hall's, ``p_holm`` and ``p_tie_holm`` are corrected for the
     family (and for looks, where several are declared). The interval of a tie covers ``1 − 2·tie_level`` and
     lies within the margin exactly where the tie is shown. ``ahead`` counts the seeds on which the arm
-    scored better, ``equal`` those without a difference; None where seeds do not pair.
+    scored better, ``equal`` those without a difference; None where seeds do not pair. ``once`` says that all
+    seeds count as one: no number of them would decide.
     """
 
     arm: str
@@ -110,6 +111,7 @@ class Contrast:
     correction: str = "Holm"
     arm_condition: Condition = TRAINED
     baseline_condition: Condition = TRAINED
+    once: bool = False
 
 
 Scores = Mapping[str, Array]
@@ -309,7 +311,7 @@ def _contrast(
         verdict=(
             Verdict.NOT_TRAINED if one.untrained else decide(sample.difference, interval, p_holm, tied, rules)
         ),
-        seeds_needed=needed[0],
+        seeds_needed=None if one.once else needed[0],
         correlation=sample.correlation,
         diverged=one.diverged,
         differences=tuple(float(value) for value in differences),
@@ -317,9 +319,9 @@ def _contrast(
         tie_low=shown.low,
         tie_high=shown.high,
         tie_level=tie_level,
-        seeds_needed_low=needed[1],
-        seeds_needed_high=needed[2],
-        seeds_for_tie=_for_tie(sample, family, rules),
+        seeds_needed_low=None if one.once else needed[1],
+        seeds_needed_high=None if one.once else needed[2],
+        seeds_for_tie=None if one.once else _for_tie(sample, family, rules),
         ahead=int(np.count_nonzero(signed > 0)) if paired else None,
         equal=int(np.count_nonzero(signed == 0)) if paired else None,
         higher_is_better=rules.higher_is_better,
@@ -327,6 +329,7 @@ def _contrast(
         correction=stage.said if stage else "Holm",
         arm_condition=one.arm_condition,
         baseline_condition=one.baseline_condition,
+        once=one.once,
     )
 
 

@@ -30,6 +30,8 @@ SHIPPED = "lossbench.shipped"
 BEAT = "lossbench.beat"
 """When whoever owns a run that is still going on last gave a sign of life, in seconds since the epoch."""
 PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+"""The description, of a run or an experiment."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI open the experiment on its training pages instead of the generative-AI ones."""
 METRICS_PER_CALL = 1000

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -37,7 +36,11 @@ then costs at most 1 % of two cores; short arms, which `lossbench track` records
 class JournalObserver:
     """Writes one attempt's journal; an ``Observer`` of training.
 
-    Use :meth:`open`, which also closes the attempt with its outcome.
+    Args:
+        home: the study's private folder, ``.lossbench``.
+        described: what is trained, as ``arm.json`` will say; holds at least arm and experiment.
+        system_metrics: sample the load of the machine too.
+
     """
 
     def __init__(self, home: Path, described: Mapping[str, Any], system_metrics: bool = True) -> None:
@@ -67,30 +70,6 @@ class JournalObserver:
             "revision": revision(Path.cwd()),
         }
         self._append("attempt", header, sync=True)
-
-    @classmethod
-    @contextmanager
-    def open(
-        cls, home: Path, described: Mapping[str, Any], system_metrics: bool = True
-    ) -> Iterator["JournalObserver"]:
-        """Journal one arm's training; the outcome of the block is the outcome of the attempt.
-
-        Args:
-            home: the study's private folder, ``.lossbench``.
-            described: what is trained, as ``arm.json`` will say; holds at least arm and experiment.
-            system_metrics: sample the load of the machine too.
-
-        """
-        observer = cls(home, described, system_metrics)
-        status = "FAILED"
-        try:
-            yield observer
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
-            raise
-        finally:
-            observer.close(status)
 
     def started(self, seed: int, epochs: int) -> None:
         """Note that a replicate begins (or goes on)."""

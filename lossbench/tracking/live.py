@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lossbench.identity import Owner, is_alive
 from lossbench.lock import LockedError, lock
 from lossbench.params import Params
+from lossbench.system import processors
 from lossbench.tracking.experiment import (
     ATTEMPT,
     BEAT,
@@ -199,7 +200,7 @@ class Shipper:
                 before = time.process_time()
                 reached = self.ship()
                 spent = time.process_time() - before
-                rest = min(spent / (SHARE * _processors()), LONGEST)
+                rest = min(spent / (SHARE * processors()), LONGEST)
                 due = time.monotonic() + (rest if reached else RETRY)
             if over:
                 return
@@ -236,10 +237,6 @@ class Shipper:
             attempt = LiveAttempt(path, study_shown(self._params, self._root))
             if attempt.status is None and attempt.alive():
                 self._attempts.append(attempt)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _begun(path: Path) -> bool:

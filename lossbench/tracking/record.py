@@ -25,6 +25,8 @@ from lossbench.tracking.provenance import (
 from lossbench.tracking.replay import Replay, find_replay
 
 PARAM_LENGTH = 500
+LOSS, STATED = "loss_parameters.", "stated_loss_parameters"
+"""A child's params of its loss, and the parent's one with all of them; by name the last that differs."""
 SETTINGS = "params_hash"
 """The tag with the hash of what an arm was trained with."""
 
@@ -193,7 +195,7 @@ class _Builder:
             name=self.outs.arm,
             start=start,
             end=end,
-            params={**self.settings, "seeds": str(list(seeds))[:PARAM_LENGTH]},
+            params={**self._compared, "seeds": str(list(seeds))[:PARAM_LENGTH]},
             tags={**self.tags, **own},
             points=tuple(points),
         )
@@ -214,6 +216,18 @@ class _Builder:
         return flatten(
             {key: value for key, value in self.outs.described.items() if key not in (*RESULTS, "seeds")}
         )
+
+    @property
+    def _compared(self) -> dict[str, str]:
+        """Settings of a parent: the loss's own parameters in one of them.
+
+        The Compare page draws an axis for each of the first three params that differ, by name; one that a
+        single loss has would be an axis without the other arms.
+        """
+        own = {key: value for key, value in self.settings.items() if key.startswith(LOSS)}
+        stated = "; ".join(f"{key.removeprefix(LOSS)}: {value}" for key, value in own.items())
+        shared = {key: value for key, value in self.settings.items() if key not in own}
+        return {**shared, STATED: stated[:PARAM_LENGTH]} if own else shared
 
     @cached_property
     def tags(self) -> dict[str, str]:

@@ -22,23 +22,34 @@ def remember(root: Path, moved: bool = False) -> None:
     """
     if moved and not os.environ.get(VARIABLE):
         (home_of(root) / FILE).unlink(missing_ok=True)
-    if os.environ.get(VARIABLE) and remembered(root) != store_of(root).shown:
+    if os.environ.get(VARIABLE) and (moved or remembered(root) != store_of(root).shown):
         write_whole(home_of(root) / FILE, json.dumps({"store": store_of(root).shown}) + "\n")
 
 
 def remembered(root: Path) -> str | None:
-    """Read where the study was last recorded; None where nobody named a store."""
+    """Read where the study was last recorded; None where nobody named a store.
+
+    Raises:
+        UserError: the file is damaged: a call without the store's name would go to the study's own.
+
+    """
+    file = home_of(root) / FILE
     try:
-        return str(json.loads((home_of(root) / FILE).read_bytes())["store"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(file.read_bytes())["store"])
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{file}: not what a record wrote, so it is not known where this study is recorded; set "
+            f"{VARIABLE} to that store and say `lossbench retrain --move-store` once"
+        ) from None
 
 
 def expect_remembered(root: Path) -> None:
     """Refuse another store than the study was last recorded in.
 
     Raises:
-        UserError: naming both.
+        UserError: naming both; or that it is not known where that was.
 
     """
     before, now = remembered(root), store_of(root).shown

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from lossbench.errors import UserError, nearest, shown
+from lossbench.errors import HOSTED, UserError, nearest, shown
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
@@ -18,8 +18,6 @@ STORE = "mlflow.db"
 SERVERS = ("http", "https")
 DATABASES = ("mssql", "mysql", "postgresql", "sqlite")
 """What MLflow keeps its record in; ``+driver`` may follow."""
-HOSTED = ("databricks", "databricks-uc", "uc")
-"""Kinds that MLflow resolves by itself."""
 PACKAGES = {
     "psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient",
     "mysql": "mysql-connector-python",

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from lossbench.statistics.sentences import digits, p_value
+from lossbench.tracking.cost import cost_said, read_seconds
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.provenance import digest
 
@@ -47,7 +49,9 @@ class Reports:
         self.leaderboard = _rows(root / "reports" / "leaderboard.csv")
         self.verdicts = _rows(root / "reports" / "verdicts.csv")
         path = root / "reports" / "verdicts.json"
-        self._said = json.loads(path.read_bytes())["verdicts"] if path.exists() else []
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+        self._said = content.get("verdicts", [])
+        self._answers = content.get("answers", {})
 
     def ranks(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's rows of the leaderboard."""
@@ -61,19 +65,37 @@ class Reports:
         """Find what the report says of the arm in words."""
         return [str(said["sentence"]) for said in self._said if _is(said, outs)]
 
+    def answer(self, experiment: str, home: Path) -> str:
+        """Write an experiment's answer as its Markdown description; "" before the report has run."""
+        line = self._answers.get(experiment)
+        if line is None:
+            return ""
+        seconds = read_seconds([*line["arms"], line["baseline"]], home)
+        cost = cost_said(line["arms"], line["baseline"], seconds)
+        costs = f"; {cost} of {_plain(self._loss(experiment, line['baseline']))}" if cost else ""
+        said = f"{_plain(line['answer'])}{costs}."
+        return f"{said[0].upper()}{said[1:]}\n\nNext: {line['next']}."
+
+    def _loss(self, experiment: str, arm: str) -> str:
+        rows = (row for row in self.leaderboard if (row["experiment"], row["arm"]) == (experiment, arm))
+        return next((row["loss"] for row in rows), arm)
+
     def digest(self, experiment: str) -> str | None:
         """Hash what the report says of an experiment; None before it has run."""
         rows = [row for row in (*self.leaderboard, *self.verdicts) if row["experiment"] == experiment]
         return digest(rows) if rows else None
 
 
-def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
+def summarise(
+    outs: ArmOuts, reports: Reports, metric: str, curves: Mapping[int, str] | None = None
+) -> Summary:
     """Put an arm's scores and verdicts into metrics, tags and a description.
 
     Args:
         outs: the arm's.
         reports: of the study.
         metric: the one that decides.
+        curves: seed → where its replicate's curves are shown.
 
     """
     metrics = dict(_means(outs))
@@ -92,10 +114,13 @@ def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
         for column, key in VERDICT_METRICS.items():
             metrics |= _number(contrasts[0], column, key)
         tags["verdict"] = contrasts[0]["verdict"]
+        tags["versus"] = _versus(contrasts[0])
         tags["baseline"] = contrasts[0]["baseline"]
     elif reports.ranks(outs):
         tags["verdict"] = "baseline"
-    tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts, reports.sentences(outs))
+    tags["mlflow.note.content"] = _description(
+        outs, metric, tags, contrasts, reports.sentences(outs), curves or {}
+    )
     return Summary(metrics, {key: value for key, value in tags.items() if value})
 
 
@@ -117,11 +142,13 @@ def _description(
     tags: Mapping[str, str],
     contrasts: Sequence[Row],
     sentences: Sequence[str],
+    curves: Mapping[int, str],
 ) -> str:
     """Write the arm's Markdown description."""
     described = outs.described
     loss, count = _plain(str(described["loss"])), len(described["seeds"])
-    lines = [f"**{loss}** on **{_plain(outs.experiment)}**, {count} replicates."]
+    many = "s" * (count != 1)
+    lines = [f"**{loss}** on **{_plain(outs.experiment)}**, {count} replicate{many}."]
     if "score" in tags:
         lines.append(f"Test {_plain(metric)}: **{tags['score']}**, rank {tags['rank']}.")
     if contrasts:
@@ -140,6 +167,10 @@ def _description(
             lines += ["", f"About {float(needed):.0f} seeds would be needed for a decision."]
     elif tags.get("verdict") == "baseline":
         lines.append("This is the baseline that the others are compared with.")
+    lines += ["", *(_plain(one) for one in sentences)]
+    if curves:
+        links = ", ".join(f"[{seed}]({where})" for seed, where in sorted(curves.items()))
+        lines += ["", f"Learning curves of seed {links}."]
     lines += ["", "The arm's replicates (one a seed) and tuning trials are the child runs below it."]
     return "\n".join(lines)
 
@@ -149,6 +180,15 @@ def _score(row: Row) -> str:
     if low is None or high is None:
         return _short(row, "mean")
     return f"{_short(row, 'mean')} ± {(high - low) / 2:.2g}"
+
+
+def _versus(row: Row) -> str:
+    """Write a contrast with its baseline for a table's cell."""
+    value, low, high, p = (_finite(row, key) for key in ("difference", "ci_low", "ci_high", "p_holm"))
+    if value is None or low is None or high is None or p is None:
+        return ""
+    half = (high - low) / 2
+    return f"{digits(value, half)} ({digits(low, half)} to {digits(high, half)}), {p_value(p)}"
 
 
 def _short(row: Row, column: str) -> str:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.lock import LockedError, lock
-from lossbench.params import Params
+from lossbench.params import Params, ScriptExperiment
 from lossbench.tracking.claims import LONG, Claim
 from lossbench.tracking.experiment import (
     CURRENT,
     KEY,
+    NOTE,
+    ROLE,
     SHIPPED,
     MlflowExperiment,
     close_stale,
@@ -154,8 +156,17 @@ class _Pass:
     def add_report(self) -> None:
         """Bring the arms' summaries and charts up to date with the report."""
         reports = Reports(self._root)
+        for target in {one.id: one for one, _, _ in self._recorded}.values():
+            self._describe(target, reports)
         for target, run_id, outs in self._recorded:
             self._persist(target, run_id, outs, partial(self._report, target, outs, reports))
+
+    def _describe(self, target: MlflowExperiment, reports: Reports) -> None:
+        """Put the report's answer where the experiment's description stands."""
+        (name,) = {outs.experiment for one, _, outs in self._recorded if one.id == target.id}
+        said = reports.answer(name, home_of(self._root))
+        if said and self._client.get_experiment(target.id).tags.get(NOTE) != said:
+            self._client.set_experiment_tag(target.id, NOTE, said)
 
     def _persist(
         self, target: MlflowExperiment, run_id: str, outs: ArmOuts, work: Callable[[str], None]
@@ -174,7 +185,8 @@ class _Pass:
     def _arm(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
         run_id, fresh = self._ship(target, outs)
         add = partial(self._add_extras, target, outs)
-        kept = self._persist(target, run_id, outs, lambda one: amend(target, one, self._lacks_extras, add))
+        lacks = partial(self._lacks_extras, outs)
+        kept = self._persist(target, run_id, outs, lambda one: amend(target, one, lacks, add))
         return kept, fresh
 
     def _ship(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
@@ -203,7 +215,7 @@ class _Pass:
 
     def _report(self, target: MlflowExperiment, outs: ArmOuts, reports: Reports, run_id: str) -> None:
         metric = self._params.experiments[outs.experiment].metric
-        summary = summarise(outs, reports, metric)
+        summary = summarise(outs, reports, metric, self._curves(target, run_id))
         marks = {SUMMARY: digest(dict(summary.metrics), dict(summary.tags))}
         reported = reports.digest(outs.experiment)
         if reported is not None:
@@ -224,6 +236,14 @@ class _Pass:
 
         amend(target, run_id, needed, add)
 
+    def _curves(self, target: MlflowExperiment, run_id: str) -> dict[int, str]:
+        """Find where the replicates' curves are: a run's own page opens on its tags."""
+        return {
+            int(child.data.tags["seed"]): f"#/experiments/{target.id}/runs/{child.info.run_id}/model-metrics"
+            for child in target.children(run_id)
+            if child.data.tags.get(ROLE) == "replicate"
+        }
+
     def _summarise(
         self, target: MlflowExperiment, run_id: str, summary: Summary, current: Mapping[str, float]
     ) -> None:
@@ -235,9 +255,14 @@ class _Pass:
         target.log(run_id, changed)
         target.tag(run_id, summary.tags)
 
-    def _lacks_extras(self, run: "MlflowRun") -> bool:
+    def _lacks_extras(self, outs: ArmOuts, run: "MlflowRun") -> bool:
         tags = run.data.tags
-        return DATASET not in tags or (MODEL not in tags and self._log_model is not None)
+        return DATASET not in tags or (MODEL not in tags and self._model_of(outs) is not None)
+
+    def _model_of(self, outs: ArmOuts) -> LogModel | None:
+        """What logs the arm's model; nothing where a script trains it: its model is not known here."""
+        scripted = isinstance(self._params.experiments[outs.experiment], ScriptExperiment)
+        return None if scripted else self._log_model
 
     def _add_extras(self, target: MlflowExperiment, outs: ArmOuts, run_id: str, claim: Claim) -> None:
         """Hang the manifest and the model on the run, each once."""
@@ -245,9 +270,10 @@ class _Pass:
         if DATASET not in tags:
             log_dataset(self._client, run_id, outs)
             target.tag(run_id, {DATASET: str(outs.described["dataset"])})
-        if MODEL not in tags and self._log_model is not None:
+        log_model = self._model_of(outs)
+        if MODEL not in tags and log_model is not None:
             target.tag(run_id, claim.tags(LONG))
-            target.tag(run_id, {MODEL: self._log_model(target, run_id, self._params, outs)})
+            target.tag(run_id, {MODEL: log_model(target, run_id, self._params, outs)})
 
     def _add_charts(self, target: MlflowExperiment, run_id: str, outs: ArmOuts) -> None:
         """Hang the experiment's charts on the run."""

@@ -22,6 +22,7 @@ from lossbench.verdicts.result import Found, Verdicts
 from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, read_csv, rows_of, tidy
 
 Array = npt.NDArray[Any]
+PERCENT = 100
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,11 @@ def judge_table(raw: Sequence[Any], what: str, question: Question, first_row: in
 
 def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
     """Judge tidy rows."""
+    _check_numbers(question)
     metric, experiments = gather(rows, question.metric, question.floor, what)
     _refuse_training_loss(metric, what)
+    if question.bounds is None:
+        _refuse_two_units([row for row in rows if row.metric in ("", metric)], metric)
     rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
     found: list[Found] = []
     notes: list[str] = []
@@ -154,6 +158,38 @@ def _refuse_training_loss(metric: str | None, what: str) -> None:
             f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss "
             "to loss; "
             "compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
+        )
+
+
+def _check_numbers(question: Question) -> None:
+    if question.floor is not None and not math.isfinite(question.floor):
+        raise UserError(f"floor must be a finite score, found {question.floor}")
+    if question.bounds is not None and not question.bounds[0] < question.bounds[1]:
+        low, high = question.bounds
+        raise UserError(f"bounds must be the least score and a larger one, found {low:g} and {high:g}")
+
+
+def _refuse_two_units(rows: Sequence[Row], metric: str) -> None:
+    """Refuse shares that cannot be, and those of one loss beside per cent of another."""
+    there = known(metric)
+    if there is None or (there.low, there.high) != (0.0, 1.0):
+        return
+    highest: dict[str, Row] = {}
+    for row in (row for row in rows if math.isfinite(row.score)):
+        if not 0 <= row.score <= PERCENT:
+            raise UserError(
+                f"{row.where}: a score of {row.score:g}, but '{metric}' lies between 0 and 1 (or 100, in per "
+                "cent); is it another metric? Name it as it is, or say --bounds LOW HIGH"
+            )
+        if row.score >= highest.setdefault(row.loss, row).score:
+            highest[row.loss] = row
+    shares = [row for row in highest.values() if row.score <= 1]
+    percents = [row for row in highest.values() if row.score > 1]
+    if shares and percents:
+        raise UserError(
+            f"{percents[0].where}: loss '{percents[0].loss}' has a score of {percents[0].score:g}, "
+            f"'{shares[0].loss}' none above {shares[0].score:g}: per cent beside shares? Give all in one "
+            "unit; if they are, say --bounds 0 100"
         )
 
 

@@ -7,7 +7,7 @@ from string import Template
 
 from lossbench.statistics.sentences import digits
 from lossbench.statistics.verdict import Contrast, Verdict
-from lossbench.verdicts.result import Found, Verdicts, title
+from lossbench.verdicts.result import Found, Verdicts, ended, title
 
 WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 720, 210, 16, 46, 12, 42
 COLOURS = {
@@ -71,7 +71,7 @@ $plot
 def page(one: Verdicts) -> str:
     """Render the page; every text is escaped."""
     names = ("loss", "against", "verdict", "difference", "low", "high", "p after Holm", "p of a tie", "seeds")
-    notes = "".join(f"<li>{escape(note)}.</li>" for note in one.notes)
+    notes = "".join(f"<li>{escape(ended(note))}</li>" for note in one.notes)
     return PAGE.substitute(
         title=escape(title(one)),
         sentences="".join(_item(found) for found in one.found),

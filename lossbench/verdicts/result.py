@@ -110,7 +110,7 @@ class Verdicts:
     def text(self) -> str:
         """Sentences."""
         lines = [one.sentence for one in self.found]
-        notes = [f"note: {note}." for note in self.notes]
+        notes = [f"note: {ended(note)}" for note in self.notes]
         return "\n".join([*lines, *notes, self.statement]) + "\n"
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class Verdicts:
         rows = [f"| {' | '.join(_cell(value) for value in row)} |" for row in self._rows()]
         head = [f"| {' | '.join(SHOWN)} |", "|" + "---|" * len(SHOWN)]
         said = [f"- {_cell(one.sentence)}" for one in self.found] + [
-            f"- Note: {_cell(note)}." for note in self.notes
+            f"- Note: {_cell(ended(note))}" for note in self.notes
         ]
         return "\n".join([*head, *rows, "", *said, "", self.statement]) + "\n"
 
@@ -179,6 +179,11 @@ class Verdicts:
     def _repr_html_(self) -> str:
         lines = "".join(f"<li>{escape(one.sentence)}</li>" for one in self.found)
         return f"<ul>{lines}</ul>{self.plot().svg}"
+
+
+def ended(note: str) -> str:
+    """End a note as a sentence, a question by its own mark."""
+    return note if note.endswith("?") else f"{note}."
 
 
 def title(one: Verdicts) -> str:

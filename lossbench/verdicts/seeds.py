@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--sd", type=float, help="standard deviation of the paired differences between two losses"
     )
     spread.add_argument("--sd-scores", type=float, help="or: of one loss's scores over seeds")
-    parser.add_argument("--correlation", type=float, default=0.0, help="of the pairs, with --sd-scores (0)")
+    parser.add_argument("--correlation", type=float, help="of the pairs, with --sd-scores (0)")
     parser.add_argument(
         "--margin", type=float, required=True, help="largest difference that does not matter to you"
     )
@@ -29,13 +29,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(chosen: argparse.Namespace) -> None:
     """Print the numbers."""
-    sd = chosen.sd
+    sd, correlation = chosen.sd, chosen.correlation or 0.0
     if sd is None:
+        _expect(-1 <= correlation < 1, f"--correlation must be from -1 to below 1, found {correlation:g}")
+        _expect(chosen.sd_scores > 0, f"--sd-scores must be a number above 0, found {chosen.sd_scores:g}")
+        sd = chosen.sd_scores * math.sqrt(2 * (1 - correlation))
+    else:
         _expect(
-            -1 <= chosen.correlation < 1,
-            f"--correlation must lie between -1 and 1, found {chosen.correlation:g}",
+            chosen.correlation is None,
+            "--correlation goes with --sd-scores; --sd is of the differences, which hold it already",
         )
-        sd = chosen.sd_scores * math.sqrt(2 * (1 - chosen.correlation))
     found = plan(sd, chosen.margin, chosen.arms, chosen.level, chosen.power, chosen.all_pairs)
     print(json.dumps(found, indent=1) if chosen.format == "json" else said(found))
 

@@ -1,5 +1,6 @@
 """Scores as people have them, a CSV file or a data frame, long or wide, into one score per loss and seed."""
 
+import codecs
 import csv
 import math
 import re
@@ -17,6 +18,9 @@ SCORE_COLUMNS = ("score", "value")
 OPTIONAL = ("metric", "experiment", "group")
 INDEX = re.compile(r"Unnamed: \d+")
 """What pandas calls a column without a name."""
+SEPARATOR = re.compile(r"(?i)sep=.")
+COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 MOST_BYTES = 256 * 2**20
 FIRST_ROW = 2
 """Of a CSV file; the header is its line 1."""
@@ -61,16 +65,21 @@ def read_csv(file: Path) -> list[dict[str, Any]]:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file}: larger than {MOST_BYTES >> 20} MB; a table of scores is expected")
-        text = file.read_text(encoding="utf-8-sig")
+        text = _text(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(
+            f'{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as "CSV UTF-8"'
+        ) from None
     except (IsADirectoryError, PermissionError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise UserError(f"{file}: cannot be read: {said}") from None
     lines = text.splitlines()
-    header = lines[0] if lines else ""
+    if lines and SEPARATOR.fullmatch(lines[0].strip()):  # what Excel writes for itself; the header shows it
+        lines[0] = ""
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    header = lines[first] if lines else ""
     if not header.strip():
         raise UserError(f"{file}: empty; expected a header, {LONG} or {WIDE}, and a row per score")
     delimiter = max(",;\t", key=header.count)
@@ -87,7 +96,25 @@ def read_csv(file: Path) -> list[dict[str, Any]]:
         if len(row) != len(names):
             raise UserError(f"{file}: row {number} has {len(row)} cells, the header {len(names)}")
     _check_header(names, str(file))
-    return [dict(zip(names, (cell.strip() for cell in row), strict=True)) for row in rows[1:]]
+    cells = [[cell.strip() for cell in row] for row in rows[1:]]
+    if delimiter != ",":
+        cells = _decimal_points(cells)
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+def _text(content: bytes) -> str:
+    """Decode UTF-8, or the UTF-16 in which spreadsheets save "Unicode text" and which says so itself."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig")
+
+
+def _decimal_points(cells: list[list[str]]) -> list[list[str]]:
+    """Write 0,5 as 0.5 where commas part no cells, and no number has a point: else one could be thousands."""
+    if not any(COMMA.fullmatch(cell) for row in cells for cell in row):
+        return cells
+    if any(POINT.fullmatch(cell) for row in cells for cell in row):
+        return cells
+    return [[cell.replace(",", ".") if COMMA.fullmatch(cell) else cell for cell in row] for row in cells]
 
 
 def rows_of(frame: Any) -> list[dict[str, Any]]:
@@ -191,7 +218,8 @@ def _wide(
     if "seed" not in names:
         raise UserError(
             f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected "
-            f"{LONG} or {WIDE}"
+            f"{LONG} or {WIDE} (where rows are runs without a number, number them; runs of different losses "
+            "that have nothing in common: --unpaired)"
         )
     losses = [name for name in names if name not in ("seed", *OPTIONAL)]
     found = []
@@ -229,8 +257,19 @@ def _score(value: Any, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        hint = "; write 0.5, not 0,5" if isinstance(value, str) and "," in value else ""
-        raise UserError(f"{where} is {brief(value)}; a score is a number{hint}") from None
+        raise UserError(f"{where} is {brief(value)}; a score is a number{_hint(value)}") from None
+
+
+def _hint(value: Any) -> str:
+    """Say what is likely meant by a cell that is no number."""
+    text = str(value)
+    if text.rstrip().endswith("%"):
+        return "; write 71.3 without the sign, and the margin in per cent too"
+    if "," in text:
+        return "; write 0.5, not 0,5"
+    if any(letter.isalpha() for letter in text):
+        return f" (in the long form, {LONG}, the losses' names stand in a column 'loss')"
+    return ""
 
 
 def gather(

@@ -8,6 +8,19 @@ from lossbench.documents import read_document
 from lossbench.errors import UserError, brief, nearest
 
 
+def extra_file(text: str, study: Path = Path()) -> Path:
+    """Find the file that ``expectations.extra`` names, seen from the study's folder; ``~`` is the home folder.
+
+    Raises:
+        UserError: where it names nobody's home.
+
+    """
+    try:
+        return study / Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"'expectations.extra' is {brief(text)}: {error}") from None
+
+
 def read_extra(file: Path) -> list[Expected]:
     """Read a user's expectations: a YAML list of {name, table, type, arguments, sentence, severity}.
 

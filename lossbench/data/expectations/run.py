@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench.data.dataset import Dataset
-from lossbench.data.expectations.extra import read_extra
+from lossbench.data.expectations.extra import extra_file, read_extra
 from lossbench.data.expectations.suite import Expected, suite
 from lossbench.data.expectations.tables import tables
 from lossbench.errors import GateError, UserError, nearest
@@ -37,7 +37,7 @@ def validate(folder: Path, knobs: Expectations, name: str, report: Path, docs: P
     """
     info = Dataset.open(folder).info
     manifest = pd.read_parquet(folder / "manifest.parquet")
-    extra = read_extra(Path(knobs.extra)) if knobs.extra else []
+    extra = read_extra(extra_file(knobs.extra)) if knobs.extra else []
     results = run_suite(tables(manifest, info), suite(info, knobs, extra), name, docs)
     failed = [one for one in results if not one["success"] and one["severity"] == "critical"]
     evaluated = sum(one["evaluated"] for one in results)

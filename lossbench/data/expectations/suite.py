@@ -9,30 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lossbench.data.dataset import DatasetInfo, full_scale
+from lossbench.data.kinds import KINDS
 from lossbench.errors import UserError, nearest
 from lossbench.params import Expectations
 
 COLUMNS = (
-    "id",
-    "split",
-    "index",
-    "label",
-    "width",
-    "height",
-    "channels",
-    "minimum",
-    "maximum",
-    "mean",
-    "std",
-    "sha256",
-    "target_sha256",
-    "source",
-)
-TOKEN_COLUMNS = ("unknown", "stray")
+    "id", "split", "index", "label", "width", "height", "channels", "minimum", "maximum", "mean", "std",
+    "sha256", "target_sha256", "source",
+)  # fmt: skip
+"""Of every manifest."""
 MOST_UNKNOWN = 0.2
 """Share of tokens beyond the vocabulary from which on a text is hardly what is modelled."""
-BOX_COLUMNS = ("boxes", "stray_boxes", "dropped_boxes")
-MASK_COLUMNS = ("mask_width", "mask_height", "mask_values", "stray", "foreground")
+LEAST_RANGE = 0.25
+"""Share of the values between black and white that an image should use: 12 bits in 16 use a sixteenth."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +43,7 @@ def suite(info: DatasetInfo, knobs: Expectations, extra: Sequence[Expected] = ()
         UserError: if a severity is set for an expectation that does not exist, or a name stands twice.
 
     """
-    if info.kind == "tokens":
-        built_in = _tokens(info, knobs)
-    else:
-        built_in = [*_shape(info), *_content(info), *_targets(info, knobs), *_drift(info, knobs)]
-    wanted = [*built_in, *extra]
+    wanted = [*built_in(info, knobs), *extra]
     names = {one.name for one in wanted}
     for one in extra:
         if sum(other.name == one.name for other in wanted) > 1:
@@ -72,351 +57,116 @@ def suite(info: DatasetInfo, knobs: Expectations, extra: Sequence[Expected] = ()
     return [replace(one, severity=knobs.severities.get(one.name, one.severity)) for one in wanted]
 
 
-def _tokens(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
-    """What is expected of windows of text: much of what is said of images makes no sense for them."""
-    kept = ("schema", "hashes_present", "unique_ids")
-    return [
-        *(one for one in _shape(info) if one.name in kept),
-        Expected(
-            "same_width",
-            "samples",
-            "ExpectColumnUniqueValueCountToBeBetween",
-            {"column": "width", "min_value": 1, "max_value": 1},
-            "all windows are equally long",
-        ),
-        Expected(
-            "tokens_known",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "stray", "min_value": 0, "max_value": 0},
-            "every token is one of the vocabulary",
-        ),
-        Expected(
-            "not_constant",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "std", "min_value": 0, "strict_min": True},
-            "no window repeats one token only",
-            "warning",
-        ),
-        Expected(
-            "no_duplicates_across_splits",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "splits_of_content", "max_value": 1},
-            "no window stands in two splits",
-            "warning",
-        ),
-        Expected(
-            "no_duplicates_within_split",
-            "samples",
-            "ExpectCompoundColumnsToBeUnique",
-            {"column_list": ["split", "sha256"]},
-            "no window stands twice in a split",
-            "warning",
-        ),
-        Expected(
-            "few_unknown",
-            "samples",
-            "ExpectColumnMeanToBeBetween",
-            {"column": "unknown", "max_value": MOST_UNKNOWN},
-            f"at most {MOST_UNKNOWN:.0%} of all tokens lie outside the vocabulary",
-            "warning",
-        ),
-        Expected(
-            "unknown_drift",
-            "drift",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "unknown_drift", "max_value": knobs.max_share_drift},
-            f"the share of unknown tokens differs between splits by at most {knobs.max_share_drift:g}",
-            "warning",
-        ),
-    ]
+Check = tuple[str, Mapping[str, Any]]
+"""A Great Expectations class, and its arguments beside the column."""
+BETWEEN = "ExpectColumnValuesToBeBetween"
+PAIR = "ExpectColumnPairValuesToBeEqual"
+PRESENT: Check = ("ExpectColumnValuesToNotBeNull", {})
+UNIQUE: Check = ("ExpectColumnValuesToBeUnique", {})
+ONE_VALUE: Check = ("ExpectColumnUniqueValueCountToBeBetween", {"min_value": 1, "max_value": 1})
+NONE: Check = (BETWEEN, {"min_value": 0, "max_value": 0})
+POSITIVE: Check = (BETWEEN, {"min_value": 0, "strict_min": True})
+ONCE_A_SPLIT: Check = ("ExpectCompoundColumnsToBeUnique", {"column_list": ["split", "sha256"]})
 
 
-def _shape(info: DatasetInfo) -> list[Expected]:
-    further = {"mask": MASK_COLUMNS, "tokens": TOKEN_COLUMNS, "boxes": BOX_COLUMNS}
-    columns = [*COLUMNS, *further.get(info.kind, ())]
-    return [
-        Expected(
-            "schema",
-            "samples",
-            "ExpectTableColumnsToMatchSet",
-            {"column_set": columns, "exact_match": False},
-            "the manifest has all its columns",
-        ),
-        Expected(
-            "hashes_present",
-            "samples",
-            "ExpectColumnValuesToNotBeNull",
-            {"column": "sha256"},
-            "every sample has a content hash",
-        ),
-        Expected(
-            "unique_ids",
-            "samples",
-            "ExpectColumnValuesToBeUnique",
-            {"column": "id"},
-            "no two samples share an id",
-        ),
-        Expected(
-            "same_width",
-            "samples",
-            "ExpectColumnUniqueValueCountToBeBetween",
-            {"column": "width", "min_value": 1, "max_value": 1},
-            "all images were equally wide",
-            "warning",
-        ),
-        Expected(
-            "same_height",
-            "samples",
-            "ExpectColumnUniqueValueCountToBeBetween",
-            {"column": "height", "min_value": 1, "max_value": 1},
-            "all images were equally high",
-            "warning",
-        ),
-        Expected(
-            "same_channels",
-            "samples",
-            "ExpectColumnUniqueValueCountToBeBetween",
-            {"column": "channels", "min_value": 1, "max_value": 1},
-            "all images have as many channels",
-            "warning",
-        ),
-    ]
+def at_least(bound: float, **further: Any) -> Check:
+    """Bound a column's values from below."""
+    return BETWEEN, {"min_value": bound, **further}
 
 
-LEAST_RANGE = 0.25
-"""Share of the values between black and white that most images should use: 12 bits in 16 use a sixteenth."""
+def at_most(bound: float) -> Check:
+    """Bound a column's values from above."""
+    return BETWEEN, {"max_value": bound}
 
 
-def _content(info: DatasetInfo) -> list[Expected]:
-    white = full_scale(info.dtype)
-    return [
-        Expected(
-            "lowest_value",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "minimum", "min_value": 0},
-            "no pixel value lies below 0",
-        ),
-        Expected(
-            "highest_value",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "maximum", "max_value": white},
-            f"no pixel value lies above {white}",
-        ),
-        Expected(
-            "range_used",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "range_used", "min_value": LEAST_RANGE, "mostly": 0.5},
-            f"most images use at least {LEAST_RANGE:g} of the range of their values (fewer bits than stored? say "
-            "'range: [lowest, highest]')",
-            "warning",
-        ),
-        Expected(
-            "not_constant",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "std", "min_value": 0, "strict_min": True},
-            "no image is empty or of one value only",
-            "warning",
-        ),
-        Expected(
-            "no_duplicates_across_splits",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "splits_of_content", "max_value": 1},
-            "no image stands in two splits",
-        ),
-        Expected(
-            "no_duplicates_within_split",
-            "samples",
-            "ExpectCompoundColumnsToBeUnique",
-            {"column_list": ["split", "sha256"]},
-            "no image stands twice in a split",
-            "warning",
-        ),
-    ]
-
-
-def _targets(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
-    found = [
-        Expected(
-            "min_per_class",
-            "classes",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "train", "min_value": knobs.min_per_class},
-            f"every class has at least {knobs.min_per_class} training targets",
-        ),
-    ]
-    if info.kind == "label":
-        found.append(
-            Expected(
-                "label_set",
-                "samples",
-                "ExpectColumnValuesToBeInSet",
-                {"column": "label", "value_set": list(info.classes)},
-                "every label is a known class",
-            )
-        )
-        found.append(
-            Expected(
-                "labels_present",
-                "samples",
-                "ExpectColumnValuesToNotBeNull",
-                {"column": "label"},
-                "every sample has a label",
-            )
-        )
-        found += [
-            Expected(
-                f"classes_in_{split}",
-                "classes",
-                "ExpectColumnValuesToBeBetween",
-                {"column": split, "min_value": 1},
-                f"every class stands in the {split} split",
-                "warning",
-            )
-            for split in ("validation", "test")
-        ]
-    if info.kind == "mask":
-        found += [
-            Expected(
-                "mask_values",
-                "samples",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "stray", "min_value": 0, "max_value": 0},
-                "masks hold known classes only",
-            ),
-            Expected(
-                "mask_width",
-                "samples",
-                "ExpectColumnPairValuesToBeEqual",
-                {"column_A": "width", "column_B": "mask_width"},
-                "masks are as wide as their images",
-            ),
-            Expected(
-                "mask_height",
-                "samples",
-                "ExpectColumnPairValuesToBeEqual",
-                {"column_A": "height", "column_B": "mask_height"},
-                "masks are as high as their images",
-            ),
-            Expected(
-                "mask_foreground",
-                "samples",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "foreground", "min_value": 0, "strict_min": True},
-                "no mask is empty",
-                "warning",
-            ),
-        ]
-    if info.kind == "boxes":
-        found += _boxes()
-    if info.kind in ("mask", "boxes"):
-        found.append(
-            Expected(
-                "orientation_agrees",
-                "samples",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "orientation_in_doubt", "max_value": 0},
-                "an image is tagged to be turned (EXIF orientation) only if its mask is too, and none with boxes, "
-                "unless 'orientation: apply' or 'ignore' is declared",
-                "warning",
-            )
-        )
+def built_in(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
+    """Collect the rows of :func:`_rows` that hold for the dataset's kind, in the report's order."""
+    found = []
+    for kinds, severity, name, place, (kind, arguments), sentence in _rows(info, knobs):
+        if info.kind in kinds.split():
+            table, _, column = place.partition(".")
+            named = {"column": column} if column else {}
+            found.append(Expected(name, table, kind, {**named, **arguments}, sentence, severity))
     return found
 
 
-def _boxes() -> list[Expected]:
+def _rows(info: DatasetInfo, knobs: Expectations) -> list[tuple[str, str, str, str, Check, str]]:
+    """Return all rows: kinds, severity, name, table and column, what is expected there, and the sentence."""
+    images = " ".join(kind for kind in KINDS if kind != "tokens")
+    every, stop, warn = f"{images} tokens", "critical", "warning"
+    few, shares, means = knobs.min_per_class, knobs.max_share_drift, knobs.max_intensity_drift
+    white, columns = full_scale(info.dtype), [*COLUMNS, *KINDS[info.kind].always]
     return [
-        Expected(
-            "boxes_inside",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "stray_boxes", "min_value": 0, "max_value": 0},
-            "boxes lie inside their images, have an area and a known class",
-        ),
-        Expected(
-            "boxes_have_area",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "dropped_boxes", "min_value": 0, "max_value": 0},
-            "every annotated box has an area (those without were left out)",
-            "warning",
-        ),
-        Expected(
-            "boxes_within",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "clipped_boxes", "max_value": 0},
-            "no annotated box reaches beyond its image (those that did were cut off at its edge)",
-            "warning",
-        ),
-        Expected(
-            "boxes_once",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "repeated_boxes", "max_value": 0},
-            "no box stands twice in an image",
-            "warning",
-        ),
-        Expected(
-            "boxes_present",
-            "samples",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "boxes", "min_value": 1},
-            "every image has a box",
-            "warning",
-        ),
-    ]
-
-
-def _drift(info: DatasetInfo, knobs: Expectations) -> list[Expected]:
-    found = [
-        Expected(
-            "intensity_drift",
-            "drift",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "intensity_drift", "max_value": knobs.max_intensity_drift},
-            f"mean intensity differs between splits by at most {knobs.max_intensity_drift:g} sd",
-            "warning",
-        ),
-    ]
-    if info.kind == "mask":
-        found.append(
-            Expected(
-                "foreground_drift",
-                "drift",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "foreground_drift", "max_value": knobs.max_intensity_drift},
-                f"mean foreground differs between splits by at most {knobs.max_intensity_drift:g} sd",
-                "warning",
-            )
-        )
-    if info.kind == "label":
-        found.append(
-            Expected(
-                "label_drift",
-                "drift",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "label_drift", "max_value": knobs.max_share_drift},
-                f"label shares differ between splits by at most {knobs.max_share_drift:g}",
-                "warning",
-            )
-        )
-    if info.kind == "boxes":
-        found.append(
-            Expected(
-                "boxes_drift",
-                "drift",
-                "ExpectColumnValuesToBeBetween",
-                {"column": "boxes_drift", "max_value": knobs.max_intensity_drift},
-                f"mean boxes per image differ between splits by at most {knobs.max_intensity_drift:g} sd",
-                "warning",
-            )
-        )
-    return found
+        (every, stop, "schema", "samples",
+         ("ExpectTableColumnsToMatchSet", {"column_set": columns, "exact_match": False}),
+         "the manifest has all its columns"),
+        (every, stop, "hashes_present", "samples.sha256", PRESENT, "every sample has a content hash"),
+        (every, stop, "unique_ids", "samples.id", UNIQUE, "no two samples share an id"),
+        ("tokens", stop, "same_width", "samples.width", ONE_VALUE, "all windows are equally long"),
+        ("tokens", stop, "tokens_known", "samples.stray", NONE, "every token is one of the vocabulary"),
+        ("tokens", warn, "not_constant", "samples.std", POSITIVE, "no window repeats one token only"),
+        ("tokens", warn, "no_duplicates_across_splits", "samples.splits_of_content", at_most(1),
+         "no window stands in two splits"),
+        ("tokens", warn, "no_duplicates_within_split", "samples", ONCE_A_SPLIT,
+         "no window stands twice in a split"),
+        ("tokens", warn, "few_unknown", "samples.unknown",
+         ("ExpectColumnMeanToBeBetween", {"max_value": MOST_UNKNOWN}),
+         f"at most {MOST_UNKNOWN:.0%} of all tokens lie outside the vocabulary"),
+        ("tokens", warn, "unknown_drift", "drift.unknown_drift", at_most(shares),
+         f"the share of unknown tokens differs between splits by at most {shares:g}"),
+        (images, warn, "same_width", "samples.width", ONE_VALUE, "all images were equally wide"),
+        (images, warn, "same_height", "samples.height", ONE_VALUE, "all images were equally high"),
+        (images, warn, "same_channels", "samples.channels", ONE_VALUE, "all images have as many channels"),
+        (images, stop, "lowest_value", "samples.minimum", at_least(0), "no pixel value lies below 0"),
+        (images, stop, "highest_value", "samples.maximum", at_most(white),
+         f"no pixel value lies above {white}"),
+        (images, warn, "range_used", "samples.range_used", at_least(LEAST_RANGE),
+         f"every image uses at least {LEAST_RANGE:g} of the range of its values (fewer bits than "
+         "stored? say 'range: [lowest, highest]')"),
+        (images, warn, "values_within", "samples.clipped_values", at_most(0),
+         "no pixel value lies beyond the declared 'range' (those that did were clipped)"),
+        (images, warn, "not_constant", "samples.std", POSITIVE, "no image is empty or of one value only"),
+        (images, stop, "no_duplicates_across_splits", "samples.splits_of_content", at_most(1),
+         "no image stands in two splits"),
+        (images, warn, "no_duplicates_within_split", "samples", ONCE_A_SPLIT,
+         "no image stands twice in a split"),
+        (images, stop, "min_per_class", "classes.train", at_least(few),
+         f"every class has at least {few} training targets"),
+        ("label", stop, "label_set", "samples.label",
+         ("ExpectColumnValuesToBeInSet", {"value_set": list(info.classes)}),
+         "every label is a known class"),
+        ("label", stop, "labels_present", "samples.label", PRESENT, "every sample has a label"),
+        ("label", warn, "classes_in_validation", "classes.validation", at_least(1),
+         "every class stands in the validation split"),
+        ("label", warn, "classes_in_test", "classes.test", at_least(1),
+         "every class stands in the test split"),
+        ("mask", stop, "mask_values", "samples.stray", NONE, "masks hold known classes only"),
+        ("mask", stop, "mask_width", "samples", (PAIR, {"column_A": "width", "column_B": "mask_width"}),
+         "masks are as wide as their images"),
+        ("mask", stop, "mask_height", "samples", (PAIR, {"column_A": "height", "column_B": "mask_height"}),
+         "masks are as high as their images"),
+        ("mask", warn, "mask_foreground", "samples.foreground", POSITIVE, "no mask is empty"),
+        ("mask", warn, "white_is_zero", "samples.white_in_doubt", at_most(0),
+         "no mask is a TIFF that calls 0 white (it is read as viewers show it, black as 0), unless "
+         "'white_is_zero: apply' or 'ignore' is declared"),
+        ("boxes", stop, "boxes_inside", "samples.stray_boxes", NONE,
+         "boxes lie inside their images, have an area and a known class"),
+        ("boxes", warn, "boxes_have_area", "samples.dropped_boxes", NONE,
+         "every annotated box has an area (those without were left out)"),
+        ("boxes", warn, "boxes_within", "samples.clipped_boxes", at_most(0),
+         "no annotated box reaches beyond its image (those that did were cut off at its edge)"),
+        ("boxes", warn, "boxes_once", "samples.repeated_boxes", at_most(0),
+         "no box stands twice in an image"),
+        ("boxes", warn, "boxes_present", "samples.boxes", at_least(1), "every image has a box"),
+        ("mask boxes", warn, "orientation_agrees", "samples.orientation_in_doubt", at_most(0),
+         "an image is tagged to be turned (EXIF orientation) only if its mask is too, and none with "
+         "boxes, unless 'orientation: apply' or 'ignore' is declared"),
+        (images, warn, "intensity_drift", "drift.intensity_drift", at_most(means),
+         f"mean intensity differs between splits by at most {means:g} sd"),
+        ("mask", warn, "foreground_drift", "drift.foreground_drift", at_most(means),
+         f"mean foreground differs between splits by at most {means:g} sd"),
+        ("label", warn, "label_drift", "drift.label_drift", at_most(shares),
+         f"label shares differ between splits by at most {shares:g}"),
+        ("boxes", warn, "boxes_drift", "drift.boxes_drift", at_most(means),
+         f"mean boxes per image differ between splits by at most {means:g} sd"),
+    ]  # fmt: skip

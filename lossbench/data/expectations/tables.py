@@ -8,7 +8,7 @@ import pandas as pd
 from lossbench.data.dataset import DatasetInfo, full_scale
 
 DRIFTS = ("label_drift", "intensity_drift", "foreground_drift", "unknown_drift", "boxes_drift")
-TOLD = ("orientation_in_doubt", "clipped_boxes", "repeated_boxes")
+TOLD = ("orientation_in_doubt", "white_in_doubt", "clipped_boxes", "repeated_boxes", "clipped_values")
 """Columns that only sources of a user's files have."""
 HELD_OUT = ("validation", "test", "reference")
 CHANCE = 2.0

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lossbench.data.facts import histogram
-from lossbench.data.images import Header, read_mask
+from lossbench.data.images import Header, WhiteIsZero, read_mask
 from lossbench.data.rows import FromFiles
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources import listing
@@ -129,12 +129,14 @@ class MaskOptions(ImageOptions):
     """How masks are read: which value stands for which class.
 
     ``values[c]`` is the grey value or palette index of class c (by default c itself). Without ``classes``
-    the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two.
+    the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two. ``white_is_zero``: whether
+    a TIFF that calls 0 white is read as it is shown, or by the numbers stored.
     """
 
     classes: listing.ClassNames | None = Field(None, min_length=2, max_length=255)
     values: tuple[Value, ...] | None = None
     ignore_index: Value | None = None
+    white_is_zero: WhiteIsZero | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "MaskOptions":
@@ -206,7 +208,7 @@ def segmented(
     reading = images.reading
     fill = 0 if options.values is None else options.values[0]
     fill = fill if options.ignore_index is None else options.ignore_index
-    read = partial(_in_range, reading=reading, fill=fill)
+    read = partial(_in_range, reading=reading, fill=fill, white_is_zero=options.white_is_zero or "apply")
     classes, values = _agreed_classes(options, masks, read, key)
     numbers = _numbers(values, options.ignore_index)
     known = partial(_as_classes, read=read, numbers=numbers, values=values, key=key)
@@ -250,6 +252,7 @@ def _mask_columns(
         "mask_width": [one.width for one in headers],
         "mask_height": [one.height for one in headers],
         "orientation_in_doubt": doubt,
+        "white_in_doubt": [int(options.white_is_zero is None and one.white_is_zero) for one in headers],
     }
 
 
@@ -263,9 +266,9 @@ def _turned(mask: Header, image: Header, key: str) -> str:
     )
 
 
-def _in_range(file: Path, reading: Reading, fill: int) -> Array:
+def _in_range(file: Path, reading: Reading, fill: int, white_is_zero: WhiteIsZero) -> Array:
     """Read a mask's values, (H, W) uint8 or uint16."""
-    mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation)
+    mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation, white_is_zero)
     if mask.dtype == np.uint8:
         return mask
     low, high = mask.min(), mask.max()

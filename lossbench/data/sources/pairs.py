@@ -7,18 +7,25 @@ from lossbench.data.samples import POOL
 from lossbench.data.sources import listing
 from lossbench.errors import UserError, brief
 
-IMAGES = ("images", "image", "imgs", "img", "jpegimages", "input", "inputs")
+IMAGES = ("images", "image", "imgs", "img", "jpegimages", "input", "inputs", "leftimg8bit")
 MASKS = (
     "masks", "mask", "labels", "label", "lbl", "gt", "gts", "groundtruth", "annotations", "annotation", "anns", "ann",
     "annots", "annot", "segmentationclass", "segmentations", "segmentation", "seg", "segs", "targets", "target",
+    "gtfine", "1stmanual",
 )  # fmt: skip
 """Names of folders, in lower case, without '_', '-' and blanks."""
 MASK_ENDINGS = (*MASKS, "l", "gtfinelabelids", "gtfinelabeltrainids", "manual1", "1stmanual")
 """What a mask's name may end in after '_' or '-'; the last are CamVid's, Cityscapes' and DRIVE's."""
+DRAWN = "1stmanual"
+"""DRIVE's masks: what lies in ``mask/`` beside them is the camera's field of view."""
+OF_CITYSCAPES = "_gtFine_"
+IN_CITYSCAPES = ("_gtFine_labelIds", "_gtFine_labelTrainIds")
+"""Masks, the first choice first, among Cityscapes' files of an image; others are for the eye, or of instances."""
 IMAGE_ENDINGS = (*IMAGES, "sat", "leftimg8bit", "training", "test")
 LAYOUTS = (
     "images/ and masks/ (perhaps each under train/, val/, test/, or with these under each), train/ beside "
-    "trainannot/ or train_masks/, a_mask.png beside a.png, or JPEGImages/ and SegmentationClass/"
+    "trainannot/ or train_masks/, a_mask.png beside a.png, JPEGImages/ and SegmentationClass/, Cityscapes' "
+    "leftImg8bit/ and gtFine/, or DRIVE's training/ with images/ and 1st_manual/"
 )
 """What is read; names of folders may be any of IMAGES and MASKS."""
 
@@ -59,7 +66,7 @@ def mask_pairs(root: Path) -> dict[str, Pairs]:
             raise UserError(f"{root}: the {split} split is in one of {images.name}/ and {masks.name}/ only")
     if "train" not in within:
         raise UserError(f"{images}: no train folder beside {', '.join(one.name for one in within.values())}")
-    return {split: paired(_files(folder), _files(also[split])) for split, folder in within.items()}
+    return {split: _in_folders(folder, also[split]) for split, folder in within.items()}
 
 
 def looks_like_masks(root: Path) -> bool:
@@ -107,7 +114,7 @@ def _side_by_side(root: Path, folders: Sequence[Path]) -> dict[str, Pairs]:
                 raise UserError(f"{both[other]}: no folder of {kind}s of the {split} split beside it")
     if "train" not in found:
         raise UserError(f"{root}: no train folder beside {', '.join(one.name for one in folders)}")
-    return {split: paired(_files(both["image"]), _files(both["mask"])) for split, both in found.items()}
+    return {split: _in_folders(both["image"], both["mask"]) for split, both in found.items()}
 
 
 def _both(folder: Path, folders: Sequence[Path]) -> tuple[Path | None, Path | None]:
@@ -115,6 +122,7 @@ def _both(folder: Path, folders: Sequence[Path]) -> tuple[Path | None, Path | No
     chosen: list[Path | None] = []
     for kind in ("image", "mask"):
         some = [one for one in folders if _split_of(one) == (None, kind)]
+        some = [one for one in some if plain(one.name) == DRAWN] or some
         if len(some) > 1:
             raise UserError(
                 f"{folder}: both {some[0].name}/ and {some[1].name}/ may hold the {kind}s; keep one there"
@@ -142,7 +150,25 @@ def _pairs(folder: Path) -> Pairs:
         raise UserError(_missing(folder, "images"))
     if masks is None:
         raise UserError(_missing(folder, "masks"))
-    return paired(_files(images), _files(masks))
+    return _in_folders(images, masks)
+
+
+def _in_folders(images: Path, masks: Path) -> Pairs:
+    """Pair the files of two folders; of folders of folders (a city or a patient each), those of one name."""
+    left, right = _parts(images), _parts(masks)
+    if not left or not right:
+        return paired(_files(images), _files(masks))
+    for some, others, where in ((left, right, masks), (right, left, images)):
+        if lone := next((name for name in some if name not in others), None):
+            raise UserError(f"{some[lone]}: no folder of this name in {where}")
+    pairs = (paired(_files(one), _files(right[name])) for name, one in left.items())
+    return {image: mask for some in pairs for image, mask in some.items()}
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Name → folder, where there is nothing but folders."""
+    found = listing.entries(folder)
+    return {listing.nfc(one.name): one for one in found} if all(one.is_dir() for one in found) else {}
 
 
 def _missing(folder: Path, name: str) -> str:
@@ -150,7 +176,11 @@ def _missing(folder: Path, name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return listing.files_in(folder, f"'{folder.name}'")
+    files = listing.files_in(folder, f"'{folder.name}'")
+    ending = next((one for one in IN_CITYSCAPES if any(file.stem.endswith(one) for file in files)), None)
+    if ending is None:
+        return files
+    return [one for one in files if one.stem.endswith(ending) or OF_CITYSCAPES not in one.stem]
 
 
 def suffixed(files: Sequence[Path]) -> bool:

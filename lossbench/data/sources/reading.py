@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -68,8 +69,8 @@ class Reading:
     orientation: Orientation
     range: Range | None
 
-    def read(self, file: Path) -> Array:
-        """Read an image as (channels, H, W)."""
+    def read(self, file: Path, clipped: Callable[[int], None] = lambda _: None) -> Array:
+        """Read an image as (channels, H, W); ``clipped`` is told how many values the range cut off."""
         return read_image(
             file,
             self.channels,
@@ -78,6 +79,7 @@ class Reading:
             dtype=self.dtype,
             orientation=self.orientation,
             span=self.range,
+            clipped=clipped,
         )
 
     @property
@@ -174,8 +176,13 @@ def agreed_depth(files: Sequence[Path], headers: Sequence[Header], options: Imag
 
 def read_images(files: Sequence[Path], reading: Reading, label: str) -> FromFiles:
     """Images as rows (N, channels, H, W), each decoded when it is looked at."""
-    each = (reading.channels, *reading.size)
-    return FromFiles.of(reading.read, files, each, reading.dtype, f"{label}: reading")
+    each, clipped = (reading.channels, *reading.size), dict[int, int]()
+
+    def read(number: int) -> Array:
+        return reading.read(files[number], partial(clipped.__setitem__, number))
+
+    told = None if reading.range is None else clipped
+    return FromFiles(read, np.arange(len(files)), each, reading.dtype, f"{label}: reading", told)
 
 
 def side_by_side(function: Callable[[Path], T], files: Iterable[Path], label: str) -> Iterator[T]:

@@ -23,7 +23,7 @@ TARGETS = ("label", "mask", "boxes")
 TAKEN = frozenset(
     "id split index label width height channels orientation minimum maximum mean std sha256 target_sha256 source "
     "mask_width mask_height mask_values stray foreground boxes stray_boxes dropped_boxes clipped_boxes "
-    "repeated_boxes orientation_in_doubt".split()
+    "repeated_boxes orientation_in_doubt white_in_doubt clipped_values".split()
 )
 """Columns of the manifest that say something else; a column of the table that is called so becomes ``own_…``."""
 
