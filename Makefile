@@ -93,5 +93,9 @@ lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-peers.in -o requirements-peers.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-ray.in -o requirements-ray.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-slurm.in -o requirements-slurm.lock
+	@# The same versions as everywhere, but for the one that botocore has a bound on.
+	uv pip compile --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --custom-compile-command 'make lock' -q -c <(grep -oE '^[A-Za-z0-9._-]+==[^ ]+' requirements.lock | grep -v '^python-dateutil==') requirements-services.in -o requirements-services.lock
 clean: setup ## remove outs and stores, and nothing else (DRY=1 only lists them, STUDY=studies/name)
 	@lossbench clean $(if $(STUDY),--study "$(STUDY)") $(if $(DRY),--dry-run)

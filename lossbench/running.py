@@ -25,10 +25,11 @@ from lossbench.errors import GateError, UserError, printable
 from lossbench.execution.collect import weights_of
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
 from lossbench.execution.jobs import Where
-from lossbench.execution.local import LocalExecutor, warm_up, where, worker_count
+from lossbench.execution.local import warm_up, worker_count
 from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.settled import settled
+from lossbench.execution.sites import Site, site
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
@@ -60,6 +61,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     worker_count(params.compute)
     with _alone(outs), opened(outs.home) as store:
+        site(params, outs, store)  # what it lacks is said now
         warm_up()
         with validator(params, outs, store) as validate:
             tried = all(up_to_date(study, name, one) for name, one in params.datasets.items())
@@ -135,13 +137,14 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
     """Compute all that the outs of a study need and the store lacks."""
     from lossbench.tracking.watch import Watcher
 
-    workers = worker_count(params.compute)
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
-    done = settled(params, arms, outs, store)
-    epochs = say_plan(params, arms, outs, store, done)
+    done, place = settled(params, arms, outs, store), site(params, outs, store)
+    epochs = say_plan(params, arms, store, place, done)
+    if epochs:
+        store.prove()
     watcher = Watcher(params, outs, store, "training", epochs)
-    filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
-    add_all(filling, params, arms, outs, store, where(params, outs, store), done)
+    filling = Filling(place.executor, watcher)
+    add_all(filling, params, arms, outs, store, place.where(), done)
     filling.run()
 
 
@@ -197,15 +200,15 @@ def plan(study: Path) -> None:
         return
     with opened(outs.home) as store:
         arms = {name: Arm(params, name, study) for name in params.arms}
-        say_plan(params, arms, outs, store, settled(params, arms, outs, store))
+        say_plan(params, arms, store, site(params, outs, store), settled(params, arms, outs, store))
 
 
-def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, done: Collection[str]) -> int:
+def say_plan(
+    params: Params, arms: Mapping[str, Arm], store: Store, place: Site, done: Collection[str]
+) -> int:
     """Print what is missing, and about how long it takes; returns how many epochs that are."""
-    workers = worker_count(params.compute)
-    planned = make_plan(
-        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers), done
-    )
+    planned = make_plan(params, arms, store, place.where(), place.executor, done)
+    workers = place.workers if any(one.epochs for one in planned) else 1
     for line in sentences(planned, workers):
         print(line, flush=True)
     return sum(one.epochs for one in planned)

@@ -11,7 +11,7 @@ def main(params: Params, experiment: str) -> None:
     from lossbench.data.dataset import DatasetInfo
     from lossbench.execution.collect import collect_evaluation, weights_in_models
     from lossbench.execution.fill import Experiment
-    from lossbench.execution.local import where
+    from lossbench.execution.sites import site
     from lossbench.outs import Outs
     from lossbench.store import opened
 
@@ -20,11 +20,12 @@ def main(params: Params, experiment: str) -> None:
         made = Experiment(params, experiment, outs.study)
         weights = weights_in_models(params, experiment, outs)
         classes = DatasetInfo.read(outs.data(params.experiments[experiment].dataset)).classes
-        place = where(params, outs, store)
+        place = site(params, outs, store)
         from_store(
             params,
             store,
-            lambda filling: filling.add(experiment, lambda: made.flow(store, place, weights)),
+            place,
+            lambda filling: filling.add(experiment, lambda: made.flow(store, place.where(), weights)),
             lambda: collect_evaluation(made, weights, classes, store, outs),
             label=f"evaluate {experiment}",
         )
