@@ -8,6 +8,7 @@ from lossbench.errors import exit_code
 
 VERBS = {
     "run": "run a study: check, data, all trainings at once, evaluation, report, record",
+    "look": "take the next declared look: further seeds of what is undecided, and a verdict",
     "plan": "say what a run would train, and about how long it takes",
     "summary": "print the result again",
     "verdict": "judge scores that you have: a table of loss, seed and score, or MLflow runs",

@@ -10,6 +10,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     study_argument(parser)
     parser.add_argument("--jobs", help="trainings side by side (default: what processors and memory allow)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="write compute.device to params.yaml first")
+    parser.add_argument(
+        "--looks",
+        action="store_true",
+        help="take the looks that comparison.looks declares, one after another, until all is decided",
+    )
 
 
 def main(chosen: argparse.Namespace) -> None:
@@ -17,4 +22,4 @@ def main(chosen: argparse.Namespace) -> None:
     study = enter_study(chosen.study)
     from lossbench.running import run
 
-    run(study, chosen.jobs, chosen.device)
+    run(study, chosen.jobs, chosen.device, "all" if chosen.looks else "")

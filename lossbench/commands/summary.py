@@ -32,6 +32,8 @@ def summarise() -> None:
     print()
     for name, line in verdicts["answers"].items():
         print(f"{name}: {line['answer']}. Next: {line['next']}.")
+    for name, look in verdicts.get("looks", {}).items():
+        print(f"{name} stands at {look['said']}.")
     for one in verdicts["hypotheses"]:
         print(f"Claim: {one['claim'] or one['name']} → {one['answer']}")
     # As it is called here: with DVC's `cache.type symlink` the file itself has a hash for a name.

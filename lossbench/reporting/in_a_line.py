@@ -62,8 +62,17 @@ def _next(params: Params, found: Sequence[Finding], baseline: str) -> str:
             max(better, key=lambda each: abs(each.contrast.difference)).contrast.arm if better else baseline
         )
         return f"`lossbench predict --arm {best} FILES`, `lossbench export --arm {best} --onnx model.onnx`"
-    seeds = len(params.seeds)
-    return f"lengthen `seeds` beyond {seeds}, then `make repro`: only the new ones are trained"
+    if not params.comparison.looks:
+        return (
+            "declare `comparison.looks` and seeds that nobody has looked at, then `lossbench run "
+            "--looks`: it stops "
+            "where all is decided"
+        )
+    taken = max(each.contrast.n for each in found)
+    further = next((look for look in params.comparison.looks if look > taken), None)
+    if further is None:
+        return f"all declared looks are taken: it stays undecided at {taken} seeds"
+    return f"`lossbench look`: the next declared look is at {further} seeds, for what is undecided"
 
 
 def _listed(names: Sequence[str], word: str) -> str:

@@ -47,7 +47,8 @@ class Reports:
         self.leaderboard = _rows(root / "reports" / "leaderboard.csv")
         self.verdicts = _rows(root / "reports" / "verdicts.csv")
         path = root / "reports" / "verdicts.json"
-        self._said = json.loads(path.read_bytes())["verdicts"] if path.exists() else []
+        told = json.loads(path.read_bytes()) if path.exists() else {"verdicts": []}
+        self._said, self._looks = told["verdicts"], told.get("looks", {})
 
     def ranks(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's rows of the leaderboard."""
@@ -60,6 +61,22 @@ class Reports:
     def sentences(self, outs: ArmOuts) -> list[str]:
         """Find what the report says of the arm in words."""
         return [str(said["sentence"]) for said in self._said if _is(said, outs)]
+
+    def conditions(self, outs: ArmOuts) -> dict[str, str]:
+        """What bears on the arm's verdict: untrained, collapsed, at an edge, budget-sensitive; its look."""
+        of_experiment = [said for said in self._said if said["experiment"] == outs.experiment]
+        mine = [said.get("arm_condition") for said in of_experiment if said["arm"] == outs.arm]
+        mine += [said.get("baseline_condition") for said in of_experiment if said.get("baseline") == outs.arm]
+        clauses = [said.get("budget_sensitive") for said in of_experiment if _is(said, outs)]
+        state = next((one for one in mine if one), {"untrained": [], "collapsed": 0, "edges": []})
+        edges = [f"{one['parameter']} {one['value']:g} is the {one['end']}" for one in state["edges"]]
+        return {
+            "untrained": " and ".join(state["untrained"]),
+            "collapsed": str(state["collapsed"] or ""),
+            "edge": ", ".join(edges),
+            "budget_sensitive": "; ".join(one for one in clauses if one),
+            "look": str(self._looks.get(outs.experiment, {}).get("said", "")),
+        }
 
     def digest(self, experiment: str) -> str | None:
         """Hash what the report says of an experiment; None before it has run."""
@@ -95,6 +112,7 @@ def summarise(outs: ArmOuts, reports: Reports, metric: str) -> Summary:
         tags["baseline"] = contrasts[0]["baseline"]
     elif reports.ranks(outs):
         tags["verdict"] = "baseline"
+    tags |= reports.conditions(outs)
     tags["mlflow.note.content"] = _description(outs, metric, tags, contrasts, reports.sentences(outs))
     return Summary(metrics, {key: value for key, value in tags.items() if value})
 
