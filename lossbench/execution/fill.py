@@ -78,7 +78,12 @@ class Arm:
         """The same replicates at each smaller budget."""
         declared = self.params.experiments[self.experiment].recipe
         members = self._members(found)
-        return {share: self._wanted(declared.at(share), members) for share in declared.budgets if share != 1}
+        apart = self._looks()
+        return {
+            share: self._wanted(declared.at(share), members, apart)
+            for share in declared.budgets
+            if share != 1
+        }
 
     def _members(self, found: Mapping[str, Any]) -> list[Member]:
         return [Member(seed, **point_of(found, seed)) for seed in self.seeds]

@@ -68,7 +68,8 @@ class Reports:
         mine = [said.get("arm_condition") for said in of_experiment if said["arm"] == outs.arm]
         mine += [said.get("baseline_condition") for said in of_experiment if said.get("baseline") == outs.arm]
         clauses = [said.get("budget_sensitive") for said in of_experiment if _is(said, outs)]
-        state = next((one for one in mine if one), {"untrained": [], "collapsed": 0, "edges": []})
+        nothing: dict[str, Any] = {"untrained": [], "collapsed": 0, "edges": []}
+        state = next((one for one in mine if one), nothing)
         edges = [f"{one['parameter']} {one['value']:g} is the {one['end']}" for one in state["edges"]]
         return {
             "untrained": " and ".join(state["untrained"]),
