@@ -96,7 +96,7 @@ def test_a_verdict_that_goes_with_the_budget_is_budget_sensitive():
     found = at_half(gap=0.1, whole_gap=0.0)
     assert [(share, str(one.verdict)) for share, one in found.contrasts] == [(0.5, "better"), (1.0, "tie")]
     assert found.clause == "from 50 % to 100 % of the epochs the verdict goes from better to tie"
-    assert "the difference goes from 0.1" in at_half(gap=0.1, whole_gap=0.05).clause
+    assert "the difference goes from 0.09" in at_half(gap=0.1, whole_gap=0.05).clause
 
 
 def test_a_verdict_that_stays_is_not():
