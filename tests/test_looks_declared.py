@@ -239,6 +239,68 @@ def test_the_report_says_the_look_and_judges_each_contrast_at_its_own(trained_st
     assert not record_found(params, folder)
 
 
+def test_an_arm_that_stopped_keeps_its_look_while_others_go_on(trained_study, tmp_path):
+    """Focal was decided at two seeds; a third loss (its copy) and the baseline go on to three."""
+    import shutil
+
+    import numpy as np
+    import pandas as pd
+
+    from lossbench.reporting.write import write_report
+
+    folder = tmp_path / "study"
+    shutil.copytree(trained_study, folder)
+    models, scores = folder / "models/digits", folder / "reports/evaluation/digits/scores.csv"
+    shutil.copytree(models / "digits-focal", models / "digits-third")
+    shutil.copy(folder / "reports/tuning/digits-focal.json", folder / "reports/tuning/digits-third.json")
+    arm = json.loads((models / "digits-third/arm.json").read_text()) | {
+        "arm": "digits-third",
+        "loss": "third",
+    }
+    (models / "digits-third/arm.json").write_text(json.dumps(arm))
+    table = pd.read_csv(scores)
+    copied = table[table["arm"] == "digits-focal"].assign(arm="digits-third", loss="third")
+    kept = table[(table["arm"] != "digits-focal") | (table["seed"] < 2)]
+    pd.concat([kept, copied]).to_csv(scores, index=False)
+    for file in (folder / "reports/evaluation/digits/statistics").glob("digits-focal.npy"):
+        shutil.copy(file, file.with_name("digits-third.npy"))
+        np.save(file, np.load(file)[:2])
+    for name in ("calibration", "reliability", "confusion", "per_class"):
+        file = folder / f"reports/evaluation/digits/{name}.csv"
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+        more = rows[rows["arm"] == "digits-focal"].assign(arm="digits-third")
+        pd.concat([rows, more]).to_csv(file, index=False)
+    made = tiny_params()
+    made["losses"] = made["losses"] | {"third": {"name": "focal", "gamma": 2.0}}
+    made["arms"] = made["arms"] | {
+        "digits-third": {"experiment": "digits", "dataset": "digits", "loss": "third"}
+    }
+    made["experiments"].pop("scenes")
+    made["arms"] = {name: one for name, one in made["arms"].items() if one["experiment"] == "digits"}
+    made |= {"seeds": [0, 1, 2], "comparison": {"baseline": "cross_entropy", "looks": [2, 3]}}
+    write_params(folder, made)
+    params = load_params(folder / "params.yaml")
+    found = {
+        ("digits-focal", "digits-cross_entropy"): Found(0.01, 0.5, Verdict.BETTER),
+        ("digits-third", "digits-cross_entropy"): Found(0.4, 0.5, Verdict.UNDECIDED),
+    }
+    rows = (Row(2, (0, 1), found), Row(3, (0, 1, 2)))
+    write_looks(folder / LOOKS, {"digits": Record((2, 3), 0.05, rows, compared_digest(params, "digits"))})
+    assert {arm: len(seeds) for arm, seeds in seeds_of(params, folder).items()} == {
+        "digits-cross_entropy": 3, "digits-focal": 2, "digits-third": 3,
+    }  # fmt: skip
+    write_report(params, folder, tmp_path / "home")
+    told = json.loads((folder / "reports/verdicts.json").read_text())
+    assert {one["arm"]: one["n"] for one in told["verdicts"]} == {"digits-focal": 2, "digits-third": 3}
+    assert told["verdicts"][0]["verdict"] == "better", "as it was written down"
+    assert "decided: focal (better, at 2 seeds)" in told["looks"]["digits"]["said"]
+    assert told["hypotheses"][0]["n"] == 2, "a claim is judged at the look that both arms have reached"
+    board = pd.read_csv(folder / "reports/leaderboard.csv")
+    counts = board[board["metric"] == "accuracy"].set_index("loss")["n"]
+    assert dict(counts) == {"cross_entropy": 3, "focal": 2, "third": 3}
+    assert "2 to 3 seeds each" in (folder / "reports/index.html").read_text()
+
+
 @pytest.mark.slow
 def test_a_run_over_all_looks_killed_half_way_ends_as_dvc_repro_does(tmp_path):
     """Same looks.yaml, same dvc.lock: of a run that was killed and resumed, and of `dvc repro` elsewhere."""
