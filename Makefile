@@ -33,12 +33,15 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 setup: $(VENV)/installed ## install what the pipeline needs into .venv
 dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
 
-.PHONY: repro plan
+.PHONY: repro plan look
 repro: setup ## run the comparison (JOBS=n trainings at a time, DEVICE=cuda, STUDY=studies/name)
 	@lossbench run $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 plan: setup ## say what repro would train, and about how long it takes
 	@lossbench plan $(if $(STUDY),--study "$(STUDY)")
+
+look: setup ## take the next look that comparison.looks declares, for what is undecided
+	@lossbench look $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)

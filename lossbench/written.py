@@ -185,12 +185,15 @@ UNFINISHED = Layout(
 """Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(
     {"arm.json": frozenset({"arm", "experiment", "seeds"})},
-    re.compile(r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"),
+    re.compile(
+        r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"
+        r"|budget-[\d.e-]+/seed-\d+\.safetensors|budget-[\d.e-]+"
+    ),
 )
 EVALUATION = Layout(
     {"gallery.json": frozenset()},
     re.compile(
-        r"(scores|per_class|confusion|reliability|calibration|floors)\.csv|statistics\.json|gallery\.(json|npz)"
+        r"(scores|per_class|confusion|reliability|calibration|floors|budgets)\.csv|statistics\.json|gallery\.(json|npz)"
         r"|statistics(/[A-Za-z0-9_-]+\.npy)?"
     ),
 )

@@ -157,7 +157,7 @@ def test_a_population_that_lacks_a_member_is_trained_whole_to_the_same_bytes(tmp
     arm = Arm(params, "digits-focal", root)
     found, _ = arm.found(store)
     assert found is not None
-    store.drop(TRAIN, arm.replicates(found["best"]).keys[1])
+    store.drop(TRAIN, arm.replicates(found).keys[1])
     assert filled(root).trained == ["digits-focal 0", "digits-focal 1"]
     assert written(root) == before
     shutil.rmtree(root / ".lossbench")

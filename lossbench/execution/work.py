@@ -41,7 +41,7 @@ from lossbench.tasks.base import Task, task_for
 from lossbench.training.determinism import threads
 from lossbench.training.faults import of_the_device
 from lossbench.training.fitting import train
-from lossbench.training.measure import constant_loss, seconds_per_epoch
+from lossbench.training.measure import constant_loss, seconds_per_epoch, validation_loss
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting, prepare, wants_maps
@@ -117,7 +117,10 @@ def _train(job: Train, emit: Emit) -> None:
 
     replicates = train(setting, job.members, on_epoch, checkpoint)
     for key, member, replicate in zip(keys, job.members, replicates, strict=True):
-        weights = _keep(store, key, job, described, replicate)
+        # what breaks ties between points
+        with threads(setting.compute.threads):
+            loss = validation_loss(setting, member, replicate.state) if job.trial and not job.budget else None
+        weights = _keep(store, key, job, described, replicate, loss)
         if not job.trial:
             _keep_scores(store, identity, weights, replicate.state, member.seed, member.seed in job.shown)
         emit(("finished", member.seed, key))
@@ -144,7 +147,14 @@ def _agree(job: Job, mine: object, drivers: object, *codes: Closure) -> None:
     )
 
 
-def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], replicate: Replicate) -> str:
+def _keep(
+    store: Store,
+    key: str,
+    job: Train,
+    described: Mapping[str, Any],
+    replicate: Replicate,
+    validation_loss: float | None,
+) -> str:
     """Put a replicate into the store; returns the hash of its weights."""
     content = {
         "arm": job.arm,
@@ -152,6 +162,7 @@ def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], repl
         "described": described,
         "epoch": replicate.epoch,
         "diverged": replicate.diverged,
+        **({} if validation_loss is None else plain({"validation_loss": validation_loss})),
         "seconds": replicate.seconds,
         "history": [[one.epoch, one.split, one.metric, one.value] for one in replicate.history],
     }
@@ -218,6 +229,7 @@ def _scores(scored: Scored) -> dict[str, Any]:
     calibration, confusion = scored.calibration, scored.scores.confusion
     content = {
         "finite": scored.finite,
+        "threshold": scored.threshold,
         "metrics": dict(scored.scores.metrics),
         "per_class": {metric: list(values) for metric, values in scored.scores.per_class.items()},
         "confusion": None
