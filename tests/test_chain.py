@@ -1,5 +1,6 @@
 """The chain as written in dvc.yaml: stages, what they depend on, and that this is true."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ def test_committed_params_make_sense(file: Path, tmp_path: Path, monkeypatch: py
 
     (tmp_path / "input").mkdir()  # where a study waits for the user's own folder, or file
     (tmp_path / "input.txt").write_text("text")
+    if (file.parent / "scripts").is_dir():  # of the user's own training
+        shutil.copytree(file.parent / "scripts", tmp_path / "scripts")
     monkeypatch.chdir(tmp_path)
     check(load_params(file))
 

@@ -130,7 +130,7 @@ def test_scores_verdicts_and_curves_are_the_scripts(data: Path) -> None:
     assert len(history) == 6 * (3 * 2 + 1)
     page = (data / "reports/index.html").read_text()
     assert "python scripts/train.py" in page
-    assert "what your script was told for it stands in reports/tuning/own-fine.json" in page
+    assert "what your script was told for it stands in <code>reports/tuning/own-fine.json</code>" in page
     assert "Learning curves: the script wrote" not in page
     assert "Models, and what they make of single samples" in page
     assert not list((data / ".lossbench/scripts").glob("own-*")), "folders of runs that ended well are gone"

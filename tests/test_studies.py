@@ -84,7 +84,9 @@ def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", sorted({*VERBS} - {"new-study", "predict", "export", "seeds", "verdict"}))
+@pytest.mark.parametrize(
+    "verb", sorted({*VERBS} - {"new-study", "params", "predict", "export", "seeds", "verdict"})
+)
 def test_a_verb_on_a_folder_without_params_exits_2(verb: str, tmp_path: Path) -> None:
     needed = {"schedule": ["show", "cron"], "store": ["list"], "backup": ["to"], "restore": ["from"]}
     run = lossbench(tmp_path, verb, *needed.get(verb, []), "--study", str(tmp_path))

@@ -142,6 +142,8 @@ def test_a_parent_reads_as_a_sentence(page, recorded, keep):
     page.get_by_text("toy-focal seed 2").first.wait_for()
     page.get_by_text("Test accuracy:").first.wait_for()
     keep(page, "parent")
-    page.get_by_text("Learning curves of seed").get_by_role("link", name="0").click()
-    page.wait_for_url("**/model-metrics")
-    page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for(state="attached")
+    page.get_by_test_id("show-comment-toggle").click()
+    with page.context.expect_page() as opened:  # in a tab of its own
+        page.get_by_text("Learning curves of seed").get_by_role("link", name="0").click()
+    opened.value.wait_for_url("**/model-metrics")
+    opened.value.locator(".js-plotly-plot .scatterlayer .point").first.wait_for(state="attached")

@@ -5,8 +5,10 @@ A look-up, never a guess: ``iou_error`` is not known because ``iou`` is; of unkn
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lossbench.statistics.paired import Interval
+if TYPE_CHECKING:  # stages that only collect ask for directions, and import no scipy for it
+    from lossbench.statistics.paired import Interval
 
 SHARES = (
     "accuracy", "balanced_accuracy", "pixel_accuracy", "top1", "top5", "precision", "recall", "f1",
@@ -48,7 +50,7 @@ def known(metric: str) -> Known | None:
     return KNOWN.get(name) or KNOWN.get(name.removesuffix("_calibrated").removesuffix("_at_threshold"))
 
 
-def within_bounds(interval: Interval, metric: str) -> Interval:
+def within_bounds(interval: "Interval", metric: str) -> "Interval":
     """Cut an interval of a metric's mean to what the metric can be; as it is where the name is unknown."""
     found = known(metric)
     return interval.within(found.low, found.high) if found else interval

@@ -169,6 +169,9 @@ def _description(
     lines = [f"**{loss}** on **{_plain(outs.experiment)}**, {count} replicate{many}."]
     if "score" in tags:
         lines.append(f"Test {_plain(metric)}: **{tags['score']}**, rank {tags['rank']}.")
+    if curves:  # among the first lines: MLflow folds what is long
+        links = ", ".join(f"[{seed}]({where})" for seed, where in sorted(curves.items()))
+        lines.append(f"Learning curves of seed {links}.")
     if contrasts:
         lines += [
             "",
@@ -186,9 +189,6 @@ def _description(
     elif tags.get("verdict") == "baseline":
         lines.append("This is the baseline that the others are compared with.")
     lines += ["", *(_plain(one) for one in sentences)]
-    if curves:
-        links = ", ".join(f"[{seed}]({where})" for seed, where in sorted(curves.items()))
-        lines += ["", f"Learning curves of seed {links}."]
     lines += ["", "The arm's replicates (one a seed) and tuning trials are the child runs below it."]
     return "\n".join(lines)
 
