@@ -200,8 +200,7 @@ class Tuning(Model):
         if any(ratios) and self.trials not in (0, points):
             raise ValueError(
                 f"trials is {self.trials}, but the grid of ratio has {points} points; leave trials out, "
-                "or write "
-                "0 for no search"
+                "or write 0 for no search"
             )
         return self
 

@@ -1,8 +1,7 @@
 """Which seeds an arm is trained on: those declared, or, where looks are, those of the looks that are begun.
 
 Follows from ``params.yaml`` and ``looks.yaml`` alone, so that the same two give the same outs. ``check``
-writes
-it into what each stage depends on.
+writes it into what each stage depends on.
 """
 
 import json
@@ -65,12 +64,9 @@ def records_of(params: Params, study: Path) -> Records:
         if record.taken and record.of not in ("", digest):
             raise UserError(
                 f"{LOOKS}: {name}: a look at {record.taken[-1].look} seeds was taken at other trainings; "
-                "since "
-                f"then 'experiments.{name}', its data, search, losses or what it is compared with have "
-                "changed. "
-                f"Restore them, or start anew: remove '{name}' from {LOOKS}, and declare seeds that "
-                "nobody has "
-                "looked at"
+                f"since then 'experiments.{name}', its data, search, losses or what it is compared with "
+                f"have changed. Restore them, or start anew: remove '{name}' from {LOOKS}, and declare "
+                "seeds that nobody has looked at"
             )
         made[name] = replace(record, of=digest)
     return made
@@ -150,8 +146,7 @@ def begin_looks(params: Params, study: Path) -> list[str]:
     if plan is None:
         raise UserError(
             "params.yaml: 'comparison.looks' declares no looks; write there at how many seeds you will "
-            "decide, "
-            "the last no more than 'seeds' has, for example looks: [8, 12, 16]"
+            "decide, the last no more than 'seeds' has, for example looks: [8, 12, 16]"
         )
     records, begun = records_of(params, study), []
     for name, record in records.items():

@@ -66,9 +66,8 @@ class Evaluated:
     def by_arm(self, metric: str) -> dict[str, Array]:
         """Arm → scores of one metric over the arm's seeds, ascending; NaN where a replicate has none.
 
-        A replicate whose outputs are not finite has no calibration to score, and so no NLL. Arms have
-        the same
-        seeds but where looks are declared, and one was decided before another.
+        A replicate whose outputs are not finite has no calibration to score, and so no NLL. Arms have the
+        same seeds but where looks are declared, and one was decided before another.
         """
         by_seed = self.by_seed(metric)
         return {
@@ -136,8 +135,7 @@ def _records(params: Params, root: Path) -> dict[str, Record]:
         if record.taken and record.data not in ("", now):
             raise GateError(
                 f"{LOOKS}: {name} was looked at on other data ({record.data}, now {now}); `lossbench run` "
-                "begins "
-                "its looks anew"
+                "begins its looks anew"
             )
         records[name] = replace(record, data=now)
     return records
