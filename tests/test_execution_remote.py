@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from test_execution import own, study
+from test_scripts_study import PLAIN, content, write_script
 
 from lossbench.errors import GateError, UserError
 from lossbench.execution import remote
@@ -28,7 +29,7 @@ from lossbench.execution.remote import (
 )
 from lossbench.execution.sites import LocalSite, site
 from lossbench.outs import Outs
-from lossbench.params import load_params
+from lossbench.params import load_params, parse_params
 from lossbench.store import Store
 
 __all__ = ["own", "study"]
@@ -119,6 +120,15 @@ def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.M
 
     monkeypatch.setattr(work, "work", end)
     assert compute(task, lambda _: None, lambda: None).interrupted
+
+
+def test_the_facts_of_a_script_hold_its_own_files(own: Path) -> None:
+    write_script(own, PLAIN)
+    params = parse_params(content())
+    before = facts(params, "own-fine", own)
+    assert "script/train" in before.code
+    write_script(own, PLAIN + "\nscore = 1")
+    assert differences(before, facts(params, "own-fine", own)) == ["code in script/train"]
 
 
 def test_facts_of_one_machine_do_not_differ() -> None:

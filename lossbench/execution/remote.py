@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import LESS_MEMORY, GateError, UserError
-from lossbench.execution.identity import Identity, data_hash, machine, user_code, versions
+from lossbench.execution.identity import data_hash, machine, user_code, versions
 from lossbench.execution.jobs import Event, Floors, Gallery, Job, Score, Where
+from lossbench.execution.scripted import identity_of
 from lossbench.params import Params
 from lossbench.store import Store
 from lossbench.system import processors, write_atomically
@@ -59,7 +60,7 @@ class Facts:
 
 def facts(params: Params, arm: str, study: Path) -> Facts:
     """Say what decides an arm's bits here."""
-    identity = Identity(params, arm, study)
+    identity = identity_of(params, arm, study)
     training, scoring = identity.code, identity.scoring
     return Facts(
         socket.gethostname(),
