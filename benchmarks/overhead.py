@@ -145,7 +145,7 @@ def keys(folder: Path) -> float:
         "for name in params.arms:\n"
         "    arm = Arm(params, name, Path.cwd())\n"
         "    found, _ = arm.found(store)\n"
-        "    [store.get('replicates', key) for key in arm.replicates((found or {}).get('best', {})).keys]\n"
+        "    [store.get('replicates', key) for key in arm.replicates(found or {'best': {}}).keys]\n"
         "print(time.perf_counter() - began)"
     )
     ended = subprocess.run(

@@ -195,12 +195,19 @@ def test_a_signal_to_the_group_ends_a_stage_without_a_traceback(number: signal.S
             [sys.executable, "-m", "stages.train", "digits-focal"], cwd=own, process_group=0,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
         )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not any(one.read_text().count('"epoch"') > 4 for one in own.glob(".lossbench/journal/**/*.jsonl")):
-        assert time.monotonic() < deadline, (own / "log").read_text()
-        time.sleep(0.2)
-    os.killpg(child.pid, number)
-    assert child.wait(timeout=30) == 128 + number
+    try:
+        deadline = time.monotonic() + 120
+        while not any(
+            one.read_text().count('"epoch"') > 4 for one in own.glob(".lossbench/journal/**/*.jsonl")
+        ):
+            assert time.monotonic() < deadline, (own / "log").read_text()
+            time.sleep(0.2)
+        os.killpg(child.pid, number)
+        assert child.wait(timeout=30) == 128 + number
+    finally:  # else it would train on beside all other tests
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     assert "Traceback" not in (own / "log").read_text()
     assert len(list((own / ".lossbench/store/checkpoints").glob("*.pt"))) >= 1
 
