@@ -137,7 +137,7 @@ def _looked_at(params: Params, study: str, undecided: Sequence[Finding], answere
     where = f" --study {study}" if study else ""
     looks = params.comparison.looks
     taken = max(each.contrast.n for each in undecided)
-    further = next((look for look in looks or () if look > taken), None)
+    further = next((look for look in looks if look > taken), None)
     if further is not None:
         yield f"`lossbench look{where}`: the next declared look is at {further} seeds, for what is undecided"
     elif answered:
