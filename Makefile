@@ -33,12 +33,15 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 setup: $(VENV)/installed ## install what the pipeline needs into .venv
 dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
 
-.PHONY: repro plan
+.PHONY: repro plan look
 repro: setup ## run the comparison (JOBS=n trainings at a time, DEVICE=cuda, STUDY=studies/name)
 	@lossbench run $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS)) $(if $(DEVICE),--device $(DEVICE))
 
 plan: setup ## say what repro would train, and about how long it takes
 	@lossbench plan $(if $(STUDY),--study "$(STUDY)")
+
+look: setup ## take the next look that comparison.looks declares, for what is undecided
+	@lossbench look $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: test test-slow lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
@@ -93,5 +96,9 @@ lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements.in -o requirements.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-dev.in -o requirements-dev.lock
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-peers.in -o requirements-peers.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-ray.in -o requirements-ray.lock
+	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-slurm.in -o requirements-slurm.lock
+	@# The same versions as everywhere, but for the one that botocore has a bound on.
+	uv pip compile --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --custom-compile-command 'make lock' -q -c <(grep -oE '^[A-Za-z0-9._-]+==[^ ]+' requirements.lock | grep -v '^python-dateutil==') requirements-services.in -o requirements-services.lock
 clean: setup ## remove outs and stores, and nothing else (DRY=1 only lists them, STUDY=studies/name)
 	@lossbench clean $(if $(STUDY),--study "$(STUDY)") $(if $(DRY),--dry-run)

@@ -57,7 +57,7 @@ def checkout(folder: Path, params: Path) -> Path:
     """Copy the code into a folder of its own, as a repository for git and DVC, without outs."""
     for name in ("lossbench", "stages", "plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "requirements.lock", ".dvcignore", ".gitignore"):
+    for name in ("dvc.yaml", "looks.yaml", "requirements.lock", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(params, folder / "params.yaml")
     (folder / ".dvc").mkdir()
@@ -145,7 +145,7 @@ def keys(folder: Path) -> float:
         "for name in params.arms:\n"
         "    arm = Arm(params, name, Path.cwd())\n"
         "    found, _ = arm.found(store)\n"
-        "    [store.get('replicates', key) for key in arm.replicates((found or {}).get('best', {})).keys]\n"
+        "    [store.get('replicates', key) for key in arm.replicates(found or {'best': {}}).keys]\n"
         "print(time.perf_counter() - began)"
     )
     ended = subprocess.run(

@@ -9,6 +9,7 @@ from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
 from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
+from lossbench.execution.declared import records_of
 from lossbench.execution.identity import use_own_code
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params, ScriptExperiment
@@ -26,7 +27,8 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
     """Refuse what makes no sense, and what would do harm, before anything runs.
 
     Unknown sources, tasks, models, losses, metrics and options; a device that is not there; an address of
-    MLflow's that is none; a place where the chain would delete what is not its own; a misfitting model.
+    MLflow's that is none; what was declared otherwise when somebody looked; a place where the chain
+    would delete what is not its own; a misfitting model.
 
     Args:
         params: of the study.
@@ -39,6 +41,7 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
     """
     protect(params, study, file)
     _refuse_home(params, file)
+    records_of(params, study)
     check_driver(store_of(study))
     use_own_code(params, study)
     try:

@@ -10,6 +10,7 @@ from lossbench.errors import exit_code
 
 VERBS = {
     "run": "run a study: check, data, all trainings at once, evaluation, report, record",
+    "look": "take the next declared look: further seeds of what is undecided, and a verdict",
     "params": "print every key of params.yaml with what is allowed and its default",
     "plan": "say what a run would train, and about how long it takes",
     "summary": "print the result again",

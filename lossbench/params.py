@@ -4,6 +4,7 @@ What only the registries can know (does a loss of this name exist, does it take 
 by :mod:`lossbench.checking`, which stands on top of them.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -124,7 +125,10 @@ class Dataset(Open):
 
 
 class Range(Model):
-    """A searched range, both ends included."""
+    """A searched range, both ends included.
+
+    With ``ratio`` it is searched at that number's powers: a wider range has all points of a narrower one.
+    """
 
     low: Positive
     """Least value."""
@@ -132,19 +136,40 @@ class Range(Model):
     """Greatest value."""
     scale: Literal["log", "linear"] = "log"
     """How points spread between them."""
+    ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Searched at this number's powers, a grid that a wider range extends; null: `trials` points."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must lie below high ({self.high:g})")
+        if self.ratio is not None and self.scale != "log":
+            raise ValueError("ratio makes a grid of equal ratios, which scale: linear is not; leave one out")
+        if self.ratio is not None and not self.grid():
+            raise ValueError(f"no power of {self.ratio:g} lies between {self.low:g} and {self.high:g}")
         return self
+
+    def grid(self) -> list[float]:
+        """Powers of ``ratio`` within the range, to four significant digits; an end counts where it is one."""
+        if self.ratio is None:
+            return []
+        step = math.log(self.ratio)
+        first = math.ceil(math.log(self.low) / step - SLACK)
+        last = math.floor(math.log(self.high) / step + SLACK)
+        return [float(f"{math.exp(power * step):.4g}") for power in range(first, last + 1)]
+
+
+SLACK = 0.01
+"""Of a grid's step: 0.003 written for 0.003162 is no end, 0.0316 for 0.03162 is."""
 
 
 class Tuning(Model):
     """The search every arm gets alike, before its replicates: same points, same tuning seeds."""
 
     trials: Annotated[int, Field(ge=0)] = 0
-    """Points tried for each arm; 0: no search."""
+    """Points tried for each arm; 0: no search; what a grid has where ranges have a `ratio`."""
+    scope: Literal["arm", "replicate"] = "arm"
+    """One search for all replicates of an arm, or one for each, with tuning seeds of its own."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1000,)
     """Seeds of the search; none may stand in `seeds`."""
     learning_rate: Range | None = None
@@ -153,6 +178,53 @@ class Tuning(Model):
     """Whether what a loss declares as tunable is searched too."""
     epochs: Count | None = None
     """Of a trial; null: the recipe's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trials_of_the_grid(cls, block: Any) -> Any:
+        """With a grid ``trials`` is what it has of points."""
+        if not isinstance(block, Mapping) or "trials" in block:
+            return block
+        found = [one for key in SEARCHED if (one := block.get(key)) is not None]
+        grids = [_grid_of(one) for one in found]
+        return {**block, "trials": math.prod(map(len, grids))} if grids and all(grids) else block
+
+    @model_validator(mode="after")
+    def _one_kind_of_points(self) -> "Tuning":
+        ratios = [one.ratio is not None for one in self.ranges.values()]
+        if any(ratios) and not all(ratios):
+            raise ValueError("give every searched range a ratio, or none")
+        if any(ratios) and self.loss_parameters:
+            raise ValueError("a grid (ratio) has no room for loss_parameters; leave one out")
+        points = math.prod(len(one.grid()) for one in self.ranges.values())
+        if any(ratios) and self.trials not in (0, points):
+            raise ValueError(
+                f"trials is {self.trials}, but the grid of ratio has {points} points; leave trials out, "
+                "or write 0 for no search"
+            )
+        return self
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """What is searched, by name."""
+        found = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        return {name: one for name, one in found.items() if one is not None}
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether points are powers of a ratio."""
+        return any(one.ratio is not None for one in self.ranges.values())
+
+
+SEARCHED = ("learning_rate", "weight_decay")
+
+
+def _grid_of(block: Any) -> list[float]:
+    """Points of a range as written; none where it has no ratio, or is no range: that is refused elsewhere."""
+    try:
+        return Range.model_validate(block).grid()
+    except ValidationError:
+        return []
 
 
 class Experiment(Model):

@@ -4,9 +4,10 @@ Apart from the rest of ``params.yaml``: a replicate's key holds the code that it
 report is no part of that.
 """
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -85,8 +86,15 @@ class Augmentation(Model):
     """A function of your own, `module:function`, called last."""
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class Recipe(Model):
-    """Everything about training but the loss: the same for all arms of an experiment."""
+    """Everything about training but the loss: the same for all arms of an experiment.
+
+    ``budgets`` are shares of the epochs, 1 among them: every replicate is trained at each, with a schedule of
+    that length, so that the report can say whether a verdict hangs on how long one trains.
+    """
 
     epochs: Count
     """Passes over the training split."""
@@ -111,6 +119,26 @@ class Recipe(Model):
     """Whether a last, smaller batch is left out."""
     prior_bias: Literal["auto"] | bool = "auto"
     """Whether the last bias begins at the classes' shares, for all losses; `auto`: where they are uneven."""
+    budgets: tuple[Share, ...] = ()
+    """Shares of the epochs, ascending to 1, at each of which every replicate is trained; empty: 1 alone."""
+
+    @model_validator(mode="after")
+    def _budgets_differ(self) -> "Recipe":
+        epochs = [self.epochs_at(share) for share in self.budgets]
+        if self.budgets and (self.budgets[-1] != 1 or any(b <= a for a, b in pairwise(epochs))):
+            raise ValueError(
+                f"budgets must ascend to 1, each with epochs of its own; found {list(self.budgets)} of "
+                f"{self.epochs} epochs"
+            )
+        return self
+
+    def epochs_at(self, share: float) -> int:
+        """Epochs of a budget."""
+        return max(1, round(share * self.epochs))
+
+    def at(self, share: float) -> "Recipe":
+        """Return the recipe of one budget alone."""
+        return self.model_copy(update={"epochs": self.epochs_at(share), "budgets": ()})
 
 
 class Network(Open):

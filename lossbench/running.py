@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lossbench import gpus
 from lossbench.chain import without_git
@@ -22,13 +22,23 @@ from lossbench.closure import PACKAGE
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError, printable
-from lossbench.execution.collect import weights_of
-from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, weights_in_store
+from lossbench.execution.collect import budgets_of, weights_of
+from lossbench.execution.declared import (
+    begin_looks,
+    ensure_looks,
+    forget_other_data,
+    is_left,
+    looks_said,
+    nothing_left,
+    record_found,
+)
+from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, budgets_in_store, weights_in_store
 from lossbench.execution.jobs import Where
-from lossbench.execution.local import LocalExecutor, warm_up, where, worker_count
+from lossbench.execution.local import warm_up, worker_count
 from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.settled import settled
+from lossbench.execution.sites import Site, site
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
@@ -36,14 +46,18 @@ from lossbench.params import Params, load_params
 from lossbench.processes import step
 from lossbench.store import Store, opened
 
+Looks = Literal["", "next", "all"]
 
-def run(study: Path, jobs: str | None = None, device: str | None = None) -> None:
+
+def run(study: Path, jobs: str | None = None, device: str | None = None, looks: Looks = "") -> None:
     """Run a study.
 
     Args:
         study: its folder, and the working directory.
         jobs: trainings side by side; None for what the machine has room for.
         device: written to ``compute.device`` of params.yaml, where given; ``cuda:1`` is one GPU of several.
+        looks: ``next``: the next declared look, for what is undecided; ``all``: one after another until
+            everything is decided or none is left; else those that are begun.
 
     """
     _end_on_signals()
@@ -55,11 +69,15 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
     params, outs = write_out_homes(load_params(), study), Outs(study)
     refuse_other_code(params, study)
     without_git(study)
-    if device is not None:  # refused before params.yaml is touched
+    if device is not None:  # refused before params.yaml or looks.yaml is touched
         device = gpus.choose(device)
         params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": device})})
     worker_count(params.compute)
+    ensure_looks(study)
+    if looks and not begin(params, study, looks):
+        return
     with _alone(outs), opened(outs.home) as store:
+        site(params, outs, store)  # what it lacks is said now
         warm_up()
         with validator(params, outs, store) as validate:
             tried = all(up_to_date(study, name, one) for name, one in params.datasets.items())
@@ -73,10 +91,34 @@ def run(study: Path, jobs: str | None = None, device: str | None = None) -> None
         step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         if not tried:
             try_on_data(params, outs)
-        fill(params, outs, store)
-        step("dvc", "repro")
+        for sentence in forget_other_data(params, study):
+            print(f"note: {sentence}", flush=True)
+        compute(params, outs, store, looks)
         step(sys.executable, "-m", "lossbench", "track", "--lenient")
         step(sys.executable, "-m", "lossbench", "summary")
+
+
+def begin(params: Params, study: Path, looks: Looks) -> bool:
+    """Begin the next look where the last was written down; says whether there is anything to look at."""
+    begun = begin_looks(params, study)
+    if begun or is_left(params, study):
+        return True
+    print(nothing_left(params, study))
+    # all that is left to do is to have the outs there, which "all" promises
+    return looks == "all"
+
+
+def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
+    """Fill the store and let DVC collect; write down what was found at looks, and go on to the next."""
+    while True:
+        fill(params, outs, store)
+        step("dvc", "repro")
+        news = record_found(params, outs.study)
+        if looks == "all" and begin_looks(params, outs.study):
+            continue
+        if news:
+            step("dvc", "repro")  # check and report: they say what looks.yaml says
+        return
 
 
 def try_on_data(params: Params, outs: Outs) -> None:
@@ -135,13 +177,14 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
     """Compute all that the outs of a study need and the store lacks."""
     from lossbench.tracking.watch import Watcher
 
-    workers = worker_count(params.compute)
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
-    done = settled(params, arms, outs, store)
-    epochs = say_plan(params, arms, outs, store, done)
+    done, place = settled(params, arms, outs, store), site(params, outs, store)
+    epochs = say_plan(params, arms, store, place, done)
+    if epochs:
+        store.prove()
     watcher = Watcher(params, outs, store, "training", epochs)
-    filling = Filling(lambda: LocalExecutor(params.compute, workers), watcher)
-    add_all(filling, params, arms, outs, store, where(params, outs, store), done)
+    filling = Filling(place.executor, watcher)
+    add_all(filling, params, arms, outs, store, place.where(), done)
     filling.run()
 
 
@@ -175,7 +218,11 @@ def add_all(
             arm: weights_in_store(arms[arm], store) if arm in wanted else weights_of(params, arm, outs)
             for arm in params.arms_of(name)
         }
-        return Experiment(params, name, outs.study).flow(store, place, weights)
+        budgets = {
+            arm: budgets_in_store(arms[arm], store) if arm in wanted else budgets_of(params, arm, outs)
+            for arm in params.arms_of(name)
+        }
+        return Experiment(params, name, outs.study).flow(store, place, weights, budgets)
 
     for name in params.experiments:
         if f"evaluate@{name}" not in done:
@@ -197,16 +244,17 @@ def plan(study: Path) -> None:
         return
     with opened(outs.home) as store:
         arms = {name: Arm(params, name, study) for name in params.arms}
-        say_plan(params, arms, outs, store, settled(params, arms, outs, store))
+        say_plan(params, arms, store, site(params, outs, store), settled(params, arms, outs, store))
 
 
-def say_plan(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store, done: Collection[str]) -> int:
+def say_plan(
+    params: Params, arms: Mapping[str, Arm], store: Store, place: Site, done: Collection[str]
+) -> int:
     """Print what is missing, and about how long it takes; returns how many epochs that are."""
-    workers = worker_count(params.compute)
-    planned = make_plan(
-        params, arms, store, where(params, outs, store), lambda: LocalExecutor(params.compute, workers), done
-    )
-    for line in sentences(planned, workers):
+    where = place.where()
+    planned = make_plan(params, arms, store, where, place.executor, done)
+    workers = place.workers if any(one.epochs for one in planned) else 1
+    for line in [*sentences(planned, workers), *looks_said(params, where.study)]:
         print(line, flush=True)
     return sum(one.epochs for one in planned)
 

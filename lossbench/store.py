@@ -8,130 +8,29 @@ when it is read, told, and computed anew.
 import hashlib
 import json
 import os
-import shutil
+import re
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lossbench.errors import GateError, UserError, shown
-from lossbench.system import write_atomically
+from lossbench.backing import ALLOWED, STORE, File, Place, folder_of, place_of
+from lossbench.errors import UserError, shown
 
-STORE = "LOSSBENCH_STORE"
 FRESH = "LOSSBENCH_FRESH"
+MARKER = "store.json"
+"""At the root of a store that several machines share: its format, and an id of its own."""
+FORMAT = 1
+IN_ENTRY = re.compile(r"(?P<kind>[^/]+)/(?P<start>[^/]+)/(?P<key>(?P=start)[^/]*)/(?P<name>[^/]+)")
 
 
 class DamagedError(Exception):
     """An entry's bytes are not those that were written."""
-
-
-class Place(Protocol):
-    """Where bytes lie: a folder, or anything that fsspec has a name for."""
-
-    def read(self, path: str) -> bytes:
-        """Read a file; FileNotFoundError where there is none."""
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file that others see whole or not at all."""
-
-    def list(self, folder: str) -> list[str]:
-        """Names of what lies in a folder; empty where there is none."""
-
-    def remove(self, folder: str) -> None:
-        """Remove a folder and what it holds."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A place on this machine's disk."""
-
-    root: Path
-
-    def read(self, path: str) -> bytes:
-        """Read a file."""
-        return (self.root / path).read_bytes()
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file atomically."""
-        write_atomically(self.root / path, content)
-
-    def list(self, folder: str) -> list[str]:
-        """List a folder; what a writer has not finished is not there."""
-        where = self.root / folder
-        return sorted(one.name for one in where.iterdir() if one.name[0] != ".") if where.is_dir() else []
-
-    def remove(self, folder: str) -> None:
-        """Remove a folder."""
-        shutil.rmtree(self.root / folder, ignore_errors=True)
-
-
-class Remote:
-    """A place that fsspec reaches: ``s3://bucket/folder``, ``gs://…``, ``memory://…``."""
-
-    def __init__(self, address: str) -> None:
-        import fsspec
-
-        self._address = address
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(address)
-        except ImportError as error:
-            raise UserError(f"{STORE} is '{shown(address)}': {error}") from None
-        except ValueError as error:
-            raise UserError(
-                f"{STORE} is '{shown(address)}': {error}; allowed: a folder, or an address"
-            ) from None
-
-    def read(self, path: str) -> bytes:
-        """Read a file."""
-        with self._reaching():
-            content: bytes = self._files.cat_file(f"{self._root}/{path}")
-        return content
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file; object stores show it when it is whole."""
-        where = f"{self._root}/{path}"
-        with self._reaching():
-            self._files.makedirs(where.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(where, content)
-
-    def list(self, folder: str) -> list[str]:
-        """List a folder."""
-        where = f"{self._root}/{folder}".rstrip("/")
-        try:
-            with self._reaching():
-                self._files.invalidate_cache(where)
-                found = self._files.ls(where, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
-
-    def remove(self, folder: str) -> None:
-        """Remove a folder, if it is there."""
-        with suppress(FileNotFoundError), self._reaching():
-            self._files.rm(f"{self._root}/{folder}", recursive=True)
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Say in a sentence what stands in the way: no network, no right, a full bucket.
-
-        Raises:
-            GateError: naming the address.
-            FileNotFoundError: if there is no such file.
-
-        """
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # every file system has errors of its own
-            told = str(error).partition("\n")[0] or type(error).__name__
-            raise GateError(
-                f"{STORE} is '{shown(self._address)}': {told}; what was finished is kept: run the same "
-                "command again when that is mended"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -173,10 +72,56 @@ class Store:
     address: str
     say: Callable[[str], None] = lambda sentence: print(f"warning: {sentence}", file=sys.stderr)
 
-    @property
+    @cached_property
     def place(self) -> Place:
         """Where it lies."""
-        return Remote(self.address) if "://" in self.address else Folder(Path(self.address))
+        return place_of(self.address)
+
+    def identify(self) -> str:
+        """Return the store's id, which is written when it is asked for first: so a place is tried, too.
+
+        Raises:
+            UserError: if a later Lossbench wrote it, or there is no such place.
+            GateError: if it cannot be reached, or must not be written.
+
+        """
+        for _ in range(2):
+            if (known := self.known()) is not None:
+                return known
+            fresh = json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode()
+            self.place.create(MARKER, fresh)  # or somebody else just did
+        return str(json.loads(self.place.read(MARKER))["id"])
+
+    def known(self) -> str | None:
+        """Return the store's id; None where there is no store yet.
+
+        Raises:
+            UserError: if a later Lossbench wrote it.
+
+        """
+        try:
+            told = json.loads(self.place.read(MARKER))
+            if told["format"] > FORMAT:
+                raise UserError(f"{STORE} is '{self.shown}', which a later version of Lossbench wrote")
+            return str(told["id"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            self.say(f"{self.shown}: {MARKER} is not what was written; it is written anew")
+            self.place.remove(MARKER)
+            return None
+
+    def prove(self) -> None:
+        """Write where results will be written, before hours are spent on them.
+
+        Raises:
+            UserError: if there is no such place.
+            GateError: if it cannot be written.
+
+        """
+        probe = f"probes/{uuid.uuid4().hex}"
+        self.place.write(probe, b"")
+        self.place.remove(probe)
 
     def get(self, kind: str, key: str) -> Entry | None:
         """Look an entry up; one that is damaged is told, and is none."""
@@ -200,21 +145,28 @@ class Store:
         for name, written in (files or {}).items():
             digests[name] = hashlib.sha256(written).hexdigest()
             place.write(f"{folder}/{digests[name]}", written)
-        body = json.dumps({"content": content, "files": digests})
+        body = json.dumps({"content": content, "files": digests, "of": folder})
         sealed = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body})
         place.write(f"{folder}/entry.json", sealed.encode())
         return Entry(place, folder, json.loads(body)["content"], digests)
 
     def drop(self, kind: str, key: str) -> None:
         """Forget an entry."""
-        self.place.remove(_folder(kind, key))
+        folder = _folder(kind, key)
+        self.place.remove(f"{folder}/entry.json")  # first: whoever looks finds it whole or not at all
+        self.place.remove(folder)
+
+    def contents(self) -> dict[tuple[str, str], list[File]]:
+        """List the files of all entries, by kind and key, those that have no entry.json included."""
+        found: dict[tuple[str, str], list[File]] = {}
+        for file in self.place.files():
+            if named := IN_ENTRY.fullmatch(file.path):
+                found.setdefault((named["kind"], named["key"]), []).append(file)
+        return found
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """List kind and key of all entries."""
-        for kind in self.place.list(""):
-            for start in self.place.list(kind):
-                for key in self.place.list(f"{kind}/{start}"):
-                    yield kind, key
+        yield from self.contents()
 
     def damaged(self) -> list[tuple[str, str, str]]:
         """Read everything; list kind, key and a sentence for each entry that is not what was written."""
@@ -244,6 +196,8 @@ def _entry(place: Place, folder: str, written: bytes) -> Entry:
         if hashlib.sha256(body.encode()).hexdigest() != sealed["sha256"]:
             raise DamagedError(f"{folder}: entry.json is not what was written")
         read = json.loads(body)
+        if read.get("of", folder) != folder:
+            raise DamagedError(f"{folder}: entry.json is that of {read['of']}")
         return Entry(place, folder, read["content"], read["files"])
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeError):
         raise DamagedError(f"{folder}: entry.json cannot be read") from None
@@ -261,7 +215,10 @@ def opened(home: Path) -> Iterator[Store]:
     starts too.
     """
     if os.environ.get(FRESH) != "1":
-        yield Store(_reachable(os.environ.get(STORE) or str(home / "store")))
+        store = Store(_reachable(os.environ.get(STORE) or str(home / "store")))
+        if folder_of(store.address) is None:
+            store.identify()  # what cannot be reached is told now, not after the first training
+        yield store
         return
     home.mkdir(parents=True, exist_ok=True)
     before = {name: os.environ.get(name) for name in (STORE, FRESH)}
@@ -284,12 +241,14 @@ def _reachable(address: str) -> str:
         UserError: naming the variable.
 
     """
-    allowed = "allowed: a folder, or an address that all processes reach, such as s3://bucket/folder"
     if address.startswith("memory:"):
-        raise UserError(f"{STORE} is '{address}', which each process has for itself; {allowed}")
-    if "://" not in address and Path(address).exists() and not Path(address).is_dir():
-        raise UserError(f"{STORE} is '{address}', which is no folder; {allowed}")
-    return address
+        raise UserError(f"{STORE} is '{address}', which each process has for itself; {ALLOWED}")
+    folder = folder_of(address)
+    if folder is None:
+        return address
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{STORE} is '{address}', which is no folder; {ALLOWED}")
+    return str(folder)
 
 
 def hashed(content: Any) -> str:

@@ -13,6 +13,7 @@ from lossbench.data.samples import looked_at
 from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
+from lossbench.execution.declared import ensure_looks
 from lossbench.look import Look, look
 from lossbench.originals import protect
 from lossbench.params import Dataset, parse_params
@@ -72,6 +73,7 @@ def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = pr
     protect(parse_params(content), study)
     study.mkdir(parents=True)
     (study / "dvc.yaml").symlink_to(Path("../../dvc.yaml"))
+    ensure_looks(study)
     yaml = YAML()
     yaml.default_flow_style = False
     with (study / "params.yaml").open("w", encoding="utf-8") as stream:

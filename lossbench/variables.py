@@ -52,6 +52,22 @@ VARIABLES = (
         "Trainings side by side. Default: as many as processors and memory have room for, one a GPU.",
     ),
     Variable(
+        "LOSSBENCH_EXECUTOR",
+        "`local`, `ray`, `slurm`",
+        "Where trainings run; as `lossbench run --on` (cluster.md). Default: `local`.",
+    ),
+    Variable("RAY_ADDRESS", "`host:port`, `auto`", "The Ray cluster; Ray reads it, too."),
+    Variable(
+        "LOSSBENCH_GPU_SHARE",
+        "number above 0, up to 1",
+        "Part of a GPU that a job takes on a Ray cluster. Default: 1.",
+    ),
+    Variable(
+        "LOSSBENCH_SLURM",
+        "file",
+        "Options for Slurm. Default: `slurm.yaml` in the study, where there is one (cluster.md).",
+    ),
+    Variable(
         "LOSSBENCH_MEMORY",
         "whole number of MiB",
         "What training data may take in memory before they are read in portions. Default: half of the free.",
@@ -86,6 +102,7 @@ VARIABLES = (
     ),
     Variable("LOSSBENCH_DRIVER", "", "A worker is told whose it is.", internal=True),
     Variable("LOSSBENCH_PROGRESS_LINES", "", "Progress in lines, as into a log file.", internal=True),
+    Variable("LOSSBENCH_TEST_NETWORK", "", "Tests run in a network of their own.", internal=True),
     Variable("LOSSBENCH_PROBE", "", "Where a benchmark's probe writes.", internal=True),
     Variable("LOSSBENCH_CLOCK_BACK_AT", "", "When a fault benchmark turns the clock back.", internal=True),
 )

@@ -185,12 +185,15 @@ UNFINISHED = Layout(
 """Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(
     {"arm.json": frozenset({"arm", "experiment", "seeds"})},
-    re.compile(r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"),
+    re.compile(
+        r"arm\.json|history\.csv|seed-\d+\.(safetensors|json)"
+        r"|budget-[\d.e-]+/seed-\d+\.safetensors|budget-[\d.e-]+"
+    ),
 )
 EVALUATION = Layout(
     {"gallery.json": frozenset()},
     re.compile(
-        r"(scores|per_class|confusion|reliability|calibration|floors)\.csv|statistics\.json|gallery\.(json|npz)"
+        r"(scores|per_class|confusion|reliability|calibration|floors|budgets)\.csv|statistics\.json|gallery\.(json|npz)"
         r"|statistics(/[A-Za-z0-9_-]+\.npy)?"
     ),
 )
@@ -200,8 +203,10 @@ PRIVATE = Layout(
     {},
     re.compile(
         r"(store|fresh-\w+)(/checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?"
-        r"|/[a-z]+(/[0-9a-f]{2}(/[0-9a-f]{64}(/(\.?[0-9a-f]{64}|\.?entry\.json)(\.[\w.-]+\.part)?)?)?)?)?"
+        r"|/[a-z]+(/[0-9a-f]{2}(/[0-9a-f]{64}(/(\.?[0-9a-f]{64}|\.?entry\.json)(\.[\w.-]+\.part)?)?)?)?"
+        r"|/\.?store\.json(\.[\w.-]+\.part)?)?"
         r"|\.?closures\.json(\.[\w.-]+\.part)?"
+        r"|checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?|slurm(/[\w-]+(/[\w.-]+)?)?"
         r"|scripts(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"

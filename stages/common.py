@@ -12,6 +12,7 @@ from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
     from lossbench.execution.fill import Filling
+    from lossbench.execution.sites import Site
     from lossbench.store import Store
 
 ATTEMPTS = 3
@@ -40,6 +41,7 @@ def run_stage(
 def from_store(
     params: Params,
     store: "Store",
+    place: "Site",
     add: Callable[["Filling"], None],
     collect: Callable[[], None],
     label: str,
@@ -50,6 +52,7 @@ def from_store(
     Args:
         params: of the study.
         store: that is filled.
+        place: where what it lacks is computed.
         add: adds the flows that compute what is wanted.
         collect: writes the outs.
         label: of the progress bar.
@@ -61,7 +64,7 @@ def from_store(
     from lossbench.training.interruption import ending_on_sigterm
 
     for attempt in range(ATTEMPTS):
-        filling = Filling(lambda: _executor(params, before), _watch(params, store, label))
+        filling = Filling(lambda: _executor(place, before), _watch(params, store, label))
         add(filling)
         with ending_on_sigterm():
             filling.run()
@@ -75,11 +78,9 @@ def from_store(
             return
 
 
-def _executor(params: Params, before: Callable[[], None]) -> Any:
-    from lossbench.execution.local import LocalExecutor, worker_count
-
+def _executor(place: "Site", before: Callable[[], None]) -> Any:
     before()
-    return LocalExecutor(params.compute, worker_count(params.compute))
+    return place.executor()
 
 
 def _watch(params: Params, store: "Store", label: str) -> Any:

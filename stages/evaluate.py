@@ -9,9 +9,9 @@ from stages.common import from_store, run_stage
 def main(params: Params, experiment: str) -> None:
     """Read models/<experiment>, write reports/evaluation/<experiment>."""
     from lossbench.data.dataset import DatasetInfo
-    from lossbench.execution.collect import collect_evaluation, weights_in_models
+    from lossbench.execution.collect import budgets_of, collect_evaluation, weights_in_models
     from lossbench.execution.fill import Experiment
-    from lossbench.execution.local import where
+    from lossbench.execution.sites import site
     from lossbench.outs import Outs
     from lossbench.store import opened
 
@@ -19,12 +19,16 @@ def main(params: Params, experiment: str) -> None:
     with opened(outs.home) as store:
         made = Experiment(params, experiment, outs.study)
         weights = weights_in_models(params, experiment, outs)
+        budgets = {arm: budgets_of(params, arm, outs) for arm in params.arms_of(experiment)}
         classes = DatasetInfo.read(outs.data(params.experiments[experiment].dataset)).classes
-        place = where(params, outs, store)
+        place = site(params, outs, store)
         from_store(
             params,
             store,
-            lambda filling: filling.add(experiment, lambda: made.flow(store, place, weights)),
+            place,
+            lambda filling: filling.add(
+                experiment, lambda: made.flow(store, place.where(), weights, budgets)
+            ),
             lambda: collect_evaluation(made, weights, classes, store, outs),
             label=f"evaluate {experiment}",
         )

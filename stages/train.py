@@ -11,18 +11,19 @@ def main(params: Params, arm: str) -> None:
     """Read data/<dataset>, write models/<experiment>/<arm> and reports/tuning/<arm>.json."""
     from lossbench.execution.collect import collect_arm
     from lossbench.execution.fill import Arm, arm_flow
-    from lossbench.execution.local import where
+    from lossbench.execution.sites import site
     from lossbench.outs import Outs
     from lossbench.store import opened
 
     outs = Outs(Path.cwd())
     with opened(outs.home) as store:
         made = Arm(params, arm, outs.study)
-        place = where(params, outs, store)
+        place = site(params, outs, store)
         from_store(
             params,
             store,
-            lambda filling: filling.add(arm, lambda: arm_flow(made, store, place, scores=False)),
+            place,
+            lambda filling: filling.add(arm, lambda: arm_flow(made, store, place.where(), scores=False)),
             lambda: collect_arm(made, store, outs),
             label=f"train {arm}",
             before=lambda: _try(params),

@@ -16,6 +16,8 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 from server_cases import Server
 
+from lossbench.execution.declared import ensure_looks
+
 ROOT = Path(__file__).parent.parent
 
 # Forked workers need a parent whose thread pool was never used; two test processes share two cores.
@@ -117,6 +119,7 @@ def write_params(folder: Path, content: dict[str, Any]) -> None:
     yaml.default_flow_style = False
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
+    ensure_looks(folder)
 
 
 def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ def checkout(folder: Path, source: Path = ROOT) -> Path:
     """A checkout of the code in ``source`` with the tiny params, as a DVC repository."""
     for name in ("lossbench", "stages", "plugins"):
         shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
+    for name in ("dvc.yaml", "looks.yaml", "requirements.lock", ".dvcignore"):
         shutil.copy(source / name, folder / name)
     write_params(folder, tiny_params())
     assert dvc(folder, "init", "--no-scm", "-q").returncode == 0

@@ -104,6 +104,7 @@ def test_the_image_brings_its_code_to_the_volume_and_leaves_what_is_the_study_s(
         "Makefile",
         "dvc.yaml",
         "params.yaml",
+        "looks.yaml",
         "lossbench/cli.py",
         "stages/check.py",
         ".dvc/config",

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,7 @@ def test_a_population_that_lacks_a_member_is_trained_whole_to_the_same_bytes(tmp
     arm = Arm(params, "digits-focal", root)
     found, _ = arm.found(store)
     assert found is not None
-    store.drop(TRAIN, arm.replicates(found["best"]).keys[1])
+    store.drop(TRAIN, arm.replicates(found).keys[1])
     assert filled(root).trained == ["digits-focal 0", "digits-focal 1"]
     assert written(root) == before
     shutil.rmtree(root / ".lossbench")
@@ -196,16 +195,19 @@ def test_a_signal_to_the_group_ends_a_stage_without_a_traceback(number: signal.S
             [sys.executable, "-m", "stages.train", "digits-focal"], cwd=own, process_group=0,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
         )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not any(one.read_text().count('"epoch"') > 4 for one in own.glob(".lossbench/journal/**/*.jsonl")):
-        assert time.monotonic() < deadline, (own / "log").read_text()
-        time.sleep(0.2)
-    os.killpg(child.pid, number)
     try:
+        deadline = time.monotonic() + 120
+        while not any(
+            one.read_text().count('"epoch"') > 4 for one in own.glob(".lossbench/journal/**/*.jsonl")
+        ):
+            assert time.monotonic() < deadline, (own / "log").read_text()
+            time.sleep(0.2)
+        os.killpg(child.pid, number)
         assert child.wait(timeout=30) == 128 + number
-    finally:  # it would train for hours beside all other tests
-        with suppress(ProcessLookupError):
+    finally:  # else it would train on beside all other tests
+        if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     assert "Traceback" not in (own / "log").read_text()
     assert len(list((own / ".lossbench/store/checkpoints").glob("*.pt"))) >= 1
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from conftest import tiny_params, write_params
 from lossbench.params import load_params
 from lossbench.reporting import write_report
 from lossbench.reporting.gallery import image_address, mask_address
+from lossbench.reporting.in_a_line import _looked_at
 from lossbench.reporting.page import _script_json
 
 FILES = (
@@ -287,6 +289,26 @@ def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: 
     twin = (study / ".lossbench/report/index.html").read_text()
     assert "× 1.5 the time of cross_entropy" in twin
     assert "the time of" not in (study / "reports/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("looks", "seeds", "answered", "said"),
+    [
+        ((4, 8), 4, False, ["`lossbench look --study studies/a`: the next declared look is at 8 seeds"]),
+        ((4, 8), 4, True, ["`lossbench look --study studies/a`: the next declared look is at 8 seeds"]),
+        ((4, 8), 8, False, ["all declared looks are taken: it stays undecided at 8 seeds"]),
+        ((4, 8), 8, True, []),
+        ((), 8, False, ["declare `comparison.looks` and seeds that nobody has looked at"]),
+        ((), 8, True, []),
+    ],
+)
+def test_what_is_undecided_is_looked_at_where_looks_are_declared(
+    looks: tuple[int, ...], seeds: int, answered: bool, said: list[str]
+) -> None:
+    params = SimpleNamespace(comparison=SimpleNamespace(looks=looks))
+    undecided = [SimpleNamespace(contrast=SimpleNamespace(n=seeds))]
+    told = list(_looked_at(params, "studies/a", undecided, answered))  # type: ignore[arg-type]  # what it asks
+    assert [one[: len(start)] for one, start in zip(told, said, strict=True)] == said
 
 
 def test_the_deciding_metric_is_the_first_and_marked_and_floors_stand_in_table_and_plots(study: Path) -> None:

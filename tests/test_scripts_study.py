@@ -15,7 +15,7 @@ from test_scripts import FAMILY, ended
 
 from lossbench.checking import check
 from lossbench.errors import GateError, UserError
-from lossbench.execution.collect import collect_evaluation, weights_in_models
+from lossbench.execution.collect import budgets_of, collect_evaluation, weights_in_models
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow
 from lossbench.execution.inline import InlineExecutor
 from lossbench.execution.local import LocalExecutor, where
@@ -220,7 +220,7 @@ def test_a_run_that_fails_is_one_sentence_and_the_rest_goes_on(own: Path, body: 
     assert told.count(said) == 1
     assert "the training of 'own-fine' with seed 0" in told
     params, store = load_params(own / "params.yaml"), Store(str(own / ".lossbench/store"))
-    kept = {name: Arm(params, name, own).replicates({}).keys for name in params.arms}
+    kept = {name: Arm(params, name, own).replicates({"best": {}}).keys for name in params.arms}
     there = {name: [store.get("replicates", key) is not None for key in keys] for name, keys in kept.items()}
     assert there == {"own-plain": [True, True], "own-fine": [False, True]}
     folder = Path(told.rpartition("(its folder: ")[2].partition(")")[0])
@@ -278,7 +278,8 @@ def test_scores_come_from_models_where_the_store_is_gone(own: Path) -> None:
     store, made = Store(str(outs.home / "store")), Experiment(params, "own", own)
     filling = Filling(InlineExecutor)
     weights = weights_in_models(params, "own", outs)
-    filling.add("own", lambda: made.flow(store, where(params, outs, store), weights))
+    budgets = {arm: budgets_of(params, arm, outs) for arm in weights}
+    filling.add("own", lambda: made.flow(store, where(params, outs, store), weights, budgets))
     filling.run()
     collect_evaluation(made, weights, [], store, outs)
     assert (own / "reports/evaluation/own/scores.csv").read_bytes() == before

@@ -11,8 +11,8 @@ from scipy import stats
 
 from lossbench.errors import UserError
 from lossbench.statistics import Plan, Record, Rules, Verdict, nominal_levels, progress, seeds_of_arms
-from lossbench.statistics.looks import spending
 from lossbench.statistics.looks_file import read_looks, write_looks
+from lossbench.statistics.record import spending
 
 PLAN = Plan(seeds=tuple(range(10, 42)), looks=(8, 12, 16, 24, 32))
 RULES = Rules(margin=0.01)

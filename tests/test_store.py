@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossbench.backing import Folder
 from lossbench.errors import GateError, UserError
-from lossbench.store import DamagedError, Folder, Store, opened
+from lossbench.store import DamagedError, Store, opened
 
 ADDRESSES = ["folder", "memory://lossbench-test"]
 
@@ -114,7 +115,7 @@ def test_an_address_that_nobody_knows_is_refused_without_its_password() -> None:
 def test_a_folder_shows_no_unfinished_files(tmp_path: Path) -> None:
     (tmp_path / ".half.part").touch()
     (tmp_path / "whole").touch()
-    assert Folder(tmp_path).list("") == ["whole"]
+    assert [one.path for one in Folder(tmp_path).files()] == ["whole"]
 
 
 @pytest.mark.parametrize("address", ["memory://anywhere", "FILE"])

@@ -12,6 +12,23 @@ def study_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
 
 
+def site_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says where is trained, and how much at a time."""
+    parser.add_argument("--jobs", help="trainings side by side (default: what processors and memory allow)")
+    parser.add_argument(
+        "--on",
+        choices=["local", "ray", "slurm"],
+        help="where to train: here, on the Ray cluster at RAY_ADDRESS, or by Slurm (default: "
+        "LOSSBENCH_EXECUTOR, or here)",
+    )
+
+
+def choose_site(chosen: argparse.Namespace) -> None:
+    """Have stages that DVC runs train where ``--on`` says, too."""
+    if chosen.on is not None:
+        os.environ["LOSSBENCH_EXECUTOR"] = chosen.on
+
+
 def folder_arguments(parser: argparse.ArgumentParser, told: str) -> None:
     """Add ``--study`` and a folder elsewhere, of which ``told`` says more."""
     study_argument(parser)

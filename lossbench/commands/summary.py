@@ -36,6 +36,8 @@ def summarise() -> None:
         cost = cost_said(line["arms"], line["baseline"], read_seconds(list(params.arms), home_of(Path.cwd())))
         costs = f"; {cost} of {params.arms[line['baseline']].loss}" if cost else ""
         print(f"{name}: {line['answer']}{costs}. Next: {line['next'].replace('`', '')}.")
+    for name, look in verdicts.get("looks", {}).items():
+        print(f"{name} stands at {look['said']}.")
     for one in verdicts["hypotheses"]:
         print(f"Claim: {one['claim'] or one['name']} → {one['answer']}")
     # As it is called here: with DVC's `cache.type symlink` the file itself has a hash for a name.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.dataset import Dataset, Split
+from lossbench.evaluation.thresholds import GRID, SUFFIX, Counts, applies, best_threshold
 from lossbench.recipe import Compute, Network
 from lossbench.statistics.calibration import Calibration, calibrate
 from lossbench.tasks.base import GAP, Scores, Task
@@ -29,6 +30,7 @@ class Scored:
         calibration: of its probabilities, where the task has any.
         decisions: (N, ...) what it made of each test sample; empty where nobody is shown them.
         texts: what it generated, where the task generates.
+        threshold: chosen on validation data, where the task has one.
 
     """
 
@@ -37,6 +39,7 @@ class Scored:
     calibration: Calibration | None
     decisions: Array
     texts: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 def score_replicate(
@@ -73,7 +76,13 @@ def score_replicate(
             fitted_on = predictor.digests(validation)[0]
             predictor.task = task = task.adapted(fitted_on, np.asarray(validation.targets))
         of_test = Positions(task, test) if task.calibrated else None
-        look = of_test.look if of_test else lambda *_: None
+        counts = Counts(task, test.targets) if applies(task, metric) else None
+        looks = [one.look for one in (of_test, counts) if one is not None]
+
+        def look(which: slice, outputs: Tensor) -> None:
+            for one in looks:
+                one(which, outputs)
+
         digests, finite = predictor.digests(test, look=look, deciding=write)
         if not finite:
             digests = task.majority_digests(targets)
@@ -84,9 +93,12 @@ def score_replicate(
         sign = 1 if task.direction(metric).higher_is_better else -1
         scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
         calibration = _calibration(predictor, data.split("validation"), of_test) if of_test else None
+        threshold = None
+        if counts is not None:
+            threshold, scores.metrics[metric + SUFFIX] = _at_threshold(predictor, data, counts, metric)
         texts = tuple(task.generate(predictor.forward, seed)) if write else ()
     decisions = task.decide(digests) if write else nothing
-    return Scored(True, scores, calibration, decisions, texts)
+    return Scored(True, scores, calibration, decisions, texts, threshold)
 
 
 def _training_score(task: Task, metric: str, predictor: Predictor, train: Split, most: int) -> float:
@@ -94,6 +106,16 @@ def _training_score(task: Task, metric: str, predictor: Predictor, train: Split,
     rows = _spread(len(train), most)
     digests = predictor.digests(train, rows, deciding=False)[0]
     return task.score(digests, np.asarray(train.targets[rows])).metrics[metric]
+
+
+def _at_threshold(predictor: Predictor, data: Dataset, of_test: Counts, metric: str) -> tuple[float, float]:
+    """Choose the threshold on validation data; returns it, and what the test split scores there."""
+    held_out = data.split("validation")
+    validation = Counts(predictor.task, held_out.targets)
+    for which, _, outputs in predictor.batches(held_out.inputs):
+        validation.look(which, outputs)
+    best = best_threshold(validation, metric)
+    return float(GRID[best]), float(of_test.scores(metric)[best])
 
 
 def _calibration(predictor: Predictor, validation: Split, of_test: "Positions") -> Calibration:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import GateError
-from lossbench.execution.fill import Arm, Experiment
+from lossbench.execution.declared import seeds_of, seeds_told
+from lossbench.execution.fill import Arm, Experiment, Weights
 from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN
 from lossbench.execution.scripted import floors_of, out_file
 from lossbench.outs import Outs
@@ -40,7 +41,7 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # which may be linked to DVC's cache
     report.write_text(json.dumps({"arm": arm.name, **found}, indent=1) + "\n", encoding="utf-8")
-    wanted = arm.replicates(found["best"])
+    wanted = arm.replicates(found)
     entries = {
         member.seed: _there(store, TRAIN, key)
         for member, key in zip(wanted.members, wanted.keys, strict=True)
@@ -52,8 +53,44 @@ def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:
         name = out_file(arm.params, arm.experiment, seed)
         (folder / name).write_bytes(_file(store, TRAIN, entry, arm.kept))
     _write_history(folder / "history.csv", entries)
-    text = json.dumps(_described(arm, entries), indent=1)
+    smaller = {
+        share: {
+            member.seed: _there(store, TRAIN, key) for member, key in zip(one.members, one.keys, strict=True)
+        }
+        for share, one in arm.budgets(found).items()
+    }
+    for share, of_budget in smaller.items():
+        (folder / budget_name(share)).mkdir()
+        for seed, entry in of_budget.items():
+            file = folder / budget_name(share) / out_file(arm.params, arm.experiment, seed)
+            file.write_bytes(_file(store, TRAIN, entry, arm.kept))
+    described = _described(arm, entries)
+    if smaller:
+        described["budgets"] = [_budget(arm, share, of_budget) for share, of_budget in smaller.items()]
+    text = json.dumps(described, indent=1)
     (folder / "arm.json").write_text(text + "\n", encoding="utf-8")
+
+
+def budget_name(share: float) -> str:
+    """Name the folder of an arm's weights at a smaller budget."""
+    return f"budget-{share:g}"
+
+
+def _budget(arm: Arm, share: float, entries: Mapping[int, Entry]) -> dict[str, Any]:
+    """Say of a smaller budget how long it was trained, and how its trainings ended."""
+    return {
+        "share": share,
+        "epochs": arm.params.experiments[arm.experiment].recipe.epochs_at(share),
+        "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
+        "last_losses": [_last_loss(entry) for entry in entries.values()],
+    }
+
+
+def _last_loss(entry: Entry) -> float | None:
+    """Return a replicate's last training loss; None where it is not finite."""
+    rows = entry.content["history"]
+    last = [value for _, split, metric, value in rows if (split, metric) == ("train", "loss")][-1]
+    return last if last is not None and math.isfinite(last) else None
 
 
 def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
@@ -83,9 +120,7 @@ def _write_history(file: Path, entries: Mapping[int, Entry]) -> None:
             rows.writerows([seed, *one] for one in entry.content["history"])
 
 
-def weights_in_models(
-    params: Params, experiment: str, outs: Outs
-) -> dict[str, dict[int, tuple[str, str | Path]]]:
+def weights_in_models(params: Params, experiment: str, outs: Outs) -> dict[str, dict[int, Weights]]:
     """Find the weights that ``models/`` holds: arm → seed → SHA-256 and file.
 
     Raises:
@@ -95,17 +130,34 @@ def weights_in_models(
     return {arm: weights_of(params, arm, outs) for arm in params.arms_of(experiment)}
 
 
-def weights_of(params: Params, arm: str, outs: Outs) -> dict[int, tuple[str, str | Path]]:
-    """Find an arm's weights in ``models/``: seed → SHA-256 and file.
+def budgets_of(params: Params, arm: str, outs: Outs) -> dict[tuple[float, int], Weights]:
+    """Find an arm's weights at smaller budgets in ``models/``: (share, seed) → SHA-256 and file.
 
     Raises:
         GateError: if one is not there.
 
     """
-    folder = outs.arm(params.arms[arm].experiment, arm).resolve()
-    made: dict[int, tuple[str, str | Path]] = {}
-    for seed in params.seeds:
-        file = folder / out_file(params, params.arms[arm].experiment, seed)
+    experiment = params.arms[arm].experiment
+    shares = [share for share in params.experiments[experiment].recipe.budgets if share != 1]
+    return {
+        (share, seed): one
+        for share in shares
+        for seed, one in weights_of(params, arm, outs, budget_name(share)).items()
+    }
+
+
+def weights_of(params: Params, arm: str, outs: Outs, inside: str = "") -> dict[int, Weights]:
+    """Find an arm's weights in ``models/``, or in a folder inside: seed → SHA-256 and file.
+
+    Raises:
+        GateError: if one is not there.
+
+    """
+    experiment = params.arms[arm].experiment
+    folder = (outs.arm(experiment, arm) / inside).resolve()
+    made: dict[int, Weights] = {}
+    for seed in seeds_of(params, outs.study)[arm]:
+        file = folder / out_file(params, experiment, seed)
         if not file.is_file():
             raise GateError(f"{file}: no such file; `dvc pull` fetches it, `dvc repro train@{arm}` makes it")
         made[seed] = (hashlib.sha256(file.read_bytes()).hexdigest(), file)
@@ -114,7 +166,7 @@ def weights_of(params: Params, arm: str, outs: Outs) -> dict[int, tuple[str, str
 
 def collect_evaluation(
     experiment: Experiment,
-    weights: Mapping[str, Mapping[int, tuple[str, str | Path]]],
+    weights: Mapping[str, Mapping[int, Weights]],
     classes: Sequence[str],
     store: Store,
     outs: Outs,
@@ -140,7 +192,7 @@ def collect_evaluation(
     scored = {
         (name, seed): _there(store, SCORES, arm.identity.scores(weights[name][seed][0]))
         for name, arm in experiment.arms.items()
-        for seed in params.seeds
+        for seed in arm.seeds
     }
     make_room(out, EVALUATION)
     out.mkdir(parents=True)
@@ -150,6 +202,7 @@ def collect_evaluation(
     }
     for file, rows in _tables(params, scored, diverged, classes).items():
         write_rows(out / f"{file}.csv", rows)
+    write_rows(out / "budgets.csv", _budget_rows(experiment, store, outs))
     scripted = isinstance(params.experiments[experiment.name], ScriptExperiment)
     if scripted:
         floors = floors_of([entry.content for entry in scored.values()])
@@ -169,10 +222,11 @@ def collect_evaluation(
         for name in experiment.arms:
             of_arm = [
                 read_array(_file(store, SCORES, scored[name, seed], "statistics.npy"))
-                for seed in params.seeds
+                for seed in experiment.arms[name].seeds
             ]
             np.save(out / "statistics" / f"{name}.npy", np.stack(of_arm))
-        described = {"metric": params.experiments[experiment.name].metric, "seeds": list(params.seeds)}
+        metric = params.experiments[experiment.name].metric
+        described = {"metric": metric, "seeds": seeds_told(params, outs.study, experiment.name)}
         (out / "statistics.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
     if scripted:
         (out / "gallery.json").write_text(json.dumps(NOTHING_SHOWN) + "\n", encoding="utf-8")
@@ -206,6 +260,23 @@ NOTHING_SHOWN: Mapping[str, Any] = {"index": [], "arms": [], "texts": {}, "share
 Rows = list[dict[str, Any]]
 
 
+def _budget_rows(experiment: Experiment, store: Store, outs: Outs) -> Rows:
+    """Scores at smaller budgets."""
+    params, rows = experiment.params, []
+    for name, arm in experiment.arms.items():
+        described = json.loads((outs.arm(experiment.name, name) / "arm.json").read_bytes())
+        diverged = {one["share"]: one["diverged"] for one in described.get("budgets", ())}
+        for (share, seed), (weights, _) in budgets_of(params, name, outs).items():
+            content = _there(store, SCORES, arm.identity.scores(weights)).content
+            failed = not content["finite"] or seed in diverged[share]
+            rows += [
+                {"arm": name, "loss": params.arms[name].loss, "seed": seed, "share": share}
+                | {"metric": metric, "value": value, "diverged": failed}
+                for metric, value in content["metrics"].items()
+            ]
+    return rows
+
+
 def _tables(
     params: Params,
     scored: Mapping[tuple[str, int], Entry],
@@ -221,7 +292,9 @@ def _tables(
         if calibration is not None:
             values |= calibration["metrics"]
             tables["reliability"] += [{**who, **row} for row in calibration["reliability"]]
-            tables["calibration"].append({**who, **calibration["link"]})
+            threshold = content["threshold"]
+            chosen = {} if threshold is None else {"threshold": threshold}
+            tables["calibration"].append({**who, **calibration["link"], **chosen})
         failed = not content["finite"] or seed in diverged[arm]
         tables["scores"] += [
             {"arm": arm, "loss": params.arms[arm].loss, "seed": seed}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import GateError, UserError
+from lossbench.execution.declared import plan_of, seeds_of
 from lossbench.execution.jobs import (
     FLOORS,
     GALLERY,
@@ -28,12 +29,12 @@ from lossbench.execution.jobs import (
     Where,
 )
 from lossbench.execution.scripted import identity_of, kept_file, monitor_of
-from lossbench.execution.scripted import last_score as script_score
+from lossbench.execution.scripted import outcome as script_outcome
 from lossbench.params import Params, ScriptExperiment
 from lossbench.recipe import Recipe
 from lossbench.store import Entry, Store, hashed
 from lossbench.training.member import Member, populations
-from lossbench.tuning.search import chosen, last_score, tuning_members
+from lossbench.tuning.search import Outcome, chosen, outcome, point_of, tuning_members
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,36 @@ class Arm:
         """Name of the file that a replicate's training leaves."""
         self.loss = params.losses[params.arms[name].loss]
         self.tuning = params.tuning_of(self.experiment)
+        self.recipe = params.experiments[self.experiment].recipe.at(1)
+        self.seeds = seeds_of(params, study)[name]
 
     @cached_property
     def trials(self) -> Wanted:
         """The search."""
-        recipe = self.params.experiments[self.experiment].recipe
+        recipe = self.recipe
         if self.tuning.epochs is not None:
             recipe = recipe.model_copy(update={"epochs": self.tuning.epochs})
-        return self._wanted(recipe, tuning_members(self.tuning, self.loss))
+        members = tuning_members(self.tuning, self.loss, self.seeds)
+        searches = len(self.seeds) if self.tuning.scope == "replicate" else 1
+        return self._wanted(recipe, members, [at * searches // len(members) for at in range(len(members))])
 
-    def replicates(self, best: dict[str, Any]) -> Wanted:
-        """The replicates, trained with what the search found."""
-        recipe = self.params.experiments[self.experiment].recipe
-        return self._wanted(recipe, [Member(seed, **best) for seed in self.params.seeds])
+    def replicates(self, found: Mapping[str, Any]) -> Wanted:
+        """The replicates, trained with what the search found (its report)."""
+        return self._wanted(self.recipe, self._members(found), self._looks())
+
+    def budgets(self, found: Mapping[str, Any]) -> dict[float, Wanted]:
+        """The same replicates at each smaller budget."""
+        declared = self.params.experiments[self.experiment].recipe
+        members = self._members(found)
+        apart = self._looks()
+        return {
+            share: self._wanted(declared.at(share), members, apart)
+            for share in declared.budgets
+            if share != 1
+        }
+
+    def _members(self, found: Mapping[str, Any]) -> list[Member]:
+        return [Member(seed, **point_of(found, seed)) for seed in self.seeds]
 
     def found(self, store: Store) -> tuple[dict[str, Any] | None, list[Entry | None]]:
         """Return what the search found, if all its trials are in the store; and the trials."""
@@ -79,21 +97,32 @@ class Arm:
         there = [entry.content for entry in entries if entry is not None]
         if len(there) < len(entries):
             return None, entries
-        monitor, scores = self._judged(there)
-        return chosen(self.tuning, self.loss, monitor, scores), entries
+        monitor, outcomes = self._judged(there)
+        return chosen(self.tuning, self.loss, monitor, outcomes, self.seeds), entries
 
-    def _judged(self, trials: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[float]]:
+    def _judged(self, trials: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[Outcome]]:
         """Name what the search goes by, and say what each trial reached, the higher the better."""
         experiment = self.params.experiments[self.experiment]
         if not trials:
             return None, []
         if isinstance(experiment, ScriptExperiment):
-            return monitor_of(experiment), [script_score(one, experiment) for one in trials]
-        return trials[0]["described"]["monitor"], [last_score(one) for one in trials]
+            return monitor_of(experiment), [script_outcome(one, experiment) for one in trials]
+        return trials[0]["described"]["monitor"], [outcome(one) for one in trials]
 
-    def _wanted(self, recipe: Recipe, members: Sequence[Member]) -> Wanted:
+    def _wanted(self, recipe: Recipe, members: Sequence[Member], apart: Sequence[int]) -> Wanted:
+        """Say who is trained; ``apart``: members with different numbers share no population.
+
+        A replicate's bits depend on its population, and so a further look, or another's search, may not
+        join it.
+        """
         stacked = self.params.compute.engine == "population" and not self.scripted
-        together = populations(self.loss, members) if stacked else [[one] for one in range(len(members))]
+        together = [[one] for one in range(len(members))]
+        if stacked:
+            divided: dict[tuple[int, int], list[int]] = {}
+            for part, numbers in enumerate(populations(self.loss, members)):
+                for number in numbers:
+                    divided.setdefault((part, apart[number]), []).append(number)
+            together = list(divided.values())
         keys: dict[int, str] = {}
         for numbers in together:
             company = [members[number] for number in numbers] if stacked else ()
@@ -102,7 +131,16 @@ class Arm:
         in_order = tuple(keys[number] for number in range(len(members)))
         return Wanted(recipe, tuple(members), in_order, tuple(tuple(numbers) for numbers in together))
 
-    def jobs(self, wanted: Wanted, missing: Iterable[str], where: Where, trial: bool) -> list[Job]:
+    def _looks(self) -> list[int]:
+        """Number, for each replicate, the look that wants it first."""
+        plan = plan_of(self.params)
+        return [
+            0 if plan is None else sum(count <= at for count in plan.looks) for at in range(len(self.seeds))
+        ]
+
+    def jobs(
+        self, wanted: Wanted, missing: Iterable[str], where: Where, trial: bool, budget: bool = False
+    ) -> list[Job]:
         """Make the jobs that compute missing members; a population that lacks one is trained whole."""
         lacking = set(missing)
         shown = frozenset(() if trial else self.params.seeds[:1])
@@ -115,8 +153,9 @@ class Arm:
                 tuple(wanted.members[number] for number in numbers),
                 tuple(wanted.keys[number] for number in numbers),
                 self.identity.scores(""),
-                trial,
+                trial or budget,
                 shown,
+                budget,
             )
             for numbers in wanted.together
             if any(wanted.keys[number] in lacking for number in numbers)
@@ -141,7 +180,7 @@ def arm_flow(arm: Arm, store: Store, where: Where, scores: bool) -> Flow:
     found, _ = arm.found(store)
     if found is None:
         raise GateError(f"the search of '{arm.name}' is no longer in the store; run the same again")
-    wanted = arm.replicates(found["best"])
+    wanted = arm.replicates(found)
     there = {key: entry for key in wanted.keys if (entry := store.get(TRAIN, key)) is not None}
     jobs = arm.jobs(wanted, [key for key in wanted.keys if key not in there], where, trial=False)
     if scores:
@@ -149,11 +188,26 @@ def arm_flow(arm: Arm, store: Store, where: Where, scores: bool) -> Flow:
         for member, key in zip(wanted.members, wanted.keys, strict=True):
             if key not in computed:
                 jobs += score_jobs(arm, store, where, member.seed, there[key].files[arm.kept], key)
+    smaller = arm.budgets(found)
+    for part in smaller.values():
+        jobs += arm.jobs(part, _missing(store, part.keys), where, trial=False, budget=True)
     yield jobs
+    if scores and smaller:
+        yield [
+            job
+            for (_, seed), (digest, key) in budgets_in_store(arm, store).items()
+            for job in score_jobs(arm, store, where, seed, digest, key, shown=False)
+        ]
 
 
 def score_jobs(
-    arm: Arm, store: Store, where: Where, seed: int, weights: str, source: str | Path
+    arm: Arm,
+    store: Store,
+    where: Where,
+    seed: int,
+    weights: str,
+    source: str | Path,
+    shown: bool | None = None,
 ) -> list[Job]:
     """Make the job that scores a replicate, if its scores are missing.
 
@@ -164,14 +218,20 @@ def score_jobs(
         seed: of the replicate.
         weights: their SHA-256.
         source: key of its entry in the store, or a file.
+        shown: whether it is shown; of itself the first replicate is.
 
     """
-    shown = seed == arm.params.seeds[0] and not arm.scripted
+    if shown is None:
+        shown = seed == arm.params.seeds[0] and not arm.scripted  # who keeps to itself what it decides
     key = arm.identity.scores(weights)
     lacking = store.get(SCORES, key) is None
     if shown:
         lacking = lacking or store.get(SHOWN, arm.identity.shown(weights)) is None
     return [Score(where, arm.params, arm.name, seed, source, key, shown)] if lacking else []
+
+
+Weights = tuple[str, str | Path]
+"""SHA-256 of a replicate's weights, and where they are: a key of the store, or a file."""
 
 
 class Experiment:
@@ -192,13 +252,20 @@ class Experiment:
         first = next(iter(self.arms.values())).identity
         return hashed([first.task, "gallery", self.params.seeds[0], [list(one) for one in shown]])
 
-    def flow(self, store: Store, where: Where, weights: dict[str, dict[int, tuple[str, str | Path]]]) -> Flow:
+    def flow(
+        self,
+        store: Store,
+        where: Where,
+        weights: dict[str, dict[int, Weights]],
+        budgets: Mapping[str, Mapping[tuple[float, int], Weights]],
+    ) -> Flow:
         """Score what is not scored, then choose what is shown.
 
         Args:
             store: what is there.
             where: for the jobs.
             weights: arm → seed → the weights' SHA-256, and where they are.
+            budgets: arm → (share, seed) → the same, of the smaller budgets.
 
         """
         wave: list[Job] = []
@@ -208,6 +275,8 @@ class Experiment:
         for name, arm in self.arms.items():
             for seed, (digest, source) in weights[name].items():
                 wave += score_jobs(arm, store, where, seed, digest, source)
+            for (_, seed), (digest, source) in budgets[name].items():
+                wave += score_jobs(arm, store, where, seed, digest, source, shown=False)
         yield wave
         if scripted:  # it keeps to itself what it decides
             return
@@ -218,11 +287,28 @@ class Experiment:
             yield [Gallery(where, self.params, self.name, first, shown, key)]
 
 
-def weights_in_store(arm: Arm, store: Store) -> dict[int, tuple[str, str | Path]]:
+def weights_in_store(arm: Arm, store: Store) -> dict[int, Weights]:
     """Find an arm's weights: seed → SHA-256 and key, of replicates that are all there."""
     found, _ = arm.found(store)
-    wanted = arm.replicates((found or {})["best"])
-    made: dict[int, tuple[str, str | Path]] = {}
+    if found is None:
+        raise GateError(f"the search of '{arm.name}' is no longer in the store; run the same again")
+    return _weights(arm, arm.replicates(found), store)
+
+
+def budgets_in_store(arm: Arm, store: Store) -> dict[tuple[float, int], Weights]:
+    """Find an arm's weights at its smaller budgets: (share, seed) → SHA-256 and key."""
+    found, _ = arm.found(store)
+    if found is None:
+        raise GateError(f"the search of '{arm.name}' is no longer in the store; run the same again")
+    return {
+        (share, seed): one
+        for share, wanted in arm.budgets(found).items()
+        for seed, one in _weights(arm, wanted, store).items()
+    }
+
+
+def _weights(arm: Arm, wanted: Wanted, store: Store) -> dict[int, Weights]:
+    made: dict[int, Weights] = {}
     for member, key in zip(wanted.members, wanted.keys, strict=True):
         entry = store.get(TRAIN, key)
         if entry is None:

@@ -68,7 +68,10 @@ class Identity:
     def training(self, member: Member, recipe: Recipe, company: Sequence[Member] = ()) -> str:
         """Key of one replicate; ``company`` are the members of its population, for bits depend on it."""
         own = [member.own, *(one.own for one in company)]
-        return hashed([self._shared, recipe.model_dump(mode="json"), own])
+        content = [self._shared, recipe.model_dump(mode="json"), own]
+        if self.experiment.metric != task_names.MONITORS.get(self.experiment.task.name):
+            content.append(self.experiment.metric)  # it may choose the epoch, and the point of a search
+        return hashed(content)
 
     def described(self, recipe: Recipe) -> dict[str, Any]:
         """Say what a replicate's key was made of."""

@@ -49,7 +49,9 @@ class Train:
     scoring: str = ""
     """The driver's key of the scores of no weights: what scores the replicates is its code too."""
     trial: bool = False
+    """Whether it is no replicate to be recorded: a point of a search, or a smaller budget."""
     shown: frozenset[int] = field(default_factory=frozenset)
+    budget: bool = False
 
     @property
     def group(self) -> str:
@@ -60,7 +62,8 @@ class Train:
     def label(self) -> str:
         """What it is, for a person."""
         seeds = ", ".join(str(one.seed) for one in self.members)
-        return f"{'tuning' if self.trial else 'training'} of '{self.arm}' with seed {seeds}"
+        what = f"training for {self.recipe.epochs} epochs" if self.budget else "training"
+        return f"{'tuning' if self.trial and not self.budget else what} of '{self.arm}' with seed {seeds}"
 
     @property
     def epochs(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from lossbench.closure import Closure, closure, versions_of
 from lossbench.data import sources
 from lossbench.data.sources import names as source_names
+from lossbench.execution.declared import seeds_of, seeds_told
 from lossbench.execution.identity import module_of, user_code, versions
 from lossbench.execution.scripted import identity_of
 from lossbench.outs import Outs
@@ -40,9 +41,12 @@ def lineage(params: Params, study: Path) -> dict[str, dict[str, Any]]:
         module = module_of(dataset.source, sources, source_names.MODULES)
         made[f"datasets/{name}.json"] = _code(closure([FETCH, module], user), packages=True)
     made["validation.json"] = _code(closure([VALIDATE], user), packages=True)
+    seeds = seeds_of(params, study)
     identities = {name: identity_of(params, name, study) for name in params.arms}
     for name, one in identities.items():
         made[f"arms/{name}.json"] = {**_code(one.code), "versions": versions(one.code)}
+        if params.comparison.looks:  # without, DVC watches `seeds` itself
+            made[f"arms/{name}.json"]["seeds"] = list(seeds[name])
     for name in params.experiments:
         arms = {arm: params.arms[arm].loss for arm in params.arms_of(name)}
         code = identities[next(iter(arms))].scoring
@@ -50,7 +54,7 @@ def lineage(params: Params, study: Path) -> dict[str, dict[str, Any]]:
             **_code(code),
             "versions": versions(code),
             "arms": arms,
-            "seeds": list(params.seeds),
+            "seeds": seeds_told(params, study, name),
         }
     made["report.json"] = _code(closure([REPORT], user), packages=True)
     return made

@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, get_context
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from lossbench import gpus
+from lossbench.backing import absolute
 from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER, WORK
@@ -66,9 +66,8 @@ def worker_count(compute: Compute) -> int:
 
 def where(params: Params, outs: Outs, store: Store) -> Where:
     """Say to workers of this machine where the study lies."""
-    address = store.address if "://" in store.address else str(Path(store.address).resolve())
     share = sharing(params.compute, worker_count(params.compute))
-    return Where(outs.study.resolve(), outs.home.resolve(), address, share)
+    return Where(outs.study.resolve(), outs.home.resolve(), absolute(store.address), share)
 
 
 def sharing(compute: Compute, workers: int) -> int:

@@ -88,18 +88,19 @@ def _count(
     there = trials = replicates = epochs = 0
     for arm in (arms[one] for one in params.arms_of(name)):
         if f"train@{arm.name}" in done:
-            there += len(arm.trials.keys) + len(params.seeds)
+            there += len(arm.trials.keys) + len(arm.seeds)
             continue
         found, entries = arm.found(store)
         lacking = sum(entry is None for entry in entries)
         trials += lacking
         there += len(entries) - lacking
         epochs += lacking * arm.trials.recipe.epochs
-        wanted = arm.replicates(found["best"] if found else {})
-        kept = sum(store.get(TRAIN, key) is not None for key in wanted.keys) if found else 0
-        replicates += len(wanted.keys) - kept
-        there += kept
-        epochs += (len(wanted.keys) - kept) * wanted.recipe.epochs
+        known = found or {"best": {}}
+        for wanted in (arm.replicates(known), *arm.budgets(known).values()):
+            kept = sum(store.get(TRAIN, key) is not None for key in wanted.keys) if found else 0
+            replicates += len(wanted.keys) - kept
+            there += kept
+            epochs += (len(wanted.keys) - kept) * wanted.recipe.epochs
     return Planned(name, len(params.arms_of(name)), there, trials, replicates, epochs)
 
 
@@ -120,9 +121,13 @@ def of_params(params: Params) -> list[str]:
     lines = []
     for name, one in params.experiments.items():
         tuning, arms = params.tuning_of(name), len(params.arms_of(name))
-        trials = arms * tuning.trials * len(tuning.seeds)
-        replicates = arms * len(params.seeds)
-        epochs = trials * (tuning.epochs or one.recipe.epochs) + replicates * one.recipe.epochs
+        each = (params.comparison.looks or (len(params.seeds),))[0]
+        searches = each if tuning.scope == "replicate" else 1
+        trials = arms * tuning.trials * len(tuning.seeds) * searches
+        replicates = arms * each
+        lengths = [one.recipe.epochs_at(share) for share in one.recipe.budgets or (1,)]
+        epochs = trials * (tuning.epochs or one.recipe.epochs) + replicates * sum(lengths)
+        replicates *= len(lengths)
         parts = [f"{trials} trials"] * bool(trials) + [f"{replicates} replicates"]
         lines.append(f"{name}: {' and '.join(parts)} ({epochs:,} epochs)")
     return [

@@ -137,12 +137,13 @@ class ScriptIdentity(Identity):
         }
 
 
-def last_score(entry: Mapping[str, Any], experiment: ScriptExperiment) -> float:
-    """Return the monitored validation score of a trial in the store, the higher the better."""
+def outcome(entry: Mapping[str, Any], experiment: ScriptExperiment) -> tuple[float, float]:
+    """Return what a trial in the store reached, the higher the better, and its validation loss: unknown."""
     if entry["diverged"]:
-        return float("-inf")
+        return float("-inf"), float("inf")
     value = float(entry["validation"][experiment.monitor])
-    return value if experiment.task.metrics.get(experiment.monitor, "higher") == "higher" else -value
+    lower = experiment.task.metrics.get(experiment.monitor) == "lower"
+    return -value if lower else value, float("inf")
 
 
 def monitor_of(experiment: ScriptExperiment) -> str:

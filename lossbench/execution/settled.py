@@ -38,7 +38,10 @@ def settled(params: Params, arms: Mapping[str, Arm], outs: Outs, store: Store) -
 def lacks(arm: Arm, store: Store) -> bool:
     """Whether anything of an arm would have to be trained."""
     found, _ = arm.found(store)
-    return found is None or any(store.get(TRAIN, key) is None for key in arm.replicates(found["best"]).keys)
+    if found is None:
+        return True
+    wanted = [arm.replicates(found), *arm.budgets(found).values()]
+    return any(store.get(TRAIN, key) is None for one in wanted for key in one.keys)
 
 
 def _current(params: Params, arms: set[str], outs: Outs) -> set[str]:

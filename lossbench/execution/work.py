@@ -15,6 +15,7 @@ from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import Scored, score_replicate
 from lossbench.execution import scripted
+from lossbench.execution.checkpoints import checkpoint_of
 from lossbench.execution.fill import Experiment
 from lossbench.execution.identity import Identity, data_hash, use_own_code
 from lossbench.execution.jobs import (
@@ -34,14 +35,13 @@ from lossbench.execution.jobs import (
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
 from lossbench.params import Params, ScriptExperiment
-from lossbench.store import Store, hashed
+from lossbench.store import DamagedError, Entry, Store, hashed
 from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
-from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.faults import of_the_device
 from lossbench.training.fitting import train
-from lossbench.training.measure import constant_loss, seconds_per_epoch
+from lossbench.training.measure import constant_loss, seconds_per_epoch, validation_loss
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting, prepare, wants_maps
@@ -110,14 +110,17 @@ def _train(job: Train, emit: Emit) -> None:
         described["constant_loss"] = _constant(setting, job)
     for member in job.members:
         emit(("begun", member.seed, described))
-    checkpoint = Checkpoint(_checkpoints(job) / f"{hashed(keys)}.pt")
+    checkpoint = checkpoint_of(job.where, store, hashed(keys))
 
     def on_epoch(seed: int, epoch: int, values: Mapping[str, float]) -> None:
         emit(("epoch", seed, epoch, dict(values)))
 
     replicates = train(setting, job.members, on_epoch, checkpoint)
     for key, member, replicate in zip(keys, job.members, replicates, strict=True):
-        weights = _keep(store, key, job, described, replicate)
+        # what breaks ties between points
+        with threads(setting.compute.threads):
+            loss = validation_loss(setting, member, replicate.state) if job.trial and not job.budget else None
+        weights = _keep(store, key, job, described, replicate, loss)
         if not job.trial:
             _keep_scores(store, identity, weights, replicate.state, member.seed, member.seed in job.shown)
         emit(("finished", member.seed, key))
@@ -144,7 +147,14 @@ def _agree(job: Job, mine: object, drivers: object, *codes: Closure) -> None:
     )
 
 
-def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], replicate: Replicate) -> str:
+def _keep(
+    store: Store,
+    key: str,
+    job: Train,
+    described: Mapping[str, Any],
+    replicate: Replicate,
+    validation_loss: float | None,
+) -> str:
     """Put a replicate into the store; returns the hash of its weights."""
     content = {
         "arm": job.arm,
@@ -152,6 +162,7 @@ def _keep(store: Store, key: str, job: Train, described: Mapping[str, Any], repl
         "described": described,
         "epoch": replicate.epoch,
         "diverged": replicate.diverged,
+        **({} if validation_loss is None else plain({"validation_loss": validation_loss})),
         "seconds": replicate.seconds,
         "history": [[one.epoch, one.split, one.metric, one.value] for one in replicate.history],
     }
@@ -194,7 +205,7 @@ def _score(job: Score) -> None:
         entry = store.get(TRAIN, job.weights)
         if entry is None:
             raise GateError(f"{job.label}: the replicate is no longer in the store; run the same again")
-        written = entry.read(WEIGHTS)
+        written = _file(job, entry, WEIGHTS)
     digest = hashlib.sha256(written).hexdigest()
     _agree(job, identity.scores(digest), job.key, identity.scoring)
     _keep_scores(store, identity, digest, load(written), job.seed, job.shown)
@@ -218,6 +229,7 @@ def _scores(scored: Scored) -> dict[str, Any]:
     calibration, confusion = scored.calibration, scored.scores.confusion
     content = {
         "finite": scored.finite,
+        "threshold": scored.threshold,
         "metrics": dict(scored.scores.metrics),
         "per_class": {metric: list(values) for metric, values in scored.scores.per_class.items()},
         "confusion": None
@@ -268,10 +280,18 @@ def _gallery(job: Gallery) -> None:
             raise GateError(
                 f"{job.label}: what '{arm}' decided is no longer in the store; run the same again"
             )
-        decisions[arm] = read_array(entry.read("decisions.npy"))
+        decisions[arm] = read_array(_file(job, entry, "decisions.npy"))
         texts[arm] = tuple(entry.content["texts"])
     described, arrays = gallery(data, task, decisions, texts, job.seed)
     store.put(GALLERY, job.key, described, {"gallery.npz": arrays})
+
+
+def _file(job: Job, entry: Entry, name: str) -> bytes:
+    """Read an entry's file; whoever shares the store may have pruned it a moment ago."""
+    try:
+        return entry.read(name)
+    except DamagedError as error:
+        raise GateError(f"{job.label}: {error}; run the same again") from None
 
 
 def _setting(job: Train) -> Setting:
@@ -305,10 +325,3 @@ def _task(params: Params, experiment: str, study: Path) -> tuple[Task, Dataset]:
     chosen = params.experiments[experiment]
     data = Dataset.open(study / "data" / chosen.dataset)
     return task_for(chosen.task.name, chosen.metric)(data.info, chosen.task.options), data
-
-
-def _checkpoints(job: Train) -> Path:
-    """Beside the store where that is a folder: an interrupted training goes on wherever it is looked for."""
-    return (
-        job.where.home / "checkpoints" if "://" in job.where.store else Path(job.where.store) / "checkpoints"
-    )

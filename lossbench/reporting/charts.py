@@ -57,10 +57,9 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
                 "high": contrast.ci_high, "verdict": str(contrast.verdict),
             }
         )  # fmt: skip
-        seeds = sorted(one.scores["seed"].unique())
         dots += [
             {"contrast": name, "difference": value, "seed": int(seed), "verdict": str(contrast.verdict)}
-            for seed, value in zip(seeds, contrast.differences, strict=True)
+            for seed, value in zip(finding.seeds, contrast.differences, strict=True)
         ]
     margin = one.experiment.margin
     colour = alt.Color(
@@ -96,6 +95,58 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x="difference:Q")
     chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, *drawn, points, bars, diamonds)
     return _spec(chart, max(90, 54 * len(found)))
+
+
+def budgets(one: Evaluated, table: pd.DataFrame) -> Spec:
+    """Each contrast's difference with its interval against the share of the epochs, the margin as a band."""
+    names = list(dict.fromkeys(table["contrast"]))
+    colour = alt.Color(
+        "contrast:N",
+        scale=alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))]),
+        legend=_legend(columns=2),
+    )
+    margin = one.experiment.margin
+    band = alt.Chart(pd.DataFrame([{"a": -margin, "b": margin}])).mark_rect(opacity=0.13, color="#0072b2")
+    base = alt.Chart(table).encode(
+        x=alt.X("share of the epochs:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="%")),
+        color=colour,
+        tooltip=["contrast", "share of the epochs", "difference", "low", "high", "verdict"],
+    )
+    title = [f"difference in {one.metric.replace('_', ' ')}", f"(band: margin ± {margin:g})"]
+    lines = base.mark_line(point=True).encode(y=alt.Y("difference:Q", title=title))
+    bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
+    return _spec(alt.layer(band.encode(y="a:Q", y2="b:Q"), bars, lines), 260)
+
+
+def rates(one: Evaluated, table: pd.DataFrame) -> Spec:
+    """Heat map of losses × learning rates: the best validation score of the points with that rate."""
+    base = alt.Chart(table).encode(
+        x=alt.X("learning rate:O", axis=alt.Axis(labelAngle=-40, format=".3g")),
+        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "validation:Q",
+            scale=alt.Scale(scheme="viridis"),
+            title=f"validation {table['metric'].iloc[0].replace('_', ' ')}",
+            legend=_legend(),
+        ),
+        tooltip=["loss", "learning rate", "validation", "chosen"],
+    )
+    marks = base.transform_filter(alt.datum.chosen).mark_rect(filled=False, stroke="#d55e00", strokeWidth=3)
+    return _spec(alt.layer(cells, marks), max(110, 34 * len(one.arms)))
+
+
+def best_of(one: Evaluated, table: pd.DataFrame) -> Spec:
+    """Expected best validation score of k points tried, per loss: whether the search had enough of them."""
+    names = [one.loss_of(arm) for arm in one.arms]
+    base = alt.Chart(table).encode(
+        x=alt.X("points tried:Q", axis=alt.Axis(tickMinStep=1)),
+        y=alt.Y("validation:Q", scale=alt.Scale(zero=False), title="expected best validation score"),
+        color=_losses(names),
+        tooltip=["loss", "points tried", "validation"],
+    )
+    return _spec(base.mark_line(point=True), 240)
 
 
 def scores(one: Evaluated, board: pd.DataFrame) -> Spec:

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from lossbench.execution.declared import plan_of
 from lossbench.reporting.inputs import Study
-from lossbench.reporting.tables import higher_is_better, scores_with
+from lossbench.reporting.tables import higher_is_better, paired_scores
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, metric_name, p_value
 
@@ -27,10 +28,10 @@ def shown(one: Answer, study: Study) -> dict[str, Any]:
         better, than = f"{better} in {claim.experiment}", f"{than} in {other}"
     evaluated = study.evaluated[claim.experiment]
     way = "higher" if higher_is_better(evaluated, claim.on) else "lower"
-    means = [
-        float(np.mean(scores_with(study.evaluated[where], loss, claim.on)))
-        for where, loss in ((claim.experiment, claim.better), (other, claim.than))
-    ]
+    compared = paired_scores(
+        evaluated, claim.better, study.evaluated[other], claim.than, claim.on, plan_of(study.params)
+    )
+    means = [float(np.mean(scores)) for scores in compared]
     return {
         "name": one.name,
         "claim": claim.claim or one.name,

@@ -91,11 +91,17 @@ def _recommended(
 
 
 def _ahead(better: Sequence[Finding]) -> str:
-    """Say on how many seeds they scored better: an effect size that needs no unit."""
-    ahead = [each.contrast.ahead for each in better if each.contrast.ahead is not None]
+    """Say on how many seeds they scored better, an effect size without a unit; looks may differ in seeds."""
+    by_seeds: dict[int, list[int]] = {}
+    for each in better:
+        if each.contrast.ahead is not None:
+            by_seeds.setdefault(each.contrast.n, []).append(each.contrast.ahead)
     way = "higher" if better[0].contrast.higher_is_better else "lower"
-    counts = " to ".join(dict.fromkeys(str(count) for count in (min(ahead), max(ahead))))
-    return f"{way} on {counts} of {better[0].contrast.n} seeds"
+    counts = [
+        f"{' to '.join(dict.fromkeys(str(count) for count in (min(ahead), max(ahead))))} of {n}"
+        for n, ahead in sorted(by_seeds.items())
+    ]
+    return f"{way} on {_listed(counts, 'and')} seeds"
 
 
 def _sample(found: Sequence[Finding]) -> list[str]:
@@ -108,17 +114,41 @@ def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best
     study = _study(one, params)
     repro = f"`make repro{f' STUDY={study}' if study else ''}`"
     if "better" in groups or not {"undecided", "not trained"} & set(groups):
-        if isinstance(one.experiment, ScriptExperiment):
-            yield f"what your script was told for it stands in `reports/tuning/{best}.json`"
-            return
-        which = f"{f'--study {study} ' if study else ''}--arm {best}"
-        if len(one.drawn.info.input_shape) == IMAGE:  # what `predict` reads
-            yield f"`lossbench predict {which} FILES`"
-        yield f"`lossbench export {which} --onnx {best}.onnx`"
-    elif "undecided" in groups:
-        yield f"lengthen `seeds` beyond {len(params.seeds)}, then {repro}: only the new ones are trained"
+        yield from _used(one, study, best)
+    if undecided := groups.get("undecided"):
+        yield from _looked_at(params, study, undecided, answered="better" in groups)
     if "not trained" in groups:
         yield f"for what was not trained: train longer, or widen `tuning`, then {repro}"
+
+
+def _used(one: Evaluated, study: str, best: str) -> Iterator[str]:
+    """Say how the arm to train with is used."""
+    if isinstance(one.experiment, ScriptExperiment):
+        yield f"what your script was told for it stands in `reports/tuning/{best}.json`"
+        return
+    which = f"{f'--study {study} ' if study else ''}--arm {best}"
+    if len(one.drawn.info.input_shape) == IMAGE:  # what `predict` reads
+        yield f"`lossbench predict {which} FILES`"
+    yield f"`lossbench export {which} --onnx {best}.onnx`"
+
+
+def _looked_at(params: Params, study: str, undecided: Sequence[Finding], answered: bool) -> Iterator[str]:
+    """Say how what is undecided may be decided: seeds that no look declares would raise false verdicts."""
+    where = f" --study {study}" if study else ""
+    looks = params.comparison.looks
+    taken = max(each.contrast.n for each in undecided)
+    further = next((look for look in looks if look > taken), None)
+    if further is not None:
+        yield f"`lossbench look{where}`: the next declared look is at {further} seeds, for what is undecided"
+    elif answered:
+        return
+    elif looks:
+        yield f"all declared looks are taken: it stays undecided at {taken} seeds"
+    else:
+        yield (
+            "declare `comparison.looks` and seeds that nobody has looked at, then "
+            f"`lossbench run{where} --looks`: it stops where all is decided"
+        )
 
 
 def _study(one: Evaluated, params: Params) -> str:

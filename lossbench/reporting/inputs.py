@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from lossbench.data.dataset import Dataset
+from lossbench.errors import GateError
+from lossbench.execution.declared import LOOKS, content_of, records_of
 from lossbench.params import Experiment, Params, ScriptExperiment
 from lossbench.scripts.scoring import Scripted
+from lossbench.statistics.record import Record
 from lossbench.tasks.base import Task, task_for
 
 Array = npt.NDArray[Any]
@@ -27,7 +30,7 @@ class Evaluated:
         experiment: its params.
         arms: arm → arm.json.
         scores: long table arm, loss, seed, metric, value, diverged.
-        tables: per_class, confusion, reliability, calibration, floors, where the task has them.
+        tables: per_class, confusion, reliability, calibration, floors, budgets, where the task has them.
         history: long table arm, seed, epoch, split, metric, value.
         statistics: arm → (seeds, examples, K) of the primary metric, where it decomposes.
         gallery: folder with gallery.json and gallery.npz.
@@ -61,31 +64,49 @@ class Evaluated:
         return str(self.arms[arm]["loss"])
 
     def by_arm(self, metric: str) -> dict[str, Array]:
-        """Arm → scores of one metric, aligned over the seeds; NaN where a replicate has none.
+        """Arm → scores of one metric over the arm's seeds, ascending; NaN where a replicate has none.
 
-        A replicate whose outputs are not finite has no calibration to score, and so no NLL.
+        A replicate whose outputs are not finite has no calibration to score, and so no NLL. Arms have the
+        same seeds but where looks are declared, and one was decided before another.
         """
+        by_seed = self.by_seed(metric)
+        return {
+            arm: np.array([by_seed[arm].get(seed, np.nan) for seed in self.seeds_of(arm)])
+            for arm in self.arms
+        }
+
+    def by_seed(self, metric: str) -> dict[str, dict[int, float]]:
+        """Arm → seed → score of one metric, of the replicates that have it."""
         chosen = self.scores[self.scores["metric"] == metric]
-        wide = chosen.pivot_table(index="seed", columns="arm", values="value", sort=True, dropna=False)
-        wide = wide.reindex(index=sorted(self.scores["seed"].unique()), columns=list(self.arms))
-        return {arm: wide[arm].to_numpy() for arm in self.arms}
+        made: dict[str, dict[int, float]] = {arm: {} for arm in self.arms}
+        for arm, seed, value in zip(chosen["arm"], chosen["seed"], chosen["value"], strict=True):
+            made[str(arm)][int(seed)] = float(value)
+        return made
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """Seeds of an arm's replicates, ascending."""
+        return sorted(int(seed) for seed in self.scores.loc[self.scores["arm"] == arm, "seed"].unique())
+
+    def diverged_seeds(self) -> dict[str, tuple[int, ...]]:
+        """Arm → seeds of its diverged replicates."""
+        once = self.scores[(self.scores["metric"] == self.metric) & self.scores["diverged"].astype(bool)]
+        return {arm: tuple(int(seed) for seed in once.loc[once["arm"] == arm, "seed"]) for arm in self.arms}
 
     def diverged(self) -> dict[str, int]:
         """Arm → diverged replicates."""
-        once = self.scores[self.scores["metric"] == self.metric]
-        counts = once.groupby("arm")["diverged"].sum()
-        return {arm: int(counts[arm]) for arm in self.arms}
+        return {arm: len(seeds) for arm, seeds in self.diverged_seeds().items()}
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's outs."""
+    """A study's outs, and the looks taken at them where any are declared."""
 
     params: Params
     evaluated: Mapping[str, Evaluated]
     validation: Mapping[str, Mapping[str, Any]]
     tuning: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Mapping[str, Any]]
+    records: Mapping[str, Record] = field(default_factory=dict)
 
 
 def read_study(params: Params, root: Path) -> Study:
@@ -97,7 +118,27 @@ def read_study(params: Params, root: Path) -> Study:
         validation={name: _json(root / f"reports/validation/{name}.json") for name in datasets},
         tuning={arm: _json(root / f"reports/tuning/{arm}.json") for arm in params.arms},
         provenance={name: _json(root / f"data/{name}/provenance.json") for name in datasets},
+        records=_records(params, root),
     )
+
+
+def _records(params: Params, root: Path) -> dict[str, Record]:
+    """Read the looks taken.
+
+    Raises:
+        GateError: if one was taken on other data: its verdicts are not those of these.
+
+    """
+    records = records_of(params, root)
+    for name, record in records.items():
+        now = content_of(root, params.experiments[name].dataset)
+        if record.taken and record.data not in ("", now):
+            raise GateError(
+                f"{LOOKS}: {name} was looked at on other data ({record.data}, now {now}); `lossbench run` "
+                "begins its looks anew"
+            )
+        records[name] = replace(record, data=now)
+    return records
 
 
 def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
@@ -108,7 +149,7 @@ def _read_experiment(params: Params, name: str, root: Path) -> Evaluated:
         pd.read_csv(root / "models" / name / arm / "history.csv").assign(arm=arm, loss=arms[arm]["loss"])
         for arm in arms
     ]
-    kinds = ("per_class", "confusion", "reliability", "calibration", "floors")
+    kinds = ("per_class", "confusion", "reliability", "calibration", "floors", "budgets")
     return Evaluated(
         name=name,
         experiment=experiment,

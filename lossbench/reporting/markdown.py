@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Study
-from lossbench.reporting.tables import Finding, records
+from lossbench.reporting.tables import Finding, looks_json, records
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, level_over_report
 
@@ -32,6 +32,8 @@ def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answer
     lines += [f"- {one.sentence}" for one in found] or [
         "No verdict: it takes a baseline and at least two seeds."
     ]
+    for name, one_look in looks_json(study).items():
+        lines += ["", f"**{escape(name)}** stands at {escape(one_look['said'])}."]
     percent = 100 * (1 - study.params.comparison.level)
     lines += [
         "",

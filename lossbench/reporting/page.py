@@ -20,7 +20,8 @@ from lossbench.reporting.gallery import Gallery, read_gallery
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
-from lossbench.reporting.tables import Finding, floors_of, higher_is_better, records
+from lossbench.reporting.searches import best_of_table, rate_table
+from lossbench.reporting.tables import Finding, floors_of, higher_is_better, looks_json, records
 from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
@@ -52,6 +53,7 @@ class Section:
     metrics: "Metrics"
     charts: Sequence[Chart]
     gallery: Gallery
+    seeds: str
     tuning: Sequence[Mapping[str, Any]]
     command: str
     unknown: Sequence[str]
@@ -98,6 +100,7 @@ def page(
             found=found,
             lines=in_a_line(study, found, seconds),
             commands=_commands,
+            looks={name: one["said"] for name, one in looks_json(study).items()},
             answers=[shown(one, study) for one in answered],
             percent=f"{100 * (1 - study.params.comparison.level):g} %",
             timed=seconds is not None,
@@ -145,12 +148,18 @@ def _section(
         found=own,
         rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
         metrics=_metrics(one, board),
-        charts=_charts(one, board, own, learned),
+        charts=_charts(one, board, own, learned) + _budget_charts(one, own) + _search_charts(one, study),
         gallery=read_gallery(one),
         command=trained_by(one),
         unknown=unknown(one),
+        seeds=_seeds_said(one),
         tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
     )
+
+
+def _seeds_said(one: Evaluated) -> str:
+    counts = sorted({len(one.seeds_of(arm)) for arm in one.arms})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _leaders(
@@ -326,6 +335,41 @@ def _optional_charts(one: Evaluated) -> list[Chart]:
                 charts.confusion_shares(one).query("count > 0"),
             )
         )
+    return drawn
+
+
+def _budget_charts(one: Evaluated, found: Sequence[Finding]) -> list[Chart]:
+    rows = [
+        {
+            "contrast": f"{one.loss_of(each.contrast.arm)} − {one.loss_of(each.contrast.baseline)}",
+            "share of the epochs": share,
+            "difference": contrast.difference,
+            "low": contrast.ci_low,
+            "high": contrast.ci_high,
+            "verdict": str(contrast.verdict),
+        }
+        for each in found
+        for share, contrast in each.budgets.contrasts
+    ]
+    if not rows:
+        return []
+    table = pd.DataFrame(rows)
+    sensitive = [one.loss_of(each.contrast.arm) for each in found if each.budgets.clause]
+    alt = "Differences against the share of the epochs trained; " + (
+        f"budget-sensitive: {', '.join(sensitive)}" if sensitive else "no contrast is budget-sensitive"
+    )
+    return [Chart(f"{one.name}-budgets", "Difference against budget", alt, charts.budgets(one, table), table)]
+
+
+def _search_charts(one: Evaluated, study: Study) -> list[Chart]:
+    rates, best = rate_table(one, study), best_of_table(one, study)
+    drawn = []
+    if len(rates):
+        alt = "Heat map of the validation score per loss and learning rate; the chosen rate is framed"
+        drawn.append(Chart(f"{one.name}-rates", "Learning rates tried", alt, charts.rates(one, rates), rates))
+    if len(best):
+        alt = "Expected best validation score against the number of points tried, per loss"
+        drawn.append(Chart(f"{one.name}-search", "Best of k points", alt, charts.best_of(one, best), best))
     return drawn
 
 

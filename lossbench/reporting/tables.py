@@ -2,19 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lossbench.execution.declared import against, is_compared, losses_of, plan_of
+from lossbench.reporting.budgets import Budgeted, budgeted
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.statistics.examples import sample_weight, seeds_by_examples
 from lossbench.statistics.hypotheses import Answer, Claim, Outcome, answer
+from lossbench.statistics.looks import Progress, progress, stage_of
+from lossbench.statistics.looks_file import block_of
 from lossbench.statistics.metrics import known, within_bounds
 from lossbench.statistics.paired import Interval, mean_interval
+from lossbench.statistics.record import Plan, standing
 from lossbench.statistics.sentences import sentence
-from lossbench.statistics.trained import Training, condition
+from lossbench.statistics.trained import Edge, Training, condition
 from lossbench.statistics.verdict import Contrast, Rules, compare
 from lossbench.tasks.base import CONSTANT
 
@@ -32,13 +37,15 @@ COUNTS = ("ahead", "equal", "seeds_needed", "seeds_needed_low", "seeds_needed_hi
 
 @dataclass(frozen=True)
 class Finding:
-    """One contrast with its sentence and its seeds × examples interval."""
+    """One contrast with its sentence, its seeds × examples interval, and the seeds it was judged on."""
 
     experiment: str
     contrast: Contrast
     sentence: str
     examples: Interval | None
     level: float = 0.05
+    seeds: tuple[int, ...] = ()
+    budgets: Budgeted = field(default_factory=Budgeted)
 
 
 def leaderboard(study: Study) -> pd.DataFrame:
@@ -87,6 +94,7 @@ def records(board: pd.DataFrame, experiment: str, **wanted: str) -> list[dict[st
 
 def higher_is_better(one: Evaluated, metric: str) -> bool:
     """Direction of a metric: the task's, or lower for the calibration metrics."""
+    metric = metric.removesuffix("_at_threshold")
     return next((known.higher_is_better for known in one.task.metrics if known.name == metric), False)
 
 
@@ -121,21 +129,56 @@ def findings(study: Study) -> list[Finding]:
 
 
 def _findings(one: Evaluated, study: Study) -> list[Finding]:
-    comparison = study.params.comparison
-    baseline = study.params.baseline_of(one.name)
-    pairs = comparison.contrasts == "all_pairs"
-    if len(study.params.seeds) < 2 or len(one.arms) < 2 or (baseline is None and not pairs):
+    if len(study.params.seeds) < 2 or not is_compared(study.params, one.name):
         return []
-    contrasts = compare(
-        one.by_arm(one.metric),
-        None if pairs else baseline,
+    training = {arm: training_of(one, arm, study) for arm in one.arms}
+    plan, rules, floors = plan_of(study.params), rules_of(one, study), floors_of(one)
+    discounted: tuple[str, ...] = ()
+    if plan is None:
+        baseline = against(study.params, one.name)
+        scores = one.by_arm(one.metric)
+        found = compare(scores, baseline, one.metric, rules, one.diverged(), floors, training)
+        judged = [(contrast, tuple(one.seeds_of(contrast.arm))) for contrast in found]
+    else:
+        looked = looked_at(one, study, plan, training)
+        discounted = looked.said
+        judged = [(contrast, plan.seeds[: contrast.n]) for contrast in looked.contrasts]
+    at_budgets = budgeted(one, study, judged, rules, floors)
+    return [
+        _finding(one, contrast, study, seeds, budgets, discounted)
+        for (contrast, seeds), budgets in zip(judged, at_budgets, strict=True)
+    ]
+
+
+def looked_at(
+    one: Evaluated, study: Study, plan: Plan, training: Mapping[str, Training] | None = None
+) -> Progress:
+    """Take the declared looks that an experiment's replicates allow."""
+    return progress(
+        one.by_seed(one.metric),
+        against(study.params, one.name),
         one.metric,
         rules_of(one, study),
-        one.diverged(),
+        plan,
+        study.records[one.name],
+        one.diverged_seeds(),
         floors_of(one),
-        {arm: training_of(one, arm, study) for arm in one.arms},
+        training or {arm: training_of(one, arm, study) for arm in one.arms},
     )
-    return [_finding(one, contrast, study) for contrast in contrasts]
+
+
+def looks_json(study: Study) -> dict[str, Any]:
+    """Say, for each experiment with declared looks, where it stands, and what ``looks.yaml`` is to hold."""
+    plan = plan_of(study.params)
+    if plan is None:
+        return {}
+    made = {}
+    for name, one in study.evaluated.items():
+        if is_compared(study.params, name):
+            record = looked_at(one, study, plan).record
+            said = standing(losses_of(study.params, name), against(study.params, name), plan, record)
+            made[name] = {"said": said, "record": block_of(record)}
+    return made
 
 
 def rules_of(one: Evaluated, study: Study) -> Rules:
@@ -178,24 +221,50 @@ def training_of(one: Evaluated, arm: str, study: Study) -> Training:
     return Training(
         last_losses=tuple(float(value) for value in losses),
         constant_loss=None if constant is None else float(constant),
+        edges=_edges_of(study.tuning[arm]),
     )
 
 
-def _finding(one: Evaluated, contrast: Contrast, study: Study) -> Finding:
+def _edges_of(search: Mapping[str, Any]) -> tuple[Edge, ...]:
+    """Tuned values at the end of what was tried."""
+    found = []
+    for name in search["edge"]:
+        tried = sorted({trial[name] for trial in search["trials"]})
+        value = search["best"][name]
+        found.append(Edge(name, value, "lowest" if value == tried[0] else "highest"))
+    return tuple(found)
+
+
+def _finding(
+    one: Evaluated,
+    contrast: Contrast,
+    study: Study,
+    seeds: tuple[int, ...],
+    budgets: Budgeted,
+    discounted: Sequence[str],
+) -> Finding:
     level = study.params.comparison.level
     trials = int(study.tuning[contrast.arm]["points"])
     said = sentence(
-        contrast, one.name, one.loss_of(contrast.arm), one.loss_of(contrast.baseline), level, tuned=trials
+        contrast,
+        one.name,
+        one.loss_of(contrast.arm),
+        one.loss_of(contrast.baseline),
+        level,
+        tuned=trials,
+        scope=str(study.tuning[contrast.arm].get("scope", "arm")),
+        budget=budgets.clause,
     )
     examples = None
     if contrast.arm in one.statistics and contrast.baseline in one.statistics:
         examples = seeds_by_examples(
-            one.statistics[contrast.arm],
-            one.statistics[contrast.baseline],
+            one.statistics[contrast.arm][: contrast.n],  # looks take seeds in the order of the outs
+            one.statistics[contrast.baseline][: contrast.n],
             lambda total: one.task.from_statistics(one.metric, total),
             level,
         )
-    return Finding(one.name, contrast, said, examples, level)
+    said += "".join(f" Discounted: {one}." for one in discounted)
+    return Finding(one.name, contrast, said, examples, level, seeds, budgets)
 
 
 def verdict_table(found: Sequence[Finding]) -> pd.DataFrame:
@@ -217,7 +286,18 @@ def answers(study: Study) -> list[Answer]:
         return []
     claims = {name: _claim(name, study) for name in study.params.hypotheses}
     known = [one for one in claims.values() if np.isfinite(one.differences).all()]
-    answered = {one.name: one for one in answer(known, study.params.comparison.level)}
+    level, plan = study.params.comparison.level, plan_of(study.params)
+    if plan is None:
+        found = answer(known, level)
+    else:  # each at the look that both its arms have reached, at that look's level
+        found = [
+            each
+            for one in known
+            for each in answer(
+                [one], level, stage=stage_of(plan, _look_of(one, plan), len(claims)), family=len(claims)
+            )
+        ]
+    answered = {one.name: one for one in found}
     return [answered.get(name) or _unanswered(one) for name, one in claims.items()]
 
 
@@ -232,7 +312,7 @@ def _claim(name: str, study: Study) -> Claim:
     claim = study.params.hypotheses[name]
     one = study.evaluated[claim.experiment]
     other = study.evaluated[claim.than_experiment or claim.experiment]
-    better, than = scores_with(one, claim.better, claim.on), scores_with(other, claim.than, claim.on)
+    better, than = paired_scores(one, claim.better, other, claim.than, claim.on, plan_of(study.params))
     return Claim(
         name=name,
         better=claim.better,
@@ -251,17 +331,39 @@ def _trained(one: Evaluated, loss: str, study: Study) -> bool:
     """Whether the arm with a loss was trained, as its experiment's deciding metric says."""
     scores = scores_with(one, loss, one.metric)
     rules = rules_of(one, study)
-    arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
-    state = condition(
-        scores, floors_of(one), rules.margin, rules.higher_is_better, training_of(one, arm, study)
-    )
+    training = training_of(one, _arm_with(one, loss), study)
+    state = condition(scores, floors_of(one), rules.margin, rules.higher_is_better, training)
     return not state.untrained
 
 
+def _look_of(claim: Claim, plan: Plan) -> int:
+    return max(look for look, count in enumerate(plan.looks) if count <= len(claim.differences))
+
+
+def paired_scores(
+    one: Evaluated, better: str, other: Evaluated, than: str, metric: str, plan: Plan | None
+) -> tuple[Any, Any]:
+    """Scores of two arms, aligned over the seeds; where looks are declared, over those of a look of both."""
+    first, second = (
+        (one, _arm_with(one, better)),
+        (other, _arm_with(other, than)),
+    )
+    if plan is None:
+        return tuple(where.by_arm(metric)[arm] for where, arm in (first, second))  # type: ignore[return-value]  # two of them
+    fewest = min(len(where.seeds_of(arm)) for where, arm in (first, second))
+    seeds = plan.seeds[: max(count for count in plan.looks if count <= fewest)]
+    by_seed = [where.by_seed(metric)[arm] for where, arm in (first, second)]
+    values = [np.array([of_arm.get(seed, math.nan) for seed in seeds]) for of_arm in by_seed]
+    return values[0], values[1]
+
+
+def _arm_with(one: Evaluated, loss: str) -> str:
+    return next(arm for arm in one.arms if one.loss_of(arm) == loss)
+
+
 def scores_with(one: Evaluated, loss: str, metric: str) -> Any:
-    """Scores of the arm with a loss, aligned over the seeds."""
-    arm = next(arm for arm in one.arms if one.loss_of(arm) == loss)
-    return one.by_arm(metric)[arm]
+    """Scores of the arm with a loss, over its seeds."""
+    return one.by_arm(metric)[_arm_with(one, loss)]
 
 
 def metrics(board: pd.DataFrame, study: Study) -> dict[str, Any]:
@@ -283,13 +385,28 @@ def verdicts_json(found: Sequence[Finding], answered: Sequence[Answer], study: S
     """``reports/verdicts.json``: sentences, contrasts and answers, for machines."""
     return {
         "verdicts": [
-            {"experiment": one.experiment, "sentence": one.sentence, **plain(asdict(one.contrast))}
+            {
+                "experiment": one.experiment,
+                "sentence": one.sentence,
+                **plain(asdict(one.contrast)),
+                "budget_sensitive": one.budgets.clause,
+                "budgets": [_at_budget(share, contrast) for share, contrast in one.budgets.contrasts],
+            }
             for one in found
         ],
         "hypotheses": [
             {"claim": study.params.hypotheses[one.name].claim, **plain(asdict(one))} for one in answered
         ],
+        "looks": looks_json(study),
     }
+
+
+BUDGET_COLUMNS = ("difference", "ci_low", "ci_high", "n")
+
+
+def _at_budget(share: float, contrast: Contrast) -> dict[str, Any]:
+    numbers = plain({name: getattr(contrast, name) for name in BUDGET_COLUMNS})
+    return {"share": share, "verdict": str(contrast.verdict), **numbers}
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,12 +23,9 @@ if TYPE_CHECKING:
     from lossbench.statistics.hypotheses import Claim as Claim
     from lossbench.statistics.hypotheses import Outcome as Outcome
     from lossbench.statistics.hypotheses import answer as answer
-    from lossbench.statistics.looks import Plan as Plan
     from lossbench.statistics.looks import Progress as Progress
-    from lossbench.statistics.looks import Record as Record
     from lossbench.statistics.looks import nominal_levels as nominal_levels
     from lossbench.statistics.looks import progress as progress
-    from lossbench.statistics.looks import seeds_of_arms as seeds_of_arms
     from lossbench.statistics.metrics import known as known
     from lossbench.statistics.metrics import within_bounds as within_bounds
     from lossbench.statistics.paired import Interval as Interval
@@ -37,6 +34,10 @@ if TYPE_CHECKING:
     from lossbench.statistics.paired import mean_interval as mean_interval
     from lossbench.statistics.paired import pair_correlation as pair_correlation
     from lossbench.statistics.paired import sign_flip_p as sign_flip_p
+    from lossbench.statistics.record import Plan as Plan
+    from lossbench.statistics.record import Record as Record
+    from lossbench.statistics.record import Verdict as Verdict
+    from lossbench.statistics.record import seeds_of_arms as seeds_of_arms
     from lossbench.statistics.samples import Paired as Paired
     from lossbench.statistics.samples import Unpaired as Unpaired
     from lossbench.statistics.sentences import digits as digits
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from lossbench.statistics.verdict import Contrast as Contrast
     from lossbench.statistics.verdict import Rules as Rules
     from lossbench.statistics.verdict import Stage as Stage
-    from lossbench.statistics.verdict import Verdict as Verdict
     from lossbench.statistics.verdict import compare as compare
     from lossbench.statistics.verdict import judge as judge
 
@@ -80,12 +80,12 @@ __getattr__ = lazily(
         "Claim": "hypotheses",
         "Outcome": "hypotheses",
         "answer": "hypotheses",
-        "Plan": "looks",
+        "Plan": "record",
         "Progress": "looks",
-        "Record": "looks",
+        "Record": "record",
         "nominal_levels": "looks",
         "progress": "looks",
-        "seeds_of_arms": "looks",
+        "seeds_of_arms": "record",
         "known": "metrics",
         "within_bounds": "metrics",
         "Interval": "paired",
@@ -112,7 +112,7 @@ __getattr__ = lazily(
         "Contrast": "verdict",
         "Rules": "verdict",
         "Stage": "verdict",
-        "Verdict": "verdict",
+        "Verdict": "record",
         "compare": "verdict",
         "judge": "verdict",
     },

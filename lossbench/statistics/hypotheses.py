@@ -72,7 +72,11 @@ class Answer:
 
 
 def answer(
-    claims: Sequence[Claim], level: float, power: float = 0.8, stage: Stage | None = None
+    claims: Sequence[Claim],
+    level: float,
+    power: float = 0.8,
+    stage: Stage | None = None,
+    family: int | None = None,
 ) -> list[Answer]:
     """Answer declared claims; they are one Holm family of their own.
 
@@ -85,6 +89,7 @@ def answer(
         level: family-wise.
         power: wanted of the number of seeds recommended.
         stage: of several declared looks; Holm's correction where None.
+        family: claims in the family, where these are some of them.
 
     Raises:
         ValueError: if a claim has no differences, one is no finite number, or ``by`` is negative.
@@ -92,7 +97,7 @@ def answer(
     """
     shifted = [_shifted(claim) for claim in claims]
     p_values = [difference_p(one) for one in shifted]
-    family = len(claims)
+    family = family or len(claims)
     adjusted = holm(p_values) if stage is None else [min(1.0, p * level / stage.difference) for p in p_values]
     return [
         _answer(claim, values, (p, p_holm), family, level, power)

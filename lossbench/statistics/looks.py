@@ -11,10 +11,9 @@ scores and the record of looks go in, decisions and the seeds still wanted come 
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,66 +21,15 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import brentq
 
-from lossbench.errors import UserError
+from lossbench.statistics.record import SETTLED, Found, Plan, Record, Row, pairs, same_plan, spending
 from lossbench.statistics.samples import Paired
 from lossbench.statistics.trained import Training, condition
-from lossbench.statistics.verdict import Comparison, Contrast, Rules, Stage, Verdict, judge, pairs
+from lossbench.statistics.verdict import Comparison, Contrast, Rules, Stage, judge
 
 Array = npt.NDArray[Any]
 NODES = 400
 FAR = 9.0
 """Standard deviations beyond which the normal distribution has nothing left."""
-SETTLED = (Verdict.BETTER, Verdict.WORSE, Verdict.TIE, Verdict.NOT_TRAINED)
-"""After these more seeds say nothing new; an untrained arm needs other training, not more of the same."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The declared looks of a study.
-
-    Attributes:
-        seeds: all declared seeds, in the order in which looks use them.
-        looks: ascending numbers of seeds; the last may not exceed the seeds declared.
-        level: family-wise.
-
-    Raises:
-        ValueError: if looks do not ascend, or ask for more seeds than are declared.
-
-    """
-
-    seeds: tuple[int, ...]
-    looks: tuple[int, ...]
-    level: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_looks(self.looks, len(self.seeds))
-
-    def at(self, look: int) -> tuple[int, ...]:
-        """Seeds of a look."""
-        return self.seeds[: self.looks[look]]
-
-
-def check_looks(looks: Sequence[int], seeds: int) -> None:
-    """Refuse looks that make no sense.
-
-    Raises:
-        ValueError: saying what was found and what is allowed.
-
-    """
-    if not looks:
-        raise ValueError("looks must name at least one number of seeds")
-    if looks[0] < 2 or any(later <= sooner for sooner, later in pairwise(looks)):
-        raise ValueError(f"looks must be ascending numbers of seeds, 2 or more, found {list(looks)}")
-    if looks[-1] > seeds:
-        raise ValueError(f"the last look needs {looks[-1]} seeds, but {seeds} are declared under 'seeds'")
-
-
-def spending(looks: Sequence[int], level: float) -> list[float]:
-    """Level spent up to each look: half at the first, the rest linearly in seeds, all with the last."""
-    if len(looks) == 1:
-        return [level]
-    first, last = looks[0], looks[-1]
-    return [level / 2 * (1 + (look - first) / (last - first)) for look in looks]
 
 
 def nominal_levels(looks: Sequence[int], level: float, two_sided: bool = True) -> tuple[float, ...]:
@@ -151,33 +99,6 @@ def stage_of(plan: Plan, look: int, contrasts: int) -> Stage | None:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a look found of one contrast; p-values as they were corrected."""
-
-    p: float
-    p_tie: float
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Row:
-    """One look in the record: how many seeds, which, and (arm, baseline) → p, p of a tie, verdict."""
-
-    look: int
-    seeds: tuple[int, ...]
-    found: Mapping[tuple[str, str], "Found"] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Record:
-    """The looks of one experiment as ``looks.yaml`` holds them: what was declared, and what was taken."""
-
-    looks: tuple[int, ...] = ()
-    level: float = 0.05
-    taken: tuple[Row, ...] = ()
-
-
-@dataclass(frozen=True)
 class Progress:
     """Where an experiment stands.
 
@@ -213,7 +134,7 @@ def progress(
     rules: Rules,
     plan: Plan,
     record: Record | None = None,
-    diverged: Mapping[str, int] | None = None,
+    diverged: Mapping[str, Collection[int]] | None = None,
     floors: Mapping[str, float] | None = None,
     training: Mapping[str, Training] | None = None,
 ) -> Progress:
@@ -229,7 +150,7 @@ def progress(
         rules: level, margin, direction.
         plan: the declared looks.
         record: of looks taken before.
-        diverged: arm → number of diverged replicates.
+        diverged: arm → seeds of its diverged replicates.
         floors: name → score of a predictor that needs no training.
         training: arm → what is known of how it was trained.
 
@@ -238,7 +159,7 @@ def progress(
 
     """
     record = record or Record()
-    _same_plan(plan, record)
+    same_plan(plan, record)
     compared = pairs(list(scores), baseline)
     open_pairs = list(compared)
     settled: dict[tuple[str, str], Contrast] = {}
@@ -261,72 +182,18 @@ def progress(
         known = record.taken[look].found if look < len(record.taken) else {}
         found = [_as_recorded(one, known) for one in found]
         settled |= {(one.arm, one.baseline): one for one in found}
-        rows.append(Row(count, seeds, {(one.arm, one.baseline): _found(one) for one in found}))
+        fresh = {(one.arm, one.baseline): _found(one) for one in found}
+        rows.append(Row(count, seeds, known or fresh))  # what was written down once stays to the digit
         open_pairs = [(one.arm, one.baseline) for one in found if one.verdict not in SETTLED]
     wanted = _missing(scores, open_pairs, plan.at(len(rows))) if len(rows) < len(plan.looks) else {}
     ignored = _ignored(scores, plan)
     return Progress(
         contrasts=tuple(settled[one] for one in compared if one in settled),
-        record=Record(plan.looks, plan.level, (*rows, *record.taken[len(rows) :])),
+        record=replace(record, looks=plan.looks, level=plan.level, taken=(*rows, *record.taken[len(rows) :])),
         wanted=wanted,
         ignored=ignored,
         said=_discounted(ignored, plan),
     )
-
-
-def seeds_of_arms(
-    arms: Sequence[str], baseline: str | None, plan: Plan, record: Record | None = None, further: bool = False
-) -> dict[str, tuple[int, ...]]:
-    """Which seeds every arm is trained on, from the record alone: the same record, the same trainings.
-
-    Args:
-        arms: of the experiment.
-        baseline: the arm the others are compared with; all pairs where None.
-        plan: the declared looks.
-        record: of looks taken; none was where None.
-        further: with the seeds of the next look, for the arms that are still undecided.
-
-    Raises:
-        UserError: if the plan is not the one under which looks were taken.
-
-    """
-    record = record or Record()
-    _same_plan(plan, record)
-    compared = pairs(list(arms), baseline)
-    open_pairs = list(compared)
-    counts = dict.fromkeys(arms, plan.looks[0])
-    steps = max(1, len(record.taken) + further)
-    for look in range(min(steps, len(plan.looks))):
-        for arm in {arm for pair in open_pairs for arm in pair}:
-            counts[arm] = plan.looks[look]
-        found = record.taken[look].found if look < len(record.taken) else {}
-        open_pairs = [pair for pair in open_pairs if pair not in found or found[pair].verdict not in SETTLED]
-    return {arm: plan.seeds[: counts[arm]] for arm in arms}
-
-
-def _same_plan(plan: Plan, record: Record) -> None:
-    """Refuse to change what was declared once somebody has looked."""
-    if not record.taken:
-        return
-    last = record.taken[-1].look
-    if plan.looks != record.looks or plan.level != record.level:
-        raise UserError(
-            f"looks.yaml: a look at {last} seeds was taken with looks {list(record.looks)} declared at level "
-            f"{record.level:g}, and params.yaml now declares {list(plan.looks)} at level {plan.level:g}; "
-            "looks "
-            "declared after the first one are no longer worth their level: restore 'comparison', or "
-            "start anew "
-            "with seeds that nobody has looked at"
-        )
-    for row in record.taken:
-        if plan.seeds[: row.look] != row.seeds:
-            raise UserError(
-                f"looks.yaml: the look at {row.look} seeds was taken with seeds {list(row.seeds)}, and "
-                "'seeds' in "
-                f"params.yaml now begins with {list(plan.seeds[: row.look])}; seeds may not be exchanged "
-                "after a "
-                "look: restore them, or start anew with seeds that nobody has looked at"
-            )
 
 
 def _missing(
@@ -342,7 +209,7 @@ def _comparison(
     scores: Replicates,
     seeds: Sequence[int],
     rules: Rules,
-    diverged: Mapping[str, int],
+    diverged: Mapping[str, Collection[int]],
     floors: Mapping[str, float],
     training: Mapping[str, Training],
 ) -> Comparison:
@@ -356,7 +223,7 @@ def _comparison(
         arm=arm,
         baseline=other,
         sample=Paired(values[arm], values[other]),
-        diverged=diverged.get(arm, 0) + diverged.get(other, 0),
+        diverged=sum(seed in seeds for one in pair for seed in diverged.get(one, ())),
         arm_condition=states[arm],
         baseline_condition=states[other],
     )

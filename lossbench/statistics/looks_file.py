@@ -13,8 +13,8 @@ from ruamel.yaml.comments import CommentedSeq
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief
 from lossbench.options import telling
-from lossbench.statistics.looks import Found, Record, Row
-from lossbench.statistics.verdict import Verdict
+from lossbench.statistics.record import Found, Record, Row, Verdict
+from lossbench.system import write_atomically
 
 HEAD = """\
 # Looks taken (see comparison.looks in params.yaml). Written by Lossbench; git should track it: looking again
@@ -48,6 +48,8 @@ class _Look(_Closed):
 class _Experiment(_Closed):
     looks: tuple[Annotated[int, Field(ge=2)], ...]
     level: Annotated[float, Field(gt=0, lt=0.5)]
+    of: str = ""
+    data: str = ""
     taken: tuple[_Look, ...]
 
 
@@ -65,10 +67,16 @@ def read_looks(file: Path) -> dict[str, Record]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected experiments at the top level, found {type(content).__name__}")
-    return {str(name): _record(block, str(name), file) for name, block in content.items()}
+    return {str(name): record_of(block, str(name), file) for name, block in content.items()}
 
 
-def _record(block: Any, name: str, file: Path) -> Record:
+def record_of(block: Any, name: str, file: Path) -> Record:
+    """Read an experiment's block.
+
+    Raises:
+        UserError: naming the file, the key's path, what was found and what is allowed.
+
+    """
     try:
         one = _Experiment.model_validate(block)
     except ValidationError as error:
@@ -87,7 +95,7 @@ def _record(block: Any, name: str, file: Path) -> Record:
                 f"declared looks are {list(one.looks)} (the file is written by Lossbench: take it from "
                 "git again)"
             )
-    return Record(one.looks, one.level, tuple(_row(look) for look in one.taken))
+    return Record(one.looks, one.level, tuple(_row(look) for look in one.taken), one.of, one.data)
 
 
 def _row(look: _Look) -> Row:
@@ -103,18 +111,29 @@ def write_looks(file: Path, records: Mapping[str, Record]) -> None:
     yaml = YAML()
     yaml.width = 200
     text = StringIO()
-    yaml.dump({name: _block(record) for name, record in records.items() if record.taken}, text)
-    file.write_text(HEAD + text.getvalue(), encoding="utf-8")
+    taken = {name: _in_lines(block_of(record)) for name, record in records.items() if record.taken}
+    if taken:
+        yaml.dump(taken, text)
+    write_atomically(file, (HEAD + text.getvalue()).encode())
 
 
-def _block(record: Record) -> dict[str, Any]:
+def _in_lines(block: dict[str, Any]) -> dict[str, Any]:
+    """Have numbers of seeds stand in one line each."""
+    looks = [{**one, "seeds": _flow(one["seeds"])} for one in block["taken"]]
+    return {**block, "looks": _flow(block["looks"]), "taken": looks}
+
+
+def block_of(record: Record) -> dict[str, Any]:
+    """An experiment's block, of plain values."""
     return {
-        "looks": _flow(record.looks),
+        "looks": list(record.looks),
         "level": record.level,
+        **({"of": record.of} if record.of else {}),
+        **({"data": record.data} if record.data else {}),
         "taken": [
             {
                 "look": row.look,
-                "seeds": _flow(row.seeds),
+                "seeds": list(row.seeds),
                 "contrasts": [
                     {
                         "arm": arm,
@@ -131,7 +150,7 @@ def _block(record: Record) -> dict[str, Any]:
     }
 
 
-def _flow(values: tuple[int, ...]) -> Any:
+def _flow(values: list[int]) -> Any:
     made = CommentedSeq(values)
     made.fa.set_flow_style()
     return made

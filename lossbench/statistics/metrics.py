@@ -47,7 +47,7 @@ KNOWN: dict[str, Known] = {
 def known(metric: str) -> Known | None:
     """Direction and bounds of a metric, with or without its split (``test/dice``); None where unknown."""
     name = metric.rsplit("/", 1)[-1].lower().replace("-", "_").replace(" ", "_")
-    return KNOWN.get(name) or KNOWN.get(name.removesuffix("_calibrated"))
+    return KNOWN.get(name) or KNOWN.get(name.removesuffix("_calibrated").removesuffix("_at_threshold"))
 
 
 def within_bounds(interval: "Interval", metric: str) -> "Interval":

@@ -2,8 +2,9 @@
 
 import math
 
+from lossbench.statistics.record import Verdict
 from lossbench.statistics.trained import share_interval
-from lossbench.statistics.verdict import Contrast, Verdict
+from lossbench.statistics.verdict import Contrast
 
 WORDS = {
     "iou": "IoU",
@@ -43,6 +44,7 @@ def sentence(
     level: float,
     tuned: int = 0,
     budget: str = "",
+    scope: str = "arm",
 ) -> str:
     """Say a contrast's verdict in a sentence, with what bears on it in further ones.
 
@@ -57,10 +59,12 @@ def sentence(
         baseline: the baseline's.
         level: of the interval.
         tuned: trials the arms were tuned over.
+        scope: whether they were tuned once an ``arm``, or anew for each ``replicate``.
         budget: how the contrast hangs on the budget, from :func:`lossbench.statistics.budget_sensitive`.
 
     """
-    tuning = f", tuned over {tuned} trials" if tuned else ""
+    anew = " for each replicate" if scope == "replicate" else ""
+    tuning = f", tuned over {tuned} trials{anew}" if tuned else ""
     said = _verdict(contrast, experiment, arm, baseline, level, tuning)
     further = [_edges(contrast, arm, baseline), f"Budget-sensitive: {budget}." if budget else ""]
     return " ".join([said, *(one for one in further if one)])

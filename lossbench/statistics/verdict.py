@@ -3,8 +3,6 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,22 +12,13 @@ from lossbench.errors import nearest
 from lossbench.statistics.equivalence import seeds_for_tie
 from lossbench.statistics.family import effect_quartiles, holm, seeds_needed
 from lossbench.statistics.paired import Interval, finite
+from lossbench.statistics.record import Verdict, pairs
 from lossbench.statistics.samples import Paired, Sample, effect
 from lossbench.statistics.trained import TRAINED, Condition, Training, condition
 
 Array = npt.NDArray[Any]
 FEWEST_FOR_TIE = 5
 """Scores come in steps (one test sample): a few differences are too often equal to show a tie by it."""
-
-
-class Verdict(StrEnum):
-    """What may be said of an arm against another."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    TIE = "tie"
-    UNDECIDED = "undecided"
-    NOT_TRAINED = "not trained"
 
 
 @dataclass(frozen=True)
@@ -207,13 +196,6 @@ def compare(
         for arm, other in pairs(list(scores), baseline)
     ]
     return judge(compared, metric, rules)
-
-
-def pairs(arms: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
-    """Which arm is compared with which: all with the baseline, or each pair once."""
-    if baseline is None:
-        return [(second, first) for first, second in combinations(arms, 2)]
-    return [(arm, baseline) for arm in arms if arm != baseline]
 
 
 def judge(

@@ -86,7 +86,12 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     """All test metrics; ``metric:`` of an experiment names one of them."""
     monitor: ClassVar[str]
-    """The validation metric (higher is better) that chooses a checkpoint and stops early."""
+    """The validation metric (higher is better) that chooses a checkpoint and stops early.
+
+    It is the metric that decides, where that is one of ``validated``.
+    """
+    validated: ClassVar[tuple[str, ...]] = ()
+    """Test metrics, all of them higher is better, that ``validate`` gives where they are the monitor."""
     multilabel: ClassVar[bool] = False
     """The loss sees labels (N, C, *spatial) instead of class numbers (N, *spatial)."""
     calibrated: ClassVar[bool] = False
@@ -343,6 +348,14 @@ def task_class(name: str, key: str = "task") -> type[Task]:
     return TASKS[name]
 
 
+def monitored(task: type[Task], metric: str) -> type[Task]:
+    """Have the metric that decides choose checkpoints and points too, where it has a validation form."""
+    if metric == task.monitor or metric not in task.validated:
+        return task
+    made: type[Task] = type(task.__name__, (task,), {"monitor": metric, "__doc__": task.__doc__})
+    return made
+
+
 def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
     """Find an experiment's task; a metric ``module:function`` is one of its metrics then.
 
@@ -355,7 +368,7 @@ def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
     """
     task = task_class(name, f"{key}.task")
     if not is_path(metric):
-        return task
+        return monitored(task, metric)
     measure = load_object(metric, f"{key}.metric")
     if not callable(measure):
         raise UserError(

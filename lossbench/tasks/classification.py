@@ -21,6 +21,7 @@ class Classification(Task):
         Metric("macro_f1"),
     )
     monitor = "accuracy"
+    validated = ("accuracy", "balanced_accuracy", "macro_f1")
     calibrated: ClassVar[bool] = True
     has_prior: ClassVar[bool] = True
 
@@ -30,8 +31,14 @@ class Classification(Task):
         return len(self.info.classes)
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
-        """Accuracy of a split."""
-        return {"accuracy": (digests.argmax(1) == targets).double().mean().item()}
+        """Accuracy of a split; and, where it decides, balanced accuracy or macro-F1."""
+        guess = digests.argmax(1)
+        found = {"accuracy": (guess == targets).double().mean().item()}
+        if self.monitor != "accuracy":
+            matrix = confusion_matrix(targets.cpu().numpy(), guess.cpu().numpy(), self.outputs)
+            of_class = recall(matrix) if self.monitor == "balanced_accuracy" else f1(matrix)
+            found[self.monitor] = float(np.nanmean(of_class))
+        return found
 
     def score(self, digests: Array, targets: Array) -> Scores:
         """Accuracy, balanced accuracy and macro-F1, with recall per class."""

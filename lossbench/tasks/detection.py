@@ -57,6 +57,7 @@ class Detection(Task):
     kinds = ("boxes",)
     metrics = (Metric("map50"), Metric("map"))
     monitor = "map50"
+    validated = ("map50", "map")
     option_model: ClassVar[type[Options]] = DetectionOptions
 
     def __init__(self, info: DatasetInfo, options: Mapping[str, Any] | None = None) -> None:
@@ -161,9 +162,12 @@ class Detection(Task):
         return found.gather(1, first[..., None].expand(-1, -1, 6))
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
-        """Mean average precision at IoU 0.5."""
-        found = average_precision(digests.cpu().numpy(), targets.cpu().numpy(), self.classes, [0.5])
-        return {"map50": Precisions.mean(found.at(0.5))}
+        """Mean average precision at IoU 0.5; and, where it decides, over 0.50 to 0.95."""
+        scores, truth = digests.cpu().numpy(), targets.cpu().numpy()
+        if self.monitor == "map":
+            found = average_precision(scores, truth, self.classes)
+            return {"map50": Precisions.mean(found.at(0.5)), "map": Precisions.mean(found.per_class)}
+        return {"map50": Precisions.mean(average_precision(scores, truth, self.classes, [0.5]).at(0.5))}
 
     def score(self, digests: Array, targets: Array) -> Scores:
         """Mean average precision at IoU 0.5, and over 0.50, 0.55, …, 0.95 as COCO has it."""

@@ -54,6 +54,7 @@ class LanguageModel(Task):
         Metric("top1"),
     )
     monitor = "log2_likelihood"
+    validated = ("top1",)
     adapts: ClassVar[bool] = True
     option_model: ClassVar[type[Options]] = LanguageOptions
     temperatures: tuple[float, ...] = TEMPERATURES

@@ -23,6 +23,7 @@ class Multilabel(Task):
     kinds = ("multilabel",)
     metrics = (Metric("map"), Metric("macro_f1"), Metric("micro_f1"), Metric("auroc"))
     monitor = "map"
+    validated = ("map", "macro_f1", "micro_f1", "auroc")
     multilabel = True
     has_prior = True
 
@@ -41,9 +42,12 @@ class Multilabel(Task):
         return targets.float()
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
-        """Mean average precision of a split."""
-        found = _each(average_precision, digests.double().cpu().numpy(), targets.cpu().numpy() > 0)
-        return {"map": float(np.nanmean(found))}
+        """Mean average precision of a split; and, where another metric decides, that."""
+        scores, truth = digests.double().cpu().numpy(), targets.cpu().numpy()
+        found = {"map": float(np.nanmean(_each(average_precision, scores, truth > 0)))}
+        if self.monitor not in found:
+            found[self.monitor] = self.score(scores, truth).metrics[self.monitor]
+        return found
 
     def score(self, digests: Array, targets: Array) -> Scores:
         """Mean average precision and AUROC over labels, F1 of the labels given."""

@@ -9,3 +9,12 @@ MODULES = {
     "segmentation": "segmentation",
 }
 """Name in params.yaml → module."""
+MONITORS = {
+    "anomaly": "similarity",
+    "classification": "accuracy",
+    "detection": "map50",
+    "language_model": "log2_likelihood",
+    "multilabel": "map",
+    "segmentation": "mean_iou",
+}
+"""What chooses epochs and points of a search, unless the metric that decides has a validation form."""

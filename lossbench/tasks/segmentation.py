@@ -25,6 +25,7 @@ class Segmentation(Task):
         Metric("boundary_iou"),
     )
     monitor = "mean_iou"
+    validated = ("mean_iou", "dice", "pixel_accuracy", "boundary_f1", "boundary_iou")
     calibrated: ClassVar[bool] = True
     has_prior: ClassVar[bool] = True
 
@@ -40,10 +41,22 @@ class Segmentation(Task):
         return likeliest.to(torch.uint8 if self.outputs <= 256 else torch.int16)
 
     def validate(self, digests: Tensor, targets: Tensor) -> dict[str, float]:
-        """Mean IoU of a split."""
-        predicted = digests.cpu().numpy()
-        matrix = confusion_matrix(targets.cpu().numpy(), predicted, self.outputs, self.info.ignore_index)
-        return {"mean_iou": float(np.nanmean(iou(matrix)))}
+        """Mean IoU of a split; and, where another metric decides, that."""
+        predicted, truth = digests.cpu().numpy(), targets.cpu().numpy()
+        matrix = confusion_matrix(truth, predicted, self.outputs, self.info.ignore_index)
+        found = {"mean_iou": float(np.nanmean(iou(matrix)))}
+        match self.monitor:
+            case "dice":
+                found["dice"] = float(np.nanmean(f1(matrix)))
+            case "pixel_accuracy":
+                found["pixel_accuracy"] = float(np.trace(matrix) / matrix.sum())
+            case "boundary_f1":
+                edges = boundary_f1(truth, predicted, self.outputs, self.info.ignore_index)
+                found["boundary_f1"] = float(np.nanmean(edges))
+            case "boundary_iou":
+                bands = boundary_overlaps(truth, predicted, self.outputs, self.info.ignore_index)
+                found["boundary_iou"] = float(np.nanmean(self._ious(bands.sum(axis=0))))
+        return found
 
     def score(self, digests: Array, targets: Array) -> Scores:
         """Boundary F1 is averaged over images; all else is counted over the whole split."""

@@ -95,7 +95,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-TRIAL_RESULTS = ("scores", "mean", "diverged")
+TRIAL_RESULTS = ("scores", "losses", "mean", "diverged")
 """Keys of a trial that say what came out; the others are the point searched."""
 
 

@@ -51,7 +51,7 @@ class Reports:
         path = root / "reports" / "verdicts.json"
         content = json.loads(path.read_bytes()) if path.exists() else {}
         self._said = content.get("verdicts", [])
-        self._answers = content.get("answers", {})
+        self._answers, self._looks = content.get("answers", {}), content.get("looks", {})
 
     def ranks(self, outs: ArmOuts) -> list[Row]:
         """Find the arm's rows of the leaderboard."""
@@ -79,6 +79,23 @@ class Reports:
     def _loss(self, experiment: str, arm: str) -> str:
         rows = (row for row in self.leaderboard if (row["experiment"], row["arm"]) == (experiment, arm))
         return next((row["loss"] for row in rows), arm)
+
+    def conditions(self, outs: ArmOuts) -> dict[str, str]:
+        """What bears on the arm's verdict: untrained, collapsed, at an edge, budget-sensitive; its look."""
+        of_experiment = [said for said in self._said if said["experiment"] == outs.experiment]
+        mine = [said.get("arm_condition") for said in of_experiment if said["arm"] == outs.arm]
+        mine += [said.get("baseline_condition") for said in of_experiment if said.get("baseline") == outs.arm]
+        clauses = [said.get("budget_sensitive") for said in of_experiment if _is(said, outs)]
+        nothing: dict[str, Any] = {"untrained": [], "collapsed": 0, "edges": []}
+        state = next((one for one in mine if one), nothing)
+        edges = [f"{one['parameter']} {one['value']:g} is the {one['end']}" for one in state["edges"]]
+        return {
+            "untrained": " and ".join(state["untrained"]),
+            "collapsed": str(state["collapsed"] or ""),
+            "edge": ", ".join(edges),
+            "budget_sensitive": "; ".join(one for one in clauses if one),
+            "look": str(self._looks.get(outs.experiment, {}).get("said", "")),
+        }
 
     def digest(self, experiment: str) -> str | None:
         """Hash what the report says of an experiment; None before it has run."""
@@ -118,6 +135,7 @@ def summarise(
         tags["baseline"] = contrasts[0]["baseline"]
     elif reports.ranks(outs):
         tags["verdict"] = "baseline"
+    tags |= reports.conditions(outs)
     tags["mlflow.note.content"] = _description(
         outs, metric, tags, contrasts, reports.sentences(outs), curves or {}
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lossbench.execution.declared import seeds_of
 from lossbench.execution.fill import Watch
 from lossbench.execution.jobs import TRAIN, Event, Job, Train
 from lossbench.outs import Outs
@@ -102,8 +103,8 @@ class Watcher(Watch):
             chosen = self._params.arms[job.arm]
             names = {"arm": job.arm, "experiment": chosen.experiment}
             names |= {"dataset": chosen.dataset, "loss": chosen.loss}
-            shown = {key: value for key, value in described.items() if key != "monitor"}
-            content = {**names, **shown, "seeds": list(self._params.seeds)}
+            shown = {key: value for key, value in described.items() if not key.startswith("monitor")}
+            content = {**names, **shown, "seeds": list(seeds_of(self._params, self._outs.study)[job.arm])}
             self._journals[job.arm] = JournalObserver(
                 self._outs.home, content, self._params.tracking.system_metrics
             )

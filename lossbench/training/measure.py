@@ -1,6 +1,8 @@
 """What is measured beside training: how long an epoch takes, and what constant outputs reach."""
 
+import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from statistics import median
 
@@ -9,6 +11,7 @@ import torch
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member
+from lossbench.training.portions import channels_last, parts
 from lossbench.training.setting import Setting
 
 STEPS = 6
@@ -41,6 +44,26 @@ def seconds_per_epoch(setting: Setting, member: Member) -> float:
     batch = min(setting.recipe.batch_size, len(setting.train))
     samples = len(setting.train) + FORWARD * len(setting.validation)
     return step * samples / batch
+
+
+@torch.no_grad()
+def validation_loss(setting: Setting, member: Member, state: Mapping[str, torch.Tensor]) -> float | None:
+    """Mean of the member's own loss over the validation samples: what breaks ties between points of a search.
+
+    Points of one arm share a loss, so that its values may be compared. None where it is not finite.
+    """
+    loss, model = setting.loss_of(member), setting.model_of(member.seed)
+    portion, task, device = setting.division(member.seed)[1], setting.task, setting.compute.device
+    model.load_state_dict({name: value.to(device) for name, value in state.items()})
+    model.eval()
+    total = 0.0
+    for batch in portion.batches(parts(len(portion), setting.recipe.batch_size)):
+        outputs = model(channels_last(batch.inputs)).float()
+        extra = {} if batch.auxiliary is None else {"auxiliary": batch.auxiliary}
+        value = task.objective(loss, outputs, batch.targets, batch.inputs, **extra)
+        total += float(value) * len(batch.targets)
+    mean = total / len(portion)
+    return mean if math.isfinite(mean) else None
 
 
 CONSTANT_STEPS = 60

@@ -14,10 +14,11 @@ from lossbench.statistics.examples import seeds_by_examples
 from lossbench.statistics.family import floor_seeds, smallest_p
 from lossbench.statistics.metrics import is_training_loss, known
 from lossbench.statistics.paired import Interval, constant
+from lossbench.statistics.record import Verdict, pairs
 from lossbench.statistics.samples import Paired, Sample, Unpaired
 from lossbench.statistics.sentences import level_over_report, sentence
 from lossbench.statistics.trained import condition
-from lossbench.statistics.verdict import Comparison, Contrast, Rules, Verdict, judge, pairs
+from lossbench.statistics.verdict import Comparison, Contrast, Rules, judge
 from lossbench.verdicts.result import Found, Verdicts
 from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, read_csv, rows_of, tidy
 

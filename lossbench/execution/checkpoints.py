@@ -1,0 +1,60 @@
+"""Checkpoints where the store is: an interrupted training goes on wherever its job comes next."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lossbench.backing import folder_of
+from lossbench.errors import GateError, UserError
+from lossbench.execution.jobs import Where
+from lossbench.store import Store
+from lossbench.training.checkpoint import SHARE, Checkpoint
+
+FOLDER = "checkpoints"
+
+
+def checkpoint_of(where: Where, store: Store, name: str) -> Checkpoint:
+    """Find a training's checkpoint: beside the store's entries.
+
+    Args:
+        where: of the job.
+        store: that holds its results.
+        name: of the training.
+
+    """
+    folder = folder_of(where.store)
+    if folder is not None:
+        return Checkpoint(folder / FOLDER / f"{name}.pt")
+    return SharedCheckpoint(where.home / FOLDER / f"{name}.pt", store)
+
+
+class SharedCheckpoint(Checkpoint):
+    """A file of this machine, with a copy in a store that is no folder."""
+
+    def __init__(self, file: Path, store: Store) -> None:
+        super().__init__(file)
+        self._store, self._copy = store, f"{FOLDER}/{file.name}"
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write both; a store that does not answer now may do so later, and training goes on."""
+        super().save(content)
+        began = time.monotonic()
+        with suppress(GateError, UserError):  # the results will tell if it lasts
+            self._store.place.write(self._copy, self.file.read_bytes())
+        took = time.monotonic() - began
+        self._next = max(self._next, time.monotonic() + took / SHARE)
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the file, or where this machine has none, the store's copy."""
+        if not self.file.is_file():
+            with suppress(FileNotFoundError):
+                content = self._store.place.read(self._copy)
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self.file.write_bytes(content)
+        return super().load()
+
+    def remove(self) -> None:
+        """Forget both."""
+        super().remove()
+        self._store.place.remove(self._copy)

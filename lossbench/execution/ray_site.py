@@ -1,0 +1,413 @@
+"""Jobs as tasks of a Ray cluster: ``RAY_ADDRESS`` says which.
+
+Nodes are asked first what decides bits there. Those that differ from the driver's are named and get no job.
+Results go to the shared store, news through one actor, at most one message a second a job; what dies is tried
+again. Ray's own frames reach nobody.
+"""
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from lossbench.backing import absolute
+from lossbench.errors import LESS_MEMORY, GateError, UserError
+from lossbench.execution.jobs import Event, Job, Score, Where
+from lossbench.execution.ray_worker import News, Seen, look, serve
+from lossbench.execution.remote import (
+    MEMORY,
+    TRIES,
+    Account,
+    Facts,
+    OtherError,
+    Outcome,
+    Task,
+    arm_of,
+    differences,
+    facts,
+    pack,
+)
+from lossbench.outs import Outs
+from lossbench.params import Params
+from lossbench.store import Store
+
+ADDRESS = "RAY_ADDRESS"
+GPU_SHARE = "LOSSBENCH_GPU_SHARE"
+TRAVELS = 10**9
+"""Bytes of data that are sent to nodes which do not see the study's folder."""
+PATIENCE = 300.0
+"""Seconds that a node has to answer what decides bits there: it may have to start a process first."""
+GRACE = 10.0
+"""Seconds that tasks have to write their checkpoints when training is ended."""
+LONGEST = 300
+"""Characters of what Ray says that are told."""
+AHEAD = 2
+"""Tasks in Ray's hands for each that can run."""
+GONE = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OwnerDiedError,
+    exceptions.ObjectLostError,
+    exceptions.RaySystemError,
+)
+"""What Ray says of a worker or node that died, or was ended."""
+UNSET = (
+    f"{ADDRESS} is not set; allowed: host:port of the cluster's head, as `ray start --head` prints it, or "
+    "'auto' on one of its nodes"
+)
+
+
+@dataclass
+class RaySite:
+    """A cluster; it is connected to when it is needed."""
+
+    params: Params
+    outs: Outs
+    store: Store
+
+    def __post_init__(self) -> None:
+        address = os.environ.get(ADDRESS, "")
+        if not address:
+            raise UserError(UNSET)
+        if address.startswith("ray://"):
+            raise UserError(
+                f"{ADDRESS} is '{address}', for Ray's client; allowed: host:port of the head, from a machine "
+                "of the cluster (`ray job submit` starts a driver there)"
+            )
+        self._share = gpu_share()
+
+    @property
+    def workers(self) -> int:
+        """Jobs at a time, on nodes whose bits are ours."""
+        return max(1, sum(int(seats) for seats in self._cluster.seats.values()))
+
+    def where(self) -> Where:
+        """Where the study lies; a worker that does not see it makes its own."""
+        share = math.ceil(1 / self._share)
+        return Where(self.outs.study.resolve(), self.outs.home.resolve(), absolute(self.store.address), share)
+
+    def executor(self) -> "RayExecutor":
+        """Make an executor."""
+        return RayExecutor(self._cluster)
+
+    @cached_property
+    def _cluster(self) -> "Cluster":
+        return Cluster(self.params, self.where(), self.store.identify(), self._share)
+
+
+def gpu_share() -> float:
+    """Part of a GPU that a job takes, by ``LOSSBENCH_GPU_SHARE``; small nets may share one.
+
+    Raises:
+        UserError: if it is no such part.
+
+    """
+    text = os.environ.get(GPU_SHARE, "1")
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"{GPU_SHARE} is '{text}'; allowed: a part of a GPU, above 0 and up to 1")
+    return share
+
+
+def tell(sentence: str) -> None:
+    """Say on standard error what a person may want to know."""
+    print(f"warning: {sentence}", file=sys.stderr)
+
+
+class Cluster:
+    """A connection, and the nodes that may compute.
+
+    Args:
+        params: of the study.
+        where: it lies.
+        store: its id.
+        share: part of a GPU that a job takes.
+
+    Raises:
+        UserError: if no cluster answers at the address.
+        GateError: if no node's bits would be the driver's.
+
+    """
+
+    def __init__(self, params: Params, where: Where, store: str, share: float) -> None:
+        self.params, self.where, self.store = params, where, store
+        self.demand: dict[str, Any] = {"num_cpus": params.compute.threads, "max_retries": 0}
+        if params.compute.device == "cuda":
+            self.demand["num_gpus"] = share
+        connect()
+        self._facts: dict[str, Facts] = {}
+        self.bundle: Any = None
+        self.seats: dict[str, float] = {}
+        self.refused: dict[str, str] = {}
+        self._examine()
+
+    def facts(self, arm: str) -> Facts:
+        """What decides an arm's bits at the driver."""
+        if arm not in self._facts:
+            self._facts[arm] = facts(self.params, arm, self.where.study)
+        return self._facts[arm]
+
+    def refuse(self, node: str, why: str) -> None:
+        """Give a node no more jobs.
+
+        Raises:
+            GateError: if none is left.
+
+        """
+        self.seats.pop(node, None)
+        self.refused[node] = why
+        tell(f"{why}; it gets no job")
+        if not self.seats:
+            raise GateError(f"no node of the cluster computes the bits that are wanted here: {why}")
+
+    def forget_the_dead(self) -> None:
+        """Wait for no node that is gone, where jobs go to named ones only.
+
+        Raises:
+            GateError: if none is left.
+
+        """
+        alive = {one["NodeID"] for one in ray.nodes() if one["Alive"]}
+        self.seats = {node: seats for node, seats in self.seats.items() if node in alive}
+        if self.refused and not self.seats:
+            raise GateError("no node is left that computes the bits that are wanted here; run the same again")
+
+    def send(self) -> None:
+        """Have the study's files travel to whoever does not see its folder."""
+        if self.bundle is None:
+            self.bundle = ray.put(pack(self.params, self.where.study, TRAVELS))
+
+    def options(self) -> dict[str, Any]:
+        """What a task asks for: processors, GPUs, and to keep away from refused nodes."""
+        if not self.refused:
+            return self.demand
+        return {**self.demand, "label_selector": {"ray.io/node-id": f"in({','.join(self.seats)})"}}
+
+    def _examine(self) -> None:
+        """Ask all nodes what decides bits there."""
+        nodes = {
+            one["NodeID"]: one
+            for one in ray.nodes()
+            if one["Alive"] and one["Resources"].get("CPU", 0) >= self.params.compute.threads
+        }
+        if not nodes:
+            raise GateError(
+                f"no node of the cluster has the {self.params.compute.threads} processors that "
+                "'compute.threads' asks for"
+            )
+        seen = self._look(list(nodes))
+        blind = [node for node, one in seen.items() if isinstance(one, Seen) and one.facts is None]
+        if blind:
+            self.send()
+            seen |= self._look(blind)
+        for node, one in nodes.items():
+            self.seats[node] = one["Resources"]["CPU"] // self.params.compute.threads
+        for node, one in seen.items():
+            if why := self._objection(nodes[node]["NodeManagerHostname"], one):
+                self.refuse(node, why)
+
+    def _look(self, nodes: Sequence[str]) -> dict[str, "Seen | str"]:
+        arm = next(iter(self.params.arms))
+        ours = self.facts(arm)
+        asked = {
+            node: look.options(
+                num_cpus=0,
+                max_retries=TRIES - 1,
+                num_gpus=self.demand.get("num_gpus", 0),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            ).remote(self.params, arm, self.where, ours.data, [self.bundle])
+            for node in nodes
+        }
+        return {node: answer(ref) for node, ref in asked.items()}
+
+    def _objection(self, name: str, seen: "Seen | str") -> str:
+        if isinstance(seen, str):
+            return f"node {name}: {seen}"
+        if seen.facts is None:
+            return f"node {name} does not see the study's data"
+        if told := differences(self.facts(next(iter(self.params.arms))), seen.facts):
+            return f"node {name} would compute other bits: {'; '.join(told)}"
+        if seen.store != self.store:
+            return (
+                f"node {name} does not see the same store; set LOSSBENCH_STORE to a folder or an address "
+                "that all nodes see"
+            )
+        return ""
+
+
+def answer(ref: Any) -> "Seen | str":
+    """Wait for what a node says, or say why it does not."""
+    try:
+        seen: Seen = ray.get(ref, timeout=PATIENCE)
+    except exceptions.GetTimeoutError:
+        return f"no answer within {PATIENCE:.0f} s"
+    except exceptions.OutOfMemoryError:
+        return f"killed when it was asked, for its memory is full; {LESS_MEMORY}"
+    except exceptions.RayTaskError as error:
+        return said(error.cause or error)
+    except exceptions.RayError as error:
+        return said(error)
+    return seen
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, in a line, without Ray's frames."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:LONGEST] if lines else ''}".rstrip(": ")
+
+
+def connect() -> None:
+    """Connect to the cluster, once.
+
+    Raises:
+        UserError: if none answers.
+
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is computed here
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    address = os.environ[ADDRESS]
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=None)
+    except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
+        raise UserError(
+            f"{ADDRESS} is '{address}', where no cluster takes us ({said(error)}); allowed: host:port of the "
+            "cluster's head, of the same versions of Ray and Python"
+        ) from None
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@dataclass
+class RayExecutor:
+    """Runs jobs as tasks.
+
+    Attributes:
+        cluster: where.
+
+    """
+
+    cluster: Cluster
+    _account: Account = field(default_factory=lambda: Account(say=tell))
+    _running: dict[Any, Job] = field(default_factory=dict)
+    _numbers: dict[int, Job] = field(default_factory=dict)
+    _pull: Any = None
+
+    def __post_init__(self) -> None:
+        here = ray.get_runtime_context().get_node_id()
+        near = NodeAffinitySchedulingStrategy(here, soft=True)
+        self._channel = News.options(scheduling_strategy=near).remote()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs."""
+        self._account.waiting.extend(jobs)
+
+    def next(self) -> Event | None:
+        """Hand out what there is room for, and wait for news."""
+        while not self._account.news:
+            self._begin()
+            if self._account.news:
+                break
+            if not self._running:
+                return None
+            self._pull = self._pull or self._channel.pull.remote()
+            ready, _ = ray.wait([self._pull, *self._running], num_returns=1, timeout=5)
+            if self._pull in ready:
+                self._hear()
+            for ref in ready:
+                if ref in self._running:
+                    self._hear(all_of_them=True)
+                    self._end(ref, self._running.pop(ref))
+        return self._account.news.popleft()
+
+    def cancel(self) -> None:
+        """End what runs; those that train have time to write their checkpoints."""
+        self._account.waiting.clear()
+        refs = list(self._running)
+        for ref in refs:
+            ray.cancel(ref)
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=GRACE)
+        for ref in refs:
+            ray.cancel(ref, force=True)
+        self._running.clear()
+        ray.kill(self._channel)
+
+    def _begin(self) -> None:
+        if self.cluster.refused and not self.cluster.seats:
+            self._give_up()
+        room = AHEAD * max(1, int(sum(self.cluster.seats.values())))
+        while self._account.waiting and len(self._running) < room:
+            job = self._account.waiting.popleft()
+            number = len(self._numbers)
+            self._numbers[number] = job
+            ref = serve.options(**self.cluster.options()).remote(
+                number, self._task(job), self._channel, [self.cluster.bundle]
+            )
+            self._running[ref] = job
+
+    def _give_up(self) -> None:
+        """Tell all jobs that wait that no node is left for them."""
+        why = "; ".join(self.cluster.refused.values())
+        while self._account.waiting:
+            job = self._account.waiting.popleft()
+            told = f"the {job.label}: no node of the cluster computes the bits that are wanted here: {why}"
+            self._account.ended(job, Outcome("", GateError(told)))
+
+    def _task(self, job: Job) -> Task:
+        arm = arm_of(job)
+        weights = None
+        if isinstance(job, Score) and not isinstance(job.weights, str):
+            weights = job.weights.read_bytes()
+        return Task(job, arm, self.cluster.facts(arm), self.cluster.store, weights)
+
+    def _hear(self, all_of_them: bool = False) -> None:
+        """Take the news that have arrived; or all, those on their way included."""
+        rest = self._channel.drain.remote() if all_of_them else None
+        for ref in (self._pull, rest):
+            if ref is not None:
+                for number, gathered in ray.get(ref):
+                    self._account.progress(self._numbers[number], gathered)
+        self._pull = None
+
+    def _end(self, ref: Any, job: Job) -> None:
+        try:
+            outcome: Outcome = ray.get(ref)
+        except exceptions.OutOfMemoryError:
+            self._account.lost(job, "was killed, for its node was out of memory", MEMORY)
+        except exceptions.RayTaskError as error:  # of our own carrying; `compute` returns what a job raises
+            self._account.ended(job, Outcome("", RuntimeError(said(error.cause or error))))
+        except GONE:
+            self._account.lost(job, "was lost with its worker or node", MEMORY)
+            self.cluster.forget_the_dead()
+        except exceptions.RayError as error:
+            self._account.ended(job, Outcome("", GateError(f"the {job.label}: {said(error)}")))
+        else:
+            self._over(job, outcome)
+
+    def _over(self, job: Job, outcome: Outcome) -> None:
+        if not isinstance(outcome.error, OtherError):
+            self._account.ended(job, outcome)
+            return
+        if outcome.node not in self.cluster.refused:  # it came since the nodes were asked, or was edited
+            self.cluster.send()
+            try:
+                self.cluster.refuse(outcome.node, str(outcome.error))
+            except GateError as error:
+                self._account.ended(job, Outcome(outcome.node, error))
+                return
+        self._account.waiting.append(job)

@@ -1,0 +1,102 @@
+"""What runs on a Ray cluster's nodes: a task, the look at a node, and the channel that news go through."""
+
+import asyncio
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from lossbench.execution.jobs import Measure, Where
+from lossbench.execution.remote import (
+    Bundle,
+    Facts,
+    OtherError,
+    Outcome,
+    Reporter,
+    Task,
+    compute,
+    facts_here,
+    find_study,
+)
+from lossbench.params import Params
+from lossbench.store import Store
+
+PULL = 1.0
+"""Seconds that whoever asks for news waits for the first."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a node says of itself; no facts where it does not see the study's data."""
+
+    facts: Facts | None
+    store: str | None
+
+
+def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[Any]) -> Seen:
+    """Say what decides an arm's bits on this node, and which store it sees."""
+    known = Store(where.store).known()
+    try:
+        study = find_study(Measure(where, params, arm), arm, data, lambda: fetched(bundle))
+    except OtherError:
+        return Seen(None, known)
+    os.chdir(study)  # what is known of files' code lies there
+    return Seen(facts_here(params, arm, study), known)
+
+
+def serve_here(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
+    """Compute a task; its news go through the channel, and have arrived when it ends."""
+    sent: list[Any] = []
+
+    def send(gathered: list[Any]) -> None:
+        sent[:] = [channel.push.remote(number, gathered)]
+
+    reporter = Reporter(send)
+    outcome = compute(task, reporter, lambda: fetched(bundle))
+    reporter.flush()
+    if sent:
+        ray.get(sent)
+    return replace(outcome, node=ray.get_runtime_context().get_node_id())
+
+
+def fetched(bundle: list[Any]) -> Bundle | None:
+    """Fetch the study's files, where they travelled; in a list a reference is fetched when asked for."""
+    if bundle[0] is None:
+        return None
+    found: Bundle = ray.get(bundle[0])
+    return found
+
+
+class Channel:
+    """Holds what jobs tell until the driver asks."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[int, list[Any]]] = []
+        self._some = asyncio.Event()
+
+    async def push(self, number: int, gathered: list[Any]) -> None:
+        """Take a job's news."""
+        self._held.append((number, gathered))
+        self._some.set()
+
+    async def pull(self) -> list[tuple[int, list[Any]]]:
+        """Give what has come, or wait for it for a second."""
+        try:
+            await asyncio.wait_for(self._some.wait(), PULL)
+        except TimeoutError:
+            return []
+        self._some.clear()
+        held, self._held = self._held, []
+        return held
+
+    async def drain(self) -> list[tuple[int, list[Any]]]:
+        """Give what has come, and let whoever waits go."""
+        held, self._held = self._held, []
+        self._some.set()
+        return held
+
+
+look = ray.remote(look_here)
+serve = ray.remote(serve_here)
+News = ray.remote(num_cpus=0, max_restarts=0)(Channel)

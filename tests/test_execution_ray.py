@@ -1,0 +1,132 @@
+"""Jobs on a Ray cluster that the test starts, in a network that has ``lo`` alone.
+
+Ray listens on every interface, whatever it is told: so this file runs itself again in a network namespace.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+from service_cases import free_port
+from test_execution import own, study, written
+
+__all__ = ["own", "study"]
+INSIDE = "LOSSBENCH_TEST_NETWORK"
+WITHOUT = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None,
+        reason="ray is not installed: uv pip install --require-hashes -r requirements-ray.lock",
+    ),
+]
+inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs within the network of its own")
+outside = pytest.mark.skipif(INSIDE in os.environ, reason="starts the others")
+
+
+@outside
+@pytest.mark.timeout(900)
+def test_all_of_it_in_a_network_of_its_own() -> None:
+    if subprocess.run(
+        [*WITHOUT, "ip", "link", "set", "lo", "up"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("no network of one's own is to be had here (unshare --net): Ray would listen to others")
+    command = (
+        f"ip link set lo up && exec {sys.executable} -m pytest -n0 -m slow --timeout 900 {Path(__file__)}"
+    )
+    ran = subprocess.run(
+        [*WITHOUT, "sh", "-c", command], cwd=ROOT, env={**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-6000:]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head of one processor; gives its address."""
+    address = f"127.0.0.1:{free_port()}"
+    folder = Path("/tmp") / f"lossbench-ray-{os.getpid()}"  # Ray's sockets want a short path
+    ray = [str(Path(sys.executable).parent / "ray")]
+    node = subprocess.Popen(
+        [
+            *ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}",
+            "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}",
+            "--object-store-memory=100000000",
+        ],
+        # The machine's memory may be others', who are no reason to kill our workers.
+        env={**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, process_group=0,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("session_latest/sockets/raylet*")):
+        assert time.monotonic() < deadline
+        assert node.poll() is None
+        time.sleep(0.5)
+    yield address
+    children = psutil.Process(node.pid).children(recursive=True)
+    node.terminate()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for one in alive:
+        one.kill()
+    node.kill()
+    node.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(root: Path, arm: str, address: str, store: Path, log: Path) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "LOSSBENCH_EXECUTOR": "ray", "RAY_ADDRESS": address,
+        "LOSSBENCH_STORE": str(store),
+    }  # fmt: skip
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages.train", arm],
+            cwd=root,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+        )
+
+
+def workers() -> list[psutil.Process]:
+    """Processes that serve a job."""
+    found = []
+    for one in psutil.process_iter():
+        try:
+            if one.cmdline()[:1] in (["ray::serve_here"], ["ray::serve_here()"]):
+                found.append(one)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+@inside
+def test_the_same_bytes_as_at_home_though_a_worker_is_killed(
+    cluster: str, own: Path, study: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(own / "models")
+    log = tmp_path / "log"
+    child = start(own, "digits-focal", cluster, tmp_path / "shared", log)
+    killed = False
+    while child.poll() is None:
+        if not killed and (found := workers()):
+            found[0].send_signal(signal.SIGKILL)
+            killed = True
+        time.sleep(0.2)
+    said = log.read_text()
+    assert child.returncode == 0, said[-3000:]
+    assert killed
+    assert "was lost with its worker or node; it is tried again (1 of 3)" in said
+    assert "Traceback" not in said
+    second = start(own, "digits-cross_entropy", cluster, tmp_path / "shared", log)
+    assert second.wait() == 0, log.read_text()[-3000:]
+    assert written(own) == written(study)

@@ -1,0 +1,191 @@
+"""What executors on other machines share: keys made by the worker, news told once, three more tries."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_execution import own, study
+from test_scripts_study import PLAIN, content, write_script
+
+from lossbench.errors import GateError, UserError
+from lossbench.execution import remote
+from lossbench.execution.fill import Arm
+from lossbench.execution.jobs import SCORES, Event, Score, Train, Where
+from lossbench.execution.remote import (
+    TRIES,
+    Account,
+    Facts,
+    OtherError,
+    Outcome,
+    Reporter,
+    Task,
+    compute,
+    differences,
+    facts,
+    pack,
+    unpack,
+)
+from lossbench.execution.sites import LocalSite, site
+from lossbench.outs import Outs
+from lossbench.params import load_params, parse_params
+from lossbench.store import Store
+
+__all__ = ["own", "study"]
+
+
+@pytest.fixture
+def task(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """The scoring of a replicate whose weights lie in models/, for a store of its own."""
+    monkeypatch.chdir(own)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    params, store = load_params(own / "params.yaml"), Store(str(tmp_path / "shared"))
+    arm = Arm(params, "digits-focal", own)
+    weights = own / "models/digits/digits-focal/seed-0.safetensors"
+    key = arm.identity.scores(__import__("hashlib").sha256(weights.read_bytes()).hexdigest())
+    job = Score(Where(own, own / ".lossbench", store.address), params, arm.name, 0, weights, key, True)
+    return Task(job, arm.name, facts(params, arm.name, own), store.identify(), weights.read_bytes())
+
+
+def test_a_task_is_computed_where_the_study_is_seen(task: Task) -> None:
+    assert compute(task, lambda _: None, lambda: None).error is None
+    assert [kind for kind, _ in Store(task.job.where.store).entries()].count(SCORES) == 1
+
+
+def test_a_task_is_computed_from_what_travelled_where_the_study_is_not_seen(
+    task: Task, tmp_path: Path
+) -> None:
+    sent = pack(task.job.params, task.job.where.study, 10**9)
+    shutil.move(task.job.where.study, tmp_path / "elsewhere")
+    assert compute(task, lambda _: None, lambda: sent).error is None
+    assert [kind for kind, _ in Store(task.job.where.store).entries()].count(SCORES) == 1
+    refused = compute(task, lambda _: None, lambda: None)
+    assert isinstance(refused.error, OtherError)
+    assert "does not see the data" in str(refused.error)
+
+
+def test_what_travelled_is_held_against_its_hashes_and_mended(task: Task) -> None:
+    sent = pack(task.job.params, task.job.where.study, 10**9)
+    there = unpack(sent)
+    name = next(one for one in sent.files if one.endswith("manifest.parquet"))
+    (there / name).write_bytes(b"damaged")
+    assert (unpack(sent) / name).read_bytes() == bytes(sent.files[name])
+    (there / name).write_bytes(b"damaged too")
+    with pytest.raises(GateError, match="did not arrive as it was sent"):
+        unpack(replace(sent, files={**sent.files, name: b"other"}))
+    with pytest.raises(GateError, match=r"above the 0\.0 GB that travel"):
+        pack(task.job.params, task.job.where.study, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"machine": {"processor": "P"}}, "processor"),
+        ({"versions": {"torch": "1.0"}}, r"torch '.*' \(here '1.0'\)"),
+        ({"code": {"lossbench.training.loop": "0"}}, "code in .*lossbench"),
+        ({"data": "0"}, "does not see the data in .*, or has others there"),
+    ],
+    ids=["processor", "torch", "code", "data"],
+)
+def test_a_node_that_would_compute_other_bits_refuses_and_keeps_nothing(
+    change: dict[str, Any], said: str, task: Task
+) -> None:
+    other = replace(task, facts=replace(task.facts, **change))
+    outcome = compute(other, lambda _: None, lambda: None)
+    assert isinstance(outcome.error, OtherError)
+    with pytest.raises(OtherError, match=said):
+        raise outcome.error
+    assert outcome.error.args[0].startswith("node ")
+    assert list(Store(task.job.where.store).entries()) == []
+
+
+def test_a_node_that_sees_another_store_refuses(task: Task) -> None:
+    outcome = compute(replace(task, store="another"), lambda _: None, lambda: None)
+    assert "does not see the same store" in str(outcome.error)
+
+
+def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lossbench.execution import work
+
+    def refuse(*_: object) -> None:
+        raise UserError("params.yaml: this is wrong")
+
+    monkeypatch.setattr(work, "work", refuse)
+    assert str(compute(task, lambda _: None, lambda: None).error) == "params.yaml: this is wrong"
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(work, "work", end)
+    assert compute(task, lambda _: None, lambda: None).interrupted
+
+
+def test_the_facts_of_a_script_hold_its_own_files(own: Path) -> None:
+    write_script(own, PLAIN)
+    params = parse_params(content())
+    before = facts(params, "own-fine", own)
+    assert "script/train" in before.code
+    write_script(own, PLAIN + "\nscore = 1")
+    assert differences(before, facts(params, "own-fine", own)) == ["code in script/train"]
+
+
+def test_facts_of_one_machine_do_not_differ() -> None:
+    one = Facts("a", {"processor": "P"}, {"torch": "2"}, {"m": "1"}, "d")
+    assert differences(one, replace(one, node="b")) == []
+    told = differences(one, replace(one, code={f"m{n}": "1" for n in range(9)}, data="e"))
+    assert told == ["code in m, m0, m1, m2 and 6 more", "data"]
+
+
+def test_news_are_told_once_and_a_lost_job_three_more_times() -> None:
+    said: list[str] = []
+    account = Account(say=said.append)
+    job = Train(None, None, "a", None, (), ())  # type: ignore[arg-type]
+    epochs = [("begun", 0, {}), ("epoch", 0, 1, {"x": 1.0}), ("epoch", 0, 2, {"x": 2.0})]
+    account.progress(job, epochs[:2])
+    account.lost(job, "was lost")
+    account.progress(job, [list(one) for one in epochs])  # again from its checkpoint, as JSON brings it
+    account.ended(job, Outcome("n"))
+    assert [(one.kind, one.content and list(one.content)[:3]) for one in account.news] == [
+        ("progress", ["begun", 0, {}]), ("progress", ["epoch", 0, 1]), ("progress", ["epoch", 0, 2]), ("done", None),
+    ]  # fmt: skip
+    assert said == ["the training of 'a' with seed  was lost; it is tried again (1 of 3)"]
+    account = Account(say=said.append)
+    for _ in range(TRIES):
+        account.ended(job, Outcome("n", interrupted=True))
+    assert len(account.waiting) == TRIES - 1
+    (event,) = account.news
+    assert isinstance(event, Event)
+    assert event.kind == "failed"
+    assert "and so 4 times" in str(event.content)
+
+
+def test_at_most_one_message_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(remote.time, "monotonic", lambda: now[0])
+    sent: list[list[Any]] = []
+    reporter = Reporter(sent.append)
+    for number in range(50):
+        reporter(number)
+        now[0] += 0.1
+    reporter.flush()
+    reporter.flush()
+    assert [one for gathered in sent for one in gathered] == list(range(50))
+    assert len(sent) <= 7
+
+
+def test_where_jobs_run_is_said_by_the_environment(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, outs, store = load_params(own / "params.yaml"), Outs(own), Store(str(own / "store"))
+    monkeypatch.delenv("LOSSBENCH_EXECUTOR", raising=False)
+    assert isinstance(site(params, outs, store), LocalSite)
+    monkeypatch.setenv("LOSSBENCH_EXECUTOR", "rya")
+    with pytest.raises(
+        UserError, match=r"LOSSBENCH_EXECUTOR is 'rya'; did you mean 'ray'\? allowed: local, ray"
+    ):
+        site(params, outs, store)
+    monkeypatch.setattr("lossbench.execution.sites.find_spec", lambda _: None)
+    for name, package in (("ray", "ray"), ("slurm", "submitit")):
+        monkeypatch.setenv("LOSSBENCH_EXECUTOR", name)
+        with pytest.raises(UserError, match=rf"needs the package {package}; .*requirements-{name}\.lock"):
+            site(params, outs, store)
