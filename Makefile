@@ -88,7 +88,7 @@ doctor: setup ## find and repair what crashes left behind (lossbench doctor --ch
 .PHONY: track ui summary study
 track: setup ## complete the record in MLflow from outs and journals
 	@lossbench track $(if $(STUDY),--study "$(STUDY)")
-ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
+ui: setup ## serve the MLflow UI on 127.0.0.1 and print where to look
 	@lossbench ui $(if $(STUDY),--study "$(STUDY)")
 summary: setup ## print the result table again
 	@lossbench summary $(if $(STUDY),--study "$(STUDY)")

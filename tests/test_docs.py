@@ -158,6 +158,7 @@ def test_the_code_a_page_shows_runs(page: str, check: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_loss_of_the_page_holds_the_contract_that_the_page_names(tmp_path: Path) -> None:
     """The command of the page, without the laws and what compiles: these take minutes."""
     for name in ("lossbench", "tests"):
