@@ -148,7 +148,6 @@ def test_a_folder_of_ones_own_becomes_a_study_that_runs(tmp_path: Path) -> None:
     assert "proposed: classification" in run([replace(block, text=making)], folder)
     file = folder / "studies/mine/params.yaml"
     content: dict[str, Any] = YAML(typ="safe").load(file.read_text())
-    assert list(content["losses"]) == ["cross_entropy", "label_smoothing", "focal", "hinge"]
     arms = {name: one for name, one in content["arms"].items() if one["loss"] in ("cross_entropy", "focal")}
     content |= {"seeds": [0, 1], "tuning": {"trials": 0}, "arms": arms}
     content["experiments"]["mine"]["recipe"]["epochs"] = 1
@@ -179,6 +178,7 @@ def test_the_params_of_a_task_s_page_are_whole_and_make_sense(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
 def test_the_params_of_a_task_s_page_train_and_are_scored(task: str, tmp_path: Path) -> None:
     """All that the page shows, on little data for an epoch or two."""
