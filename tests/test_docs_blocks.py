@@ -49,7 +49,7 @@ def test_no_fence_is_passed_over() -> None:
     for page in PAGES:
         fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == 2 * len(blocks_of(page)), page
-        marks = re.findall(r"<!-- block: ", page.read_text(encoding="utf-8"))
+        marks = re.findall(r"^ *<!-- block: ", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(marks) == len([one for one in blocks_of(page) if one.mark]), (
             f"{page}: a mark above no block"
         )
