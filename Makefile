@@ -58,6 +58,7 @@ lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml deploy/ci/retrain.yml
 	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/loss.yml
 	check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	kubernetes-validate --strict deploy/kubernetes/*.yaml
 	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	python .ci/audit
 audit: dev ## look the pinned packages up in the advisory database (needs the network)
@@ -65,6 +66,10 @@ audit: dev ## look the pinned packages up in the advisory database (needs the ne
 format: dev ## let ruff write the format
 	ruff format .
 	ruff check --fix .
+
+.PHONY: site
+site: dev ## build the documentation as a website, strictly, into build/site (with the report of the last make repro)
+	python docs/make_site.py build/site
 
 .PHONY: retrain rollback serve backup restore doctor
 retrain: setup ## retrain if anything is new; promote the winner or keep the champion (STUDY=studies/name)
@@ -83,7 +88,7 @@ doctor: setup ## find and repair what crashes left behind (lossbench doctor --ch
 .PHONY: track ui summary study
 track: setup ## complete the record in MLflow from outs and journals
 	@lossbench track $(if $(STUDY),--study "$(STUDY)")
-ui: setup ## open the MLflow UI on 127.0.0.1 and print where to look
+ui: setup ## serve the MLflow UI on 127.0.0.1 and print where to look
 	@lossbench ui $(if $(STUDY),--study "$(STUDY)")
 summary: setup ## print the result table again
 	@lossbench summary $(if $(STUDY),--study "$(STUDY)")

@@ -17,7 +17,7 @@ VERBS = {
     "verdict": "judge scores that you have: a table of loss, seed and score, or MLflow runs",
     "seeds": "say how many seeds a comparison needs, before any training",
     "track": "complete the record in MLflow from outs and journals",
-    "ui": "open the MLflow UI on 127.0.0.1 and print where to look",
+    "ui": "serve the MLflow UI on 127.0.0.1 and print where to look",
     "new-study": "turn a folder of images into a study, ready to run",
     "predict": "classify (segment, …) image files with a trained model",
     "export": "write a trained model as ONNX, checked against torch",

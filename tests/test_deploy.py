@@ -47,6 +47,8 @@ def test_systemd_s_units_catch_up_and_end_all_children(job: Job) -> None:
     assert "Persistent=true" in text
     assert "KillMode=control-group" in text
     assert "OnCalendar=*-*-* 03:17:00" in text
+    assert f"OnFailure={job.name}-failed.service" in units[f"{job.name}.service"]
+    assert "logger --priority user.err" in units[f"{job.name}-failed.service"]
     assert "@" not in text.replace("@hourly", "")
 
 
@@ -162,7 +164,7 @@ def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) ->
     assert program, "systemd-analyze is not installed; on Debian: apt-get install systemd"
     for name, text in systemd.units(job, "*-*-* 03:17:00").items():
         (tmp_path / name).write_text(text)
-    files = [str(tmp_path / f"{job.name}{kind}") for kind in (".service", ".timer")]
+    files = [str(tmp_path / f"{job.name}{kind}") for kind in systemd.KINDS]
     verified = subprocess.run([program, "verify", *files], capture_output=True, text=True, check=False)
     assert verified.returncode == 0, verified.stderr
     assert not verified.stderr

@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import json
+import os
 import re
 import shlex
 import shutil
@@ -11,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from docs_cases import LINE, follow
+from conftest import ROOT, write_params
+from docs_cases import LINE, PAGES, blocks, follow
+from ruamel.yaml import YAML
 
+from lossbench.checking import check
 from lossbench.cli import VERBS
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+from lossbench.params import load_params
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -41,8 +44,8 @@ def test_make_targets_that_docs_name_exist(page: Path) -> None:
 def commands(page: Path) -> list[str]:
     """What a page tells people to type: lines of its blocks, and code spans, without comments."""
     text = re.sub(r"^```text\n.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in found for line in block.replace("\\\n", " ").splitlines()]
     spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     return [re.sub(r"\s+#.*|\s*…", "", " ".join(one.split())) for one in lines + spans]
 
@@ -53,7 +56,7 @@ def words_of(command: str) -> list[str]:
     return [one for one in words if one not in ("sudo", "--preserve-env=MLFLOW_TRACKING_URI")]
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_verbs_and_options_that_pages_name_are_taken(page: Path) -> None:
     wrong = []
     for command in commands(page):
@@ -152,3 +155,45 @@ def test_the_code_a_page_shows_runs(page: str, check: str, tmp_path: Path) -> No
         check=False,
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_loss_of_the_page_holds_the_contract_that_the_page_names(tmp_path: Path) -> None:
+    """The command of the page, without the laws and what compiles: these take minutes."""
+    for name in ("lossbench", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    follow("docs/new-loss.md", tmp_path)
+    (command,) = blocks(ROOT / "docs/new-loss.md", "bash")
+    words = [one for one in shlex.split(command)[1:] if one != "tests/test_losses_laws.py"]
+    run = subprocess.run(
+        [sys.executable, *words, "-m", "not slow"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+    assert re.search(r"\b[1-9]\d* passed", run.stdout), run.stdout
+
+
+def test_the_script_of_the_page_is_checked_and_writes_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs/own-training.md"
+    (tmp_path / "scripts").mkdir()
+    script = blocks(page, "python")[0]
+    (tmp_path / script.split("\n", 1)[0].removeprefix("# ")).write_text(script)
+    content = YAML(typ="safe").load(blocks(page, "yaml")[0])
+    write_params(tmp_path, content)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    check(load_params())
+    words = content["experiments"]["mine"]["command"]
+    told = {"loss": "focal", "learning_rate": 0.01, "seed": 0, "epochs": 2, "data": ".", "out": "."}
+    subprocess.run([sys.executable, *(word.format(**told) for word in words[1:])], check=True)
+    written = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert written.keys() == content["experiments"]["mine"]["metrics"].keys()

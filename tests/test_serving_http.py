@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from conftest import ROOT
+from data_cases import picture
+from docs_cases import blocks
+from dvc_cases import BIN
 
 from lossbench.data.dataset import Dataset
 from lossbench.params import load_params
+from lossbench.retraining.registry import Registry
 from lossbench.serving.logged import log_model
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
@@ -137,3 +143,55 @@ def test_a_segmenter_answers_with_a_mask_of_named_classes(tracked, own_store):
     assert np.asarray(one["mask"]).max() < len(data.info.classes)
     assert 0 < np.min(one["probability"]) <= np.max(one["probability"]) <= 1
     assert sum(one["shares"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_page_s_server_predictions_and_export_answer_as_shown(tracked, own_store, tmp_path):
+    """docs/serving.md word for word, but for the model's name, the seed and the port."""
+    folder = tmp_path / "study"
+    shutil.copytree(tracked, folder)
+    client = connect(folder)
+    registry = Registry(client, "page")
+    (model,) = [
+        one
+        for one in client.search_logged_models([client.get_experiment_by_name("digits").experiment_id])
+        if one.name == "digits-focal"
+    ]
+    version = registry.register(model.model_id, model.model_id, model.source_run_id, {}, "planted")
+    registry.take_over(version, registry.standing(), {"version": version})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"lossbench-digits@": "page@", "--seed 31": "--seed 1", "5001": port}
+    serve, _, request, predict, export = (
+        re.sub("|".join(told), lambda found: told[found[0]], one)
+        for one in blocks(ROOT / "docs/serving.md", "bash")
+    )
+    (folder / "scans").mkdir()
+    for name in ("photo1.jpg", "photo2.png", "scans/a.png"):
+        picture(folder / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+    def shell(block: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with (folder / "serve.log").open("w") as log:
+        server = subprocess.Popen(
+            ["bash", "-euc", f"exec {serve}"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+    try:
+        wait(f"http://127.0.0.1:{port}/health", server, folder / "serve.log")
+        answers = json.loads(shell(request))["predictions"]
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert [set(one) for one in answers] == [{"class", "probability", "probabilities"}] * 2
+    table, row = shell(predict).strip().rsplit("\n", 1)
+    assert "photo1.jpg" in table
+    assert "photo2.png" in table
+    assert json.loads(row)["file"] == "scans/a.png"
+    shell(export)
+    assert (folder / "digits.onnx").is_file()

@@ -1,4 +1,4 @@
-"""Open the MLflow UI on 127.0.0.1 and print where to look; Ctrl-C ends it."""
+"""Serve the MLflow UI on 127.0.0.1 and print where to look; Ctrl-C ends it."""
 
 import argparse
 import signal

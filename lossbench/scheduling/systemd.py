@@ -13,10 +13,12 @@ UNITS = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
 ADDRESSES = Path("/etc/lossbench")
 NEEDS = "use cron instead"
+KINDS = (".service", ".timer", "-failed.service")
+"""What a schedule is made of: the retraining, when it runs, and what tells that it failed."""
 
 
 def units(job: Job, when: str) -> Mapping[str, str]:
-    """Write service and timer: file name → content.
+    """Write service, timer and what tells of a failure: file name → content.
 
     Raises:
         UserError: if ``when`` is no calendar expression of systemd's.
@@ -27,10 +29,7 @@ def units(job: Job, when: str) -> Mapping[str, str]:
             f"--when is {when!r}; systemd takes an expression such as '*-*-* 03:17:00' or 'daily'"
         )
     words = {key: value.replace("%", "%%") for key, value in job.words(when).items()}
-    return {
-        f"{job.name}{kind}": filled(f"systemd/lossbench-retrain{kind}", words)
-        for kind in (".service", ".timer")
-    }
+    return {f"{job.name}{kind}": filled(f"systemd/lossbench-retrain{kind}", words) for kind in KINDS}
 
 
 def service(job: Job, model: str) -> Mapping[str, str]:
@@ -101,7 +100,7 @@ def install(job: Job, when: str) -> str:
 def remove(job: Job) -> str:
     """Stop the timer and delete the units; a retraining at work goes on to its end."""
     _expect_systemd()
-    found = [UNITS / f"{job.name}{kind}" for kind in (".timer", ".service")]
+    found = [UNITS / f"{job.name}{kind}" for kind in KINDS]
     if not any(one.exists() for one in found):
         return f"systemd: no '{job.name}' is scheduled; nothing to do"
     called(["systemctl", "disable", "--now", f"{job.name}.timer"], NEEDS)
