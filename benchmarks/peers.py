@@ -10,13 +10,16 @@ A baseline and three arms, eight seeds, normal scores of standard deviation 1 wh
 and .8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm truly
 1.5 standard deviations better is found. Each package is used as its documentation says, at its defaults
 for a level of 5 %, on the same families; each gets ``--seconds`` at most, all packages side by side, and
-every row says how many families it saw. Writes benchmarks/results/peers.json.
+every row says how many families it saw; ``--go-on`` adds further ones to a slow package's. Writes
+benchmarks/results/peers.json.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import multiprocessing
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -38,6 +41,8 @@ CORRELATIONS = (0.0, 0.5, 0.8)
 MARGIN = 0.1
 """In our verdicts; a tenth of the standard deviation, so that no tie hides a false verdict."""
 RESULT = Path(__file__).parent / "results" / "peers.json"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Eight scores want no pool of threads: beside other processes the threads wait for one another."""
 FAST = "lossbench"
 """Judges many families at once."""
 
@@ -157,12 +162,12 @@ def cells(family: int) -> dict[tuple[float, float], Array]:
     }
 
 
-def rates(name: str, families: int, seconds: float) -> list[dict[str, Any]]:
+def rates(name: str, families: range, seconds: float) -> list[dict[str, Any]]:
     """Judge families until they are done or time is up.
 
     Args:
         name: the package's.
-        families: wanted.
+        families: by number; the same number is the same scores.
         seconds: at most; the family begun last is finished.
 
     Returns:
@@ -171,7 +176,7 @@ def rates(name: str, families: int, seconds: float) -> list[dict[str, Any]]:
     """
     ends = time.monotonic() + seconds
     said: dict[tuple[float, float], list[list[int]]] = {}
-    for family in range(families):
+    for family in families:
         if time.monotonic() > ends:
             break
         for cell, scores in cells(family).items():
@@ -205,9 +210,9 @@ def _row(name: str, correlation: float, none: list[list[int]], some: list[list[i
         "correlation": correlation,
         "families": len(false),
         "false": float(np.mean(false)),
-        "false_interval": _share(false),
+        "false_interval": _share(sum(false), len(false)),
         "power": float(np.mean(found)),
-        "power_interval": _share(found),
+        "power_interval": _share(sum(found), len(found)),
     }
     print(
         "{package:24} r = {correlation:.1f}  false {false:.3f}  power {power:.3f}  of {families}".format(
@@ -218,9 +223,19 @@ def _row(name: str, correlation: float, none: list[list[int]], some: list[list[i
     return row
 
 
-def _share(found: list[bool]) -> list[float]:
+def together(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """One row of two runs over different families."""
+    families = first["families"] + then["families"]
+    joined = {**then, "families": families}
+    for what in ("false", "power"):
+        hits = round(first[what] * first["families"] + then[what] * then["families"])
+        joined |= {what: hits / families, f"{what}_interval": _share(hits, families)}
+    return joined
+
+
+def _share(hits: int, families: int) -> list[float]:
     """Clopper and Pearson's 95 % interval of a share."""
-    interval = binomtest(sum(found), len(found)).proportion_ci(0.95)
+    interval = binomtest(hits, families).proportion_ci(0.95)
     return [round(float(interval.low), 4), round(float(interval.high), 4)]
 
 
@@ -268,23 +283,37 @@ def main() -> None:
     )
     parser.add_argument("--families", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=2100, help="for each package, side by side (2100)")
+    parser.add_argument(
+        "--go-on", action="store_true", help="add further families to the rows that are there"
+    )
     parser.add_argument("--only", choices=list(JUDGES), action="append", help="keep the others' rows")
     chosen = parser.parse_args()
     names = chosen.only or list(JUDGES)
     conditions = {"arms": ARMS, "seeds": SEEDS, "effect_sd": EFFECT, "level": LEVEL}
     made = machine("numpy", "scipy", "autorank", "deepsig", "baycomp", "ictonyx")
     said = {"machine": made, "commit": commit(), "conditions": conditions}
-    kept = json.loads(RESULT.read_bytes()) if chosen.only and RESULT.exists() else {}
+    kept = json.loads(RESULT.read_bytes()) if (chosen.only or chosen.go_on) and RESULT.exists() else {}
     said["nasty"] = kept.get("nasty") or nasty()
+    before = {
+        (row["package"], row["correlation"]): row
+        for row in kept.get("rows", ())
+        if chosen.go_on and row["package"] in names and row["package"] != FAST
+    }
+    begin = {name: before[name, 0.0]["families"] if (name, 0.0) in before else 0 for name in names}
     rows = [row for row in kept.get("rows", ()) if row["package"] not in names]
     rows += ours_at_once(chosen.families) if FAST in names else []
-    with ProcessPoolExecutor(len(JUDGES)) as pool:
+    os.environ.update(ONE_THREAD)  # read where a worker imports numpy, hence new processes, no forks
+    with ProcessPoolExecutor(len(names), multiprocessing.get_context("spawn")) as pool:
         waiting = [
-            pool.submit(rates, name, chosen.families, chosen.seconds) for name in names if name != FAST
+            pool.submit(rates, name, range(begin[name], begin[name] + chosen.families), chosen.seconds)
+            for name in names
+            if name != FAST
         ]
         for one in as_completed(waiting):  # what is there is kept
-            rows += one.result()
-            write("peers", {**said, "rows": rows})
+            for row in one.result():
+                first = before.pop((row["package"], row["correlation"]), None)
+                rows.append(row if first is None else together(first, row))
+            write("peers", {**said, "rows": [*rows, *before.values()]})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lossbench.checking import check
 from lossbench.cli import VERBS
 from lossbench.errors import UserError
 from lossbench.params import load_params
-from lossbench.studies import new_study
+from lossbench.studies import new_study, params_for
 
 
 def draw(file: Path, seed: int, side: int = 24, mask: bool = False) -> None:
@@ -53,6 +53,20 @@ def test_a_folder_becomes_a_study_that_checks_and_fetches(
     run = stage(folder, "fetch", "mine")
     assert run.returncode == 0, run.stderr
     assert (folder / "data/mine/train/inputs.npy").exists()
+
+
+def test_what_is_proposed_follows_the_data(by_class: Path, with_masks: Path, tmp_path: Path) -> None:
+    even = ["cross_entropy", "focal", "label_smoothing"]
+    assert list(params_for("mine", by_class)["losses"]) == even
+    for number in range(30):
+        (by_class / "dog" / f"{number}.png").unlink()
+    made = params_for("mine", by_class)
+    assert list(made["losses"]) == [*even, "weighted_ce", "logit_adjusted"]
+    assert made["comparison"]["baseline"] == "cross_entropy"
+    assert len(made["tuning"]["seeds"]) >= 3
+    assert made["tuning"]["trials"] >= 5
+    masks = params_for("mine", with_masks)["losses"]
+    assert list(masks) == ["cross_entropy", "ce_dice", "dice", "focal", "weighted_ce"]
 
 
 def test_the_command_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_scores_that_count_as_one_get_no_number_of_seeds(tmp_path):
     found = judged(tmp_path, "seed,ce,dice\n" + "".join(f"{i},{ce},0.75\n" for i, (ce, _) in enumerate(ROWS)))
     (row,) = json.loads(found.json())["verdicts"]
     assert (row["verdict"], row["seeds_needed"], row["seeds_for_tie"]) == ("undecided", None, None)
-    assert "seeds count as one" in row["sentence"]
+    assert "so count as one" in row["sentence"]
     assert "?." not in found.text() + found.markdown() + found.html()
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Study
-from lossbench.reporting.tables import Finding, looks_json, records
+from lossbench.reporting.tables import Finding, floors_of, looks_json, records
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, level_over_report
 
@@ -44,6 +44,10 @@ def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answer
         lines += [
             f"| {escape(one.name)} | {escape(row['loss'])} | {one.metric} | {score(row)} | {row['n']} |"
             for row in records(board, one.name, metric=one.metric)
+        ]
+        lines += [
+            f"| {escape(one.name)} | *{escape(floor)}* | {one.metric} | {digits(value, 0)} | – |"
+            for floor, value in floors_of(one).items()
         ]
     families = 2 * len({one.experiment for one in found}) + bool(answered)
     if families:

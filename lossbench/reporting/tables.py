@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.execution.declared import against, is_compared, losses_of, plan_of
+from lossbench.params import ScriptExperiment
 from lossbench.reporting.budgets import Budgeted, budgeted
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.statistics.examples import sample_weight, seeds_by_examples
@@ -16,7 +17,7 @@ from lossbench.statistics.hypotheses import Answer, Claim, Outcome, answer
 from lossbench.statistics.looks import Progress, progress, stage_of
 from lossbench.statistics.looks_file import block_of
 from lossbench.statistics.metrics import known, within_bounds
-from lossbench.statistics.paired import Interval, mean_interval
+from lossbench.statistics.paired import Interval, constant, mean_interval
 from lossbench.statistics.record import Plan, standing
 from lossbench.statistics.sentences import sentence
 from lossbench.statistics.trained import Edge, Training, condition
@@ -137,7 +138,7 @@ def _findings(one: Evaluated, study: Study) -> list[Finding]:
     if plan is None:
         baseline = against(study.params, one.name)
         scores = one.by_arm(one.metric)
-        found = compare(scores, baseline, one.metric, rules, one.diverged(), floors, training)
+        found = compare(scores, baseline, one.metric, rules, one.diverged(), floors, training, once_of(one))
         judged = [(contrast, tuple(one.seeds_of(contrast.arm))) for contrast in found]
     else:
         looked = looked_at(one, study, plan, training)
@@ -164,7 +165,13 @@ def looked_at(
         one.diverged_seeds(),
         floors_of(one),
         training or {arm: training_of(one, arm, study) for arm in one.arms},
+        once_of(one),
     )
+
+
+def once_of(one: Evaluated) -> tuple[str, ...]:
+    """Arms whose equal scores count as one: a user's script may never have used the seed it was given."""
+    return tuple(one.arms) if isinstance(one.experiment, ScriptExperiment) else ()
 
 
 def looks_json(study: Study) -> dict[str, Any]:
@@ -285,7 +292,11 @@ def answers(study: Study) -> list[Answer]:
     if len(study.params.seeds) < 2:
         return []
     claims = {name: _claim(name, study) for name in study.params.hypotheses}
-    known = [one for one in claims.values() if np.isfinite(one.differences).all()]
+    known = [
+        one
+        for one in claims.values()
+        if np.isfinite(one.differences).all() and not _counts_once(one.name, study)
+    ]
     level, plan = study.params.comparison.level, plan_of(study.params)
     if plan is None:
         found = answer(known, level)
@@ -301,8 +312,19 @@ def answers(study: Study) -> list[Answer]:
     return [answered.get(name) or _unanswered(one) for name, one in claims.items()]
 
 
+def _counts_once(name: str, study: Study) -> bool:
+    """Whether one of a claim's arms has scores that count as one: then its verdict is undecided, too."""
+    claim = study.params.hypotheses[name]
+    sides = ((claim.experiment, claim.better), (claim.than_experiment or claim.experiment, claim.than))
+    return any(
+        bool(once_of(study.evaluated[where]))
+        and constant(scores_with(study.evaluated[where], loss, claim.on))
+        for where, loss in sides
+    )
+
+
 def _unanswered(claim: Claim) -> Answer:
-    """Leave a claim undecided where a replicate diverged and has no such score."""
+    """Leave a claim undecided where a replicate diverged and has no such score, or all count as one."""
     nan = math.nan
     n = len(claim.differences)
     return Answer(claim.name, Outcome.UNDECIDED, nan, nan, nan, nan, nan, claim.by, n, None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lossbench.statistics.family import seeds_for as seeds_for
     from lossbench.statistics.family import seeds_needed as seeds_needed
     from lossbench.statistics.family import smallest_p as smallest_p
+    from lossbench.statistics.family import verdict_power as verdict_power
     from lossbench.statistics.hypotheses import Answer as Answer
     from lossbench.statistics.hypotheses import Claim as Claim
     from lossbench.statistics.hypotheses import Outcome as Outcome
@@ -76,6 +77,7 @@ __getattr__ = lazily(
         "seeds_for": "family",
         "seeds_needed": "family",
         "smallest_p": "family",
+        "verdict_power": "family",
         "Answer": "hypotheses",
         "Claim": "hypotheses",
         "Outcome": "hypotheses",

@@ -12,13 +12,21 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from lossbench.statistics.family import fewest
-from lossbench.statistics.paired import Interval, hall_bounds, hall_statistic, mean_interval, spreads
+from lossbench.statistics.paired import (
+    Interval,
+    hall_bounds,
+    hall_ratio,
+    hall_statistic,
+    mean_interval,
+    normal_skewness,
+    spreads,
+)
 
 Array = npt.NDArray[Any]
 FAR = 12.0
 """Standard deviations of s beyond which its distribution has nothing left."""
 NODES, WEIGHTS = (
-    (part + shift) / 2 for part, shift in zip(np.polynomial.legendre.leggauss(200), (1, 0), strict=True)
+    (part + shift) / 2 for part, shift in zip(np.polynomial.legendre.leggauss(100), (1, 0), strict=True)
 )
 """Of a quadrature over (0, 1)."""
 
@@ -79,8 +87,9 @@ def tie_interval(differences: Array, level: float) -> Interval:
 def tie_power(margin: float, n: int, level: float) -> float:
     """Probability that two truly equal arms are found to tie.
 
-    P(|d̄| + t(1 − level, n − 1)·s/√n < margin) for normal differences of standard deviation 1, integrated
-    over the distribution of s.
+    The joined interval of :func:`tie_interval` lies inside ± margin, for normal differences of standard
+    deviation 1: integrated over the distributions of s and of the skewness, which are independent of the
+    mean.
 
     Args:
         margin: over the differences' standard deviation.
@@ -91,19 +100,23 @@ def tie_power(margin: float, n: int, level: float) -> float:
     if n < 2:
         return 0.0
     freedom = n - 1
-    critical = float(stats.t.ppf(1 - level, freedom))
-    widest = margin * math.sqrt(n) / critical  # a larger s leaves no room for any mean
+    quantile = float(special.stdtrit(freedom, 1 - level)) / math.sqrt(n)
+    widest = margin / quantile  # a larger s leaves no room for any mean
     near = FAR / math.sqrt(2 * freedom)  # s lies within 1 ± this
     low, high = max(0.0, 1 - near), min(widest, 1 + near)
     if high <= low:
         return 0.0
     s = low + (high - low) * NODES
-    room = margin * math.sqrt(n) - critical * s
+    skew, shares = normal_skewness(n)
+    below = np.maximum(quantile, hall_ratio(quantile, skew, n))[:, None]
+    above = np.maximum(quantile, -hall_ratio(-quantile, skew, n))[:, None]
+    ends = math.sqrt(n) * (margin - above * s), math.sqrt(n) * (below * s - margin)
+    inside = np.maximum(special.ndtr(ends[0]) - special.ndtr(ends[1]), 0.0)
     log_density = (
         math.log(2) + freedom / 2 * math.log(freedom / 2) - special.gammaln(freedom / 2)
         + (freedom - 1) * np.log(s) - freedom * s**2 / 2
     )  # fmt: skip
-    return float((high - low) * np.sum(WEIGHTS * (2 * special.ndtr(room) - 1) * np.exp(log_density)))
+    return float((high - low) * np.sum(WEIGHTS * (shares @ inside) * np.exp(log_density)))
 
 
 def seeds_for_tie(margin: float, level: float, wanted: float, least: int = 2) -> int | None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import brentq
 
+from lossbench.statistics.paired import constant
 from lossbench.statistics.record import SETTLED, Found, Plan, Record, Row, pairs, same_plan, spending
 from lossbench.statistics.samples import Paired
 from lossbench.statistics.trained import Training, condition
@@ -137,6 +138,7 @@ def progress(
     diverged: Mapping[str, Collection[int]] | None = None,
     floors: Mapping[str, float] | None = None,
     training: Mapping[str, Training] | None = None,
+    once: Collection[str] = (),
 ) -> Progress:
     """Take every declared look that the scores allow, and say what the next one needs.
 
@@ -153,6 +155,7 @@ def progress(
         diverged: arm → seeds of its diverged replicates.
         floors: name → score of a predictor that needs no training.
         training: arm → what is known of how it was trained.
+        once: arms whose scores count as one where they are all equal.
 
     Raises:
         UserError: if the plan is not the one under which looks were taken.
@@ -171,7 +174,7 @@ def progress(
             break
         found = judge(
             [
-                _comparison(one, scores, seeds, rules, diverged or {}, floors or {}, training or {})
+                _comparison(one, scores, seeds, rules, diverged or {}, floors or {}, training or {}, once)
                 for one in open_pairs
             ],
             metric,
@@ -212,6 +215,7 @@ def _comparison(
     diverged: Mapping[str, Collection[int]],
     floors: Mapping[str, float],
     training: Mapping[str, Training],
+    once: Collection[str],
 ) -> Comparison:
     values = {arm: np.array([scores[arm][seed] for seed in seeds]) for arm in pair}
     states = {
@@ -226,6 +230,7 @@ def _comparison(
         diverged=sum(seed in seeds for one in pair for seed in diverged.get(one, ())),
         arm_condition=states[arm],
         baseline_condition=states[other],
+        once=any(one in once and constant(values[one]) for one in pair),
     )
 
 

@@ -24,6 +24,7 @@ SAME = 1e-12
 DRAWS = 200_000
 """Sign vectors drawn beyond that."""
 BYTE = 8
+SKEW_NODES = 20
 
 
 @dataclass(frozen=True)
@@ -161,20 +162,45 @@ def hall_p(differences: Array, centre: float = 0.0) -> Array:
 
 
 def hall_bounds(values: Array, level: float) -> tuple[float, float]:
-    """Interval of the mean that holds exactly the centres which :func:`hall_p` does not reject.
-
-    The cubic is inverted in closed form: with q = t/√n, r = 3/γ · (∛(1 + γ(q − γ/6n)) − 1).
-    """
+    """Interval of the mean that holds exactly the centres which :func:`hall_p` does not reject."""
     n = len(values)
     spread, skew = float(spreads(values)), float(skewness(values))
     quantile = float(stats.t.ppf(1 - level / 2, n - 1)) / math.sqrt(n)
-
-    def ratio(q: float) -> float:
-        moved = q - skew / (6 * n)
-        return moved if abs(skew) < 1e-8 else 3 / skew * (math.cbrt(1 + skew * moved) - 1)
-
     centre = float(np.mean(values))
-    return centre - spread * ratio(quantile), centre - spread * ratio(-quantile)
+    low, high = (centre - spread * float(hall_ratio(q, skew, n)) for q in (quantile, -quantile))
+    return low, high
+
+
+def hall_ratio(quantile: Array | float, skew: Array | float, n: int) -> Array:
+    """Mean over standard deviation at which Hall's statistic is √n · ``quantile``: the cubic inverted.
+
+    r = 3/γ · (∛(1 + γ(q − γ/6n)) − 1).
+
+    Args:
+        quantile: q, of t over √n.
+        skew: γ of the differences.
+        n: their number.
+
+    """
+    skew = np.asarray(skew, dtype=np.float64)
+    moved = quantile - skew / (6 * n)
+    flat = np.abs(skew) < 1e-8
+    safe = np.where(flat, 1.0, skew)
+    return np.asarray(np.where(flat, moved, 3 / safe * (np.cbrt(1 + safe * moved) - 1)))
+
+
+def normal_skewness(n: int) -> tuple[Array, Array]:
+    """Quadrature over the skewness of n normal differences, which says nothing of their t (Basu 1955).
+
+    Returns:
+        (k,) values and (k,) weights: of a normal distribution with its variance, cut to what n values can
+        have.
+
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(SKEW_NODES)
+    variance = 6 * (n - 2) / ((n + 1) * (n + 3))
+    most = (n - 2) / math.sqrt(n - 1)
+    return np.clip(math.sqrt(variance) * nodes, -most, most), weights / weights.sum()
 
 
 def spreads(values: Array) -> Array:

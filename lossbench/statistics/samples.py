@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lossbench.statistics.equivalence import tie_interval, tost_p
+from lossbench.statistics.family import seeds_needed, seeds_unpaired, smallest_p, smallest_unpaired_p
 from lossbench.statistics.paired import (
     Interval,
     constant,
@@ -58,6 +59,12 @@ class Sample(Protocol):
 
     def p(self) -> float:
         """P of no difference."""
+
+    def smallest_p(self) -> float:
+        """Smallest p that this many seeds can give, whatever the scores."""
+
+    def seeds_for(self, size: float, contrasts: int, level: float, wanted: float) -> int | None:
+        """How many seeds show a difference of ``size`` standard deviations with the power wanted."""
 
     def p_tie(self, margin: float) -> float:
         """P of a difference beyond the margin."""
@@ -109,6 +116,15 @@ class Paired:
     def p(self) -> float:
         """Larger of sign-flip and Hall."""
         return difference_p(self.differences)
+
+    def smallest_p(self) -> float:
+        """Of the sign flips."""
+        return smallest_p(self.n)
+
+    def seeds_for(self, size: float, contrasts: int, level: float, wanted: float) -> int | None:
+        """As many more as differences of exactly 0 cost, which carry no sign."""
+        nonzero = np.count_nonzero(self.differences) / self.n
+        return seeds_needed(size, nonzero, contrasts, level, wanted)
 
     def p_tie(self, margin: float) -> float:
         """TOST, by t and Hall."""
@@ -181,6 +197,14 @@ class Unpaired:
         if self.n > LARGE:  # dealing anew would take minutes to say the same
             return self._two_sided()
         return max(welch_permutation_p(self.first, self.second), self._two_sided())
+
+    def smallest_p(self) -> float:
+        """Of the permutation."""
+        return smallest_unpaired_p(len(self.first), len(self.second))
+
+    def seeds_for(self, size: float, contrasts: int, level: float, wanted: float) -> int | None:
+        """A side."""
+        return seeds_unpaired(size, contrasts, level, wanted)
 
     def _two_sided(self) -> float:
         error, freedom = self._error()

@@ -17,6 +17,8 @@ WORDS = {
     "brier": "Brier",
 }
 MOST_PLACES = 6
+"""Decimals beyond which a value is written with a power of ten: 2.3e-7, not 0.0000002."""
+LEAST_POWER = 300
 
 
 def digits(value: float, spread: float) -> str:
@@ -138,7 +140,7 @@ def _with_interval(
 
 def _below(margin: float, bounds: list[float], places: int) -> int:
     """As many places as it takes for a bound within the margin not to be rounded to it."""
-    while places < MOST_PLACES and any(
+    while places < LEAST_POWER and any(
         abs(bound) < margin <= abs(float(f"{bound:.{places}f}")) for bound in bounds
     ):
         places += 1
@@ -156,8 +158,8 @@ def _places(spread: float, *never_zero: float) -> int:
         exponent = math.floor(math.log10(spread))
         leading = spread / 10.0**exponent
         places = (1 if leading < 3 else 0) - exponent
-    places = max(0, min(MOST_PLACES, places))
-    while places < MOST_PLACES and any(bound and float(f"{bound:.{places}f}") == 0 for bound in never_zero):
+    places = max(0, min(LEAST_POWER, places))
+    while places < LEAST_POWER and any(bound and float(f"{bound:.{places}f}") == 0 for bound in never_zero):
         places += 1
     return places
 
@@ -166,6 +168,12 @@ def _written(value: float, places: int) -> str:
     if not math.isfinite(value):
         return "–"
     written = f"{value:.{places}f}"
+    if places > MOST_PLACES and float(written):
+        after_first = max(0, places + math.floor(math.log10(abs(value))))
+        mantissa, power = f"{value:.{after_first}e}".split("e")
+        written = f"{mantissa}e{int(power)}"
+    elif places > MOST_PLACES:
+        written = "0"
     return written.removeprefix("-") if float(written) == 0 else written.replace("-", "−")
 
 
@@ -177,7 +185,10 @@ def _need(contrast: Contrast) -> str:
     """Say how many seeds a decision would take."""
     needed, tie = contrast.seeds_needed, contrast.seeds_for_tie
     if contrast.once:
-        return "the seeds count as one, so that more of this kind would decide nothing"
+        return (
+            "scores or differences are the same on all seeds and so count as one: more of this kind would "
+            "decide nothing"
+        )
     if needed is None:
         said = "no number of seeds would show a difference this small"
     elif needed <= contrast.n:

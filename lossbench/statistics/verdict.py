@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lossbench.errors import nearest
 from lossbench.statistics.equivalence import seeds_for_tie
-from lossbench.statistics.family import effect_quartiles, holm, seeds_needed
-from lossbench.statistics.paired import Interval, finite
+from lossbench.statistics.family import effect_quartiles, holm
+from lossbench.statistics.paired import Interval, constant, finite
 from lossbench.statistics.record import Verdict, pairs
 from lossbench.statistics.samples import Paired, Sample, effect
 from lossbench.statistics.trained import TRAINED, Condition, Training, condition
@@ -170,7 +170,7 @@ def compare(
         diverged: arm → number of diverged replicates.
         floors: name → score of a predictor that needs no training.
         training: arm → what is known of how it was trained.
-        once: arms whose equal scores count as one.
+        once: arms whose scores count as one where they are all equal.
 
     Raises:
         ValueError: if the arms have not the same number of seeds, fewer than two, a score that is no
@@ -191,7 +191,7 @@ def compare(
             diverged=lost.get(arm, 0) + lost.get(other, 0),
             arm_condition=states[arm],
             baseline_condition=states[other],
-            once=arm in once or other in once,
+            once=any(one in once and constant(scores[one]) for one in (arm, other)),
         )
         for arm, other in pairs(list(scores), baseline)
     ]
@@ -341,10 +341,9 @@ def decide(difference: float, interval: Interval, p_holm: float, tied: bool, rul
 
 def _needed(sample: Sample, family: int, rules: Rules) -> tuple[int | None, int | None, int | None]:
     """Seeds for the difference seen, and for the quartiles of what it may be in truth."""
-    nonzero = np.count_nonzero(sample.differences) / sample.n if len(sample.differences) else 1.0
 
     def seeds(size: float) -> int | None:
-        return seeds_needed(size, nonzero, family, rules.level, rules.power)
+        return sample.seeds_for(size, family, rules.level, rules.power)
 
     seen = effect(sample)
     smaller, larger = effect_quartiles(seen, sample.n)
@@ -358,6 +357,8 @@ def _for_tie(sample: Sample, family: int, rules: Rules) -> int | None:
         return None
     if not sample.spread:
         return FEWEST_FOR_TIE
+    if not math.isfinite(sample.spread):  # of scores whose squares overflow
+        return None
     return seeds_for_tie(rules.margin / sample.spread, rules.level / family, rules.power, FEWEST_FOR_TIE)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lossbench.errors import UserError, nearest
 from lossbench.statistics.examples import seeds_by_examples
-from lossbench.statistics.family import floor_seeds, smallest_p
+from lossbench.statistics.family import floor_seeds, floor_unpaired
 from lossbench.statistics.metrics import is_training_loss, known
 from lossbench.statistics.paired import Interval, constant
 from lossbench.statistics.record import Verdict, pairs
@@ -24,6 +24,9 @@ from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, read_csv, r
 
 Array = npt.NDArray[Any]
 PERCENT = 100
+FEWEST_TO_REPEAT = 4
+LARGEST = 1e100
+"""Scores beyond which squares overflow; a diverged perplexity can be that large."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,12 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
     _check_numbers(question)
     metric, experiments = gather(rows, question.metric, question.floor, what)
     _refuse_training_loss(metric, what)
+    _refuse_huge(rows)
     if question.bounds is None:
         _refuse_two_units([row for row in rows if row.metric in ("", metric)], metric)
     rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
     found: list[Found] = []
-    notes: list[str] = []
+    notes = _about_units(metric, rules)
     for name, scores in experiments.items():
         of_experiment, said = _experiment(name, scores, metric or "score", rules, question, what)
         found += of_experiment
@@ -160,6 +164,26 @@ def _refuse_training_loss(metric: str | None, what: str) -> None:
             "to loss; "
             "compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
         )
+
+
+def _refuse_huge(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if math.isfinite(row.score) and abs(row.score) > LARGEST:
+            raise UserError(
+                f"{row.where}: a score of {row.score:g} is too large to compute with; if the replicate "
+                "diverged, leave the score empty and say with --floor what it is worth"
+            )
+
+
+def _about_units(metric: str, rules: Rules) -> list[str]:
+    """Say what a margin below 1 means where scores are per cent."""
+    there = known(metric)
+    if there is None or there.high != 1.0 or rules.bounds is not None or rules.margin >= 1:
+        return []
+    return [
+        f"the scores are taken to be per cent, and so is the margin: {rules.margin:g} of one per cent; say "
+        f"--margin {PERCENT * rules.margin:g} if you mean {PERCENT * rules.margin:g} per cent"
+    ]
 
 
 def _check_numbers(question: Question) -> None:
@@ -205,6 +229,12 @@ def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) 
                 "higher_is_better=True or False); that is never guessed"
             )
         higher = there.higher_is_better
+    elif there is not None and there.higher_is_better != higher:
+        raise UserError(
+            f"{what}: '{metric}' is better the {'higher' if there.higher_is_better else 'lower'} it is, and "
+            f"--{'higher' if higher else 'lower'}-is-better says otherwise; give it another name if it is "
+            "another metric"
+        )
     bounds = question.bounds or ((there.low, there.high) if there else None)
     outside = [
         score for score in scores if bounds and not bounds[0] <= score <= bounds[1] and math.isfinite(score)
@@ -214,6 +244,12 @@ def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) 
         raise UserError(f"{what}: a score of {outside[0]:g} lies outside --bounds {low:g} {high:g}")
     if outside:
         bounds = None  # per cent, say: the name is known, its unit here is not
+    if bounds and question.margin >= bounds[1] - bounds[0]:
+        raise UserError(
+            f"margin {question.margin:g} is as much as two scores between {bounds[0]:g} and {bounds[1]:g} "
+            "can differ, so everything would tie; it is the largest difference that does not matter, in the "
+            "scores' unit (0.01 for one per cent of shares)"
+        )
     try:
         return Rules(question.level, question.margin, higher, question.power, bounds, question.step)
     except ValueError as error:
@@ -275,6 +311,8 @@ def _comparison(
         values = (np.array([first[seed] for seed in shared]), np.array([second[seed] for seed in shared]))
         sample = Paired(*values)
         said += _left_out(arm, other, first, second, len(shared))
+        if len(shared) > 1 and not sample.differences.any():
+            said.append(f"{arm} and {other} have the same score on every seed: one run under two names?")
     floors = {} if question.floor is None else {"the floor": question.floor}
     once = [
         _said_once(loss, of_loss) for loss, of_loss in zip(pair, values, strict=True) if _repeats(of_loss)
@@ -332,6 +370,7 @@ def _notes(
 ) -> list[str]:
     prefix = f"{name}: " if name else ""
     notes = [f"{prefix}{one}" for of_pair in said for one in of_pair]
+    notes += [f"{prefix}{one}" for one in _said_twice(scores)]
     for loss, seeds in scores.replaced.items():
         notes.append(
             f"{prefix}{loss} has no score on seed{'s' * (len(seeds) > 1)} "
@@ -341,18 +380,34 @@ def _notes(
     if scores.groups:
         count = len(next(iter(next(iter(scores.groups.values())).values())))
         notes.append(f"{prefix}each seed's score is the mean over {count} groups, which its training shares")
-    least = _least(len(compared), rules)
-    few = [one for one in compared if one.sample.n < least]
+    few = [one.sample for one in compared if one.sample.smallest_p() * len(compared) > rules.level]
     if few:
-        n = min(one.sample.n for one in few)
+        fewest = max(few, key=lambda sample: sample.smallest_p())
+        n, paired = fewest.n, isinstance(fewest, Paired)
+        least = (floor_seeds if paired else floor_unpaired)(len(compared), rules.level)
+        side, many = " a side" * (not paired), "contrast" + "s" * (len(compared) > 1)
         notes.append(
-            f"{prefix}{n} seed{'s' * (n > 1)} cannot show a difference, whatever the scores: with "
-            f"{len(compared)} "
-            f"contrast{'s' * (len(compared) > 1)} the smallest p is "
-            f"{min(1.0, smallest_p(n) * len(compared)):.3g} after "
-            f"Holm; it takes at least {least} seeds"
+            f"{prefix}{n} seed{'s' * (n > 1)}{side} cannot show a difference, whatever the scores: with "
+            f"{len(compared)} {many} the smallest p is {min(1.0, fewest.smallest_p() * len(compared)):.3g} "
+            f"after Holm; it takes at least {least} seeds"
         )
     return notes
+
+
+def _said_twice(scores: Scores) -> list[str]:
+    """Say where seeds repeat others' scores in every loss: copies of a run are no further runs."""
+    seeds = dict.fromkeys(seed for of_loss in scores.scores.values() for seed in of_loss)
+    alike: dict[tuple[float | None, ...], list[str]] = {}
+    for seed in seeds:
+        alike.setdefault(tuple(of_loss.get(seed) for of_loss in scores.scores.values()), []).append(seed)
+    if len(seeds) < FEWEST_TO_REPEAT or len(alike) > len(seeds) / 2 or len(alike) < 2:
+        return []
+    copies = next(each for each in alike.values() if len(each) > 1)
+    return [
+        f"{len(seeds)} seeds have only {len(alike)} different rows of scores (seeds {', '.join(copies[:5])}"
+        f"{', …' if len(copies) > 5 else ''} are equal in every loss): if rows were copied, or seeds do not "
+        "reach the training, there is less evidence than these verdicts count"
+    ]
 
 
 def _over_groups(contrast: Contrast, scores: Scores, rules: Rules) -> tuple[float, float]:
