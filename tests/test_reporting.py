@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_params, write_params
+from PIL import Image
 
+from lossbench.cli import main
 from lossbench.params import load_params
 from lossbench.reporting import write_report
 from lossbench.reporting.gallery import image_address, mask_address
@@ -289,6 +293,31 @@ def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: 
     twin = (study / ".lossbench/report/index.html").read_text()
     assert "× 1.5 the time of cross_entropy" in twin
     assert "the time of" not in (study / "reports/index.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), [("digits", 8), ("scenes", 32)])
+def test_the_commands_that_the_page_prints_do_what_it_says(
+    name: str, side: int, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = re.findall(r"`([^`]+)`", decided(study)["digits"]["next"].replace("digits-", f"{name}-"))
+    assert len(said) == 2
+    Image.fromarray(np.zeros((side, side), dtype=np.uint8)).save(study / "one.png")
+    monkeypatch.chdir(study)
+    for command in said:
+        words = ["one.png" if word == "FILES" else word for word in shlex.split(command)]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (words[1:], ended.value.code) == (words[1:], 0), capsys.readouterr().err
+    assert "one.png" in capsys.readouterr().out
+    assert (study / f"{name}-focal.onnx").stat().st_size > 0
+
+
+def test_report_md_shows_floors_below_the_losses(study: Path) -> None:
+    rows = [line for line in (report(study) / "report.md").read_text().splitlines() if "| digits |" in line]
+    assert "*constant prediction*" in rows[-1]
+    assert rows[-1].endswith("| – |")
 
 
 @pytest.mark.parametrize(
