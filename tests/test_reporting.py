@@ -198,11 +198,17 @@ def test_in_a_browser_the_page_draws_all_charts_and_cuts_nothing_without_errors_
         if width > 390:
             assert page.locator(".stacked").count() == 0
             page.pdf(path=shots / f"report-{scheme}.pdf")
+            page.emulate_media(media="print")
+            page.screenshot(path=shots / f"report-print-{scheme}.png", full_page=True)
+            assert set(page.evaluate(INKS)) <= {"rgb(51, 55, 61)", "none", "rgb(227, 230, 234)"}
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
+DRAWN = ", ".join(f'.chart [stroke="{ink}"]' for ink in ("#d6dae1", "#33373d", "#363b44", "#e3e6ea"))
+INKS = f"[...document.querySelectorAll('{DRAWN}')].map(one => getComputedStyle(one).stroke)"
+"""What axes, grids and intervals are drawn with on paper."""
 TOO_WIDE = "one => one.scrollWidth > one.clientWidth"
 
 
