@@ -125,7 +125,7 @@ def test_a_decided_sentence_shows_no_interval_that_touches_0(difference, share):
     low, high = difference * (1 - share), difference * (1 + share)
     if low >= 1e-6:
         said = say(contrast(Verdict.BETTER, difference, low, high))
-        assert float(re.search(r"95 % ([\d.]+) to", said).group(1)) > 0
+        assert float(re.search(r"95 % ([\d.]+(e−\d+)?) to", said).group(1).replace("−", "-")) > 0
 
 
 @pytest.mark.parametrize(
