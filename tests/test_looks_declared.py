@@ -29,6 +29,7 @@ from lossbench.execution.declared import (
 )
 from lossbench.execution.fill import Arm
 from lossbench.params import Params, load_params, parse_params
+from lossbench.statistics import nominal_levels, smallest_p
 from lossbench.statistics.looks_file import block_of, write_looks
 from lossbench.statistics.record import SETTLED, Found, Record, Row, Verdict, begin_next, seeds_of_arms
 
@@ -81,6 +82,18 @@ def test_before_the_first_look_every_arm_has_its_seeds(tmp_path):
         "digits: look 1 of 3, at 3 seeds, is begun; 0.025 of the level of 0.05"
         in looks_said(params, tmp_path)[0]
     )
+
+
+@pytest.mark.parametrize(("looks", "told"), [((3, 8), True), ((7, 8), True), ((8, 10), False), ((3,), False)])
+def test_a_first_look_too_early_for_any_difference_is_told_before_it_is_trained_for(looks, told, tmp_path):
+    """Two contrasts: half the level for each is .0125, and 2/2^7 is .0156."""
+    comparison = {"baseline": "cross_entropy", "looks": list(looks)}
+    params = study(tmp_path, comparison=comparison, seeds=list(range(20, 30)))
+    said = looks_said(params, tmp_path)[0]
+    assert ("no difference" in said) == told
+    assert ("let it be at 8 or later" in said) == told
+    least = nominal_levels(looks, 0.05 / 2)[0]
+    assert (smallest_p(looks[0]) > least) == (told or looks == (3,))
 
 
 def test_a_look_that_is_begun_has_further_seeds_for_what_is_open_alone(tmp_path):

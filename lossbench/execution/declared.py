@@ -5,6 +5,7 @@ writes it into what each stage depends on.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from lossbench.statistics.record import (
     Plan,
     Record,
     begin_next,
+    pairs,
     same_plan,
     seeds_of_arms,
+    spending,
     standing,
     undecided,
 )
@@ -36,8 +39,8 @@ def plan_of(params: Params) -> Plan | None:
 
 def is_compared(params: Params, experiment: str) -> bool:
     """Whether anything in an experiment is compared, and so looked at."""
-    pairs = params.comparison.contrasts == "all_pairs"
-    return len(params.arms_of(experiment)) > 1 and (pairs or params.baseline_of(experiment) is not None)
+    all_pairs = params.comparison.contrasts == "all_pairs"
+    return len(params.arms_of(experiment)) > 1 and (all_pairs or params.baseline_of(experiment) is not None)
 
 
 def against(params: Params, experiment: str) -> str | None:
@@ -198,9 +201,29 @@ def looks_said(params: Params, study: Path) -> list[str]:
         return []
     return [
         f"{name}: {standing(losses_of(params, name), against(params, name), plan, record)}"
+        + (
+            ""
+            if record.taken
+            else _too_early(plan, len(pairs(list(params.arms_of(name)), against(params, name))))
+        )
         for name, record in records_of(params, study).items()
         if is_compared(params, name)
     ]
+
+
+def _too_early(plan: Plan, contrasts: int) -> str:
+    """Say where a first look of several spends level on differences that so few seeds cannot show."""
+    if len(plan.looks) == 1 or not contrasts:
+        return ""
+    spent = spending(plan.looks, plan.level)[0] / contrasts
+    least = math.ceil(math.log2(2 / spent))  # all signs agree with p = 2/2^n
+    if plan.looks[0] >= least:
+        return ""
+    many = f"{contrasts} contrast{'s' * (contrasts > 1)}"
+    return (
+        f"; a first look at {plan.looks[0]} seeds can show no difference among {many} (ties, from five seeds "
+        f"on), and half of the level is spent there: let it be at {least} or later"
+    )
 
 
 def losses_of(params: Params, experiment: str) -> dict[str, str]:
