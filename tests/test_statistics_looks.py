@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lossbench.errors import UserError
-from lossbench.statistics import Plan, Record, Rules, Verdict, nominal_levels, progress, seeds_of_arms
+from lossbench.statistics import (
+    Plan,
+    Record,
+    Rules,
+    Verdict,
+    compare,
+    nominal_levels,
+    progress,
+    seeds_of_arms,
+)
 from lossbench.statistics.looks_file import read_looks, write_looks
 from lossbench.statistics.record import spending
 
@@ -190,3 +199,18 @@ def test_no_arm_is_decided_twice_and_the_record_tells_the_same_story(seed, gap):
     assert [one.verdict for one in again.contrasts] == [one.verdict for one in found.contrasts]
     assert math.isfinite(found.contrasts[0].p_holm)
     assert isinstance(again.record, Record)
+
+
+def test_equal_scores_of_an_arm_whose_seed_may_not_count_are_one_at_every_look():
+    """A user's script may never have used its seed: eight times the same number is one number."""
+    rng = np.random.default_rng(3)
+    scores = {
+        "ce": {seed: 0.7 + 0.01 * rng.normal() for seed in range(8)},
+        "script": dict.fromkeys(range(8), 0.8),
+    }
+    plan = Plan(tuple(range(8)), (8,))
+    for once, verdict in (((), Verdict.BETTER), (("ce", "script"), Verdict.UNDECIDED)):
+        (found,) = progress(scores, "ce", "accuracy", RULES, plan, once=once).contrasts
+        assert (found.verdict, found.once) == (verdict, bool(once))
+        arrays = {arm: np.array(list(values.values())) for arm, values in scores.items()}
+        assert compare(arrays, "ce", "accuracy", RULES, once=once)[0].verdict == verdict
