@@ -95,6 +95,19 @@ def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) 
     assert not others & set(code.files)
 
 
+def test_what_verdicts_are_made_of_trains_nothing_anew(arms: dict[str, Identity]) -> None:
+    """They are read from scores: an edit of a test or a sentence must not cost all trainings."""
+    for arm in arms.values():
+        parts = {name.split(".")[1] for name in arm.code.files if "." in name}
+        assert not parts & {"statistics", "verdicts", "reporting", "tracking", "retraining", "serving"}
+        scoring = {
+            name
+            for name in arm.scoring.files
+            if name.startswith(("lossbench.verdicts", "lossbench.statistics"))
+        }
+        assert scoring <= {"lossbench.statistics", "lossbench.statistics.calibration"}
+
+
 def test_no_modules_of_ours_import_each_other_in_a_circle() -> None:
     """As they are imported: what a function imports when it is called comes after."""
     graph = {module: set(imported_first(module)) & set(MODULES) - {module} for module in MODULES}
