@@ -287,15 +287,22 @@ def folder_of(address: str) -> Path | None:
         UserError: if it names a folder as seen from nowhere.
 
     """
-    scheme, found, rest = address.partition("://")
-    if not found:
-        return Path(address)
-    if scheme not in LOCAL or "::" in address:
+    scheme, found, rest = address.partition(":")
+    if found and scheme.lower() in LOCAL:
+        path = rest.removeprefix("//").removeprefix("localhost")
+        if not path.startswith("/"):
+            raise UserError(f"{STORE} is '{address}'; allowed: {scheme}:/// and a folder's whole path")
+        return Path(os.fsdecode(unquote_to_bytes(path)))
+    if "://" in address:
+        if any(part.partition(":")[0].lower() in LOCAL for part in address.split("::")[1:]):
+            raise UserError(
+                f"{STORE} is '{shown(address)}', which leads to a folder by a detour; name the folder itself"
+            )
         return None
-    path = rest.removeprefix("localhost")
-    if not path.startswith("/"):
-        raise UserError(f"{STORE} is '{address}'; allowed: {scheme}:/// and a folder's whole path")
-    return Path(os.fsdecode(unquote_to_bytes(path)))
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{STORE} is '{address}': {error}") from None
 
 
 def absolute(address: str) -> str:

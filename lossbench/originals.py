@@ -201,15 +201,15 @@ def _listed(folder: Path) -> list["os.DirEntry[str]"]:
 
 
 def _refuse_nested(taken: Sequence[Taken]) -> None:
-    """Refuse a store of ours in an out, where DVC would delete it."""
+    """Refuse a store of ours, or DVC's cache, in an out, where DVC would delete it."""
     outs = [one for one in taken if one.kind == "out"]
-    for store in (one for one in taken if one.kind == "store"):
+    for store in (one for one in taken if one.kind != "out"):
         for out in outs:
             if store.place.lies_in(out.place):
                 raise UserError(
                     f"{store.place.path}, {store.what}, {store.place.meets(out.place)} {out.what}; DVC "
                     "deletes that before it is written: name another place (LOSSBENCH_HOME, "
-                    "LOSSBENCH_STORE, MLFLOW_TRACKING_URI)"
+                    "LOSSBENCH_STORE, MLFLOW_TRACKING_URI; for the cache `dvc config cache.dir`)"
                 )
 
 
