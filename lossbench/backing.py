@@ -294,15 +294,31 @@ def folder_of(address: str) -> Path | None:
             raise UserError(f"{STORE} is '{address}'; allowed: {scheme}:/// and a folder's whole path")
         return Path(os.fsdecode(unquote_to_bytes(path)))
     if "://" in address:
-        if any(part.partition(":")[0].lower() in LOCAL for part in address.split("::")[1:]):
-            raise UserError(
-                f"{STORE} is '{shown(address)}', which leads to a folder by a detour; name the folder itself"
-            )
         return None
     try:
         return Path(address).expanduser()
     except RuntimeError as error:  # ~nobody
         raise UserError(f"{STORE} is '{address}': {error}") from None
+
+
+def folder_behind(address: str) -> Path | None:
+    """The folder of this machine in which an address ends, be it a chain of fsspec's; None for any other.
+
+    Example:
+        >>> folder_behind("dir://b::file:///a")
+        PosixPath('/a/b')
+
+    """
+    first, *chained = address.split("::")
+    if not chained:
+        return folder_of(address)
+    for one in chained:
+        if one.partition(":")[0].lower() in LOCAL:
+            base = folder_of(one)
+            if base is not None and first.startswith("dir://"):
+                return base / first.removeprefix("dir://")
+            return base
+    return None
 
 
 def absolute(address: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from lossbench import written
-from lossbench.backing import folder_of
+from lossbench.backing import folder_behind
 from lossbench.errors import UserError, brief
 from lossbench.params import Params
 from lossbench.places import Atlas, Place
@@ -140,7 +140,7 @@ def _taken(params: Params, study: Path, atlas: Atlas) -> Iterator[Taken]:
         for path in local_store(one):
             yield Taken("store", f"MLflow's {path.name}{whose}", atlas.place(path))
     kept = os.environ.get("LOSSBENCH_STORE", "")
-    if kept and (folder := folder_of(kept)) is not None:
+    if kept and (folder := folder_behind(kept)) is not None:
         yield Taken("store", "the store (LOSSBENCH_STORE)", atlas.place(study / folder))
     cache = written.cache(study)
     if cache is not None:
