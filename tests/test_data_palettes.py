@@ -126,5 +126,5 @@ def test_colours_for_the_eye_beside_grey_masks_of_the_same_numbers_are_read(tmp_
 
 def test_a_mask_of_floats_is_told_as_such(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(UserError, match=r"x\.tif: a mask of float32 values; expected one integer per pixel"):
+    with pytest.raises(UserError, match=r"x\.tif: a mask of float32 values; expected whole numbers"):
         read_mask(tmp_path / "x.tif", None, "stretch", 0)

@@ -216,8 +216,11 @@ def read_mask(
         decoded = decode(file, colours=False)
         values, stored = decoded.values, decoded.stored
         if values.shape[2] != 1 or values.dtype.kind not in "bui":
-            found = f"of mode {stored.mode}" if values.shape[2] != 1 else f"of {stored.dtype} values"
-            raise UserError(f"{file}: a mask {found}; expected one integer per pixel (grey or palette)")
+            if values.shape[2] == 1:
+                raise UserError(f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each")
+            raise UserError(
+                f"{file}: a mask of mode {stored.mode}; expected one value per pixel (grey or palette)"
+            )
         if orientation == "apply":
             values = turned(values, stored.orientation)
         if values.min() < -(2**31) or values.max() >= 2**31:
