@@ -1,5 +1,6 @@
 """The kinds of fault of benchmarks.faults: how each is made to happen."""
 
+import json
 import os
 import random
 import shutil
@@ -7,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psutil
 
@@ -24,6 +25,9 @@ from benchmarks.fault_study import (
     left_running,
     newest,
 )
+from lossbench.identity import Owner
+from lossbench.tracking.artifacts import FOLDER
+from lossbench.tracking.claims import WRITER
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
 
 CLOCK = """
@@ -39,6 +43,14 @@ def _shift(now):
 time.time = lambda: _real() - _shift(_real())
 time.time_ns = lambda: _real_ns() - _shift(_real()) * 10**9
 """
+
+
+CHECKPOINTS = ".lossbench/store/checkpoints/*.pt"
+KEPT = ".lossbench/store/replicates/*/*/*"
+"""Files of finished replicates: what each entry says, and its weights."""
+ELSEWHERE = "a machine that is no more"
+LONG_AGO = (3600.0, 86_400.0)
+"""Seconds: longer than any lease, by any clock."""
 
 
 def moment(study: Study, chance: random.Random) -> float:
@@ -174,7 +186,7 @@ def in_training(study: Study) -> None:
     process = study.start("dvc", "repro")
     deadline = time.monotonic() + 4 * study.repro_seconds
     while time.monotonic() < deadline and process.poll() is None:
-        if list(study.folder.glob(".lossbench/checkpoints/*.pt")):
+        if list(study.folder.glob(CHECKPOINTS)):
             break
         time.sleep(0.02)
     children = family(process)
@@ -185,7 +197,10 @@ def in_training(study: Study) -> None:
 def torn_checkpoint(study: Study, chance: random.Random) -> int:
     """Kill training, then damage the checkpoints it left."""
     in_training(study)
-    for file in study.folder.glob(".lossbench/checkpoints/*.pt"):
+    files = list(study.folder.glob(CHECKPOINTS))
+    if not files:
+        study.said.append("no checkpoint was written: nothing to damage")
+    for file in files:
         content = bytearray(file.read_bytes())
         if chance.random() < 0.5:
             del content[chance.randrange(len(content)) :]
@@ -204,8 +219,7 @@ def no_home(study: Study, chance: random.Random) -> int:
 
 def torn_replicate(study: Study, chance: random.Random) -> int:
     """Damage a kept replicate, and make the chain ask for it again."""
-    files = sorted(study.folder.glob(".lossbench/replicates/*/*"))
-    file = chance.choice(files)
+    file = chance.choice(sorted(study.folder.glob(KEPT)))
     content = file.read_bytes()
     file.write_bytes(content[: chance.randrange(len(content))])
     (study.folder / "dvc.lock").unlink()
@@ -265,11 +279,45 @@ def renamed(study: Study, chance: random.Random) -> int:
     return 0
 
 
+def copied(study: Study, chance: random.Random) -> int:
+    """Copy the checkout (`cp -a`) while it is recorded; all goes on in the copy, the old place stays."""
+    process = study.start(*TRACK)
+    time.sleep(chance.uniform(1.0, 12.0))
+    end(process)
+    place = study.folder / FOLDER
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    copy = study.folder.with_name(f"{study.folder.name}-copy")
+    subprocess.run(["cp", "-a", study.folder, copy], check=True)
+    study.folder = copy
+    study.run(*TRACK)
+    after = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    study.lost_originals += sum(before.get(file) != after.get(file) for file in before.keys() | after.keys())
+    return 0
+
+
+def died_elsewhere(study: Study, chance: random.Random) -> int:
+    """Kill the recorder, and have its claims say that it ran on a machine that was not heard of for long."""
+    killed_tracker(study, chance)
+    gone = str(Owner(ELSEWHERE, "another boot", 1, 0.0, "1"))
+    with closing(sqlite3.connect(study.folder / "mlflow.db", timeout=30)) as store, store:
+        like = (f"{WRITER}%",)
+        for key, run, text in store.execute(
+            "SELECT key, run_uuid, value FROM tags WHERE key LIKE ?", like
+        ).fetchall():
+            said = json.loads(text) | {"owner": gone, "at": time.time() - chance.uniform(*LONG_AGO)}
+            store.execute(
+                "UPDATE tags SET value = ? WHERE key = ? AND run_uuid = ?", (json.dumps(said), key, run)
+            )
+    return 0
+
+
 def of_records() -> list[Kind]:
-    """List the kinds in which a record is shared or moved."""
+    """List the kinds in which a record is shared or moved, or whoever made it was on another machine."""
     return [
         Kind("two checkouts record at once, one killed", "untracked", two_recorders, TRACK),
         Kind("checkout renamed while recorded", "untracked", renamed, TRACK),
+        Kind("checkout copied while recorded", "untracked", copied, TRACK),
+        Kind("recorder died on another machine", "untracked", died_elsewhere, TRACK),
     ]
 
 

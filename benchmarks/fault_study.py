@@ -74,6 +74,7 @@ class Study:
         environment: what every command of this copy finds in it.
         companions: what runs beside it (a server) until the trial is over.
         lost_originals: files of the user's that a trial found gone or changed.
+        within: the beginning of every command line: what it runs in (a mount, say).
 
     """
 
@@ -84,13 +85,14 @@ class Study:
     environment: dict[str, str] = field(default_factory=dict)
     companions: ExitStack = field(default_factory=ExitStack)
     lost_originals: int = 0
+    within: tuple[str, ...] = ()
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a command in a group of its own; its output goes to a file beside the study."""
         with self.folder.with_suffix(".log").open("ab") as log:
             found = _environment(**self.environment | environment)
             return subprocess.Popen(
-                command, cwd=self.folder, env=found, stdin=subprocess.DEVNULL,
+                (*self.within, *command), cwd=self.folder, env=found, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
 

@@ -287,15 +287,38 @@ def folder_of(address: str) -> Path | None:
         UserError: if it names a folder as seen from nowhere.
 
     """
-    scheme, found, rest = address.partition("://")
-    if not found:
-        return Path(address)
-    if scheme not in LOCAL or "::" in address:
+    scheme, found, rest = address.partition(":")
+    if found and scheme.lower() in LOCAL:
+        path = rest.removeprefix("//").removeprefix("localhost")
+        if not path.startswith("/"):
+            raise UserError(f"{STORE} is '{address}'; allowed: {scheme}:/// and a folder's whole path")
+        return Path(os.fsdecode(unquote_to_bytes(path)))
+    if "://" in address:
         return None
-    path = rest.removeprefix("localhost")
-    if not path.startswith("/"):
-        raise UserError(f"{STORE} is '{address}'; allowed: {scheme}:/// and a folder's whole path")
-    return Path(os.fsdecode(unquote_to_bytes(path)))
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{STORE} is '{address}': {error}") from None
+
+
+def folder_behind(address: str) -> Path | None:
+    """The folder of this machine in which an address ends, be it a chain of fsspec's; None for any other.
+
+    Example:
+        >>> folder_behind("dir://b::file:///a")
+        PosixPath('/a/b')
+
+    """
+    first, *chained = address.split("::")
+    if not chained:
+        return folder_of(address)
+    for one in chained:
+        if one.partition(":")[0].lower() in LOCAL:
+            base = folder_of(one)
+            if base is not None and first.startswith("dir://"):
+                return base / first.removeprefix("dir://")
+            return base
+    return None
 
 
 def absolute(address: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from lossbench.data.decoding import decode
-from lossbench.data.images import Header, read_mask
+from lossbench.data.images import Coloured, Header, read_mask
 from lossbench.data.samples import Array
 from lossbench.data.sources.boxes import ROUNDED
+from lossbench.data.sources.palettes import coloured
 from lossbench.data.sources.reading import ImageOptions, headers_of, side_by_side
 from lossbench.errors import UserError
 from lossbench.recognition import Found
@@ -244,7 +245,10 @@ def _classes(found: Found, orientation: str, said: list[str]) -> dict[str, Any]:
     masks = [file for some in found.masks.values() for file in some]
     counts: Counter[int] = Counter()
     looked = _sample(masks)
-    read = side_by_side(lambda file: _values_of(file, orientation == "ignore"), looked, "masks: looking")
+    seen = coloured(None, "datasets.NAME")
+    read = side_by_side(
+        lambda file: _values_of(file, orientation == "ignore", seen), looked, "masks: looking"
+    )
     for one in read:
         counts.update(one)
     values = sorted(counts)
@@ -303,10 +307,9 @@ def _foreground(counts: Counter[int], known: Sequence[int], void: int | None) ->
     return 1 - counts[known[0]] / whole
 
 
-def _values_of(file: Path, raw: bool) -> dict[int, int]:
-    values, counts = np.unique(
-        read_mask(file, None, "stretch", 0, "ignore" if raw else "apply"), return_counts=True
-    )
+def _values_of(file: Path, raw: bool, seen: Coloured) -> dict[int, int]:
+    found = read_mask(file, None, "stretch", 0, "ignore" if raw else "apply", coloured=seen)
+    values, counts = np.unique(found, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 

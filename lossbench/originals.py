@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from lossbench import written
-from lossbench.backing import folder_of
+from lossbench.backing import folder_behind
 from lossbench.errors import UserError, brief
 from lossbench.params import Params
 from lossbench.places import Atlas, Place
@@ -140,7 +140,7 @@ def _taken(params: Params, study: Path, atlas: Atlas) -> Iterator[Taken]:
         for path in local_store(one):
             yield Taken("store", f"MLflow's {path.name}{whose}", atlas.place(path))
     kept = os.environ.get("LOSSBENCH_STORE", "")
-    if kept and (folder := folder_of(kept)) is not None:
+    if kept and (folder := folder_behind(kept)) is not None:
         yield Taken("store", "the store (LOSSBENCH_STORE)", atlas.place(study / folder))
     cache = written.cache(study)
     if cache is not None:
@@ -201,15 +201,15 @@ def _listed(folder: Path) -> list["os.DirEntry[str]"]:
 
 
 def _refuse_nested(taken: Sequence[Taken]) -> None:
-    """Refuse a store of ours in an out, where DVC would delete it."""
+    """Refuse a store of ours, or DVC's cache, in an out, where DVC would delete it."""
     outs = [one for one in taken if one.kind == "out"]
-    for store in (one for one in taken if one.kind == "store"):
+    for store in (one for one in taken if one.kind != "out"):
         for out in outs:
             if store.place.lies_in(out.place):
                 raise UserError(
                     f"{store.place.path}, {store.what}, {store.place.meets(out.place)} {out.what}; DVC "
                     "deletes that before it is written: name another place (LOSSBENCH_HOME, "
-                    "LOSSBENCH_STORE, MLFLOW_TRACKING_URI)"
+                    "LOSSBENCH_STORE, MLFLOW_TRACKING_URI; for the cache `dvc config cache.dir`)"
                 )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lossbench.data.samples import POOL
 from lossbench.data.sources import listing
-from lossbench.data.sources.coco import CocoOptions, instance_groups
+from lossbench.data.sources.coco import CocoOptions, instance_groups, read_instances
 from lossbench.data.sources.folders import class_files
 from lossbench.data.sources.multilabel_csv import read_table
 from lossbench.data.sources.pairs import (
@@ -34,6 +34,11 @@ LOOKED_AT = 5
 MASK_VALUES, MASK_SHARE, SHARED = 8, 0.98, 0.8
 """So many values cover this share of a mask's pixels; the share of masks that have an image's name."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+PART_OF_DATA = re.compile(
+    r"(^|[^a-z])(train|training|val|valid|validation|test|testing|eval|dev)"
+    r"([ab]|set|[ _-]?(set|images?|imgs?|data|hr|lr.*))?[ _-]?[0-9]*$"
+)
+"""Names of parts, in lower case: ``train2017``, ``test_images``, ``trainA``, ``x_train_hr``."""
 MOST_JSON = 2**28
 """Bytes of a JSON file that is looked into to see whether it is COCO's."""
 READ = (
@@ -96,12 +101,37 @@ def recognise(root: Path) -> Found:
     classes = groups.get("train", groups.get(POOL, {}))
     if len(classes) < 2:
         raise UserError(f"{root}: {len(classes)} class folder ({', '.join(classes)}); {READ}")
+    _refuse_splits_as_classes(root, classes)
     _refuse_masks_as_classes(root, classes)
     images = {split: [file for some in found.values() for file in some] for split, found in groups.items()}
     counts = ", ".join(f"{name} {len(some)}" for name, some in list(classes.items())[:12])
     more = f", … ({len(classes)} in all)" if len(classes) > 12 else ""
-    return Found(
-        "image_folder", "classification", images, said=(f"classes (images to train on): {counts}{more}",)
+    told = (f"classes (images to train on): {counts}{more}", *_paired_names(classes))
+    return Found("image_folder", "classification", images, said=told)
+
+
+def _refuse_splits_as_classes(root: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse folders called after parts of a dataset: to tell training from test images is no task.
+
+    Raises:
+        UserError: naming them, and the layouts that are read.
+
+    """
+    if all(PART_OF_DATA.search(name.lower()) for name in classes):
+        raise UserError(
+            f"{root}: {', '.join(list(classes)[:4])} are called like parts of a dataset, not like classes, "
+            f"and hold images without labels; {READ}"
+        )
+
+
+def _paired_names(classes: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
+    """A sentence where classes hold the same names, as pictures of one thing do: photo and depth."""
+    names = {frozenset(listing.nfc(one.stem) for one in files) for files in classes.values()}
+    if len(names) > 1:
+        return ()
+    return (
+        f"{', '.join(list(classes)[:4])} hold files of the same names: if these are pictures of one thing, "
+        "they are no classes",
     )
 
 
@@ -207,12 +237,20 @@ def _coco(root: Path) -> Found | None:
         one for folder in (*_looked_at(root), root / "annotations") for one in _json(folder) if _is_coco(one)
     ]
     if not files:
+        _refuse_broken_instances(root / "annotations")
         return None
     usual = [one for one in files if one.parent == root / "annotations" and one.stem.startswith("instances")]
     options: dict[str, Any] = {}
     if usual != files:
         options = _coco_options(root, files)
     return _detection("coco", instance_groups(root, CocoOptions.model_validate(options), "DATA"), options)
+
+
+def _refuse_broken_instances(folder: Path) -> None:
+    """What is called as COCO's files are, and is none, is told for what it is."""
+    for one in _json(folder):
+        if one.stem.startswith("instances"):
+            read_instances(one)
 
 
 def _json(folder: Path) -> list[Path]:

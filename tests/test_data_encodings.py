@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
-from lossbench.data.sources.listing import nfc
+from lossbench.data.sources.listing import below, csv_entries, nfc
 from lossbench.data.sources.voc import decoded_xml
 from lossbench.errors import UserError
 
@@ -390,3 +390,100 @@ def test_a_size_of_raw_pixels_names_the_tag(tmp_path: Path) -> None:
     ):
         result(root)
     assert (result(root, orientation="ignore")[1]["orientation_in_doubt"] == 0).all()
+
+
+# Names as other systems write them, and tables as spreadsheets save them.
+
+WRITTEN: dict[str, Callable[[str], str]] = {
+    "backslashes": lambda name: name.replace("/", "\\"),
+    "a backslash before": lambda name: ".\\" + name.replace("/", "\\"),
+    "another case": str.upper,
+    "case and backslashes": lambda name: name.upper().replace("/", "\\"),
+    "as it is": lambda name: name,
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+@pytest.mark.parametrize("source", ["coco", "multilabel_csv", "table"])
+def test_files_are_found_as_other_systems_name_them(source: str, how: str, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for number in range(12):
+        picture(root / f"images/Train/a{number}.png", seed=number)
+    names = [WRITTEN[how](f"Train/a{number}.png") for number in range(12)]
+    if source == "coco":
+        box = {"category_id": 1, "bbox": [1, 1, 4, 4]}
+        content = {
+            "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+            "annotations": [{**box, "image_id": number} for number in range(12)],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        (root / "annotations").mkdir()
+        (root / "annotations/instances.json").write_text(json.dumps(content))
+    else:
+        head, file, cell = (
+            ("file,a,b", "labels.csv", "1,0")
+            if source == "multilabel_csv"
+            else ("image,label", "samples.csv", "")
+        )
+        rows = [f"{name},{cell or 'ab'[number % 2]}" for number, name in enumerate(names)]
+        (root / "images" / file).write_text("\n".join([head, *rows]))
+        root = root / "images"
+    opened = fetched(source, root, splits=SHARES)
+    assert sum(opened.info.sizes.values()) == 12
+
+
+def test_of_two_files_that_differ_in_case_alone_neither_is_guessed(tmp_path: Path) -> None:
+    for name in ("a.png", "A.png", "b.png"):
+        picture(tmp_path / name, seed=len(name))
+    assert below(tmp_path, "A.png", "x").name == "A.png"
+    assert below(tmp_path, "B.PNG", "x").name == "b.png"
+    with pytest.raises(UserError, match=r"'a.PNG' is not in"):
+        below(tmp_path, "a.PNG", "x")
+
+
+@pytest.mark.parametrize("name", ["..\\secret.png", "..\\MINE\\..\\SECRET.PNG", "sub\\..\\..\\secret.png"])
+def test_backslashes_lead_out_of_no_folder(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png")
+    (tmp_path / "mine/sub").mkdir(parents=True)
+    with pytest.raises(UserError, match="leads out of"):
+        below(tmp_path / "mine", name, "x")
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from("ab1 .é猫|"), min_size=1, max_size=5), min_size=2, max_size=2),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_a_table_is_read_whatever_separates_its_columns(
+    rows: list[list[str]], delimiter: str, ending: str, encoding: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.csv"
+        lines = [delimiter.join(one) for one in [["file", "label"], *rows]]
+        file.write_bytes(ending.join(lines).encode(encoding))
+        columns, entries = csv_entries(file)
+    assert columns == ["file", "label"]
+    assert [list(cells.values()) for _, cells in entries] == rows
+
+
+@pytest.mark.parametrize("size", ["-1", "0", "8.0", " 8 ", "8"])
+def test_a_size_in_an_annotation_may_be_unknown_or_written_as_a_decimal(size: str, tmp_path: Path) -> None:
+    content = annotation("cat", None).replace(
+        "<annotation>", f"<annotation><size><width>{size}</width><height>8</height></size>"
+    )
+    opened = fetched("voc", voc(tmp_path / "mine", [content.encode()] * 12), splits=SHARES)
+    assert opened.info.classes == ("cat",)
+
+
+@pytest.mark.parametrize("size", ["8.5", "eight", "nan", "9"])
+def test_a_size_that_is_none_or_another_is_refused(size: str, tmp_path: Path) -> None:
+    content = annotation("cat", None).replace(
+        "<annotation>", f"<annotation><size><width>{size}</width><height>8</height></size>"
+    )
+    with pytest.raises(UserError, match=r"expected whole numbers of pixels|says that the image is 9×8"):
+        fetched("voc", voc(tmp_path / "mine", [content.encode()] * 12), splits=SHARES)

@@ -3,6 +3,7 @@
 import io
 import struct
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,32 @@ def test_compressions_that_pillow_does_not_have_are_read(compression: str, tile:
     np.testing.assert_allclose(
         found.astype(int), np.rot90(stored, -1), atol=3 if compression == "jpeg" else 0
     )
+
+
+def with_chunk(file: Path, name: bytes, content: bytes) -> Path:
+    """Write a PNG with a block of metadata before its pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(1, (5, 7, 3), np.uint8)).save(buffer, "PNG")
+    whole = buffer.getvalue()
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    file.write_bytes(whole[:33] + chunk + whole[33:])  # after the signature and IHDR
+    return file
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"MM", b"nonsense", b"Exif\0\0nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08"]
+)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_damaged_block_of_metadata_costs_no_image(form: str, content: bytes, tmp_path: Path) -> None:
+    raw = pixels(1, (5, 7, 3), np.uint8)
+    file = tmp_path / "x"
+    if form == "PNG":
+        with_chunk(file, b"eXIf", content)
+    else:
+        lossless = {"lossless": True} if form == "WEBP" else {}
+        Image.fromarray(raw).save(file, form, exif=content or b"Exif\0\0", **lossless)
+    assert read_header(file).orientation == 1
+    found = read_image(file, 3, None, "stretch").transpose(1, 2, 0)
+    assert found.shape == raw.shape
+    if form != "JPEG":
+        np.testing.assert_array_equal(found, raw)

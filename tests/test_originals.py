@@ -25,6 +25,17 @@ from lossbench.params import Params, load_params, parse_params
 from lossbench.places import Atlas, Mount, read_mounts
 from lossbench.studies import new_study
 
+ADDRESSES = (
+    "{}",
+    "HERE/{}",
+    "~/{}",
+    "file://HERE/{}",
+    "file:HERE/{}",
+    "FILE://HERE/{}",
+    "local://localhostHERE/{}",
+    "dir://{}::file://HERE",
+)
+"""How LOSSBENCH_STORE may name a folder; HERE is the study's."""
 OUTS = ["data/mine", "models/digits/digits-focal", "reports/evaluation/digits", "reports/index.html"]
 
 
@@ -228,11 +239,17 @@ def test_an_out_of_another_study_counts_and_one_that_cannot_be_read_is_taken_as_
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("LOSSBENCH_HOME", "data/mine/home"), ("MLFLOW_TRACKING_URI", "sqlite:///data/mine/m.db")],
+    [
+        ("LOSSBENCH_HOME", "data/mine/home"),
+        ("LOSSBENCH_HOME", "~/data/mine/home"),
+        ("MLFLOW_TRACKING_URI", "sqlite:///data/mine/m.db"),
+        *(("LOSSBENCH_STORE", spelled.format("data/mine/store")) for spelled in ADDRESSES),
+    ],
 )
 def test_a_store_in_an_out_is_refused(variable: str, value: str, tmp_path: Path, monkeypatch: Any) -> None:
     params = study_in(tmp_path, "pets")
-    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, value.replace("HERE", str(tmp_path)))
     with pytest.raises(UserError, match="lies in data/mine, an out; DVC deletes"):
         keep_apart(params, tmp_path)
 
@@ -245,6 +262,38 @@ def test_originals_in_dvc_s_cache_are_refused_but_links_that_dvc_left_are_read(t
     keep_apart(study_in(tmp_path, "input.txt"), tmp_path)
     with pytest.raises(UserError, match="lies in DVC's cache"):
         keep_apart(study_in(tmp_path, ".dvc/cache/files"), tmp_path)
+
+
+@pytest.mark.parametrize("spelled", ADDRESSES)
+@pytest.mark.parametrize(("place", "how"), [("pets", "is"), ("pets/cat", "contains"), ("", "lies in")])
+def test_a_store_among_originals_is_refused_however_it_is_written(
+    spelled: str, place: str, how: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    class_folder(tmp_path / "pets", 2, ("cat", "dog"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOSSBENCH_STORE", spelled.format(place).replace("HERE", str(tmp_path)) or ".")
+    with pytest.raises(UserError, match=f"'datasets.mine.path' is 'pets', which {how} the store"):
+        keep_apart(study_in(tmp_path, "pets"), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["data/mine", "models/digits", "reports/checked/x"])
+def test_dvc_s_cache_in_an_out_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(f"[cache]\n    dir = ../{place}\n")
+    params = study_in(tmp_path, "pets")
+    if place == "models/digits":  # holds outs; DVC deletes those alone
+        keep_apart(params, tmp_path)
+        return
+    with pytest.raises(UserError, match=r"DVC's cache, (is|lies in) .* an out"):
+        keep_apart(params, tmp_path)
+
+
+@pytest.mark.parametrize("path", ["~/data/mine", "~/data/mine/cat", "~/data", "~"])
+def test_the_home_folder_s_sign_hides_no_out(path: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    class_folder(tmp_path / "data/mine", 2, ("cat", "dog"))
+    with pytest.raises(UserError, match=f"'datasets.mine.path' is '{path}', which (is|lies in|contains) "):
+        keep_apart(study_in(tmp_path, path), tmp_path)
 
 
 # Mounts: a table as the kernel writes it, and a real bind mount.

@@ -551,3 +551,59 @@ def test_the_wrong_way_round_is_never_silent(tmp_path: Path) -> None:
         number = int(Path(first["source"]).stem.removeprefix("a"))
         numbers = np.random.default_rng(number).choice((0, 1), (16, 16))
         np.testing.assert_array_equal(targets[0], numbers if declared == "ignore" else 1 - numbers)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train2017", "val2017"), ("trainA", "trainB", "testA", "testB"), ("train_images", "test_images"),
+        ("training_set", "test_set"), ("DIV2K_train_HR", "DIV2K_train_LR_bicubic"), ("test1", "test2"), ("dev", "eval"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_dataset_are_never_taken_for_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for place, name in enumerate(names):
+        for number in range(12):
+            picture(tmp_path / f"mine/{name}/{place}-{number}.png", seed=number)
+    with pytest.raises(UserError, match=r"called like parts of a dataset, not like classes.*read are"):
+        proposed(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("training shoe", "boot"), ("latest", "contest"), ("evaluated", "tested well"), ("deviant", "a")],
+)
+def test_classes_may_be_called_almost_like_parts(names: tuple[str, ...], tmp_path: Path) -> None:
+    for place, name in enumerate(names):
+        for number in range(12):
+            picture(tmp_path / f"mine/{name}/{place}-{number}.png", seed=number)
+    params, said = proposed(tmp_path / "mine")
+    assert params.datasets["mine"].source == "image_folder"
+    assert not any("of the same names" in one for one in said)
+
+
+def test_pictures_of_one_thing_are_said(tmp_path: Path) -> None:
+    for name in ("rgb", "depth"):
+        for number in range(24):
+            picture(tmp_path / f"mine/{name}/a{number}.png", seed=number + 100 * len(name))
+    _, said = proposed(tmp_path / "mine")
+    assert any("depth, rgb hold files of the same names" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"images": [', "invalid JSON"),
+        (b'{"images": [], "annotations": [],}', "invalid JSON"),
+        (b'{"images": [], "annotations": []}', "'categories': field required"),
+        ('{"categories": "caf\xe9"}'.encode("latin-1"), "instances_train.json: "),
+    ],
+)
+def test_a_broken_file_of_instances_is_told_as_such(content: bytes, says: str, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / f"mine/images/{number}.png", seed=number)
+    (tmp_path / "mine/annotations").mkdir()
+    (tmp_path / "mine/annotations/instances_train.json").write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        proposed(tmp_path / "mine")
+    assert says in str(refused.value)
+    assert "no mask of this name" not in str(refused.value)

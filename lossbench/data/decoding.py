@@ -87,10 +87,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image's values (H, W, S) as stored, not turned; alpha, if there is any, comes last."""
+    """An image's values (H, W, S) as stored, not turned; alpha, if there is any, comes last.
+
+    ``palette`` is (entries, 3), the colours of a mask's indices, where the file has such.
+    """
 
     values: Array
     stored: Stored
+    palette: Array | None = None
 
 
 @contextmanager
@@ -142,13 +146,13 @@ def decode(file: Path, colours: bool = True) -> Decoded:
                     return Decoded(_tiff_values(page, stored, colours), stored)
             stream.seek(0)
             with Image.open(stream, formats=("TIFF",)) as image:
-                values = _values(image, stored, colours)
-                return Decoded(turned_back(values, stored.orientation), stored)  # Pillow turns TIFFs itself
+                values = _values(image, stored, colours)  # Pillow turns TIFFs itself
+                return Decoded(turned_back(values, stored.orientation), stored, _palette(image, colours))
         with Image.open(stream, formats=FORMATS) as image:
             raw = _raw(image)  # decoding forgets it
             stored = _stored(image, raw, file)
             values = _deep_values(raw, stored, stream) if raw.deep else _values(image, stored, colours)
-            return Decoded(values, stored)
+            return Decoded(values, stored, _palette(image, colours))
 
 
 def turned(values: Array, orientation: int) -> Array:
@@ -220,7 +224,7 @@ def _stored(image: Image.Image, raw: _Raw, file: Path) -> Stored:
         levels = 2 ** int(raw.mode[2:]) - 1
     bands = 1 if raw.mode.startswith("LA") else _bands(image.mode)
     width, height = image.size
-    orientation = _valid(image.getexif().get(ORIENTATION, 1))
+    orientation = _orientation(image)
     return Stored(width, height, bands, bands == 3, dtype, orientation, image.mode, levels)
 
 
@@ -231,6 +235,14 @@ def check_pixels(width: int, height: int, file: Path) -> None:
             f"{file}: {width}×{height} pixels; at most {MAX_PIXELS} are read "
             "(a larger one is taken for a decompression bomb)"
         )
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the file says; a damaged block of EXIF says nothing, and the pixels are whole."""
+    try:
+        return _valid(image.getexif().get(ORIENTATION, 1))
+    except (SyntaxError, struct.error):
+        return 1
 
 
 def _valid(orientation: Any) -> int:
@@ -255,6 +267,12 @@ def _values(image: Image.Image, stored: Stored, colours: bool) -> Array:
     if not colours and stored.levels is not None:
         values = np.rint(values * (stored.levels / np.iinfo(values.dtype).max)).astype(values.dtype)
     return values if values.ndim == 3 else values[..., None]
+
+
+def _palette(image: Image.Image, colours: bool) -> Array | None:
+    """(entries, 3) uint8 of the indices that were kept."""
+    found = image.getpalette("RGB") if image.mode == "P" and not colours else None
+    return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
 
 
 def _deep_values(raw: _Raw, stored: Stored, stream: IO[bytes]) -> Array:

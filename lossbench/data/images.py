@@ -23,7 +23,7 @@ from lossbench.data.samples import Array
 from lossbench.errors import UserError
 
 __all__ = [
-    "DAMAGE", "FORMATS", "MAX_PIXELS", "Header", "Orientation", "Range", "Resize", "Size", "WhiteIsZero", "no_range",
+    "DAMAGE", "FORMATS", "MAX_PIXELS", "Coloured", "Header", "Orientation", "Range", "Resize", "Size", "WhiteIsZero", "no_range",
     "read_header", "read_image", "read_mask", "resized",
 ]  # fmt: skip
 
@@ -32,6 +32,7 @@ Orientation = Literal["apply", "ignore"]
 WhiteIsZero = Literal["apply", "ignore"]
 Size = tuple[int, int]
 Range = tuple[float, float]
+Coloured = Callable[[Path, Array, Array | None], Array]
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def read_mask(
     fill: int,
     orientation: Orientation = "apply",
     white_is_zero: WhiteIsZero = "apply",
+    coloured: Coloured = lambda _, values, __: values,
 ) -> Array:
     """Read a mask's values as (H, W) integers: grey values or palette indices, never blended.
 
@@ -204,6 +206,7 @@ def read_mask(
         orientation: apply the file's tag, or ignore it.
         white_is_zero: of a TIFF that calls 0 white, apply that, as viewers do (black is 0), or take the numbers
             as they are stored.
+        coloured: is handed the file, its values and its palette (None where it has none), and returns the values.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -213,6 +216,8 @@ def read_mask(
         decoded = decode(file, colours=False)
         values, stored = decoded.values, decoded.stored
         if values.shape[2] != 1 or values.dtype.kind not in "bui":
+            if values.shape[2] == 1:
+                raise UserError(f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each")
             raise UserError(
                 f"{file}: a mask of mode {stored.mode}; expected one value per pixel (grey or palette)"
             )
@@ -224,6 +229,7 @@ def read_mask(
             values = (stored.black - values).astype(values.dtype)
         # A palette's indices are the classes; its colours are only for the eye.
         values = values[..., 0].view(np.uint8) if values.dtype == bool else values[..., 0]
+        values = coloured(file, values, decoded.palette)
         if size is None or values.shape == tuple(size):
             return values  # in the type they have: most masks are bytes
         wide = Image.fromarray(np.ascontiguousarray(values, np.int32))

@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lossbench.data.facts import histogram
-from lossbench.data.images import Header, WhiteIsZero, read_mask
+from lossbench.data.images import Coloured, Header, WhiteIsZero, read_mask
 from lossbench.data.rows import FromFiles
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.pairs import mask_pairs
+from lossbench.data.sources.palettes import coloured
 from lossbench.data.sources.reading import (
     ImageOptions,
     Reading,
@@ -130,13 +131,16 @@ class MaskOptions(ImageOptions):
 
     ``values[c]`` is the grey value or palette index of class c (by default c itself). Without ``classes``
     the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two. ``white_is_zero``: whether
-    a TIFF that calls 0 white is read as it is shown, or by the numbers stored.
+    a TIFF that calls 0 white is read as it is shown, or by the numbers stored. ``palette``: whether a palette's
+    indices are the values (and the palettes may differ), or the grey values of their colours; without it, indices are,
+    and palettes must agree.
     """
 
     classes: listing.ClassNames | None = Field(None, min_length=2, max_length=255)
     values: tuple[Value, ...] | None = None
     ignore_index: Value | None = None
     white_is_zero: WhiteIsZero | None = None
+    palette: Literal["index", "grey"] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "MaskOptions":
@@ -208,7 +212,13 @@ def segmented(
     reading = images.reading
     fill = 0 if options.values is None else options.values[0]
     fill = fill if options.ignore_index is None else options.ignore_index
-    read = partial(_in_range, reading=reading, fill=fill, white_is_zero=options.white_is_zero or "apply")
+    read = partial(
+        _in_range,
+        reading=reading,
+        fill=fill,
+        white_is_zero=options.white_is_zero or "apply",
+        coloured=coloured(options.palette, key),
+    )
     classes, values = _agreed_classes(options, masks, read, key)
     numbers = _numbers(values, options.ignore_index)
     known = partial(_as_classes, read=read, numbers=numbers, values=values, key=key)
@@ -266,9 +276,11 @@ def _turned(mask: Header, image: Header, key: str) -> str:
     )
 
 
-def _in_range(file: Path, reading: Reading, fill: int, white_is_zero: WhiteIsZero) -> Array:
+def _in_range(
+    file: Path, reading: Reading, fill: int, white_is_zero: WhiteIsZero, coloured: Coloured
+) -> Array:
     """Read a mask's values, (H, W) uint8 or uint16."""
-    mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation, white_is_zero)
+    mask = read_mask(file, reading.size, reading.resize, fill, reading.orientation, white_is_zero, coloured)
     if mask.dtype == np.uint8:
         return mask
     low, high = mask.min(), mask.max()

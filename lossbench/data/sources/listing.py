@@ -6,7 +6,8 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -26,6 +27,7 @@ SIDES = {
 }
 
 
+DELIMITERS = (",", ";", "\t")
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -84,7 +86,7 @@ def read_text(file: Path) -> str:
 
 
 def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Read a table of text, comma-separated, with a header.
+    """Read a table of text with a header, as CSV or as spreadsheets save it: separated by ``;`` or tabs.
 
     Returns:
         the columns, and each row's number in the file with its cells.
@@ -95,7 +97,7 @@ def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
     """
     text = nfc(read_text(file))
     try:
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
         columns = table.fieldnames = [name.strip() for name in table.fieldnames or ()]
         entries = [(table.line_num, dict(entry)) for entry in table]
     except csv.Error as error:
@@ -108,6 +110,12 @@ def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
         if None in entry or None in entry.values():
             raise UserError(f"{file}, row {row}: more or fewer fields than the header has columns")
     return columns, entries
+
+
+def _delimiter(text: str) -> str:
+    """What separates the names of columns: the first of these that stands between them."""
+    head = text.partition("\n")[0]
+    return next((one for one in DELIMITERS if one in head), ",")
 
 
 def user_path(path: str, key: str) -> Path:
@@ -215,17 +223,43 @@ def below(folder: Path, name: str, where: str) -> Path:
 
 
 def _as_spelled(folder: Path, name: str) -> Path:
-    """Find ``folder / name`` even where its folder spells an accent in another way."""
+    r"""Find ``folder / name`` where it is spelled otherwise: an accent, a letter's case, ``\`` for ``/``.
+
+    A name is found as it stands if it can be; else by what it is alike to, if there is one such.
+    """
     whole = folder / name
-    if whole.exists() or name.isascii():
+    if whole.exists():
         return whole
-    here = folder
-    for part in PurePosixPath(name).parts:
-        there = here / part
-        if not there.exists() and here.is_dir():
-            there = next((one for one in here.iterdir() if nfc(one.name) == nfc(part)), there)
-        here = there
-    return here
+    for plain in (nfc, _loose):
+        here = folder
+        for part in PurePosixPath(name.replace("\\", "/")).parts:
+            here = _alike(here, part, plain)
+        if here.exists():
+            return here
+    return whole
+
+
+def _alike(folder: Path, part: str, plain: Callable[[str], str]) -> Path:
+    there = folder / part
+    if there.exists() or not folder.is_dir():
+        return there
+    names = _names(folder, folder.stat().st_mtime_ns).get(_loose(part), ())
+    found = [one for one in names if plain(one) == plain(part)]
+    return folder / found[0] if len(found) == 1 else there
+
+
+def _loose(name: str) -> str:
+    return nfc(name).casefold()
+
+
+@lru_cache(maxsize=16)
+def _names(folder: Path, changed: int) -> Mapping[str, Sequence[str]]:
+    """What a folder holds, by names without case: listed once, for a table may name all of it."""
+    del changed  # when the folder was; it is a part of the key alone
+    found: dict[str, list[str]] = {}
+    for one in folder.iterdir():
+        found.setdefault(_loose(one.name), []).append(one.name)
+    return found
 
 
 def split_folders(folder: Path) -> Mapping[str, Path] | None:

@@ -19,6 +19,7 @@ MOST_BYTES = 2**24
 LISTS = (("train", ("train", "trainval")), ("validation", ("val",)), ("test", ("test",)))
 """Split → lists in ImageSets/Main that name its images, the first that exists."""
 EDGES = ("xmin", "ymin", "xmax", "ymax")
+WHOLE = re.compile(r"-?[0-9]{1,9}(\.0*)?")
 
 
 class VocOptions(BoxOptions):
@@ -253,9 +254,9 @@ def _number(box: Any, edge: str, where: str) -> float:
 
 
 def _size(root: Any, file: Path) -> tuple[int, int] | None:
-    """(width, height) as annotated; some tools leave it out or write 0."""
+    """(width, height) as annotated; some tools leave it out, or write 0 or -1."""
     found: Sequence[str] = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
-    if not all(one.isdigit() and len(one) < 10 for one in found):
+    if not all(WHOLE.fullmatch(one) for one in found):
         raise UserError(f"{file}: <size> is {brief(' × '.join(found))}; expected whole numbers of pixels")
-    width, height = (int(one) for one in found)
-    return (width, height) if width and height else None
+    width, height = (int(float(one)) for one in found)
+    return (width, height) if min(width, height) > 0 else None
