@@ -1,6 +1,7 @@
 """Losses that know that some mistakes are worse than others: ordered classes, and costs of confusions."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from lossbench.losses.registry import register
 
 def combined(matrix: Tensor, values: Tensor) -> Tensor:
     """Return Σ_k M_jk v_k, (N, J, L), of (J, C) and (N, C, L); autocast would take it in half precision."""
-    with torch.autocast(values.device.type, enabled=False):
+    kind = values.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return torch.einsum("jk,nkl->njl", matrix, values)
 
 
