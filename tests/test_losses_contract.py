@@ -182,7 +182,9 @@ def test_what_is_no_tensor_is_refused_by_its_name(case: Case) -> None:
     loss, given = case.make(), inputs(case)
     wrong = {"logits": given.logits.numpy(), "target": given.target.tolist(), "auxiliary": 1, "weights": 2.0}
     for name, value in wrong.items():
-        with pytest.raises(TypeError, match=rf"^{type(loss).__name__}: {name} must be a tensor.*; got a \w+$"):
+        with pytest.raises(
+            TypeError, match=rf"^{type(loss).__name__}: {name} must be a tensor.*; got a \w+$"
+        ):
             loss(**{**given._asdict(), name: value})
     with pytest.raises(TypeError, match="target must be a tensor; got a NoneType"):
         loss(given.logits, None, given.auxiliary)

@@ -30,7 +30,7 @@ class ConditionalOrdinal(Weighted):
         outputs c; taken as differences of neighbouring logits they fit any network with C outputs, and
         rising logits up to the first "no" make argmax the paper's decision. A distribution asks and answers
         each question as often as its classes do.
-    Paper: Shi et al. 2021, arXiv 2111.08851, sec. 3 (CORN).
+    Paper: Shi et al. 2021, arXiv 2111.08851, the section on CORN.
 
     Use it for: ordered classes: grades, stages, ages.
     Fails when: classes have no order. Its probabilities are products of σ(c), not a softmax.
@@ -95,7 +95,8 @@ class ExpectedCost(Weighted):
     """What the model's decision would cost on average, were it drawn from its probabilities.
 
     Formula: ℓ = Σ_k M_{y k} p_k, M the cost of saying k where y holds.
-    Paper: Galdran et al. 2020, arXiv 2010.00291, sec. 2 (there beside cross-entropy: take a sum).
+    Paper: Galdran et al. 2020, arXiv 2010.00291, the section on cost-sensitive regularisation (there beside
+        cross-entropy: take a sum).
 
     Use it for: confusions of unequal cost, grading in particular; beside cross-entropy.
     Fails when: alone: like the absolute error it hardly moves where it is confidently wrong.
