@@ -248,8 +248,8 @@ class NeighbourAwareCalibration(Weighted):
 
     Formula: ℓ = −log p_y + α mean_k |z_k − d_k|, d_k the share of class k among the size^d positions around;
         those that do not count, or lie outside, are of no class.
-    Paper: Murugesan et al. 2023, arXiv 2303.06268 (there the sum over k; its code takes the mean), named NACL in
-        arXiv 2401.14487.
+    Paper: Murugesan et al. 2023, arXiv 2303.06268 (there the sum over k; its code takes the mean), named NACL
+        in arXiv 2401.14487.
 
     Use it for: calibrated segmentation: certain within regions, less so at borders.
     Fails when: α is large: logits then stay within [0, 1], and so far from certain.
