@@ -143,8 +143,14 @@ def test_any_integer_dtype_will_do_for_the_target(case: Case) -> None:
     """A byte does not wrap an ignore_index that it cannot hold."""
     given = inputs(case)
     expected = case.make()(*given)
-    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
-        assert torch.equal(case.make()(given.logits, given.target.to(dtype), given.auxiliary), expected)
+    signed = (torch.int8, torch.int16, torch.int32, torch.int64)
+    for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64, *signed):
+        target = given.target.to(dtype)
+        assert torch.equal(case.make()(given.logits, target, given.auxiliary), expected)
+        with pytest.raises(ValueError, match=r"target 9 at .* is out of range"):
+            case.make()(given.logits, torch.full_like(target, 9), given.auxiliary)
+        once = case.make()(*given, torch.ones(3, dtype=dtype))
+        torch.testing.assert_close(once, expected)
     as_bytes = case.make(ignore_index=-100)(given.logits, given.target.to(torch.uint8), given.auxiliary)
     assert torch.equal(as_bytes, expected)
 
@@ -160,6 +166,51 @@ def test_input_of_the_wrong_shape_is_refused_with_both_shapes(case: Case) -> Non
         case.make()(given.logits, given.target.to(torch.complex64), given.auxiliary)
     with pytest.raises(ValueError, match=r"logits must be floating, .*got \(3, 0, 5, 4\)"):
         case.make()(given.logits[:, :0], given.target, given.auxiliary)
+
+
+@every_loss
+def test_logits_of_a_byte_are_as_in_single_precision(case: Case) -> None:
+    given = inputs(case)
+    bytes_ = given.logits.to(torch.float8_e4m3fn)
+    expected = case.make()(bytes_.float(), *given[1:])
+    assert torch.equal(case.make()(bytes_, *given[1:]), expected)
+    assert case.make()(bytes_[:0], *(None if part is None else part[:0] for part in given[1:])) == 0
+
+
+@every_loss
+def test_what_is_no_tensor_is_refused_by_its_name(case: Case) -> None:
+    loss, given = case.make(), inputs(case)
+    wrong = {"logits": given.logits.numpy(), "target": given.target.tolist(), "auxiliary": 1, "weights": 2.0}
+    for name, value in wrong.items():
+        with pytest.raises(
+            TypeError, match=rf"^{type(loss).__name__}: {name} must be a tensor.*; got a \w+$"
+        ):
+            loss(**{**given._asdict(), name: value})
+    with pytest.raises(TypeError, match="target must be a tensor; got a NoneType"):
+        loss(given.logits, None, given.auxiliary)
+    with pytest.raises(ValueError, match="weights must be of a real dtype; got"):
+        loss(*given, torch.ones(3, dtype=torch.complex64))
+
+
+@every_loss
+def test_how_input_lies_in_memory_changes_nothing(case: Case) -> None:
+    """Transposed, channels last, every second sample of more, one sample shown thrice."""
+    given, loss = inputs(case), case.make()
+
+    def transposed(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.transpose(0, -1).contiguous().transpose(0, -1)
+
+    expected = gradient(loss, given)
+    apart = given.logits.repeat_interleave(2, 0)[::2]
+    for other in (
+        Input(*(transposed(part) for part in given)),
+        given._replace(logits=given.logits.to(memory_format=torch.channels_last)),
+        given._replace(logits=apart),
+    ):
+        for found, wanted in zip(gradient(loss, other), expected, strict=True):
+            torch.testing.assert_close(found, wanted, check_stride=False)
+    shown = given.logits[:1].expand_as(given.logits)
+    torch.testing.assert_close(loss(shown, *given[1:]), loss(shown.contiguous(), *given[1:]))
 
 
 @every_loss

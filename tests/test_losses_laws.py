@@ -28,6 +28,7 @@ from losses_cases import (
     with_maps,
 )
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lossbench.losses import REGISTRY, Boundary, CrossEntropy, Dice, Loss, ParameterError, Sum, functional
 
@@ -419,6 +420,26 @@ def test_second_derivatives_are_those_of_the_value(case: Case) -> None:
     assert torch.autograd.gradgradcheck(
         lambda z: loss(z, given.target, given.auxiliary), logits, fast_mode=True
     )
+
+
+@every_loss
+def test_forward_derivatives_are_the_backward_ones(case: Case) -> None:
+    """Dual numbers too, which hand-written backward passes know nothing of."""
+    given, loss = inputs(case, dtype=torch.float64), case.make()
+    direction = torch.randn_like(given.logits)
+    with forward_ad.dual_level():
+        value = loss(forward_ad.make_dual(given.logits, direction), *given[1:])
+        along = forward_ad.unpack_dual(value).tangent
+    torch.testing.assert_close(along, (gradient(loss, given)[1] * direction).sum())
+
+
+@every_loss
+def test_shapes_alone_go_through(case: Case) -> None:
+    """On the meta device, where nothing is computed: a model's memory can be planned with its loss."""
+    given = (None if part is None else part.to("meta") for part in inputs(case))
+    value = case.make().to("meta")(*given)
+    assert value.is_meta
+    assert value.shape == ()
 
 
 def with_weights(loss: Loss, given: Input) -> torch.nn.Module:

@@ -154,6 +154,7 @@ class Loss(Declared):
                 and the positions within them by (N, *spatial).
         """
         check_shapes(self, logits, target, auxiliary, weights)
+        logits = logits.float() if logits.dtype.itemsize == 1 else logits  # torch computes with none of these
         if 0 in logits.shape:
             return self._of_nothing(logits, target, auxiliary)
         look = self._looks(*(one for one in (logits, target, weights) if one is not None))

@@ -35,7 +35,7 @@ class Batch:
         weights: ``(N, L)``, how much each position counts; None for all alike.
         sample_weights: ``(N,)``, the same where weights were given per sample; else None.
         in_range: whether all targets were in range; looked at only with ``look``.
-        plain: whether hand-written backward passes are ruled out: compiled, under torch.func, captured.
+        plain: whether hand-written backward passes are ruled out; see ``inside_transform``.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Batch:
         self._probs: Tensor | None = None
         self._true_log_probs: Tensor | None = None
         flat = _flat(logits)
-        flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+        flat = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
         if self.multilabel:
             self._clean_labels(flat, _flat(target), ignore_index, look)
         elif self.mixed:

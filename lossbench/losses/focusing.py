@@ -69,7 +69,8 @@ class AsymmetricSingle(Weighted):
     """The asymmetric loss for one label a position: smoothed cross-entropy, each side faded by its exponent.
 
     Formula: ℓ = −(1 − ε + ε / C) (1 − p_y)^γ⁺ log p_y − ε / C Σ_{k≠y} p_k^γ⁻ log p_k. ε = 0 is focal.
-    Paper: Ridnik et al. 2020, arXiv 2009.14119, appendix on single-label training; formula as in its code.
+    Paper: Ben-Baruch et al. 2020, arXiv 2009.14119, the part on single-label classification; formula as in
+        its code.
 
     Use it for: classification with smoothed labels in which classes already ruled out should rest.
     Fails when: probabilities are wanted: it is no proper scoring rule.

@@ -172,7 +172,7 @@ def overlap_of_labels(
     """Return the soft counts of probabilities (N, C, L) against labels (N, C, L), bool or soft.
 
     With soft labels and ``power`` 1, Σpg is written (P + G − Σ|p − g|) / 2 = Σ min(p, g): the same for labels
-    of 0 and 1, and greatest at p = g also for those between (2302.05666; 2303.16296, sec. 3). With
+    of 0 and 1, and greatest at p = g also for those between (2302.05666; 2303.16296). With
     ``power`` 2 the loss is least at p = g as it stands.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Interface(Protocol):
@@ -40,9 +41,9 @@ class DoubleSoftmaxWarning(UserWarning):
 
 
 def inside_transform(*tensors: Tensor) -> bool:
-    """Say whether the call is compiled, transformed by torch.func or captured.
+    """Say whether the call is compiled, transformed by torch.func, captured, or differentiated forwards.
 
-    No value may be looked at then.
+    No value may be looked at then, and hand-written backward passes do not serve.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
     if tracing or torch.compiler.is_compiling() or any(tensor.is_meta for tensor in tensors):
@@ -50,14 +51,22 @@ def inside_transform(*tensors: Tensor) -> bool:
     # torch has no public question for "am I inside vmap or grad?"; this one has stood since 2.0.
     if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
         return True
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        return True
     return tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def check_shapes(
     loss: Interface, logits: Tensor, target: Tensor, auxiliary: Tensor | None, weights: Tensor | None = None
 ) -> None:
-    """Raise a ValueError unless the shapes fit together and the loss takes this kind of target."""
+    """Raise a ValueError unless the shapes fit together and the loss takes this kind of target.
+
+    Raises:
+        TypeError: something else than a tensor.
+        ValueError: a wrong shape, dtype or kind of target.
+    """
     who = type(loss).__name__
+    _check_tensors(who, logits=logits, target=target, auxiliary=auxiliary, weights=weights)
     if logits.ndim < 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise ValueError(f"{who}: logits must be floating, (N, C, *spatial); got {_describe(logits)}")
     per_class = target.ndim == logits.ndim
@@ -87,6 +96,16 @@ def check_shapes(
             f"{who}: weights must be (N,) = {tuple(logits.shape[:1])} or (N, *spatial) = {tuple(positions)}; "
             f"got {tuple(weights.shape)}"
         )
+    if weights is not None and weights.is_complex():
+        raise ValueError(f"{who}: weights must be of a real dtype; got {_describe(weights)}")
+
+
+def _check_tensors(who: str, **given: object) -> None:
+    for name, value in given.items():
+        optional = name in ("auxiliary", "weights")
+        if not (isinstance(value, Tensor) or (optional and value is None)):
+            allowed = "a tensor, or none" if optional else "a tensor"
+            raise TypeError(f"{who}: {name} must be {allowed}; got a {type(value).__name__}")
 
 
 def _check_kind(loss: Interface, per_class: bool, target: Tensor) -> None:
@@ -159,14 +178,24 @@ def in_range(cleaned: Tensor, high: int) -> bool:
     """Say whether targets, ignored ones replaced, lie in 0..high, by two numbers: no map is made."""
     if cleaned.dtype == torch.bool or cleaned.numel() == 0:
         return True
-    least, most = torch.stack(torch.aminmax(cleaned.detach())).tolist()
+    least, most = torch.stack(_ends(cleaned)).tolist()
     return bool(least >= 0 and most <= high)
+
+
+#: What torch can keep, and hardly compute with.
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _ends(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest of values."""
+    values = values.detach()
+    return torch.aminmax(values.long() if values.dtype in UNSIGNED else values)
 
 
 def check_weights(weights: Tensor) -> None:
     """Raise a ValueError unless all weights are finite and not negative."""
     if weights.numel() and weights.dtype != torch.bool:
-        least, most = (float(one) for one in torch.aminmax(weights.detach()))
+        least, most = (float(one) for one in _ends(weights))
         if not (least >= 0 and most < float("inf")):
             wrong = least if not least >= 0 else most
             raise ValueError(f"weights hold {wrong:g}; allowed: finite numbers ≥ 0")

@@ -37,7 +37,7 @@ class Hinge(Weighted):
         each max. torch's multi_margin_loss is weston_watkins / C; scikit-learn's hinge_loss is
         crammer_singer. With several labels only one_vs_all is defined; its mean is over elements. A
         distribution t over the classes takes Σ_y t_y ℓ_y.
-    Paper: Crammer & Singer 2001, JMLR 2, p. 269; Weston & Watkins 1999, ESANN.
+    Paper: Crammer & Singer 2001, JMLR 2, p. 265–292; Weston & Watkins 1999, ESANN.
 
     Use it for: decisions rather than probabilities; it stops pushing once the margin is reached.
     Fails when: probabilities are wanted: scores need calibration. crammer_singer has one non-zero pair a

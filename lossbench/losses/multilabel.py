@@ -75,8 +75,8 @@ class Asymmetric(LabelsOnly, Weighted):
     """Focal loss with separate exponents for positives and negatives; very easy negatives count nothing.
 
     Formula: ℓ = −t (1 − p)^γ⁺ log p − (1 − t) p_m^γ⁻ log(1 − p_m), p_m = max(p − m, 0).
-    Paper: Ridnik et al. 2020, arXiv 2009.14119, sec. 2 (its code sums over labels; timm's has reduction
-        "sum").
+    Paper: Ben-Baruch et al. 2020, arXiv 2009.14119, sec. 2; Ridnik et al. 2021 at ICCV (its code sums over
+        labels; timm's has reduction "sum").
 
     Use it for: many labels, few positives each; labels that are missing look like easy negatives.
     Fails when: positives are not rare: negatives then hardly count and everything is predicted.
@@ -129,7 +129,7 @@ class ZeroBoundedRanking(LabelsOnly, Pointwise):
     """Every positive logit above 0 and above every negative one: a softmax cross-entropy of pairs.
 
     Formula: ℓ = log(1 + Σ_{k∉Y} e^{z_k}) + log(1 + Σ_{k∈Y} e^{−z_k}); soft labels weigh the sums' terms.
-    Paper: Su et al. 2022, arXiv 2208.02955, sec. 3 (soft labels included).
+    Paper: Su et al. 2022, arXiv 2208.02955, the section on ZLPR, and that on its soft version.
 
     Use it for: several labels out of many, correlated ones in particular; no parameters.
     Fails when: probabilities are wanted: labels share one sum.
@@ -168,7 +168,7 @@ class MultilabelMargin(LabelsOnly, Pointwise):
     """Hinge over all pairs of a positive and a negative label.
 
     Formula: ℓ = Σ_{i∈Y} Σ_{j∉Y} max(0, m − (z_i − z_j)) / C, as torch's multilabel_margin_loss.
-    Paper: Crammer & Singer 2003, JMLR 3, p. 1025; torch.nn.MultiLabelMarginLoss.
+    Paper: Crammer & Singer 2003, JMLR 3, p. 1025–1058; torch.nn.MultiLabelMarginLoss.
 
     Use it for: ranking the positives first.
     Fails when: a threshold is needed: only differences count. The cost grows with C².
@@ -202,7 +202,7 @@ class TwoWay(LabelsOnly):
 
     Formula: softplus(T⁻ log Σ_{neg} e^{z / T⁻} + T⁺ log Σ_{pos} e^{−z / T⁺}), once over the labels of each
         position and once over the positions of each label; each mean is over those with a positive.
-    Paper: Kobayashi 2023, CVPR, "Two-way Multi-Label Loss", sec. 3.
+    Paper: Kobayashi 2023, CVPR, "Two-Way Multi-Label Loss", p. 7476–7485.
 
     Use it for: several labels, scored by ranking (mAP) both ways.
     Fails when: batches are small: the second way sees few samples. It needs calibration and a threshold.

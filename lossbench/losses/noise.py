@@ -41,7 +41,7 @@ class SymmetricCrossEntropy(TrueClass):
     """Cross-entropy plus its reverse, with log 0 of the one-hot target set to A.
 
     Formula: ℓ = −α log p_y − β A (1 − p_y).
-    Paper: Wang et al. 2019, arXiv 1908.06112, sec. 3 (SL).
+    Paper: Wang et al. 2019, arXiv 1908.06112, the section on symmetric cross entropy learning.
 
     Use it for: noisy labels, where plain cross-entropy learns easy classes only or over-fits.
     Fails when: α is too small for many classes: the reverse term alone learns slowly.

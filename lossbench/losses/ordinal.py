@@ -1,6 +1,7 @@
 """Losses that know that some mistakes are worse than others: ordered classes, and costs of confusions."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from lossbench.losses.registry import register
 
 def combined(matrix: Tensor, values: Tensor) -> Tensor:
     """Return Σ_k M_jk v_k, (N, J, L), of (J, C) and (N, C, L); autocast would take it in half precision."""
-    with torch.autocast(values.device.type, enabled=False):
+    kind = values.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return torch.einsum("jk,nkl->njl", matrix, values)
 
 
@@ -28,7 +30,7 @@ class ConditionalOrdinal(Weighted):
         outputs c; taken as differences of neighbouring logits they fit any network with C outputs, and
         rising logits up to the first "no" make argmax the paper's decision. A distribution asks and answers
         each question as often as its classes do.
-    Paper: Shi et al. 2021, arXiv 2111.08851, sec. 3 (CORN).
+    Paper: Shi et al. 2021, arXiv 2111.08851, the section on CORN.
 
     Use it for: ordered classes: grades, stages, ages.
     Fails when: classes have no order. Its probabilities are products of σ(c), not a softmax.
@@ -93,7 +95,8 @@ class ExpectedCost(Weighted):
     """What the model's decision would cost on average, were it drawn from its probabilities.
 
     Formula: ℓ = Σ_k M_{y k} p_k, M the cost of saying k where y holds.
-    Paper: Galdran et al. 2020, arXiv 2010.00291, sec. 2 (there beside cross-entropy: take a sum).
+    Paper: Galdran et al. 2020, arXiv 2010.00291, the section on cost-sensitive regularisation (there beside
+        cross-entropy: take a sum).
 
     Use it for: confusions of unequal cost, grading in particular; beside cross-entropy.
     Fails when: alone: like the absolute error it hardly moves where it is confidently wrong.

@@ -195,7 +195,7 @@ class Dice(Smoothed):
         ``preset`` sets all of these to what a library computes for hard labels (nnunet: the negative score,
         by its class's defaults; nnunet_trainer: as its trainer calls it, _batch for batch_dice).
     Paper: Milletari et al. 2016, arXiv 1606.04797, sec. 3 (k = 2); soft labels: Wang et al. 2023, arXiv
-        2303.16296, sec. 3.
+        2303.16296, the section on Dice semimetric losses.
 
     Use it for: segmentation with a small foreground: every class counts the same, however small.
     Fails when: s = 0 and a class is absent: its loss is 1 whatever is predicted, without gradient. Alone it

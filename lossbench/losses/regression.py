@@ -32,7 +32,7 @@ class Brier(OverClasses):
 
     Formula: ℓ = Σ_k (p_k − t_k)² (Brier, scikit-learn), or its mean over classes (``mse_loss`` of softmax and
         one-hot).
-    Paper: Brier 1950, Monthly Weather Review 78.
+    Paper: Brier 1950, Monthly Weather Review 78, p. 1–3.
 
     Use it for: a bounded proper scoring rule: calibrated probabilities, some tolerance of wrong labels.
     Fails when: predictions are confidently wrong: the softmax's flat ends leave almost no gradient.
@@ -59,7 +59,7 @@ class MeanAbsoluteError(OverClasses):
     """Absolute error of the probabilities.
 
     Formula: ℓ = Σ_k |p_k − t_k| = 2 (1 − p_y), or its mean over classes.
-    Paper: Ghosh et al. 2017, arXiv 1712.09482, sec. 3.
+    Paper: Ghosh et al. 2017, arXiv 1712.09482, the part on the mean absolute error.
 
     Use it for: noisy labels: symmetric, hence robust to uniform noise.
     Fails when: there are many classes: training from scratch hardly starts.

@@ -20,7 +20,8 @@ class JensenShannon(TrueClass):
     Formula: ℓ = (π KL(t ‖ m) + (1 − π) KL(p ‖ m)) / Z, m = π t + (1 − π) p, Z = −(1 − π) log(1 − π). Of a
         one-hot t it reads p_y alone: π KL(t ‖ m) = −π log m_y, KL(p ‖ m) = p_y log(p_y / m_y) − (1 − p_y)
         log(1 − π).
-    Paper: Englesson & Azizpour 2021, arXiv 2105.04522, sec. 3 (its GJS adds a second augmented view).
+    Paper: Englesson & Azizpour 2021, arXiv 2105.04522, the section on its divergences (GJS adds augmented
+        views).
 
     Use it for: noisy labels; π → 0 is cross-entropy, π → 1 half the absolute error.
     Fails when: π is near 1 and there are many classes: training hardly starts.
@@ -188,8 +189,8 @@ class Unhinged(Weighted):
     """The hinge loss without its hinge: linear in the logits, without end.
 
     Formula: ℓ = 1 − (z_y − mean_{k≠y} z_k); with several labels 1 − s z, s = ±1.
-    Paper: van Rooyen et al. 2015, arXiv 1505.07634, sec. 4 (two classes); the mean over the other classes is
-        the same for two.
+    Paper: van Rooyen et al. 2015, arXiv 1505.07634, the section on the unhinged loss (two classes); the mean
+        over the other classes is the same for two.
 
     Use it for: symmetric label noise: the only convex loss that no uniform noise misleads.
     Fails when: nothing bounds the logits: it has no minimum. Take weight decay or a normalised last layer.

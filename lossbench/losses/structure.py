@@ -60,7 +60,7 @@ class CenterlineDice(Counted):
     Formula: 1 − 2 T S / (T + S), T = (Σ S_p g + s) / (Σ S_p + s), S = (Σ S_g p + s) / (Σ S_g + s), S_x the
         soft skeleton of x: after each of k erosions, what an opening would remove. Soft labels count as set
         above 1/2: a skeleton is of a region.
-    Paper: Shit et al. 2021, arXiv 2003.07311, sec. 3 and alg. 1, 2.
+    Paper: Shit et al. 2021, arXiv 2003.07311, alg. 1 and 2.
 
     Use it for: vessels, roads, cracks, in 2-D or 3-D: broken lines cost much, thickness little; beside Dice.
     Fails when: alone: a constant map has no skeleton, and none is missed; so it is refused alone. k is below
@@ -142,7 +142,8 @@ class Blob(Averaged):
     Formula: mean over blobs b of 1 − (2 Σ_b p + s) / (Σ_b p + Σ_o p + |b| + s), o the positions outside the
         class: other blobs of the class are masked out. With one label a position class 0 is the background
         and has no blobs. Soft labels count as set above 1/2.
-    Paper: Kofler et al. 2022, arXiv 2205.08209, sec. 2 (there 2 global Dice + 1 blob Dice: take a sum).
+    Paper: Kofler et al. 2022, arXiv 2205.08209, the section on methods (there 2 global Dice + 1 blob Dice:
+        take a sum).
 
     Use it for: many lesions, cells or defects an image, scored by how many are found; beside Dice.
     Fails when: alone: where nothing is to be found it says nothing about false alarms; so it is refused
@@ -247,7 +248,8 @@ class NeighbourAwareCalibration(Weighted):
 
     Formula: ℓ = −log p_y + α mean_k |z_k − d_k|, d_k the share of class k among the size^d positions around;
         those that do not count, or lie outside, are of no class.
-    Paper: Murugesan et al. 2023, arXiv 2303.06268, sec. 2 (NACL).
+    Paper: Murugesan et al. 2023, arXiv 2303.06268 (there the sum over k; its code takes the mean), named NACL
+        in arXiv 2401.14487.
 
     Use it for: calibrated segmentation: certain within regions, less so at borders.
     Fails when: α is large: logits then stay within [0, 1], and so far from certain.

@@ -15,7 +15,7 @@ def balanced(counts: Sequence[int]) -> tuple[float, ...]:
 
 
 def class_balanced(counts: Sequence[int], beta: float = 0.999) -> tuple[float, ...]:
-    """Return weights (1 − β) / (1 − β^n), summing to C (1901.05555, sec. 3).
+    """Return weights (1 − β) / (1 − β^n), summing to C (Cui et al. 2019, arXiv 1901.05555).
 
     Β = 0 is 1 each, β → 1 is ``balanced``.
 
