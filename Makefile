@@ -95,6 +95,10 @@ summary: setup ## print the result table again
 study: setup ## make a study from your folder: make study NAME=mine DATA=/path/to/folder
 	@lossbench new-study "$(NAME)" "$(DATA)"
 
+.PHONY: build
+build: setup ## make sdist and wheel in dist/
+	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist .
+
 .PHONY: lock clean
 lock: ## resolve requirements*.in anew into the hashed locks
 	uv pip compile --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command 'make lock' -q requirements-uv.in -o requirements-uv.lock

@@ -110,7 +110,7 @@ class Process:
     def module(self) -> str:
         """Name what it ran: `stages.train`, `dvc`, the workers' server, or the program's name."""
         if "-m" in self.argv:
-            return self.argv[self.argv.index("-m") + 1]
+            return self.argv[self.argv.index("-m") + 1].removeprefix("lossbench.")
         code = self.argv[self.argv.index("-c") + 1] if "-c" in self.argv[:-1] else ""
         for name, started in STARTED.items():
             if started in code:

@@ -46,7 +46,7 @@ def changed_stages(study: Path, targets: Sequence[str] = ("dvc.yaml",)) -> set[s
     command = [sys.executable, "-m", "dvc", "status", "--json", *targets]
     ended = subprocess.run(command, cwd=study, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise GateError(f"`dvc status` failed: {_last_line(ended.stderr)}; `make doctor` may help")
+        raise GateError(f"`dvc status` failed: {_last_line(ended.stderr)}; `lossbench doctor` may help")
     return set(json.loads(ended.stdout or "{}"))
 
 

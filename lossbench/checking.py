@@ -104,7 +104,7 @@ def _refuse_home(params: Params, file: str) -> None:
             path = user_path(dataset.path, f"datasets.{name}")
             raise UserError(
                 f"{file}: 'datasets.{name}.path' is '{dataset.path}', but DVC, which watches it, knows no ~; "
-                f"write '{path}' (`make repro` does that itself)"
+                f"write '{path}' (`lossbench run` does that itself)"
             )
 
 

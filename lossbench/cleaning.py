@@ -25,7 +25,7 @@ def clean(study: Path, dry: bool, say: Say = print) -> None:
 
     Raises:
         UserError: where a path that the user named meets one of those; nothing was removed.
-        GateError: while `make repro` is at work.
+        GateError: while `lossbench run` is at work.
 
     """
     keep_apart(load_params(study / "params.yaml"), study)
@@ -35,10 +35,10 @@ def clean(study: Path, dry: bool, say: Say = print) -> None:
 
 @contextmanager
 def _alone(study: Path) -> Iterator[None]:
-    """Refuse to remove what `make repro` is at work on."""
+    """Refuse to remove what `lossbench run` is at work on."""
     home = written.home(study)
     try:
-        with only_one(home / REPRO_LOCK, "`make repro`") if home.is_dir() else nullcontext():
+        with only_one(home / REPRO_LOCK, "`lossbench run`") if home.is_dir() else nullcontext():
             yield
     except HeldError as held:
         raise GateError(f"{held}; try again when it has ended") from None

@@ -2,13 +2,15 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import lossbench
-from lossbench.errors import exit_code
+from lossbench.errors import UserError, exit_code
 
 VERBS = {
+    "new": "begin a study in your own repository: params.yaml, dvc.yaml and all that a run needs",
     "run": "run a study: check, data, all trainings at once, evaluation, report, record",
     "look": "take the next declared look: further seeds of what is undecided, and a verdict",
     "params": "print every key of params.yaml with what is allowed and its default",
@@ -18,7 +20,8 @@ VERBS = {
     "seeds": "say how many seeds a comparison needs, before any training",
     "track": "complete the record in MLflow from outs and journals",
     "ui": "serve the MLflow UI on 127.0.0.1 and print where to look",
-    "new-study": "turn a folder of images into a study, ready to run",
+    "new-study": "turn a folder of images into a further study, studies/NAME, ready to run",
+    "lock": "write down which Lossbench is installed (lossbench.lock), for `dvc repro` to go on with it",
     "predict": "classify (segment, …) image files with a trained model",
     "export": "write a trained model as ONNX, checked against torch",
     "retrain": "retrain if anything is new; promote the winner or keep the champion",
@@ -31,6 +34,26 @@ VERBS = {
     "clean": "remove what the chain wrote in a study; yours, MLflow's record and DVC's cache stay",
     "store": "list, verify and prune what was computed",
 }
+
+EXTRAS = {
+    "train": {
+        "torch",
+        "sklearn",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "ruamel",
+        "safetensors",
+        "tqdm",
+    },
+    "pipeline": {
+        *("dvc", "mlflow", "great_expectations", "torchvision", "pandas", "pyarrow", "statsmodels", "PIL"),
+        *("tifffile", "imagecodecs", "altair", "vl_convert", "jinja2", "markupsafe", "psutil", "filelock"),
+        *("packaging", "pooch", "fsspec", "pycocotools", "defusedxml", "onnx", "onnxscript", "onnxruntime"),
+        *("google", "requests", "sqlalchemy", "starlette", "uvicorn", "voluptuous"),
+    },
+}
+"""Extra of the package → what it, or what it brings, is imported as; `pipeline` brings `train` too."""
 
 
 class _Version(argparse.Action):
@@ -52,16 +75,38 @@ def main() -> None:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     asked = next((word for word in sys.argv[1:] if word in VERBS), None)
-    for verb, told in VERBS.items():
-        one = verbs.add_parser(verb, help=told, description=told)
-        if verb == asked:
-            module = import_module(f"lossbench.commands.{verb.replace('-', '_')}")
-            module.arguments(one)
-            one.set_defaults(main=module.main)
-    chosen = parser.parse_args()
+    parsers = {verb: verbs.add_parser(verb, help=told, description=told) for verb, told in VERBS.items()}
     codes: list[int | None] = []
-    refused = exit_code(lambda: codes.append(chosen.main(chosen)))
-    sys.exit(refused or codes[0] or 0)
+
+    def call() -> None:
+        if asked is not None:
+            module = import_module(f"lossbench.commands.{asked.replace('-', '_')}")
+            module.arguments(parsers[asked])
+            parsers[asked].set_defaults(main=module.main)
+        chosen = parser.parse_args()
+        codes.append(chosen.main(chosen))
+
+    sys.exit(exit_code(lambda: _with_packages(call)) or codes[0] or 0)
+
+
+def _with_packages(call: Callable[[], None]) -> None:
+    """Say which extra brings a package that is not installed.
+
+    Raises:
+        UserError: naming both.
+
+    """
+    try:
+        call()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+        if extra is None:
+            raise
+        raise UserError(
+            f"this needs the package '{package}', which is not installed; "
+            f"`pip install 'lossbench[{extra}]'` brings it"
+        ) from None
 
 
 if __name__ == "__main__":

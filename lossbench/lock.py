@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from lossbench.identity import Owner, is_alive
 
 REPRO_LOCK = "repro.lock"
-"""In the study's private folder: held while `make repro` is at work."""
+"""In the study's private folder: held while `lossbench run` is at work."""
 BEAT = 20.0
 """Seconds between two signs of life of a holder."""
 SILENCE = 10 * BEAT

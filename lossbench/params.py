@@ -108,14 +108,14 @@ class Expectations(Model):
 class Dataset(Open):
     """One dataset: a source, its options, and how it is split, damaged and validated.
 
-    ``path`` is what DVC watches for changes: the user's file or folder, or requirements.lock where the
-    data ship inside a pinned package or are downloaded under a pinned checksum.
+    ``path`` is what DVC watches for changes: the user's file or folder; where the data ship inside a pinned
+    package or are downloaded under a pinned checksum, requirements.lock (lossbench.lock outside a checkout).
     """
 
     source: str
     """A source's name, or `module:Object` of your own; its keys stand beside it."""
     path: str
-    """What DVC watches: your file or folder, or requirements.lock where data ship in a pinned package."""
+    """What DVC watches: your file or folder; where data ship in a package, the lock of its version."""
     splits: Splits = Splits()
     corruption: Corruption = Corruption()
     anomaly: Anomaly | None = None

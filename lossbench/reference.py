@@ -63,24 +63,24 @@ def knobs(model: type[BaseModel] = Params, prefix: str = "") -> Iterator[Knob]:
                 kept.setdefault(knob.key, knob)
             yield from kept.values()
             continue
-        inner, key = _inner(field.annotation), f"{prefix}{name}"
-        if inner is None:
-            yield Knob(key, _allowed(field), _default(field), told(model).get(name, ""))
+        found, key = inner(field.annotation), f"{prefix}{name}"
+        if found is None:
+            yield Knob(key, allowed(field), _default(field), told(model).get(name, ""))
             continue
-        named, block = inner
+        named, block = found
         yield from knobs(block, f"{key}.{USER_NAME}." if named else f"{key}.")
 
 
-def _inner(annotation: Any) -> tuple[bool, type[BaseModel]] | None:
+def inner(annotation: Any) -> tuple[bool, type[BaseModel]] | None:
     """Find the model that an annotation holds, and whether it is one of many under the user's names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return False, annotation
     arguments = get_args(annotation)
     if get_origin(annotation) in (dict, Mapping):
-        found = _inner(arguments[1])
+        found = inner(arguments[1])
         return (True, found[1]) if found else None
     for one in arguments if get_origin(annotation) in (Union, types.UnionType) else ():
-        if found := _inner(one):
+        if found := inner(one):
             return found
     return None
 
@@ -108,7 +108,8 @@ def told(model: type[BaseModel]) -> Mapping[str, str]:
     return found
 
 
-def _allowed(field: FieldInfo) -> str:
+def allowed(field: FieldInfo) -> str:
+    """Say in words what a field takes."""
     return _words(field.annotation, field.metadata)
 
 
@@ -207,5 +208,5 @@ def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     if model is Params:
         yield from (*_models(Experiment), *_models(ScriptExperiment))
     for field in model.model_fields.values():
-        if inner := _inner(field.annotation):
-            yield from _models(inner[1])
+        if found := inner(field.annotation):
+            yield from _models(found[1])

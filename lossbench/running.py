@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from lossbench import gpus
+from lossbench import gpus, installed
 from lossbench.chain import without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
@@ -68,6 +68,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
         os.environ["LOSSBENCH_WORKERS"] = jobs
     params, outs = write_out_homes(load_params(), study), Outs(study)
     refuse_other_code(params, study)
+    installed.refresh(params, study)
     without_git(study)
     if device is not None:  # refused before params.yaml or looks.yaml is touched
         device = gpus.choose(device)
@@ -144,7 +145,7 @@ def refuse_other_code(params: Params, study: Path) -> None:
 
     """
     theirs = (study / params.root / PACKAGE.name).resolve()
-    if theirs.is_dir() and theirs != PACKAGE.resolve():
+    if installed.is_checkout(theirs.parent) and theirs != PACKAGE.resolve():
         raise UserError(
             f"{study / 'params.yaml'}: 'root' leads to the code in {theirs.parent}, but this is lossbench "
             f"of {PACKAGE.resolve().parent}; allowed: the lossbench of that folder's own environment, or "

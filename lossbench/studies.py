@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from lossbench.commented import commented
 from lossbench.data.fetching import class_counts
 from lossbench.data.samples import looked_at
 from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
 from lossbench.execution.declared import ensure_looks
+from lossbench.files import write_whole
 from lossbench.look import Look, look
 from lossbench.originals import protect
 from lossbench.params import Dataset, parse_params
 from lossbench.recognition import Found, recognise
+from lossbench.written import CHAIN
 
 Losses = dict[str, dict[str, Any]]
 WEIGHTED = {"name": "cross_entropy", "class_weights": "balanced"}
@@ -79,35 +80,46 @@ def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = pr
         UserError: if the name is taken or no name, or the folder is none that we can read.
 
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(f"NAME is '{name}'; allowed: letters, digits, '_' and '-'")
-    folder = _expanded(data)
-    if not folder.is_dir():
-        raise UserError(f"DATA is '{data}': no such folder")
+    expect_name(name)
+    folder = expect_folder(data, "DATA")
     study = root / "studies" / name
     if os.path.lexists(study):
         raise UserError(f"{study}: exists already; choose another NAME")
+    if not (root / CHAIN).is_file():
+        raise UserError(
+            f"{root / CHAIN}: no such file, to which the study would link; go to a checkout, or let "
+            f"`lossbench new {name} --data {data}` begin a study in your own repository"
+        )
     content = params_for(name, folder.resolve(), say)
     protect(parse_params(content), study)
     study.mkdir(parents=True)
-    (study / "dvc.yaml").symlink_to(Path("../../dvc.yaml"))
+    (study / CHAIN).symlink_to(Path("../..") / CHAIN)
     ensure_looks(study)
-    yaml = YAML()
-    yaml.default_flow_style = False
-    with (study / "params.yaml").open("w", encoding="utf-8") as stream:
-        stream.write(
-            f"# Made by `lossbench new-study {name}`; every knob is explained in the root's params.yaml.\n\n"
-        )
-        yaml.dump(content, stream)
+    head = f"# Made by `lossbench new-study {name}`. What is commented out is taken as long as it is.\n\n"
+    write_whole(study / "params.yaml", head + commented(content, {}))
     return study
 
 
-def _expanded(data: Path) -> Path:
-    """Write ``~`` out: make's quotes keep the shell from it."""
+def expect_name(name: str) -> None:
+    """Refuse what cannot be the name of a study or a dataset."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(f"NAME is '{name}'; allowed: letters, digits, '_' and '-'")
+
+
+def expect_folder(data: Path, key: str) -> Path:
+    """Find a folder that the user names, with ``~`` written out: make's quotes keep the shell from it.
+
+    Raises:
+        UserError: naming ``key``, if it is not there.
+
+    """
     try:
-        return data.expanduser()
+        folder = data.expanduser()
     except RuntimeError as error:  # ~nobody
-        raise UserError(f"DATA is '{data}': {error}") from None
+        raise UserError(f"{key} is '{data}': {error}") from None
+    if not folder.is_dir():
+        raise UserError(f"{key} is '{data}': no such folder")
+    return folder
 
 
 def params_for(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:

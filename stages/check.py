@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lossbench.checked import checked_by_caller
 from lossbench.errors import exit_code
+from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
@@ -15,6 +16,7 @@ def main() -> None:
     """Check; a valid edit changes the outs of what it concerns, and so reruns nothing else."""
     die_with_parent()  # a killed dvc leaves nothing that still writes
     params = load_params()
+    expect_locked(params, Path())
     if not checked_by_caller():
         from lossbench.checking import check
 

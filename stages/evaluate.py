@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lossbench.params import Params
-from stages.common import from_store, run_stage
+
+from .common import from_store, run_stage
 
 
 def main(params: Params, experiment: str) -> None:

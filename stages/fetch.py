@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lossbench.params import Params
-from stages.common import run_stage
+
+from .common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lossbench.errors import exit_code
+from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
@@ -13,6 +14,7 @@ from lossbench.params import load_params
 def main() -> None:
     """Read all outs, write reports/."""
     params = load_params()
+    expect_locked(params, Path())
     from lossbench.reporting import write_report
 
     write_report(params, Path(), Outs().home)

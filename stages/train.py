@@ -4,7 +4,8 @@ from pathlib import Path
 
 from lossbench.checked import checked_by_caller
 from lossbench.params import Params
-from stages.common import from_store, run_stage
+
+from .common import from_store, run_stage
 
 
 def main(params: Params, arm: str) -> None:

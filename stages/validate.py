@@ -5,7 +5,8 @@ from pathlib import Path
 from lossbench.checked import checked_by_caller
 from lossbench.outs import Outs
 from lossbench.params import Params
-from stages.common import run_stage
+
+from .common import run_stage
 
 
 def main(params: Params, dataset: str) -> None:

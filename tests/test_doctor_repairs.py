@@ -220,7 +220,7 @@ def test_the_journal_of_a_killed_training_gets_its_end_and_a_living_one_is_left_
 def test_a_broken_database_is_moved_aside_not_deleted(study):
     (study / "mlflow.db").write_bytes(b"not a database" * 100)
     (said,) = repair(study)
-    assert "make track" in said
+    assert "lossbench track" in said
     (aside,) = study.glob("mlflow.db.broken-*")
     assert aside.read_bytes() == b"not a database" * 100
 

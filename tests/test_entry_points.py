@@ -175,6 +175,7 @@ def test_nobody_s_home_is_a_sentence(tmp_path: Path) -> None:
 def test_new_study_takes_a_folder_at_home(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     class_folder(tmp_path / "me/data1", 8, ("cat", "dog"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     study = new_study("mine", Path("~/data1"), tmp_path)
     assert load_params(study / "params.yaml").datasets["mine"].path == str(tmp_path / "me/data1")
 

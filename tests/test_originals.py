@@ -458,6 +458,7 @@ def test_fetch_again_replaces_its_own(tmp_path: Path) -> None:
 
 
 def test_new_study_refuses_a_folder_in_which_the_chain_would_write(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     with pytest.raises(UserError, match="contains data, a folder of outs"):
         new_study("all", class_folder(tmp_path / "studies", 8, ("cat", "dog")), tmp_path)
 

@@ -169,10 +169,10 @@ def test_a_second_call_leaves_at_once_and_says_who_is_at_work(study: Path) -> No
 
 
 def test_while_make_repro_is_at_work_a_retraining_leaves(study: Path) -> None:
-    with only_one(study / ".lossbench" / REPRO_LOCK, "`make repro`"):
+    with only_one(study / ".lossbench" / REPRO_LOCK, "`lossbench run`"):
         ended = retrain(study)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"another `make repro` is at work: process {os.getpid()} on " in ended.stdout
+    assert f"another `lossbench run` is at work: process {os.getpid()} on " in ended.stdout
     assert not (study / "reports/retraining.csv").exists()
 
 

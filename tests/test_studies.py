@@ -1,6 +1,7 @@
 """A user's folder becomes a study in one command."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def draw(file: Path, seed: int, side: int = 24, mask: bool = False) -> None:
 
 @pytest.fixture
 def by_class(tmp_path: Path) -> Path:
-    """A folder per class."""
+    """A folder per class, beside a chain."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     for label, name in enumerate(("cat", "dog")):
         for number in range(40):
             draw(tmp_path / "pets" / name / f"{number}.png", 100 * label + number)
@@ -35,7 +37,8 @@ def by_class(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_masks(tmp_path: Path) -> Path:
-    """Images beside masks."""
+    """Images beside masks, and a chain."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     for number in range(40):
         draw(tmp_path / "cells/images" / f"{number}.png", number)
         draw(tmp_path / "cells/masks" / f"{number}.png", number, mask=True)
@@ -91,6 +94,13 @@ def test_a_taken_name_is_refused(by_class: Path, tmp_path: Path) -> None:
         new_study("mine", by_class, tmp_path)
 
 
+def test_a_study_links_to_no_chain_that_is_not_there(by_class: Path, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").unlink()
+    with pytest.raises(UserError, match=r"dvc.yaml: no such file.*`lossbench new mine --data"):
+        new_study("mine", by_class, tmp_path)
+    assert not (tmp_path / "studies").exists()
+
+
 def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lossbench", *arguments], cwd=folder, env={**os.environ, **more},
@@ -99,7 +109,7 @@ def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize(
-    "verb", sorted({*VERBS} - {"new-study", "params", "predict", "export", "seeds", "verdict"})
+    "verb", sorted({*VERBS} - {"new", "new-study", "params", "predict", "export", "seeds", "verdict"})
 )
 def test_a_verb_on_a_folder_without_params_exits_2(verb: str, tmp_path: Path) -> None:
     needed = {"schedule": ["show", "cron"], "store": ["list"], "backup": ["to"], "restore": ["from"]}
@@ -121,6 +131,7 @@ def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_p
 def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     (tmp_path / "lossbench").mkdir()
+    (tmp_path / "lossbench/closure.py").touch()
     run = lossbench(ROOT, "run", "--study", str(tmp_path))
     assert run.returncode == 2
     assert f"'root' leads to the code in {tmp_path}, but this is lossbench of {ROOT}" in run.stderr

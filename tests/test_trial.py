@@ -1,5 +1,6 @@
 """What does not fit is said in a sentence, by `check` or, where only the data tell, by `validate`: never by training."""
 
+import shutil
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import stage, tiny_params, write_params
+from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
 from PIL import Image
 
@@ -240,6 +241,7 @@ def masks(folder: Path, count: int, side: int) -> Path:
 
 
 def test_seventeen_images_of_8x8_with_masks_train_as_proposed(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     study = new_study("tiny", masks(tmp_path / "cells", 17, 8), tmp_path)
     params = load_params(study / "params.yaml")
     fetch(params.datasets["tiny"], "tiny", study / "data/tiny")
@@ -248,6 +250,7 @@ def test_seventeen_images_of_8x8_with_masks_train_as_proposed(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_validate_says_what_check_could_not_know_and_lets_nothing_pass(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     study = new_study("tiny", masks(tmp_path / "cells", 17, 8), tmp_path)
     text = (
         (study / "params.yaml")

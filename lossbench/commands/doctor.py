@@ -37,7 +37,7 @@ def examine_here(check: bool) -> None:
     if failed:
         raise GateError(f"{failed} of {len(made.findings)} things could not be repaired")
     if check and made.findings:
-        raise GateError(f"{len(made.findings)} things to repair; `make doctor` does it")
+        raise GateError(f"{len(made.findings)} things to repair; `lossbench doctor` does it")
     if made.unseen:
         raise GateError("not everything could be looked at")
     if not made.findings:

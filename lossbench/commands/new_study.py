@@ -15,4 +15,4 @@ def main(chosen: argparse.Namespace) -> None:
     from lossbench.studies import new_study
 
     folder = new_study(chosen.name, chosen.data, Path())
-    print(f"{folder}: ready. Look at {folder / 'params.yaml'}, then run: make repro STUDY={folder}")
+    print(f"{folder}: ready. Look at {folder / 'params.yaml'}, then run: lossbench run --study {folder}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from lossbench.chain import without_git
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.execution.identity import use_own_code
+from lossbench.installed import refresh
 from lossbench.params import load_params
 
 
@@ -23,6 +24,7 @@ def retrain_here(chosen: argparse.Namespace) -> int:
 
     params = write_out_homes(params, Path())
     without_git(Path())
+    refresh(params, Path())
     check(params)
     told = Told(chosen.allow, chosen.move_store, chosen.new_reference)
     return retrain(params, Path.cwd(), told=told)

@@ -21,7 +21,7 @@ def summarise() -> None:
     """Read reports/ and print."""
     params = load_params()
     if not Path("reports/leaderboard.csv").exists():
-        raise UserError("reports/leaderboard.csv: no such file; run `make repro` first")
+        raise UserError("reports/leaderboard.csv: no such file; run `lossbench run` first")
     with Path("reports/leaderboard.csv").open(encoding="utf-8", newline="") as file:
         board = list(csv.DictReader(file))
     primary = {name: one.metric for name, one in params.experiments.items()}

@@ -41,7 +41,9 @@ def record(lenient: bool = False) -> None:
     except OSError as error:
         raise GateError(f"{error.filename or root}: {error.strerror or error}") from None
     except (ServerGoneError, RefusedError) as error:
-        sentence = f"MLflow at {store.shown}: {error}; nothing is lost, `make track` will complete the record"
+        sentence = (
+            f"MLflow at {store.shown}: {error}; nothing is lost, `lossbench track` will complete the record"
+        )
         if not lenient:
             raise GateError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
@@ -54,12 +56,12 @@ def _track(params: Params, root: Path) -> None:
 
     tracked = track(params, root, say=print, charts=_charts(params, root), log_model=log_model)
     if not tracked.written and not tracked.present:
-        print("MLflow: no arm has been trained yet; run `make repro`")
+        print("MLflow: no arm has been trained yet; run `lossbench run`")
         return
     print(
         f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
-        + f" ({store_of(root).shown}; `make ui` shows them)"
+        + f" ({store_of(root).shown}; `lossbench ui` shows them)"
     )
 
 

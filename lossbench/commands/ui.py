@@ -50,7 +50,7 @@ def _print_pages(params: Params, root: Path, base: str) -> None:
         for what, address in (("runs", page.table), ("charts", page.charts), ("compare", page.compare)):
             print(f"  {what:<8} {address}")
     if not pages:
-        print("nothing is recorded yet; run `make repro` (or `make track`)")
+        print("nothing is recorded yet; run `lossbench run` (or `lossbench track`)")
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ def examine_database(root: Path) -> list[Finding]:
     if not path.is_file():
         return []
     aside = path.with_name(f"mlflow.db.broken-{int(path.stat().st_mtime)}")
-    cure = f"moved to {aside.name}; `make track` writes all runs anew"
+    cure = f"moved to {aside.name}; `lossbench track` writes all runs anew"
     if not _is_database(path):
         cure += " (registered models were in it, too)"
         return [Finding(f"{path}: {UNREADABLE}", cure, lambda: _set_aside(path, aside))]

@@ -112,7 +112,7 @@ def _sample(found: Sequence[Finding]) -> list[str]:
 
 def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best: str) -> Iterator[str]:
     study = _study(one, params)
-    repro = f"`make repro{f' STUDY={study}' if study else ''}`"
+    repro = f"`lossbench run{f' --study {study}' if study else ''}`"
     if "better" in groups or not {"undecided", "not trained"} & set(groups):
         yield from _used(one, study, best)
     if undecided := groups.get("undecided"):

@@ -1,4 +1,4 @@
-"""``reports/report.md``: what goes into a pull-request comment, and the end table of ``make repro``."""
+"""``reports/report.md``: what goes into a pull-request comment, and the end table of ``lossbench run``."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from lossbench.tracking.store import STORE, store_of
 
 RECORDS = "reports/retraining*"
 INVENTORY = "backup.json"
-LOCKS = {"retraining.lock": "retraining", REPRO_LOCK: "`make repro`"}
+LOCKS = {"retraining.lock": "retraining", REPRO_LOCK: "`lossbench run`"}
 Say = Callable[[str], None]
 
 
@@ -35,7 +35,7 @@ def backup(root: Path, into: Path, say: Say = print) -> None:
 
     Raises:
         UserError: the folder exists, or lies in what is backed up.
-        GateError: a retraining or `make repro` is at work.
+        GateError: a retraining or `lossbench run` is at work.
 
     """
     if into.exists():
@@ -106,7 +106,7 @@ def restore(root: Path, source: Path, say: Say = print) -> None:
 
     Raises:
         UserError: this is no backup, a file of it is missing or damaged, or there is a store here already.
-        GateError: a retraining or `make repro` is at work.
+        GateError: a retraining or `lossbench run` is at work.
 
     """
     files = _inventory(source)
@@ -124,7 +124,7 @@ def restore(root: Path, source: Path, say: Say = print) -> None:
             _copy(source / STORE, part)
             artifacts.follow(part)
             part.replace(root / STORE)
-    say(f"{len(files)} files are back; `make track` completes the record, `make retrain` goes on")
+    say(f"{len(files)} files are back; `lossbench track` completes the record, `lossbench retrain` goes on")
 
 
 def _inventory(source: Path) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _copy(file: Path, to: Path) -> None:
 
 @contextmanager
 def _undisturbed(root: Path) -> Iterator[None]:
-    """Hold what retraining and `make repro` hold while they are at work."""
+    """Hold what retraining and `lossbench run` hold while they are at work."""
     with ExitStack() as held:
         try:
             for name, what in LOCKS.items():

@@ -208,8 +208,8 @@ class _Attempt:
         return False
 
     def _leave_to_make_repro(self) -> None:
-        """Raise HeldError where `make repro` is at work."""
-        with only_one(home_of(self.root) / REPRO_LOCK, "`make repro`"):
+        """Raise HeldError where `lossbench run` is at work."""
+        with only_one(home_of(self.root) / REPRO_LOCK, "`lossbench run`"):
             pass
 
     def _registry(self) -> Registry:
@@ -244,11 +244,11 @@ class _Attempt:
         command = [sys.executable, "-m", "lossbench", "run"]
         ended = subprocess.run(command, cwd=self.root, check=False, preexec_fn=die_with_parent)
         if ended.returncode == 2:
-            raise UserError("`make repro` refused params.yaml; its sentence stands above")
+            raise UserError("`lossbench run` refused params.yaml; its sentence stands above")
         if ended.returncode:
             self._leave_to_make_repro()  # one that has begun since refused ours
             raise GateError(
-                "`make repro` failed (data that fail validation, or a stage); its output stands above"
+                "`lossbench run` failed (data that fail validation, or a stage); its output stands above"
             )
 
     def _decide(self) -> Attempt:
@@ -442,7 +442,7 @@ def _logged_contents(model_id: str, outs: ArmOuts, seed: int) -> dict[str, str]:
         if found.get(name) != sha256:
             raise GateError(
                 f"MLflow's model {model_id} of '{outs.arm}' is not what was judged ({name} differs); "
-                f"delete the runs of '{outs.arm}' in MLflow, and `make track` records it anew"
+                f"delete the runs of '{outs.arm}' in MLflow, and `lossbench track` records it anew"
             )
     return found
 
@@ -452,7 +452,7 @@ def _logged(client: "MlflowClient", params: Params, root: Path, outs: ArmOuts) -
     shelf = open_experiment(client, params, root, outs.experiment)
     runs = shelf.search(key=outs.key(study_name(params, root)), role="arm")
     if not runs:
-        raise GateError(f"MLflow has no run of '{outs.arm}'; `make track` completes the record")
+        raise GateError(f"MLflow has no run of '{outs.arm}'; `lossbench track` completes the record")
     run = runs[0]
     model_id = run.data.tags.get(MODEL)
     if model_id is None:

@@ -59,7 +59,8 @@ class Link:
             content = json.loads((folder / FILE).read_bytes())
         except FileNotFoundError:
             raise UserError(
-                f"{folder}: no {FILE}; the model comes from an older Lossbench: log it anew with `make track`"
+                f"{folder}: no {FILE}; the model comes from an older Lossbench: "
+                "log it anew with `lossbench track`"
             ) from None
         known = {key: content[key] for key in asdict(cls()) if key in content}
         return TypeAdapter(cls).validate_python(known)

@@ -1,17 +1,17 @@
 """Logs one model per arm: of the replicate with the median validation score."""
 
-import hashlib
 import json
 import shutil
 import tempfile
 import zipfile
-from functools import cache
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbench import installed
 from lossbench.params import Params
 from lossbench.serving import lossbench_loader
 from lossbench.serving.lossbench_loader import REFERENCE
@@ -34,7 +34,6 @@ REQUIREMENTS = (
     "tqdm",
 )
 """What a served replicate imports; of `lossbench` itself an archive lies beside the models."""
-PACKAGE = Path(__file__).resolve().parents[1]
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of all files in the archive: equal code gives equal bytes."""
 EXAMPLES = 2
@@ -118,18 +117,9 @@ def carry_code(client: "MlflowClient", model_id: str) -> None:
             stored.log_artifact(archive, f"data/{PARTS}")
 
 
-@cache
-def _code() -> tuple[str, dict[str, bytes]]:
+def _code() -> tuple[str, Mapping[str, bytes]]:
     """The package's files as they are, and their hash."""
-    files = {
-        path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes()
-        for path in sorted(PACKAGE.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    total = hashlib.sha256()
-    for name, content in files.items():
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:16], files
+    return installed.digest(), installed.files()
 
 
 def _archive(folder: Path) -> Path:

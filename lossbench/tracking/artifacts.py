@@ -76,7 +76,8 @@ def unusable(name: str, location: str, uri: str) -> str | None:
     if urlsplit(location).scheme == "mlflow-artifacts":
         return None if served else (
             f"experiment '{name}' keeps its files with the MLflow server that it was recorded through "
-            f"({location}); start that server (`make ui` is one) and set MLFLOW_TRACKING_URI to its address"
+            f"({location}); start that server (`lossbench ui` is one) and set MLFLOW_TRACKING_URI to its "
+            "address"
         )  # fmt: skip
     path = local(location)
     if path is None:

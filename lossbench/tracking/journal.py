@@ -127,7 +127,7 @@ class JournalObserver:
         self._events = None
         print(
             f"warning: the journal of '{self.arm}' cannot be written ({error.strerror or error}); "
-            "training goes on, and `make track` will record the arm from its outs",
+            "training goes on, and `lossbench track` will record the arm from its outs",
             file=sys.stderr,
         )
 
@@ -290,4 +290,4 @@ def spawn_shipper(home: Path) -> None:
                 start_new_session=True,
             )
     except OSError as error:
-        print(f"warning: no live shipper ({error}); `make track` will record the run", file=sys.stderr)
+        print(f"warning: no live shipper ({error}); `lossbench track` will record the run", file=sys.stderr)

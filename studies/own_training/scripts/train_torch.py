@@ -28,14 +28,14 @@ def arguments() -> argparse.Namespace:
 
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, 64) in 0..1 and labels (N,) of one split."""
+    """Images (N, values) in 0..1 and labels (N,) of one split."""
     images = np.load(folder / "inputs.npy").astype(np.float32) / 255
     return torch.from_numpy(images).flatten(1), torch.from_numpy(np.load(folder / "targets.npy")).long()
 
 
 def objective(chosen: argparse.Namespace, logits: Tensor, labels: Tensor) -> Tensor:
     if chosen.loss == "squared":
-        return functional.mse_loss(logits.softmax(1), functional.one_hot(labels, 10).float())
+        return functional.mse_loss(logits.softmax(1), functional.one_hot(labels, logits.shape[1]).float())
     return functional.cross_entropy(logits, labels, label_smoothing=chosen.smoothing)
 
 
@@ -51,9 +51,10 @@ def main() -> None:
     torch.manual_seed(chosen.seed)
     torch.set_num_threads(chosen.threads)
     splits = {name: read(chosen.data / name) for name in ("train", "validation", "test")}
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=chosen.lr)
     images, labels = splits["train"]
+    classes = int(labels.max()) + 1
+    model = nn.Sequential(nn.Linear(images.shape[1], 32), nn.ReLU(), nn.Linear(32, classes))
+    optimizer = torch.optim.Adam(model.parameters(), lr=chosen.lr)
     history = []
     for epoch in range(1, chosen.epochs + 1):
         total = 0.0
