@@ -168,6 +168,8 @@ class Layout:
     inside: "re.Pattern[str]"
 
 
+SAMPLES = "samples_sha256"
+"""Key of a dataset's provenance.json: the hash of the samples that training and scoring read."""
 DATA = Layout(
     {
         "dataset.json": frozenset({"kind", "classes", "sizes"}),
