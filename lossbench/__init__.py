@@ -1,4 +1,4 @@
-"""Lossbench answers: which loss should I train with, on my data?"""
+"""Lossbench answers: which loss should I train with, on my data."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -39,8 +39,8 @@ def collect_rarely() -> None:
 def without_main() -> Iterator[None]:
     """Start processes that do not run the calling script anew.
 
-    ``multiprocessing`` would: a script that calls us without ``if __name__ == "__main__"`` would call us again in each
-    worker. What our workers need stands in modules.
+    ``multiprocessing`` would: a script that calls us without ``if __name__ == "__main__"`` would call us
+    again in each worker. What our workers need stands in modules.
     """
     main = sys.modules["__main__"]
     kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}

@@ -293,9 +293,7 @@ def in_worker(function: Callable[..., None], *arguments: Any) -> None:
     """
     context = get_context("forkserver")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_called, args=(there, function, arguments, str(Path.cwd())), daemon=True
-    )
+    process = context.Process(target=_called, args=(there, function, arguments, str(Path.cwd())), daemon=True)
     with without_main():
         process.start()
     there.close()

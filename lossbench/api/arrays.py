@@ -1,4 +1,4 @@
-"""Inputs and targets that somebody holds in memory, as a source would hand them over; or one sentence on why not."""
+"""Inputs and targets that somebody holds in memory, as a source hands them over; or a sentence on why not."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,9 +72,17 @@ def as_array(given: Any, where: str) -> Array:
 
 
 def _ragged(given: Any) -> str:
-    shapes = {getattr(one, "shape", None) or np.shape(one) for one in list(given)[:1000]} if np.ndim(given) else set()
+    shapes = (
+        {getattr(one, "shape", None) or np.shape(one) for one in list(given)[:1000]}
+        if np.ndim(given)
+        else set()
+    )
     sizes = [tuple(one) for one in shapes]
-    return f"samples of shapes {sizes[0]} and {sizes[1]}" if len(sizes) > 1 else f"a {type(given).__name__} of objects"
+    return (
+        f"samples of shapes {sizes[0]} and {sizes[1]}"
+        if len(sizes) > 1
+        else f"a {type(given).__name__} of objects"
+    )
 
 
 def images(given: Any, where: str, notes: Notes, single: bool = False) -> Array:
@@ -96,7 +104,9 @@ def images(given: Any, where: str, notes: Notes, single: bool = False) -> Array:
         found = found[:, None]
     if found.ndim != 4 or not found.size:
         shape = found.shape[1:] if single else found.shape
-        raise UserError(f"{where}: shape {shape}; expected {IMAGE}{', without N in a Dataset' if single else ''}")
+        raise UserError(
+            f"{where}: shape {shape}; expected {IMAGE}{', without N in a Dataset' if single else ''}"
+        )
     if found.shape[-1] in CHANNELS and found.shape[1] not in CHANNELS:
         found = np.moveaxis(found, -1, 1)
         notes.add(f"inputs of shape {found.shape[2:] + found.shape[1:2]} are read as height, width, channels")
@@ -124,7 +134,7 @@ def _numbers(found: Array, where: str) -> Array:
 
 
 def targets(given: Any, where: str, wanted: Wanted, single: bool = False) -> Array:
-    """Turn targets into what is stored: labels (N,), masks (N, H, W), labels a class (N, C), or boxes (N, K, 5).
+    """Turn targets into what is stored: labels (N,), masks (N, H, W), (N, C) of 0 and 1, or boxes (N, K, 5).
 
     Args:
         given: tensor, array or list; for boxes also a list of (k, 5) or of ``{"boxes": …, "labels": …}``.
@@ -174,13 +184,15 @@ def _mask(found: Array, where: str, wanted: Wanted) -> Array:
     numbers = whole(found, where).astype(np.int32)
     if wanted.ignore_index is not None:
         numbers = np.where(numbers == wanted.ignore_index, wanted.stored_ignore, numbers)
-    return numbers.astype(np.uint8) if 0 <= numbers.min() and numbers.max() <= IGNORED else numbers
+    return numbers.astype(np.uint8) if numbers.min() >= 0 and numbers.max() <= IGNORED else numbers
 
 
 def _multilabel(found: Array, where: str, wanted: Wanted) -> Array:
     del wanted
     if found.ndim != 2:
-        raise UserError(f"{where}: shape {found.shape}; expected a 0 or 1 for each label of a sample, (N, labels)")
+        raise UserError(
+            f"{where}: shape {found.shape}; expected a 0 or 1 for each label of a sample, (N, labels)"
+        )
     numbers = whole(found, where)
     if not np.isin(numbers, (0, 1)).all():
         odd = numbers[~np.isin(numbers, (0, 1))][0]
@@ -216,7 +228,9 @@ def boxes(given: Any, where: str) -> Array:
 def _boxes_of(given: Any, where: str) -> Array:
     if isinstance(given, Mapping):
         if not {"boxes", "labels"} <= given.keys():
-            raise UserError(f"{where}: keys {', '.join(map(str, given))}; expected 'boxes' (k, 4) and 'labels' (k,)")
+            raise UserError(
+                f"{where}: keys {', '.join(map(str, given))}; expected 'boxes' (k, 4) and 'labels' (k,)"
+            )
         corners = as_array(given["boxes"], where).reshape(-1, 4)
         labels = as_array(given["labels"], where).reshape(-1, 1)
         if len(corners) != len(labels):
@@ -226,7 +240,9 @@ def _boxes_of(given: Any, where: str) -> Array:
         found = as_array(given, where)
         found = found.reshape(-1, 5) if not found.size else found
     if found.ndim != 2 or found.shape[1] != 5 or not np.isfinite(found).all():
-        raise UserError(f"{where}: boxes of shape {found.shape}; expected (k, 5): x0, y0, x1, y1 and the class")
+        raise UserError(
+            f"{where}: boxes of shape {found.shape}; expected (k, 5): x0, y0, x1, y1 and the class"
+        )
     return found.astype(np.float32)
 
 
@@ -291,6 +307,7 @@ def _refuse_gaps(one: Array, wanted: Wanted, count: int) -> None:
         hint = "; of masks of 0 and 255 take mask // 255, or say ignore_index=255"
     some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
     raise UserError(
-        f"train: targets go up to {count - 1}, but none is {some}; number classes from 0 without gaps, or name them all "
+        f"train: targets go up to {count - 1}, but none is {some}; number classes from 0 without "
+        f"gaps, or name them all "
         f"by classes=[…]{hint}"
     )

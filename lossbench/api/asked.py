@@ -73,7 +73,9 @@ def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str], roo
     losses = losses_of(asked.losses, code)
     name, baseline = str(asked.name), asked.baseline or next(iter(losses))
     if baseline not in losses:
-        raise UserError(f"baseline is {baseline!r}, which is none of losses; {nearest(str(baseline), losses)}")
+        raise UserError(
+            f"baseline is {baseline!r}, which is none of losses; {nearest(str(baseline), losses)}"
+        )
     recipe, seeds = _recipe(asked, training), _seeds(asked.seeds)
     content: dict[str, Any] = {
         "root": root,
@@ -92,7 +94,9 @@ def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str], roo
         "losses": losses,
         "arms": {f"{name}-{loss}": {"experiment": name, "dataset": name, "loss": loss} for loss in losses},
         "seeds": seeds,
-        "compute": {"device": asked.device} if isinstance(asked.device, str) else plain(_block(asked.device), "device"),
+        "compute": {"device": asked.device}
+        if isinstance(asked.device, str)
+        else plain(_block(asked.device), "device"),
         "tuning": _tuning(asked.tuning, recipe, seeds),
         "comparison": {"baseline": baseline, "level": asked.level, "looks": list(asked.looks or ())},
     }
@@ -128,7 +132,9 @@ def losses_of(given: Any, code: Code) -> dict[str, Any]:
     if isinstance(given, list | tuple | set) and all(isinstance(one, str) for one in given):
         given = {one: one for one in given}
     if not isinstance(given, Mapping) or not given:
-        raise UserError('losses is missing; expected a mapping such as {"ce": "cross_entropy", "mine": my_loss}')
+        raise UserError(
+            'losses is missing; expected a mapping such as {"ce": "cross_entropy", "mine": my_loss}'
+        )
     return {str(name): _loss(one, str(name), f"losses.{name}", code) for name, one in given.items()}
 
 
@@ -136,9 +142,8 @@ def _loss(given: Any, name: str, key: str, code: Code) -> dict[str, Any]:
     if isinstance(given, str):
         return {"name": given}
     if isinstance(given, Mapping):
-        block = {} if not {"name", "sum"} & given.keys() and name in LOSSES else dict(given)
-        made = {"name": name, **given} if not block else block
-        return _resolved(made, key, code)
+        named = {"name", "sum"} & given.keys() or name not in LOSSES
+        return _resolved(given if named else {"name": name, **given}, key, code)
     function, keywords = unwrapped(given, key)
     return {**_object(function, key, code), **plain(keywords, key)}
 
@@ -194,7 +199,8 @@ def rebuilt(made: Any, key: str) -> dict[str, Any]:
     """
     kind = type(made)
     hint = (
-        f"{key}: a {kind.__name__} object, whose arguments cannot be read off it; pass the class with its arguments, "
+        f"{key}: a {kind.__name__} object, whose arguments cannot be read off it; pass the class with "
+        f"its arguments, "
         f"{{'name': {kind.__name__}, …}}"
     )
     if not callable(made):
@@ -221,7 +227,11 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, Mapping):
-        return isinstance(other, Mapping) and one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, Mapping)
+            and one.keys() == other.keys()
+            and all(_alike(one[k], other[k]) for k in one)
+        )
     if isinstance(one, list | tuple):
         return type(one) is type(other) and len(one) == len(other) and all(map(_alike, one, other))
     if hasattr(one, "__dict__") and not isinstance(one, type) and not inspect.isroutine(one):
@@ -246,7 +256,8 @@ def _network(made: Any, code: Code) -> str:
     if hasattr(made, "state_dict") and not isinstance(made, type):
         kind = type(made).__name__
         raise UserError(
-            f"model: a {kind} that is built already, but each replicate begins with weights of its own; pass the class, "
+            f"model: a {kind} that is built already, but each replicate begins with weights of its "
+            f"own; pass the class, "
             f"model={kind}, or a function that builds it"
         )
     return _ours(made, MODELS, "lossbench.models") or code.name_of(made, "model")
@@ -271,7 +282,10 @@ def _recipe(asked: Asked, training: int) -> dict[str, Any]:
     elif isinstance(given, Recipe):
         given = given.model_dump(mode="json")
     elif not isinstance(given, Mapping):
-        raise UserError(f"recipe is a {type(given).__name__}; expected lossbench.Recipe(epochs=…, batch_size=…), or a dict")
+        raise UserError(
+            f"recipe is a {type(given).__name__}; expected lossbench.Recipe(epochs=…, batch_size=…), "
+            f"or a dict"
+        )
     return {**given, **({"budgets": list(asked.budgets)} if asked.budgets else {})}
 
 
@@ -300,7 +314,9 @@ def _tuning(given: Any, recipe: Mapping[str, Any], seeds: Sequence[int]) -> dict
         return {"trials": given, "seeds": [seed], "learning_rate": around} if given else {"trials": 0}
     if isinstance(given, Mapping):
         return dict(plain(given, "tuning"))
-    raise UserError(f"tuning is a {type(given).__name__}; expected a number of points, lossbench.Tuning(…), or a dict")
+    raise UserError(
+        f"tuning is a {type(given).__name__}; expected a number of points, lossbench.Tuning(…), or a dict"
+    )
 
 
 def _numbers(first: int) -> Iterator[int]:

@@ -1,7 +1,8 @@
-"""Functions and classes that a caller holds, as ``module:Object``: what workers import, and what a key is made of.
+"""Functions and classes that a caller holds, as ``module:Object``: what workers import and keys are made of.
 
-An object of an importable module is named as it stands there. One of a notebook's cell, of the script that is run, or
-one made inside a function, is written to a module of its own, from its source and that of all it uses. So its results
+An object of an importable module is named as it stands there. One of a notebook's cell, of the script that
+is run, or one made inside a function, is written to a module of its own, from its source and that of all it
+uses. So its results
 are kept by its source: an edited cell trains anew what it changes, a restarted kernel finds what was trained.
 """
 
@@ -9,6 +10,7 @@ import ast
 import builtins
 import inspect
 import linecache
+import os
 import site
 import symtable
 import sys
@@ -40,7 +42,7 @@ class Code:
     """What is written to a comparison's folder of code.
 
     Args:
-        folder: for the modules; it is emptied first.
+        folder: for the modules; empty.
 
     """
 
@@ -48,8 +50,6 @@ class Code:
         self.folder = folder
         self._texts: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            file.unlink()
 
     def name_of(self, made: Any, key: str) -> str:
         """Name a function or class as ``module:Object``.
@@ -95,10 +95,23 @@ class Code:
             place = users_own(top)
             if place is None:
                 continue
-            link = self.folder / place.name
-            if not link.exists():
-                link.symlink_to(place)
+            _mirror(place, self.folder / place.name)
             waiting |= set(closure([top], self.folder).foreign)
+
+
+def _mirror(place: Path, link: Path) -> None:
+    """Link a module's file, or all files of a package: no folder, so that nobody deletes through a link."""
+    if place.is_file():
+        if not link.exists():
+            link.symlink_to(place)
+        return
+    for where, folders, files in os.walk(place):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        own = link / Path(where).relative_to(place)
+        own.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if not (own / name).exists():
+                (own / name).symlink_to(Path(where, name))
 
 
 def importable(made: Any) -> str | None:
@@ -134,7 +147,7 @@ def _at(module: ModuleType, path: str) -> Any:
 
 
 def users_own(top: str) -> Path | None:
-    """Find a top-level module's file or folder, if it is neither ours, nor Python's, nor an installed package."""
+    """Find a top-level module's file or folder, if it is neither ours, nor Python's, nor installed."""
     if top in sys.stdlib_module_names or top == PACKAGE.name or top.startswith(PREFIX):
         return None
     try:
@@ -143,7 +156,11 @@ def users_own(top: str) -> Path | None:
         return None
     if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         return None
-    place = Path(next(iter(spec.submodule_search_locations))) if spec.submodule_search_locations else Path(spec.origin or "")
+    place = (
+        Path(next(iter(spec.submodule_search_locations)))
+        if spec.submodule_search_locations
+        else Path(spec.origin or "")
+    )
     installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
     if place.suffix not in ("", ".py") or any(place.is_relative_to(one) for one in installed):
         return None
@@ -167,7 +184,10 @@ class Source:
 
     def text(self) -> str:
         """The module."""
-        head = [f'"""Written by lossbench.compare, from a function or class of a notebook."""', *sorted(set(self._imports))]
+        head = [
+            '"""Written by lossbench.compare, from a function or class of a notebook."""',
+            *sorted(set(self._imports)),
+        ]
         return "\n".join([*head, "", *self._bodies, ""])
 
     def add(self, made: Any, name: str | None = None) -> str:
@@ -189,7 +209,8 @@ class Source:
     def _expect_same(self, name: str, value: Any) -> None:
         if self._names[name] is not value:
             raise UserError(
-                f"{self._key}: it uses two things that are called '{name}'; give one another name, or put them into a "
+                f"{self._key}: it uses two things that are called '{name}'; give one another name, or "
+                f"put them into a "
                 "module file"
             )
 
@@ -221,7 +242,8 @@ class Source:
             written, modules = literal(value)
         except NoLiteralError as error:
             raise UserError(
-                f"{self._key}: '{by}' uses '{name}', {error}, which workers cannot be given; allowed there: {ALLOWED}. "
+                f"{self._key}: '{by}' uses '{name}', {error}, which workers cannot be given; allowed "
+                f"there: {ALLOWED}. "
                 f"Make it inside '{by}', or put both into a module file"
             ) from None
         for module in modules:

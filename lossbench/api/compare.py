@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import UserError, nearest
+from lossbench.files import link_or_copy
 
 if TYPE_CHECKING:
     from lossbench.api.comparison import Comparison
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 FOLDER = "comparisons"
 """In the private folder: what comparisons from Python leave."""
 NEEDED = (
-    "torch", "pydantic", "pandas", "pyarrow", "great_expectations", "jinja2", "altair", "vl_convert", "filelock",
+    "torch", "pydantic", "pandas", "pyarrow", "great_expectations", "jinja2", "altair",
+    "vl_convert", "filelock",
 )  # fmt: skip
 SITES = ("local", "ray", "slurm")
 HOME, EXECUTOR, TRACKING = "LOSSBENCH_HOME", "LOSSBENCH_EXECUTOR", "MLFLOW_TRACKING_URI"
@@ -65,32 +67,35 @@ def compare(
     """Train a network with each loss, over the same seeds, and say which loss is better.
 
     What was trained is kept in the store (``.lossbench`` in the working directory, ``LOSSBENCH_HOME`` or
-    ``LOSSBENCH_STORE``), by what made it: the same call again, or one with a loss more, trains what is missing. So does
-    a call after Ctrl-C, and a pipeline's study on the same data.
+    ``LOSSBENCH_STORE``), by what made it: the same call again, or one with a loss more, trains what is
+    missing. So does a call after Ctrl-C, and a pipeline's study on the same data.
 
     Args:
         model: a ``torch.nn.Module`` class or a function that returns one, of a module or of this notebook;
-            ``"module:Object"``; one of our names (``"unet"``); or a mapping, ``{"name": …, "width": 8}``. One that takes
-            ``input_shape`` and ``outputs`` is given them; a value ``"{outputs}"``, ``"{channels}"`` is filled in.
+            ``"module:Object"``; one of our names (``"unet"``); or a mapping, ``{"name": …, "width": 8}``.
+            One that takes ``input_shape`` and ``outputs`` is given them; a value ``"{outputs}"`` or
+            ``"{channels}"`` is filled in.
         losses: name → loss: one of our names (``"dice"``), a mapping (``{"name": "focal", "gamma": 2}``,
-            ``{"sum": {"cross_entropy": 1, "dice": 1}}``), a class or function of (logits, target), a lambda, or an object
-            such as ``nn.CrossEntropyLoss(label_smoothing=0.1)``.
-        train: (inputs, targets) as tensors or arrays; a torch Dataset, which is read once; or a DataFrame with the columns
-            of the source `table`. Inputs are images (N, C, H, W), uint8 or float; targets are labels (N,), masks
-            (N, H, W), labels a class (N, C), or boxes (N, K, 5).
-        test: likewise; scores come from these. None: a share of the training samples, by a hash of their content.
+            ``{"sum": {"cross_entropy": 1, "dice": 1}}``), a class or function of (logits, target), a
+            lambda, or an object such as ``nn.CrossEntropyLoss(label_smoothing=0.1)``.
+        train: (inputs, targets) as tensors or arrays; a torch Dataset, which is read once; or a DataFrame
+            with the columns of the source `table`. Inputs are images (N, C, H, W), uint8 or float; targets
+            are labels (N,), masks (N, H, W), labels a class (N, C), or boxes (N, K, 5).
+        test: likewise; scores come from these. None: a share of the training samples, by a hash of their
+            content.
         validation: likewise; what epochs and a search's points are chosen by. None: as for ``test``.
         task: a task's name, or a mapping with its options.
         metric: test metric that decides.
         margin: differences within ± this are a tie.
         seeds: how many, or which.
         recipe: a :class:`lossbench.Recipe` or a mapping; None: 20 epochs of Adam at 0.003 with a cosine.
-        tuning: points of a search of the learning rate around the recipe's, a :class:`lossbench.Tuning`, or a mapping;
-            the same search for every loss. None: none.
+        tuning: points of a search of the learning rate around the recipe's, a :class:`lossbench.Tuning`,
+            or a mapping; the same search for every loss. None: none.
         budgets: shares of the epochs, ascending to 1, at each of which every replicate is trained.
         looks: numbers of seeds at which one decides; what is decided gets no more seeds.
         executor: ``local``, ``ray`` or ``slurm``.
-        mlflow: address of an MLflow store that gets a record; True for ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` here.
+        mlflow: address of an MLflow store that gets a record; True for ``MLFLOW_TRACKING_URI``, or
+            ``mlflow.db`` here.
         baseline: loss that the others are compared with; None: the first.
         level: chance of a false verdict, all of them together.
         classes: names, in the order of their numbers; None: the numbers.
@@ -101,7 +106,8 @@ def compare(
         name: of the comparison, on its page and in MLflow.
 
     Returns:
-        The comparison: ``.answer``, ``.verdicts``, ``.scores``, ``.report(path)``, ``.models(loss)``; a notebook shows it.
+        The comparison: ``.answer``, ``.verdicts``, ``.scores``, ``.report(path)``, ``.models(loss)``; a
+        notebook shows it.
 
     Raises:
         UserError: one sentence on an argument that makes no sense.
@@ -112,8 +118,8 @@ def compare(
     from lossbench.api.asked import Asked
 
     asked = Asked(
-        model, losses, task, metric, margin, seeds, recipe, tuning, tuple(budgets or ()), tuple(looks or ()), baseline,
-        level, device, expectations, name,
+        model, losses, task, metric, margin, seeds, recipe, tuning, tuple(budgets or ()), tuple(looks or ()),
+        baseline, level, device, expectations, name,
     )  # fmt: skip
     try:
         asked.expect_all(EXPECTED)
@@ -140,7 +146,7 @@ def _expect_packages() -> None:
 
 @contextmanager
 def _surroundings(executor: str, mlflow: str | bool | None) -> Iterator[Path]:
-    """Set what the pipeline takes from its environment, for as long as the block runs; gives the private folder."""
+    """Set what the pipeline takes from its environment while the block runs; gives the private folder."""
     from lossbench.written import home
 
     if executor not in SITES:
@@ -165,7 +171,13 @@ def _surroundings(executor: str, mlflow: str | bool | None) -> Iterator[Path]:
 
 
 def _compared(
-    asked: Any, data: Mapping[str, Any], classes: Any, ignore: Any, table: Mapping[str, Any], home: Path, record: bool
+    asked: Any,
+    data: Mapping[str, Any],
+    classes: Any,
+    ignore: Any,
+    table: Mapping[str, Any],
+    home: Path,
+    record: bool,
 ) -> "Comparison":
     from lossbench.api.asked import params_of
     from lossbench.api.code import Code
@@ -183,9 +195,10 @@ def _compared(
     around = home / FOLDER
     around.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=around) as draft:
+        root = os.path.relpath(Path.cwd(), around / "study")
+        params_of(asked, Code(Path(draft) / "asked"), 1, (), root)  # before a Dataset is read for minutes
         kept, training, quiet = _written(asked, data, classes, ignore, table, around, Path(draft))
-        code = Code(Path(draft) / "code")
-        params = params_of(asked, code, training, quiet, os.path.relpath(Path.cwd(), around / "study"))
+        params = params_of(asked, Code(Path(draft) / "code"), training, quiet, root)
         study = _settled(params, kept, Path(draft), around)
     outs = Outs(study)
     try:
@@ -229,7 +242,7 @@ def _written(
     around: Path,
     draft: Path,
 ) -> tuple[Path, int, Sequence[str]]:
-    """Write the data as ``fetch`` does: (their folder, samples to train on, expectations that are not theirs)."""
+    """Write the data as ``fetch`` does: (their folder, samples to train on, expectations to leave out)."""
     from lossbench.api.arrays import Notes
     from lossbench.api.given import Given, fetched, wanted_of
     from lossbench.data.dataset import DatasetInfo
@@ -262,29 +275,33 @@ def _no_pixels(found: "Fetched", notes: Any) -> Sequence[str]:
         return ()
     facts = looked_at(train, found).facts or {}
     low, high = float(facts["minimum"].min()), float(facts["maximum"].max())
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return ()
-    notes.add(f"inputs lie between {low:.3g} and {high:.3g}; they are standardised by the training split's mean and sd")
+    notes.add(
+        f"inputs lie between {low:.3g} and {high:.3g}; they are standardised by the training split's "
+        f"mean and sd"
+    )
     return BEYOND
 
 
 def _settled(params: "Params", data: Path, draft: Path, around: Path) -> Path:
-    """Give the comparison its folder, by what is compared: params.yaml, code and a link to the data."""
+    """Give the comparison its folder, by what is compared: params.yaml, code and data."""
     from ruamel.yaml import YAML
 
     from lossbench.execution.declared import LOOKS, ensure_looks
     from lossbench.store import hashed
 
-    own = {file.name: file.read_text(encoding="utf-8") for file in sorted((draft / "code").glob("notebook_*.py"))}
+    own = {
+        file.name: file.read_text(encoding="utf-8") for file in sorted((draft / "code").glob("notebook_*.py"))
+    }
     content = params.model_dump(mode="json")
     study = around / hashed([content, data.name, own])[:16]
     study.mkdir(exist_ok=True)
     shutil.rmtree(study / "code", ignore_errors=True)
     (draft / "code").replace(study / "code")
-    link = study / "data" / next(iter(params.datasets))
-    link.parent.mkdir(exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(data)
+    own_data = study / "data" / next(iter(params.datasets))
+    shutil.rmtree(own_data, ignore_errors=True)
+    shutil.copytree(data, own_data, copy_function=link_or_copy)
     (study / LOOKS).unlink(missing_ok=True)
     ensure_looks(study)
     with (study / "params.yaml").open("w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""From what was handed over as train, validation and test to a source's answer: arrays, a Dataset, a data frame."""
+"""From what was handed over to a source's answer: arrays, a Dataset, a data frame."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lossbench.api.arrays import Notes, Wanted, as_array, class_names, images, targets
+from lossbench.api.arrays import Notes, Wanted, class_names, images, targets
 from lossbench.data.rows import Array, Keeper, Stored
 from lossbench.data.samples import Fetched, Samples
 from lossbench.data.sources.table import TableOptions, entries_told, fetched_of
@@ -74,7 +74,8 @@ def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
         raise UserError(f"{split}: no sample")
     if given.wanted.kind == "mask" and tuple(found.shape[1:]) != tuple(inputs.shape[2:]):
         raise UserError(
-            f"{split}: masks of shape {tuple(found.shape[1:])}, but inputs of {tuple(inputs.shape[2:])}; every "
+            f"{split}: masks of shape {tuple(found.shape[1:])}, but inputs of "
+            f"{tuple(inputs.shape[2:])}; every "
             "pixel needs its class"
         )
     return Samples(inputs, found, [f"{split}-{number:06d}" for number in range(len(found))])
@@ -83,7 +84,9 @@ def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
 def _pair(one: Any, split: str, given: Given, notes: Notes) -> tuple[Any, Any]:
     """Read one split: inputs and targets as they are stored."""
     if hasattr(one, "dataset") and hasattr(one, "batch_size"):
-        raise UserError(f"{split}: a DataLoader; pass its dataset ({split}=loader.dataset): batches are drawn by seed")
+        raise UserError(
+            f"{split}: a DataLoader; pass its dataset ({split}=loader.dataset): batches are drawn by seed"
+        )
     tensors = getattr(one, "tensors", None)  # a TensorDataset
     if isinstance(tensors, tuple):
         one = tensors
@@ -95,7 +98,11 @@ def _pair(one: Any, split: str, given: Given, notes: Notes) -> tuple[Any, Any]:
         if hasattr(one, "shape"):
             raise UserError(f"{split}: an array alone; expected two, (inputs, targets)")
         return _of_dataset(one, split, given, notes)
-    hint = "; give the Dataset a length: __len__" if hasattr(one, "__getitem__") or hasattr(one, "__iter__") else ""
+    hint = (
+        "; give the Dataset a length: __len__"
+        if hasattr(one, "__getitem__") or hasattr(one, "__iter__")
+        else ""
+    )
     raise UserError(f"{split}: a {type(one).__name__}; expected {PAIRS}{hint}")
 
 
@@ -139,7 +146,9 @@ def _read(dataset: Any, number: int, split: str, given: Given, notes: Notes) -> 
     try:
         sample = dataset[number]
     except Exception as error:  # the user's Dataset may raise anything; the sentence says what and where
-        raise UserError(f"{where} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{where} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     one, target = _two(sample, where)
     one = np.asarray(one) if hasattr(one, "getbands") else one  # a picture of Pillow's
     target = np.asarray(target) if hasattr(target, "getbands") else target
@@ -165,8 +174,10 @@ def _refuse_random(dataset: Any, split: str, first: tuple[Array, Array], given: 
         again = _read(dataset, 0, split, given, notes)
         if not all(_same(a, b) for a, b in zip(first, again, strict=True)):
             raise UserError(
-                f"{split}: sample 0 is another one each time it is read; a Dataset is read once, so take random "
-                "transforms out of it and declare them, recipe=Recipe(augmentation={'flip': True, 'shift': 2}, …)"
+                f"{split}: sample 0 is another one each time it is read; a Dataset is read once, so "
+                f"take random "
+                "transforms out of it and declare them, recipe=Recipe(augmentation={'flip': True, "
+                "'shift': 2}, …)"
             )
 
 
@@ -177,18 +188,18 @@ def _same(one: Array, other: Array) -> bool:
 def _refuse_other(
     sample: tuple[Array, Array], first: tuple[Array, Array], number: int, split: str, small: bool
 ) -> None:
-    parts = (("input", 0),) if small else (("input", 0), ("mask", 1))
-    for what, part in parts:
-        mine, theirs = sample[part], first[part]
+    for what, mine, theirs in zip(("an input", "a mask"), sample, first, strict=True):
+        if small and what == "a mask":
+            return
         if mine.shape != theirs.shape:
             raise UserError(
-                f"{split}: sample {number} has an {what} of shape {mine.shape[1:]}, sample 0 one of {theirs.shape[1:]}; "
-                "all must be alike: resize or crop in the Dataset".replace("an mask", "a mask")
+                f"{split}: sample {number} has {what} of shape {mine.shape[1:]}, sample 0 one of "
+                f"{theirs.shape[1:]}; all must be alike: resize or crop in the Dataset"
             )
         if mine.dtype != theirs.dtype:
             raise UserError(
-                f"{split}: sample {number} has an {what} of {mine.dtype}, sample 0 one of {theirs.dtype}; give all one type"
-                .replace("an mask", "a mask")
+                f"{split}: sample {number} has {what} of {mine.dtype}, sample 0 one of {theirs.dtype}; give "
+                "all one type"
             )
 
 
@@ -197,7 +208,8 @@ def _refuse_other_shapes(groups: Mapping[str, Samples]) -> None:
     for split, one in groups.items():
         if one.inputs.shape[1:] != train.shape[1:] or one.inputs.dtype != train.dtype:
             raise UserError(
-                f"{split}: inputs of shape {tuple(one.inputs.shape[1:])} and type {one.inputs.dtype}, but train has "
+                f"{split}: inputs of shape {tuple(one.inputs.shape[1:])} and type {one.inputs.dtype}, "
+                f"but train has "
                 f"{tuple(train.shape[1:])} and {train.dtype}"
             )
 
@@ -206,12 +218,16 @@ def _of_frames(given: Given, there: Mapping[str, Any], shares: Splits, frames: S
     """Read data frames as the source `table` reads a table; paths are as seen from the working directory."""
     other = next((name for name in there if name not in frames), None)
     if other is not None:
-        raise UserError(f"{other}: a {type(there[other]).__name__}, but {frames[0]} is a DataFrame; give all alike")
+        raise UserError(
+            f"{other}: a {type(there[other]).__name__}, but {frames[0]} is a DataFrame; give all alike"
+        )
     options = parse_options(TableOptions, dict(given.table), "table")
     columns = list(dict.fromkeys(str(name) for one in there.values() for name in one.columns))
     several = len(there) > 1
     if several and options.split in columns:
-        raise UserError(f"train: a column '{options.split}' beside {', '.join(list(there)[1:])}; give one of both")
+        raise UserError(
+            f"train: a column '{options.split}' beside {', '.join(list(there)[1:])}; give one of both"
+        )
     rows = list(_rows(there, options.split if several else None))
     columns += [options.split] if several else []
     if not rows:
@@ -220,7 +236,9 @@ def _of_frames(given: Given, there: Mapping[str, Any], shares: Splits, frames: S
     kind, read = entries_told(file, columns, rows, options)
     found = fetched_of(kind, read, options, shares, file, "table")
     if found.kind != given.wanted.kind:
-        raise UserError(f"train: the table's targets are of kind {found.kind}, the task's of kind {given.wanted.kind}")
+        raise UserError(
+            f"train: the table's targets are of kind {found.kind}, the task's of kind {given.wanted.kind}"
+        )
     return found
 
 
@@ -229,7 +247,10 @@ def _rows(there: Mapping[str, Any], split: str | None) -> Iterator[tuple[int, Ma
     for name, frame in there.items():
         for row in frame.to_dict("records"):
             number += 1
-            yield number, {str(key): value for key, value in row.items()} | ({} if split is None else {split: name})
+            yield (
+                number,
+                {str(key): value for key, value in row.items()} | ({} if split is None else {split: name}),
+            )
 
 
 def wanted_of(kind: Any, classes: Any, ignore_index: Any) -> Wanted:
@@ -240,8 +261,12 @@ def wanted_of(kind: Any, classes: Any, ignore_index: Any) -> Wanted:
 
     """
     if kind not in ("label", "mask", "multilabel", "boxes"):
-        raise UserError(f"task: targets of kind '{kind}' are not taken from Python; {nearest(kind, ('label', 'mask'))}")
-    if isinstance(classes, str) or (classes is not None and len({str(one) for one in classes}) < max(2, len(classes))):
+        raise UserError(
+            f"task: targets of kind '{kind}' are not taken from Python; {nearest(kind, ('label', 'mask'))}"
+        )
+    if isinstance(classes, str) or (
+        classes is not None and len({str(one) for one in classes}) < max(2, len(classes))
+    ):
         raise UserError("classes: expected two or more different names, in the order of their numbers")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
         raise UserError(f"ignore_index is {ignore_index!r}; expected a whole number")

@@ -50,7 +50,12 @@ def _torch(value: Any) -> tuple[str, tuple[str, ...]]:
         return str(value), ("torch",)
     if isinstance(value, torch.device):
         return f"torch.device({str(value)!r})", ("torch",)
-    if type(value) is torch.Tensor and not value.requires_grad and value.numel() <= MOST and not value.is_complex():
+    if (
+        type(value) is torch.Tensor
+        and not value.requires_grad
+        and value.numel() <= MOST
+        and not value.is_complex()
+    ):
         numbers = _listed(value.detach().cpu().tolist())
         return f"torch.tensor({numbers}, dtype={value.dtype})", ("torch",)
     raise NoLiteralError(_told(value))
@@ -64,4 +69,6 @@ def _listed(numbers: Any) -> str:
 
 def _told(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None and len(shape) else "")
+    return f"a {type(value).__name__}" + (
+        f" of shape {tuple(shape)}" if shape is not None and len(shape) else ""
+    )

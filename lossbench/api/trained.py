@@ -46,5 +46,7 @@ def load_trained(params: Params, study: Path, arm: str) -> dict[int, nn.Module]:
     with torch.random.fork_rng(devices=[]):  # building a model draws its first weights
         for seed in seeds:
             state = load_file(folder / f"seed-{seed}.safetensors")
-            made[seed] = Trained(task, Predictor(task, experiment.model, state, shape, Compute()).model).eval()
+            made[seed] = Trained(
+                task, Predictor(task, experiment.model, state, shape, Compute()).model
+            ).eval()
     return made

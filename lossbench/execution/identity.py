@@ -167,7 +167,7 @@ def torch_version() -> str:
 
 
 def data_hash(folder: Path) -> str:
-    """SHA-256 over what training and scoring read: the samples, and ``dataset.json`` but for what is kept aside.
+    """SHA-256 over what training and scoring read: samples, and ``dataset.json`` but for what is kept aside.
 
     So the same arrays have the same replicates, whichever source, table or notebook they came from.
     """

@@ -153,7 +153,7 @@ def _looked_at(
     elif looks:
         yield f"all declared looks are taken: it stays undecided at {taken} seeds"
     elif not _has_chain(one):
-        yield "declare `looks=` and seeds that nobody has looked at in the call: it stops where all is decided"
+        yield "declare `looks=`, and seeds that nobody has looked at: the call stops where all is decided"
     else:
         yield (
             "declare `comparison.looks` and seeds that nobody has looked at, then "
