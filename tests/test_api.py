@@ -166,6 +166,19 @@ def test_what_is_computed_are_the_pipelines_bits(trained_study: Path, inline: Pa
     assert again.answer == found.answer
 
 
+def test_numbers_that_are_no_pixels_are_taken_as_they_are(
+    inline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standardised already, and channels last: both are said; the gallery and the networks take them."""
+    images = np.moveaxis(np.repeat(X, 3, axis=1) / 50.0 - 2, 1, -1)
+    recipe = {"epochs": 1, "batch_size": 8}
+    found = lossbench.compare(**call(train=(images, Y), seeds=1, recipe=recipe, model=Wide))
+    said = capsys.readouterr().out
+    assert "note: inputs of shape (8, 8, 3) are read as height, width, channels" in said
+    assert "note: inputs lie between -2 and " in said
+    assert found.models("a")[0](torch.from_numpy(images[:2]).movedim(-1, 1)).shape == (2, 4)
+
+
 def test_a_comparison_says_what_it_found(trained_study: Path, inline: Path) -> None:
     found = lossbench.compare(**asked(trained_study, "digits", seeds=2))
     assert list(found.verdicts["loss"]) == ["focal"]
@@ -227,6 +240,12 @@ class Plain(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.layers(images)
+
+
+class Wide(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1] = nn.Linear(192, 4)
 
 
 class Pair(Plain):
@@ -401,6 +420,7 @@ def call(**changes: Any) -> dict[str, Any]:
         ({"task": "clasification"}, "'task' names no task: 'clasification'; did you mean 'classification'"),
         ({"task": 3}, "task is 3; expected a task's name"),
         ({"task": "language_model"}, "targets of kind 'tokens' are not taken from Python"),
+        ({"name": "my comparison"}, "name is 'my comparison'; allowed: letters, digits"),
         ({"seeds": 0}, "seeds is 0; expected how many, or a list of them"),
         ({"seeds": "8"}, "seeds is '8'"),
         ({"seeds": [1, 1]}, "'seeds' holds a seed twice"),
@@ -426,6 +446,7 @@ def call(**changes: Any) -> dict[str, Any]:
         ({"train": ([[1, 2], [3]], Y)}, "train inputs: "),
         ({"train": (X, Y + 1)}, "train: targets go up to 4, but none is 0; number classes from 0"),
         ({"train": (X, Y - 1)}, "train: target -1 is no class"),
+        ({"train": (X, np.array(["cat", "dog"])[Y % 2])}, "train targets: text such as 'cat'; name all of them, classes="),
         ({"train": (X, Y + 0.5)}, "train targets: 0.5 is no class number"),
         ({"train": (X, np.eye(4)[Y])}, "train targets: shape \\(48, 4\\); .*of one-hot targets take .argmax\\(1\\)"),
         ({"test": (X[:, :, :4], Y)}, "test: inputs of shape \\(1, 4, 8\\) and type uint8, but train has \\(1, 8, 8\\)"),

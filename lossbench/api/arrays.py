@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.data.dataset import Kind
-from lossbench.data.rows import Array
+from lossbench.data.rows import Array, Rows, blocks
 from lossbench.errors import UserError, brief
 
 IGNORED = 255
@@ -160,7 +160,9 @@ def _label(found: Array, where: str, wanted: Wanted) -> Array:
     if found.ndim != 1:
         hint = "; of one-hot targets take .argmax(1)" if found.ndim == 2 else ""
         raise UserError(f"{where}: shape {found.shape}; expected one class number a sample, (N,){hint}")
-    if found.dtype.kind in "UST" and wanted.classes is not None:
+    if found.dtype.kind in "UST":
+        if wanted.classes is None:
+            raise UserError(f"{where}: text such as {str(found[0])!r}; name all of them, classes=[…]")
         return _by_name(found, where, wanted.classes)
     return whole(found, where).astype(np.int64)
 
@@ -181,6 +183,8 @@ def _mask(found: Array, where: str, wanted: Wanted) -> Array:
     if found.ndim != 3:
         hint = "; of one-hot masks take .argmax(1)" if found.ndim == 4 else ""
         raise UserError(f"{where}: shape {found.shape}; expected one class number a pixel, (N, H, W){hint}")
+    if found.dtype == np.uint8 and wanted.ignore_index is None:
+        return found
     numbers = whole(found, where).astype(np.int32)
     if wanted.ignore_index is not None:
         numbers = np.where(numbers == wanted.ignore_index, wanted.stored_ignore, numbers)
@@ -209,9 +213,11 @@ def whole(found: Array, where: str) -> Array:
     """Refuse what is no whole number."""
     if found.dtype.kind in "biu":
         return found
-    if found.dtype.kind != "f" or not np.isfinite(found).all() or (found != np.round(found)).any():
-        odd = found.dtype if found.dtype.kind != "f" else found[~(found == np.round(found))].flat[0]
-        raise UserError(f"{where}: {odd} is no class number; expected whole numbers from 0")
+    if found.dtype.kind != "f":
+        raise UserError(f"{where}: dtype {found.dtype}; expected whole numbers from 0")
+    odd = ~np.isfinite(found) | (found != np.round(found))
+    if odd.any():
+        raise UserError(f"{where}: {found[odd][0]} is no class number; expected whole numbers from 0")
     return found
 
 
@@ -246,7 +252,7 @@ def _boxes_of(given: Any, where: str) -> Array:
     return found.astype(np.float32)
 
 
-def class_names(found: Mapping[str, Array], wanted: Wanted) -> tuple[str, ...]:
+def class_names(found: Mapping[str, Array | Rows], wanted: Wanted) -> tuple[str, ...]:
     """Name the classes: as given, or by their numbers; and refuse targets that are none of them.
 
     Args:
@@ -268,7 +274,7 @@ def class_names(found: Mapping[str, Array], wanted: Wanted) -> tuple[str, ...]:
     return named or tuple(str(number) for number in range(count))
 
 
-def _labels_alike(found: Mapping[str, Array], wanted: Wanted) -> tuple[str, ...]:
+def _labels_alike(found: Mapping[str, Array | Rows], wanted: Wanted) -> tuple[str, ...]:
     count = found["train"].shape[1]
     named = wanted.classes or tuple(str(number) for number in range(count))
     for split, one in found.items():
@@ -277,17 +283,20 @@ def _labels_alike(found: Mapping[str, Array], wanted: Wanted) -> tuple[str, ...]
     return named
 
 
-def _values(one: Array, wanted: Wanted) -> Array:
-    numbers = np.unique(one[..., 4] if wanted.kind == "boxes" else one).astype(np.int64)
+def _values(one: Array | Rows, wanted: Wanted) -> Array:
+    """List the class numbers that occur; masks may be on the disk."""
+    some = (np.asarray(one[part]) for part in blocks(one))
+    found = [np.unique(part[..., 4] if wanted.kind == "boxes" else part) for part in some]
+    numbers = np.unique(np.concatenate(found)).astype(np.int64)
     spared = -1 if wanted.kind == "boxes" else wanted.stored_ignore
     return numbers if spared is None else numbers[numbers != spared]
 
 
-def _highest(one: Array, wanted: Wanted) -> int:
+def _highest(one: Array | Rows, wanted: Wanted) -> int:
     return int(_values(one, wanted).max(initial=0))
 
 
-def _refuse_strangers(one: Array, split: str, wanted: Wanted, count: int) -> None:
+def _refuse_strangers(one: Array | Rows, split: str, wanted: Wanted, count: int) -> None:
     odd = [int(value) for value in _values(one, wanted) if not 0 <= value < count]
     if not odd:
         return
@@ -298,7 +307,7 @@ def _refuse_strangers(one: Array, split: str, wanted: Wanted, count: int) -> Non
     raise UserError(f"{split}: target {odd[0]} is no class; allowed: 0 to {count - 1}{hint}")
 
 
-def _refuse_gaps(one: Array, wanted: Wanted, count: int) -> None:
+def _refuse_gaps(one: Array | Rows, wanted: Wanted, count: int) -> None:
     missing = sorted(set(range(count)) - {int(value) for value in _values(one, wanted)})
     if not missing:
         return

@@ -1,6 +1,7 @@
 """From the arguments of ``lossbench.compare`` to the content of a params.yaml."""
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ from lossbench.recipe import Compute, Recipe
 
 WHO = "lossbench.compare"
 """How a message begins that speaks of its arguments."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 TUNING_SEED = 1000
 SPREAD = 10**0.5
 """Factor around the recipe's learning rate of a search that says no range."""
@@ -56,7 +58,7 @@ class Asked:
                 raise UserError(f"{one.name} is missing; expected {known[one.name]}")
 
 
-def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str], root: str) -> Params:
+def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str]) -> Params:
     """Make params of the call.
 
     Args:
@@ -64,12 +66,13 @@ def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str], roo
         code: takes the objects that it names.
         training: samples to train on, for the batch size where no recipe is given.
         quiet: expectations that are told, and stop nothing.
-        root: leads from the comparison's folder to where it was called.
 
     Raises:
         UserError: naming the argument, what was found and what is allowed.
 
     """
+    if not NAME.fullmatch(str(asked.name)):
+        raise UserError(f"name is {asked.name!r}; allowed: letters, digits, '_' and '-'")
     losses = losses_of(asked.losses, code)
     name, baseline = str(asked.name), asked.baseline or next(iter(losses))
     if baseline not in losses:
@@ -78,7 +81,7 @@ def params_of(asked: Asked, code: Code, training: int, quiet: Sequence[str], roo
         )
     recipe, seeds = _recipe(asked, training), _seeds(asked.seeds)
     content: dict[str, Any] = {
-        "root": root,
+        "root": ".",
         "code": code.folder.name,
         "datasets": {name: {"source": "python", "path": "data", "expectations": _expectations(asked, quiet)}},
         "experiments": {
@@ -109,6 +112,8 @@ def told(error: UserError, name: str) -> UserError:
     for before, after in (
         (f"experiments.{name}.{NETWORK}.", ""),
         (f"experiments.{name}.", ""),
+        (f"datasets.{name}.splits: ", ""),
+        ("add data or raise its share", "add data, or hand that split over"),
         (f"datasets.{name}.", ""),
         (f"experiment '{name}': ", ""),
         ("comparison.looks", "looks"),

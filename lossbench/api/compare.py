@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from lossbench.errors import UserError, nearest
 from lossbench.files import link_or_copy
 
 if TYPE_CHECKING:
+    from lossbench.api.arrays import Notes
+    from lossbench.api.asked import Asked
     from lossbench.api.comparison import Comparison
     from lossbench.data.samples import Fetched
     from lossbench.outs import Outs
@@ -171,7 +174,7 @@ def _surroundings(executor: str, mlflow: str | bool | None) -> Iterator[Path]:
 
 
 def _compared(
-    asked: Any,
+    asked: "Asked",
     data: Mapping[str, Any],
     classes: Any,
     ignore: Any,
@@ -182,40 +185,55 @@ def _compared(
     from lossbench.api.asked import params_of
     from lossbench.api.code import Code
     from lossbench.api.comparison import Comparison
-    from lossbench.execution.fill import Arm
-    from lossbench.execution.local import warm_up
-    from lossbench.execution.settled import lacks
-    from lossbench.execution.sites import site
-    from lossbench.execution.validation import collect_validation
-    from lossbench.lock import HeldError, only_one
-    from lossbench.outs import Outs
-    from lossbench.running import in_worker, validator
     from lossbench.store import opened
 
     around = home / FOLDER
     around.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=around) as draft:
-        root = os.path.relpath(Path.cwd(), around / "study")
-        params_of(asked, Code(Path(draft) / "asked"), 1, (), root)  # before a Dataset is read for minutes
+        params_of(asked, Code(Path(draft) / "asked"), 1, ())  # before a Dataset is read for minutes
         kept, training, quiet = _written(asked, data, classes, ignore, table, around, Path(draft))
-        params = params_of(asked, Code(Path(draft) / "code"), training, quiet, root)
-        study = _settled(params, kept, Path(draft), around)
+        params = params_of(asked, Code(Path(draft) / "code"), training, quiet)
+        study = _folder_of(params, kept, Path(draft), around)
+        with _one_at_a_time(study), opened(home) as store:
+            _settle(params, kept, Path(draft), study)
+            _answer(params, study, store, record)
+    return Comparison(params, study)
+
+
+def _answer(params: "Params", study: Path, store: "Store", record: bool) -> None:
+    """Check, train and score what is missing, and judge."""
+    from lossbench.execution.fill import Arm
+    from lossbench.execution.local import warm_up
+    from lossbench.execution.settled import lacks
+    from lossbench.execution.sites import site
+    from lossbench.execution.validation import collect_validation
+    from lossbench.outs import Outs
+    from lossbench.running import in_worker, validator
+
     outs = Outs(study)
+    site(params, outs, store)  # what it lacks is said now
+    missing = any(lacks(Arm(params, arm, study), store) for arm in params.arms)
+    if missing:
+        warm_up()
+    with validator(params, outs, store) as validate:
+        if missing:  # what was trained has passed it
+            in_worker(check_asked, params, study)
+        validate()
+    for name in params.datasets:
+        collect_validation(params, name, outs, store)
+    _run(params, outs, store, record)
+
+
+@contextmanager
+def _one_at_a_time(study: Path) -> Iterator[None]:
+    """Let nobody else write to the same comparison's folder."""
+    from lossbench.lock import HeldError, only_one
+
     try:
-        with only_one(study / "compare.lock", "comparison like this one"), opened(home) as store:
-            site(params, outs, store)  # what it lacks is said now
-            missing = any(lacks(Arm(params, arm, study), store) for arm in params.arms)
-            if missing:
-                warm_up()
-            with validator(params, outs, store) as validate:
-                if missing:  # what was trained has passed it
-                    in_worker(check_asked, params, study)
-                validate()
-            collect_validation(params, asked.name, outs, store)
-            _run(params, outs, store, record)
+        with only_one(study / "compare.lock", "comparison like this one"):
+            yield
     except HeldError as held:
         raise UserError(str(held)) from None
-    return Comparison(params, study)
 
 
 def kind_of(task: Any) -> str:
@@ -234,7 +252,7 @@ def kind_of(task: Any) -> str:
 
 
 def _written(
-    asked: Any,
+    asked: "Asked",
     data: Mapping[str, Any],
     classes: Any,
     ignore: Any,
@@ -253,61 +271,69 @@ def _written(
     notes, shares = Notes(), Splits(reference=0.0)
     wanted = wanted_of(kind_of(asked.task), classes, ignore)
     found = fetched(Given(data, wanted, table, draft / "read"), shares, notes)
-    quiet = _no_pixels(found, notes)
+    found, quiet = _no_pixels(found, notes)
     for sentence in notes.said:
         print(f"note: {sentence}", flush=True)
     block = Dataset(source="python", path="data", splits=shares)
     write(found, block, str(asked.name), draft / "data")
     info = DatasetInfo.read(draft / "data")
     kept = around / "data" / described_hash(draft / "data")[:16]
-    if not kept.is_dir():
+    if kept.is_dir():
+        shutil.rmtree(draft / "data")
+    else:
         kept.parent.mkdir(exist_ok=True)
         (draft / "data").replace(kept)
     return kept, info.sizes["train"], quiet
 
 
-def _no_pixels(found: "Fetched", notes: Any) -> Sequence[str]:
+def _no_pixels(found: "Fetched", notes: "Notes") -> "tuple[Fetched, Sequence[str]]":
     """Name expectations that speak of pixels, where inputs are numbers of another kind."""
+    from lossbench.data.rows import FromFiles
     from lossbench.data.samples import looked_at
 
     train = found.groups.get("train")
-    if train is None or train.inputs.dtype.kind != "f":
-        return ()
-    facts = looked_at(train, found).facts or {}
+    if train is None or isinstance(train.inputs, FromFiles) or train.inputs.dtype.kind != "f":
+        return found, ()
+    train = looked_at(train, found)
+    found = replace(found, groups={**found.groups, "train": train})
+    facts = train.facts or {}
     low, high = float(facts["minimum"].min()), float(facts["maximum"].max())
     if low >= 0 and high <= 1:
-        return ()
+        return found, ()
     notes.add(
-        f"inputs lie between {low:.3g} and {high:.3g}; they are standardised by the training split's "
-        f"mean and sd"
+        f"inputs lie between {low:.3g} and {high:.3g}; they are standardised by the training split's mean "
+        "and sd"
     )
-    return BEYOND
+    return found, BEYOND
 
 
-def _settled(params: "Params", data: Path, draft: Path, around: Path) -> Path:
-    """Give the comparison its folder, by what is compared: params.yaml, code and data."""
+def _folder_of(params: "Params", data: Path, draft: Path, around: Path) -> Path:
+    """Name a comparison's folder by what is compared."""
+    from lossbench.store import hashed
+
+    written = sorted((draft / "code").glob("notebook_*.py"))
+    own = {file.name: file.read_text(encoding="utf-8") for file in written}
+    study = around / hashed([params.model_dump(mode="json"), data.name, own])[:16]
+    study.mkdir(exist_ok=True)
+    return study
+
+
+def _settle(params: "Params", data: Path, draft: Path, study: Path) -> None:
+    """Write params.yaml, code and data into a comparison's folder."""
     from ruamel.yaml import YAML
 
     from lossbench.execution.declared import LOOKS, ensure_looks
-    from lossbench.store import hashed
 
-    own = {
-        file.name: file.read_text(encoding="utf-8") for file in sorted((draft / "code").glob("notebook_*.py"))
-    }
-    content = params.model_dump(mode="json")
-    study = around / hashed([content, data.name, own])[:16]
-    study.mkdir(exist_ok=True)
     shutil.rmtree(study / "code", ignore_errors=True)
     (draft / "code").replace(study / "code")
-    own_data = study / "data" / next(iter(params.datasets))
-    shutil.rmtree(own_data, ignore_errors=True)
-    shutil.copytree(data, own_data, copy_function=link_or_copy)
+    own = study / "data" / next(iter(params.datasets))
+    shutil.rmtree(own, ignore_errors=True)
+    shutil.copytree(data, own, copy_function=link_or_copy)
     (study / LOOKS).unlink(missing_ok=True)
     ensure_looks(study)
     with (study / "params.yaml").open("w", encoding="utf-8") as stream:
         stream.write("# Written by lossbench.compare.\n\n")
-        YAML().dump(content, stream)
-    return study
+        YAML().dump(params.model_dump(mode="json"), stream)
 
 
 def check_asked(params: "Params", study: Path) -> None:

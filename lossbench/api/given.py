@@ -17,7 +17,8 @@ from lossbench.params import Splits
 from lossbench.progress import bar
 
 PAIRS = "(inputs, targets), a torch Dataset, or a pandas DataFrame"
-AS_GIVEN = Wanted("label")
+KINDS = ("label", "mask", "multilabel", "boxes")
+"""Of targets."""
 KEYS = (("image", "inputs", "input", "x"), ("label", "mask", "target", "targets", "boxes", "y"))
 """Under which a Dataset's samples may keep the two."""
 
@@ -62,8 +63,10 @@ def fetched(given: Given, shares: Splits, notes: Notes) -> Fetched:
         raise UserError("table is for data frames; train is none")
     groups = {name: _samples(one, name, given, notes) for name, one in there.items()}
     _refuse_other_shapes(groups)
-    classes = class_names({name: np.asarray(one.targets) for name, one in groups.items()}, given.wanted)
-    return Fetched(given.wanted.kind, classes, groups, {"name": "arrays"}, given.wanted.stored_ignore)
+    classes = class_names({name: one.targets for name, one in groups.items()}, given.wanted)
+    dtype = str(groups["train"].inputs.dtype)
+    extra = {} if dtype == "uint8" else {"reading": {"dtype": dtype}}
+    return Fetched(given.wanted.kind, classes, groups, {"name": "arrays"}, given.wanted.stored_ignore, extra)
 
 
 def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
@@ -260,9 +263,9 @@ def wanted_of(kind: Any, classes: Any, ignore_index: Any) -> Wanted:
         UserError: naming the argument.
 
     """
-    if kind not in ("label", "mask", "multilabel", "boxes"):
+    if kind not in KINDS:
         raise UserError(
-            f"task: targets of kind '{kind}' are not taken from Python; {nearest(kind, ('label', 'mask'))}"
+            f"task: targets of kind '{kind}' are not taken from Python; {nearest(str(kind), KINDS)}"
         )
     if isinstance(classes, str) or (
         classes is not None and len({str(one) for one in classes}) < max(2, len(classes))

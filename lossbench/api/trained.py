@@ -29,6 +29,8 @@ class Trained(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs as stored, (N, C, H, W) → logits (N, outputs, *spatial)."""
+        if not inputs.is_floating_point():  # whole numbers of any type were stored as pixels
+            inputs = inputs.to(getattr(torch, self._task.info.dtype))
         logits: Tensor = self.network(self._task.encode_inputs(inputs))
         return logits
 

@@ -1,5 +1,6 @@
 """The answer in a line per experiment: what to train with and why, what it costs, and what to do next."""
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -174,6 +175,8 @@ def _has_chain(one: Evaluated) -> bool:
 def _study(one: Evaluated, params: Params) -> str:
     """Give the study's folder as seen from where `make` is called; "" for the one that is there."""
     folder = _folder(one)
+    if not _has_chain(one):
+        return shlex.quote(os.path.relpath(folder))
     top = (folder / params.root).resolve()
     return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""
 

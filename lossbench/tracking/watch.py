@@ -119,7 +119,7 @@ class Watcher(Watch):
             shown = {key: value for key, value in described.items() if not key.startswith("monitor")}
             content = {**names, **shown, "seeds": list(seeds_of(self._params, self._outs.study)[job.arm])}
             self._journals[job.arm] = JournalObserver(
-                self._outs.home, content, self._params.tracking.system_metrics
+                self._outs.home, content, self._params.tracking.system_metrics, self._outs.study
             )
         return self._journals[job.arm]
 
