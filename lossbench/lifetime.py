@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +44,7 @@ def without_main() -> Iterator[None]:
     again in each worker. What our workers need stands in modules.
     """
     main = sys.modules["__main__"]
-    kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
     try:
         main.__spec__ = None
         vars(main).pop("__file__", None)

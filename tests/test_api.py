@@ -7,7 +7,7 @@ import linecache
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import lossbench
 from lossbench.api import compare as api
 from lossbench.api.code import Code, fresh
 from lossbench.data.dataset import Dataset as Fetched
+from lossbench.execution.inline import InlineExecutor
 from lossbench.execution.jobs import TRAIN
 from lossbench.store import Store
 
@@ -81,23 +82,14 @@ def scores(table: Any) -> list[Any]:
     return sorted(table[["loss", "seed", "metric", "value"]].itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize("experiment", ["digits", "scenes"])
-def test_what_the_pipeline_has_trained_is_not_trained_again(
-    trained_study: Path, here: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
-) -> None:
-    """From the study's store: the same keys, so the same states and scores, and nothing is computed."""
-    import pandas as pd
+class Recording(InlineExecutor):
+    """Computes in this process, and remembers what."""
 
-    monkeypatch.setenv("LOSSBENCH_STORE", str(trained_study / ".lossbench" / "store"))
-    monkeypatch.setattr("lossbench.running.in_worker", lambda *_: pytest.fail("a worker was started"))
-    monkeypatch.setattr(
-        "lossbench.execution.local.LocalExecutor.submit", lambda *_: pytest.fail("something was computed")
-    )
-    found = lossbench.compare(**asked(trained_study, experiment))
-    assert states(found.folder / "models") == states(trained_study / "models" / experiment)
-    assert len(states(found.folder / "models")) == 6
-    theirs = pd.read_csv(trained_study / "reports/evaluation" / experiment / "scores.csv")
-    assert scores(found.scores) == scores(theirs)
+    computed: list[str] = []  # noqa: RUF012  # of all that a test computes
+
+    def submit(self, jobs: Sequence[Any]) -> None:
+        self.computed.extend(type(job).__name__ for job in jobs)
+        super().submit(jobs)
 
 
 class Inline:
@@ -114,14 +106,13 @@ class Inline:
         return where(*self._given)
 
     def executor(self) -> Any:
-        from lossbench.execution.inline import InlineExecutor
-
-        return InlineExecutor()
+        return Recording()
 
 
 @pytest.fixture
 def inline(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything in this process: what computes, what checks, and no Great Expectations."""
+    Recording.computed.clear()
     monkeypatch.setattr("lossbench.execution.sites.SITES", {"local": Inline})
     monkeypatch.setattr("lossbench.running.make_plan", lambda *_: [])
     monkeypatch.setattr("lossbench.execution.local.warm_up", lambda: None)
@@ -151,6 +142,25 @@ class Passed:
     @staticmethod
     def read(_: str) -> bytes:
         return b'{"dataset": "comparison", "success": true, "evaluated": 1, "expectations": []}'
+
+
+@pytest.mark.parametrize("experiment", ["digits", "scenes"])
+def test_what_the_pipeline_has_trained_is_not_computed_again(
+    trained_study: Path, inline: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
+) -> None:
+    """From the study's store: the same keys, so the same states and scores; not even a process is started."""
+    import pandas as pd
+
+    monkeypatch.setenv("LOSSBENCH_STORE", str(trained_study / ".lossbench" / "store"))
+    monkeypatch.setattr("lossbench.running.in_worker", lambda *_: pytest.fail("a worker was started"))
+    found = lossbench.compare(**asked(trained_study, experiment, name=experiment))
+    assert Recording.computed == []
+    assert states(found.folder / "models") == states(trained_study / "models" / experiment)
+    assert len(states(found.folder / "models")) == 6
+    theirs = pd.read_csv(trained_study / "reports/evaluation" / experiment / "scores.csv")
+    assert scores(found.scores) == scores(theirs)
+    lossbench.compare(**asked(trained_study, experiment, name="otherwise"))
+    assert Recording.computed == ["Gallery"], "which names the arms that it shows"
 
 
 def test_what_is_computed_are_the_pipelines_bits(trained_study: Path, inline: Path) -> None:
@@ -482,9 +492,9 @@ def test_a_mistake_is_one_sentence(inline: Path, changes: dict[str, Any], senten
         ({"losses": {"a": "cross_entrpy"}}, "losses.a.name is 'cross_entrpy'; did you mean 'cross_entropy'"),
         ({"losses": {"a": {"name": "focal", "gama": 2}}}, "losses.a.gama is no parameter of focal; did you mean 'gamma'"),
         ({"model": Pair}, "model 'test_api:Pair' returns a tuple; allowed: a tensor"),
-        ({"model": Plain}, "puts out 10 a sample"),
+        ({"model": {"name": Plain, "classes": 2}}, "puts out 2 a sample"),
         ({"model": {"name": Plain, "clases": 4}}, "unknown key 'model.clases'; (did you mean|allowed)"),
-        ({"losses": {"a": lambda logits, target: logits}}, "returns a tensor of shape"),
+        ({"model": Plain, "losses": {"a": lambda logits, target: logits}}, "returns a tensor of shape"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_is_trained(

@@ -190,16 +190,25 @@ class Source:
         ]
         return "\n".join([*head, "", *self._bodies, ""])
 
-    def add(self, made: Any, name: str | None = None) -> str:
-        """Add a function or class, after what it uses; returns its name in the module."""
+    def add(self, made: Any, name: str | None = None, by: Mapping[str, Any] | None = None) -> str:
+        """Add a function or class, after what it uses; returns its name in the module.
+
+        Args:
+            made: it.
+            name: that it has where it is used; None: its own.
+            by: what who uses it sees around itself.
+
+        """
         tree = tree_of(made, self._key)
         name = name or ("loss" if isinstance(tree, ast.Lambda) else tree.name)
         if name in self._names:
             self._expect_same(name, made)
             return name
         self._names[name] = made
-        for used, value in _used(made, tree):
-            self._use(used, value, _called(made))
+        around = _around(made) or by or vars(sys.modules.get(made.__module__) or builtins)
+        for used in _used(made, tree):
+            if used in around:
+                self._use(used, around[used], _called(made), around)
         body: ast.stmt = _assigned(name, tree) if isinstance(tree, ast.Lambda) else tree
         self._bodies += [ast.unparse(body), ""]
         if not isinstance(tree, ast.Lambda) and tree.name != name:
@@ -214,7 +223,7 @@ class Source:
                 "module file"
             )
 
-    def _use(self, name: str, value: Any, by: str) -> None:
+    def _use(self, name: str, value: Any, by: str, around: Mapping[str, Any]) -> None:
         """Have a global name of a function or class stand in the module, too."""
         if name in self._names:
             self._expect_same(name, value)
@@ -232,7 +241,7 @@ class Source:
             else:
                 self._import(module, f"from {module} import {top} as {name}")
         elif isinstance(value, type | FunctionType):
-            self.add(value, name)
+            self.add(value, name, around)
         else:
             self._names[name] = value
             self._constant(name, value, by)
@@ -268,14 +277,25 @@ def tree_of(made: Any, key: str) -> Tree:
 
     """
     code = _code_of(made)
-    lines = [] if code is None else linecache.getlines(code.co_filename)
-    if code is not None and lines:
-        tree = _parsed("".join(lines))
-        found = list(_matching(tree, made, code))
-        if found and len({ast.dump(one) for one in found}) == 1:
-            return _without_annotations(found[0])
-    hint = "give it a method, or put it" if isinstance(made, type) and code is None else "put it"
-    raise UserError(f"{key}: the source of '{_called(made)}' is not to be found; {hint} into a module file")
+    found = [one for file in _files(made, code) for one in _matching(_parsed(file), made, code)]
+    if not found or len({ast.dump(one) for one in found}) > 1:
+        hint = "give it a method, or put it" if code is None else "put it"
+        raise UserError(
+            f"{key}: the source of '{_called(made)}' is not to be found; {hint} into a module file"
+        )
+    return _without_annotations(found[0])
+
+
+def _files(made: Any, code: CodeType | None) -> Iterator[str]:
+    """Yield the texts that a definition may stand in: its file's; of a class without a method any cell's."""
+    if code is not None:
+        names = [code.co_filename]
+    else:
+        script = getattr(sys.modules.get(made.__module__), "__file__", None)
+        names = [script] if script else [name for name in linecache.cache if not Path(name).exists()]
+    for name in names:
+        if lines := linecache.getlines(name):
+            yield "".join(lines)
 
 
 def _code_of(made: Any) -> CodeType | None:
@@ -297,21 +317,27 @@ def _parsed(text: str) -> ast.Module:
         return ast.parse("\n".join(kept))
 
 
-def _matching(tree: ast.Module, made: Any, code: CodeType) -> Iterator[Tree]:
+def _matching(tree: ast.Module, made: Any, code: CodeType | None) -> Iterator[Tree]:
     """Yield the definitions that a function or class may come from."""
-    first = code.co_firstlineno
     for node in ast.walk(tree):
         if isinstance(made, type):
-            inside = isinstance(node, ast.ClassDef) and node.name == made.__name__
-            if inside and node.lineno <= first <= (node.end_lineno or 0):  # type: ignore[attr-defined]  # a ClassDef
-                yield node  # type: ignore[misc]
+            if isinstance(node, ast.ClassDef) and node.name == made.__name__ and _holds(node, code):
+                yield node
+        elif code is None:
+            continue
         elif isinstance(node, ast.Lambda):
-            if code.co_name == "<lambda>" and node.lineno == first and _compiles_to(node, code):
+            here = code.co_name == "<lambda>" and node.lineno == code.co_firstlineno
+            if here and _compiles_to(node, code):
                 yield node
         elif isinstance(node, FUNCTIONS) and node.name == code.co_name:
             starts = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-            if starts == first:
+            if starts == code.co_firstlineno:
                 yield node
+
+
+def _holds(node: ast.ClassDef, code: CodeType | None) -> bool:
+    """Whether a method stands in a class."""
+    return code is None or node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
 
 
 def _compiles_to(node: ast.Lambda, code: CodeType) -> bool:
@@ -338,14 +364,11 @@ def _assigned(name: str, tree: ast.expr) -> ast.stmt:
     return ast.fix_missing_locations(ast.Assign([ast.Name(name, ast.Store())], tree))
 
 
-def _used(made: Any, tree: Tree) -> list[tuple[str, Any]]:
-    """List the names that a definition takes from around it, with what they stand for; builtins left out."""
+def _used(made: Any, tree: Tree) -> list[str]:
+    """List the names that a definition takes from around it."""
     body: ast.stmt = _assigned("made", tree) if isinstance(tree, ast.Lambda) else tree
     table = symtable.symtable(ast.unparse(body), "<source>", "exec")
-    around = _around(made)
-    own = made.__name__
-    names = sorted({name for name in _globals(table, top=True) if name != own})
-    return [(name, around[name]) for name in names if name in around]
+    return sorted({name for name in _globals(table, top=True) if name != made.__name__})
 
 
 def _globals(table: symtable.SymbolTable, top: bool = False) -> Iterator[str]:

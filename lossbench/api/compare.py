@@ -190,6 +190,7 @@ def _compared(
     around = home / FOLDER
     around.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=around) as draft:
+        kind_of(asked.task)
         params_of(asked, Code(Path(draft) / "asked"), 1, ())  # before a Dataset is read for minutes
         kept, training, quiet = _written(asked, data, classes, ignore, table, around, Path(draft))
         params = params_of(asked, Code(Path(draft) / "code"), training, quiet)
