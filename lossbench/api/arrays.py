@@ -186,8 +186,8 @@ def _mask(found: Array, where: str, wanted: Wanted) -> Array:
     if found.dtype == np.uint8 and wanted.ignore_index is None:
         return found
     numbers = whole(found, where).astype(np.int32)
-    if wanted.ignore_index is not None:
-        numbers = np.where(numbers == wanted.ignore_index, wanted.stored_ignore, numbers)
+    if (stored := wanted.stored_ignore) is not None:
+        numbers = np.where(numbers == wanted.ignore_index, stored, numbers)
     return numbers.astype(np.uint8) if numbers.min() >= 0 and numbers.max() <= IGNORED else numbers
 
 

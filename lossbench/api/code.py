@@ -292,7 +292,8 @@ def _files(made: Any, code: CodeType | None) -> Iterator[str]:
         names = [code.co_filename]
     else:
         script = getattr(sys.modules.get(made.__module__), "__file__", None)
-        names = [script] if script else [name for name in linecache.cache if not Path(name).exists()]
+        cells = [name for name in linecache.cache if not Path(name).exists()]
+        names = [*([script] if script else []), *cells]
     for name in names:
         if lines := linecache.getlines(name):
             yield "".join(lines)
