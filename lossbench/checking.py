@@ -48,25 +48,39 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")
             _check_extra(dataset.expectations.extra, study)
-        for name, experiment in params.experiments.items():
-            if isinstance(experiment, ScriptExperiment):
-                check_script(name, experiment, params, study)
-            else:
-                _check_experiment(name, experiment)
-        scripts = only_of_scripts(params)
-        for name, spec in params.losses.items():
-            if name not in scripts:
-                losses.check(spec, f"losses.{name}")
-        for name, claim in params.hypotheses.items():
-            for where in (claim.experiment, claim.than_experiment or claim.experiment):
-                _check_claimed(claim.on, params.experiments[where], where, f"hypotheses.{name}.on")
-        _check_retraining(params)
-        check_compute(params.compute)
-        _check_engine(params)
+        check_names(params, study)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     for name in params.experiments:
         _try(name, params, file, study)
+
+
+def check_names(params: Params, study: Path) -> None:
+    """Refuse names, options and a device that the registries and the machine do not know.
+
+    Args:
+        params: of the study, whose own code can be imported.
+        study: its folder.
+
+    Raises:
+        UserError: naming the key's path, without the file's name.
+
+    """
+    for name, experiment in params.experiments.items():
+        if isinstance(experiment, ScriptExperiment):
+            check_script(name, experiment, params, study)
+        else:
+            _check_experiment(name, experiment)
+    scripts = only_of_scripts(params)
+    for name, spec in params.losses.items():
+        if name not in scripts:
+            losses.check(spec, f"losses.{name}")
+    for name, claim in params.hypotheses.items():
+        for where in (claim.experiment, claim.than_experiment or claim.experiment):
+            _check_claimed(claim.on, params.experiments[where], where, f"hypotheses.{name}.on")
+    _check_retraining(params)
+    check_compute(params.compute)
+    _check_engine(params)
 
 
 def _try(name: str, params: Params, file: str, study: Path) -> None:

@@ -42,12 +42,20 @@ SHORTEST_SECRET = 4
 class UserError(Exception):
     """Bad input: one sentence that names file and key (or row), what was found and what is allowed.
 
-    Entry points print it without a traceback and exit with code 2.
+    Entry points print it without a traceback and exit with code 2; so does a notebook.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Say to IPython what it shows: the sentence."""
+        return [f"error: {printable(scrubbed(str(self)))}"]
 
 
 class GateError(Exception):
     """A gate did not open (data validation, promotion): a sentence or several; exit code 1."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Say to IPython what it shows: the sentences."""
+        return [f"refused: {printable(scrubbed(str(self)), kept=chr(10))}"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

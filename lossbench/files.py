@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -13,3 +14,11 @@ def write_whole(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(file)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file of ours another name, which takes no room; or copy it where there are no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

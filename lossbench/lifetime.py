@@ -5,6 +5,10 @@ import ctypes
 import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -30,3 +34,20 @@ def collect_rarely() -> None:
     """
     gc.set_threshold(ALLOCATIONS)
     atexit.register(gc.freeze)
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not run the calling script anew.
+
+    ``multiprocessing`` would: a script that calls us without ``if __name__ == "__main__"`` would call us
+    again in each worker. What our workers need stands in modules.
+    """
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    try:
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        yield
+    finally:
+        vars(main).update(kept)

@@ -17,14 +17,15 @@ def bar(total: int, label: str, delay: float = 0) -> "tqdm[Any]":
 
     What ends within ``delay`` seconds shows none.
     """
-    moving = sys.stderr.isatty() and LINES not in os.environ
+    notebook = "ipykernel" in sys.modules  # whose output a carriage return overwrites, too
+    moving = (sys.stderr.isatty() or notebook) and LINES not in os.environ
     return tqdm(
         total=total,
         desc=label,
         delay=delay,
         mininterval=0.2 if moving else 10,
         ascii=not moving,
-        ncols=None if moving else 90,
-        dynamic_ncols=moving,
+        ncols=None if moving and not notebook else 90,
+        dynamic_ncols=moving and not notebook,
         bar_format=None if moving else "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}\n",
     )

@@ -8,7 +8,7 @@ result at the end.
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -39,7 +39,7 @@ from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.settled import settled
 from lossbench.execution.sites import Site, site
-from lossbench.lifetime import collect_rarely, die_with_parent
+from lossbench.lifetime import collect_rarely, die_with_parent, without_main
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
@@ -174,8 +174,16 @@ def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[],
             waiting.close()
 
 
-def fill(params: Params, outs: Outs, store: Store) -> None:
-    """Compute all that the outs of a study need and the store lacks."""
+def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> None:
+    """Compute all that the outs of a study need and the store lacks.
+
+    Args:
+        params: of the study.
+        outs: of the study.
+        store: that is filled.
+        journal: whether what is trained is written down for MLflow.
+
+    """
     from lossbench.tracking.watch import Watcher
 
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
@@ -183,7 +191,7 @@ def fill(params: Params, outs: Outs, store: Store) -> None:
     epochs = say_plan(params, arms, store, place, done)
     if epochs:
         store.prove()
-    watcher = Watcher(params, outs, store, "training", epochs)
+    watcher = Watcher(params, outs, store, "training", epochs, journal)
     filling = Filling(place.executor, watcher)
     add_all(filling, params, arms, outs, store, place.where(), done)
     filling.run()
@@ -267,10 +275,28 @@ def check_in_worker(params: Params) -> None:
         UserError: what the check says.
 
     """
+    in_worker(_check, params)
+
+
+def _check(params: Params) -> None:
+    from lossbench.checking import check
+
+    check(params)
+
+
+def in_worker(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of a module where torch is imported already, in the folder where we are.
+
+    Raises:
+        UserError: what it says.
+        GateError: what it says, or that its process ended.
+
+    """
     context = get_context("forkserver")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_check, args=(there, params, str(Path.cwd())), daemon=True)
-    process.start()
+    process = context.Process(target=_called, args=(there, function, arguments, str(Path.cwd())), daemon=True)
+    with without_main():
+        process.start()
     there.close()
     try:
         error = here.recv()
@@ -282,15 +308,13 @@ def check_in_worker(params: Params) -> None:
         raise error
 
 
-def _check(pipe: Connection, params: Params, folder: str) -> None:
+def _called(pipe: Connection, function: Callable[..., None], arguments: Sequence[Any], folder: str) -> None:
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the workers' server ignores
-    from lossbench.checking import check
-
     os.chdir(folder)
     answer: Exception | None = None
     try:
-        check(params)
+        function(*arguments)
     except (UserError, GateError) as error:
         answer = error
     with suppress(BrokenPipeError):  # whoever asked was ended meanwhile

@@ -168,6 +168,8 @@ class Layout:
     inside: "re.Pattern[str]"
 
 
+SAMPLES = "samples_sha256"
+"""Key of a dataset's provenance.json: the hash of the samples that training and scoring read."""
 DATA = Layout(
     {
         "dataset.json": frozenset({"kind", "classes", "sizes"}),
@@ -207,7 +209,7 @@ PRIVATE = Layout(
         r"|/\.?store\.json(\.[\w.-]+\.part)?)?"
         r"|\.?closures\.json(\.[\w.-]+\.part)?"
         r"|checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?|slurm(/[\w-]+(/[\w.-]+)?)?"
-        r"|scripts(/.*)?"
+        r"|scripts(/.*)?|comparisons(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
         r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"

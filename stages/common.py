@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from lossbench.execution.sites import Site
     from lossbench.store import Store
 
-ATTEMPTS = 3
-"""At filling the store and writing outs from it: an entry may turn out to be damaged."""
-
 
 def run_stage(
     main: Callable[[Params, str], None], what: str, known: Callable[[Params], dict[str, Any]]
@@ -61,23 +58,17 @@ def from_store(
         before: is called before anything is computed, and not where nothing is; what it raises ends it.
 
     """
-    from lossbench.execution.collect import LostError
+    from lossbench.execution.collect import filled_and_collected
     from lossbench.execution.fill import Filling
     from lossbench.training.interruption import ending_on_sigterm
 
-    for attempt in range(ATTEMPTS):
+    def fill() -> None:
         filling = Filling(lambda: _executor(place, before), _watch(params, store, label))
         add(filling)
         with ending_on_sigterm():
             filling.run()
-        try:
-            collect()
-        except LostError as lost:
-            if attempt == ATTEMPTS - 1:
-                raise
-            print(f"warning: {lost}; it is computed anew", file=sys.stderr)
-        else:
-            return
+
+    filled_and_collected(fill, collect)
 
 
 def _executor(place: "Site", before: Callable[[], None]) -> Any:

@@ -1,6 +1,7 @@
 """A replicate's key holds the code that it runs: exactly that, read from the source."""
 
 import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from lossbench import closure as closures
 from lossbench.closure import closure, versions_of
-from lossbench.execution.identity import Identity, data_hash
+from lossbench.execution.identity import Identity, data_hash, described_hash
 from lossbench.params import parse_params
 from lossbench.training.member import Member
 
@@ -193,8 +194,20 @@ def test_versions_are_those_of_the_metadata() -> None:
 
 
 def test_other_data_are_another_key(trained_study: Path, tmp_path: Path) -> None:
+    """What training reads is; who handed it over, and what is kept aside for retraining, is not."""
     shutil.copytree(trained_study / "data/digits", tmp_path / "digits")
-    same = data_hash(tmp_path / "digits")
+    same, told = data_hash(tmp_path / "digits"), described_hash(tmp_path / "digits")
     assert same == data_hash((trained_study / "data/digits").resolve())
-    (tmp_path / "digits/manifest.parquet").write_bytes(b"other hashes")
-    assert data_hash(tmp_path / "digits") != same
+    (tmp_path / "digits/manifest.parquet").write_bytes(b"other names")
+    assert data_hash(tmp_path / "digits") == same
+    assert described_hash(tmp_path / "digits") != told
+    for file, change in (
+        ("provenance.json", {"samples_sha256": "others"}),
+        ("dataset.json", {"mean": [0.5]}),
+    ):
+        content = json.loads((tmp_path / "digits" / file).read_bytes())
+        (tmp_path / "digits" / file).write_text(json.dumps(content | change))
+        assert data_hash(tmp_path / "digits") != same
+        (tmp_path / "digits" / file).write_text(json.dumps(content))
+    (tmp_path / "digits/provenance.json").write_text("{}")
+    assert data_hash(tmp_path / "digits") == described_hash(tmp_path / "digits"), "of data fetched before"

@@ -24,7 +24,7 @@ from lossbench.data.sources.base import source
 from lossbench.data.splits import divided, position, side, split
 from lossbench.errors import UserError
 from lossbench.params import Dataset
-from lossbench.written import DATA, UNFINISHED, expect_ours, half, make_room
+from lossbench.written import DATA, SAMPLES, UNFINISHED, expect_ours, half, make_room
 
 
 def fetch(dataset: Dataset, name: str, out: Path) -> None:
@@ -35,10 +35,22 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
             did not write stands in the way.
 
     """
+    expect_ours(out, DATA)
+    make_room(half(out), UNFINISHED, known=True)  # of a killed run
+    fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
+    write(fetched, dataset, name, out)
+
+
+def write(fetched: Fetched, dataset: Dataset, name: str, out: Path) -> None:
+    """Write what a source handed over into ``out``, divided and damaged as the dataset's block says.
+
+    Raises:
+        UserError: where a split comes out empty, and where something that the chain did not write stands in the way.
+
+    """
     part = half(out)
     expect_ours(out, DATA)
-    make_room(part, UNFINISHED, known=True)  # of a killed run
-    fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
+    make_room(part, UNFINISHED, known=True)
     try:
         part.mkdir(parents=True)
         _write(part, *_divided(fetched, dataset, name, part / "decoded"), dataset)
@@ -95,11 +107,23 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
         "source": dataset.source,
         "samples": info.sizes,
         "content_sha256": content,
+        SAMPLES: samples_hash(table),
         "corruption": dataset.corruption.model_dump(),
         "splits": dataset.splits.model_dump(),
     }
     text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / "provenance.json").write_text(text + "\n", encoding="utf-8")
+
+
+def samples_hash(table: Any) -> str:
+    """SHA-256 over all that training and scoring read of samples: inputs and targets, in their order.
+
+    Where they came from and what they are called is no part of it, nor what retraining keeps aside: the same arrays
+    are the same data, whoever hands them over.
+    """
+    read = table[table["split"] != "reference"]
+    rows = zip(read["split"], read["sha256"], read["target_sha256"], strict=True)
+    return hashlib.sha256("\n".join(map(" ".join, rows)).encode()).hexdigest()
 
 
 def _clipped(splits: Mapping[str, Samples]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,29 @@ from lossbench.written import ARM, EVALUATION, make_room
 
 class LostError(GateError):
     """An entry that was there a moment ago is gone, or damaged: filling the store again mends it."""
+
+
+ATTEMPTS = 3
+"""At filling the store and writing outs from it: an entry may turn out to be damaged."""
+
+
+def filled_and_collected(fill: Callable[[], None], collect: Callable[[], None]) -> None:
+    """Fill the store, then write outs from it; what turns out to be damaged is filled in anew.
+
+    Raises:
+        LostError: if that does not help.
+
+    """
+    for attempt in range(ATTEMPTS):
+        fill()
+        try:
+            collect()
+        except LostError as lost:
+            if attempt == ATTEMPTS - 1:
+                raise
+            print(f"warning: {lost}; it is computed anew", file=sys.stderr)
+        else:
+            return
 
 
 def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:

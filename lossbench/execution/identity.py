@@ -5,9 +5,10 @@ precision, versions and processor, and the code that it really runs. Scores are 
 belong to: who only reads ``models/`` finds them too.
 """
 
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from lossbench.recipe import WORKSPACE, Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
 from lossbench.training.member import Member
+from lossbench.written import SAMPLES
 
 DATA_FILES = ("dataset.json", "manifest.parquet", "provenance.json")
 """What describes a dataset, content hashes of all samples and targets included."""
@@ -165,13 +167,35 @@ def torch_version() -> str:
 
 
 def data_hash(folder: Path) -> str:
-    """SHA-256 over what describes the data."""
+    """SHA-256 over what training and scoring read: samples, and ``dataset.json`` but for what is kept aside.
+
+    So the same arrays have the same replicates, whichever source, table or notebook they came from.
+    """
+    return _of_files(_data_hash, folder)
+
+
+def described_hash(folder: Path) -> str:
+    """SHA-256 over all that describes the data: names, columns and provenance too."""
+    return _of_files(_described_hash, folder)
+
+
+def _of_files(made: Callable[..., str], folder: Path) -> str:
     found = [(folder / name).stat() for name in DATA_FILES]
-    return _data_hash(folder, tuple((one.st_mtime_ns, one.st_size) for one in found))
+    return made(folder, tuple((one.st_mtime_ns, one.st_size) for one in found))
 
 
 @cache
-def _data_hash(folder: Path, _as_of: tuple[tuple[int, int], ...]) -> str:
+def _data_hash(folder: Path, as_of: tuple[tuple[int, int], ...]) -> str:
+    samples = json.loads((folder / "provenance.json").read_bytes()).get(SAMPLES)
+    if samples is None:  # not written by `fetch`, or before it said so
+        return _described_hash(folder, as_of)
+    info = json.loads((folder / "dataset.json").read_bytes())
+    info["sizes"].pop("reference", None)
+    return hashed([info, samples])
+
+
+@cache
+def _described_hash(folder: Path, _as_of: tuple[tuple[int, int], ...]) -> str:
     return hashed([(folder / name).read_bytes().hex() for name in DATA_FILES])
 
 

@@ -24,7 +24,7 @@ from lossbench.backing import absolute
 from lossbench.errors import LESS_MEMORY, GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER, WORK
-from lossbench.lifetime import die_with_parent
+from lossbench.lifetime import die_with_parent, without_main
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.recipe import Compute
@@ -195,7 +195,8 @@ class LocalExecutor:
                 daemon=True,
             )
             try:
-                process.start()
+                with without_main():
+                    process.start()
             except (EOFError, OSError):  # the server has just been killed: another one is started
                 if attempt == ATTEMPTS - 1:
                     raise

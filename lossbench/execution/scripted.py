@@ -16,7 +16,7 @@ from typing import Any
 
 from lossbench.closure import Closure, closure
 from lossbench.errors import GateError
-from lossbench.execution.identity import Identity, data_hash, machine, versions
+from lossbench.execution.identity import Identity, described_hash, machine, versions
 from lossbench.execution.jobs import COSTS, SCORES, TRAIN, WEIGHTS, Score, Train
 from lossbench.params import Params, ScriptExperiment
 from lossbench.recipe import Recipe
@@ -114,13 +114,13 @@ class ScriptIdentity(Identity):
     def costs(self) -> str:
         """Key of what an epoch takes."""
         where = [self.params.compute.model_dump(mode="json"), machine(self.params.compute.device)]
-        return hashed([list(self.scripted.task.command), data_hash(self.data.resolve()), where])
+        return hashed([list(self.scripted.task.command), described_hash(self.data.resolve()), where])
 
     @cached_property
     def _shared(self) -> dict[str, Any]:
         return {
             "code": self.code.digest,
-            "data": data_hash(self.data.resolve()),
+            "data": described_hash(self.data.resolve()),
             "task": COMMAND,
             "loss": dict(self.loss),
             "compute": self.params.compute.model_dump(mode="json"),

@@ -15,7 +15,8 @@ from typing import Any
 
 from lossbench.closure import closure, versions_of
 from lossbench.errors import GateError, UserError
-from lossbench.execution.identity import data_hash
+from lossbench.execution.identity import described_hash
+from lossbench.lifetime import without_main
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.store import Entry, Store, hashed
@@ -28,7 +29,7 @@ def key(params: Params, dataset: str, outs: Outs) -> str:
     """Key of what the expectations say of a dataset: data, knobs, the user's own, code and packages."""
     knobs, code = params.datasets[dataset].expectations, closure([MODULE])
     extra = hashed(_extra(knobs.extra, outs.study)) if knobs.extra else None
-    what = [dataset, data_hash(outs.data(dataset).resolve()), knobs.model_dump(mode="json"), extra]
+    what = [dataset, described_hash(outs.data(dataset).resolve()), knobs.model_dump(mode="json"), extra]
     return hashed([*what, code.digest, versions_of(code.foreign)])
 
 
@@ -98,7 +99,8 @@ class Validator:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with without_main():
+            self._process.start()
         theirs.close()
 
     def validate(self, params: Params, outs: Outs, store: Store) -> None:

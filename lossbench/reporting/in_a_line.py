@@ -1,17 +1,22 @@
 """The answer in a line per experiment: what to train with and why, what it costs, and what to do next."""
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
 from lossbench.statistics.sentences import digits, metric_name
 from lossbench.tracking.cost import Seconds, cost_said
+from lossbench.written import CHAIN
 
 REST = (("tie", "ties with it"), ("undecided", "undecided"), ("not trained", "not trained"))
 """Verdicts that are listed after the answer, and their words."""
+NO_VERDICT = "no verdict: it takes two losses and two seeds"
+"""The answer where there is none."""
 IMAGE = 3
 """Dimensions of an image: channels, height, width."""
 
@@ -112,11 +117,13 @@ def _sample(found: Sequence[Finding]) -> list[str]:
 
 def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best: str) -> Iterator[str]:
     study = _study(one, params)
-    repro = f"`lossbench run{f' --study {study}' if study else ''}`"
+    repro = "run the comparison again"
+    if _has_chain(one):
+        repro = f"`lossbench run{f' --study {study}' if study else ''}`"
     if "better" in groups or not {"undecided", "not trained"} & set(groups):
         yield from _used(one, study, best)
     if undecided := groups.get("undecided"):
-        yield from _looked_at(params, study, undecided, answered="better" in groups)
+        yield from _looked_at(one, params, study, undecided, answered="better" in groups)
     if "not trained" in groups:
         yield f"for what was not trained: train longer, or widen `tuning`, then {repro}"
 
@@ -132,7 +139,9 @@ def _used(one: Evaluated, study: str, best: str) -> Iterator[str]:
     yield f"`lossbench export {which} --onnx {best}.onnx`"
 
 
-def _looked_at(params: Params, study: str, undecided: Sequence[Finding], answered: bool) -> Iterator[str]:
+def _looked_at(
+    one: Evaluated, params: Params, study: str, undecided: Sequence[Finding], answered: bool
+) -> Iterator[str]:
     """Say how what is undecided may be decided: seeds that no look declares would raise false verdicts."""
     where = f" --study {study}" if study else ""
     looks = params.comparison.looks
@@ -144,6 +153,8 @@ def _looked_at(params: Params, study: str, undecided: Sequence[Finding], answere
         return
     elif looks:
         yield f"all declared looks are taken: it stays undecided at {taken} seeds"
+    elif not _has_chain(one):
+        yield "declare `looks=`, and seeds that nobody has looked at: the call stops where all is decided"
     else:
         yield (
             "declare `comparison.looks` and seeds that nobody has looked at, then "
@@ -151,9 +162,21 @@ def _looked_at(params: Params, study: str, undecided: Sequence[Finding], answere
         )
 
 
+def _folder(one: Evaluated) -> Path:
+    """Find the study's folder."""
+    return one.gallery.resolve().parents[2]
+
+
+def _has_chain(one: Evaluated) -> bool:
+    """Whether DVC runs the study; a comparison from Python is called again."""
+    return (_folder(one) / CHAIN).exists()
+
+
 def _study(one: Evaluated, params: Params) -> str:
     """Give the study's folder as seen from where `make` is called; "" for the one that is there."""
-    folder = one.gallery.resolve().parents[2]
+    folder = _folder(one)
+    if not _has_chain(one):
+        return shlex.quote(os.path.relpath(folder))
     top = (folder / params.root).resolve()
     return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""
 

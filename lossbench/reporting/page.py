@@ -89,7 +89,7 @@ def page(
         seconds: arm → seed → seconds of training; for the untracked twin only: they differ between runs.
 
     """
-    sections = [_section(one, study, board, found, learned, seconds) for one in study.evaluated.values()]
+    sections = [section_of(one, study, board, found, learned, seconds) for one in study.evaluated.values()]
     specs = {chart.key: chart.spec for section in sections for chart in section.charts}
     rendered = (
         environment()
@@ -134,21 +134,24 @@ def environment() -> Environment:
     )
 
 
-def _section(
+def section_of(
     one: Evaluated,
     study: Study,
     board: pd.DataFrame,
     found: Sequence[Finding],
-    learned: pd.DataFrame,
-    seconds: Seconds | None,
+    learned: pd.DataFrame | None = None,
+    seconds: Seconds | None = None,
 ) -> Section:
+    """Gather an experiment's part of the page; without learning curves it has no charts."""
     own = [finding for finding in found if finding.experiment == one.name]
     return Section(
         one=one,
         found=own,
         rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
         metrics=_metrics(one, board),
-        charts=_charts(one, board, own, learned) + _budget_charts(one, own) + _search_charts(one, study),
+        charts=[]
+        if learned is None
+        else _charts(one, board, own, learned) + _budget_charts(one, own) + _search_charts(one, study),
         gallery=read_gallery(one),
         command=trained_by(one),
         unknown=unknown(one),

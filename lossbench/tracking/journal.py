@@ -40,12 +40,19 @@ class JournalObserver:
         home: the study's private folder, ``.lossbench``.
         described: what is trained, as ``arm.json`` will say; holds at least arm and experiment.
         system_metrics: sample the load of the machine too.
+        study: its folder.
 
     """
 
-    def __init__(self, home: Path, described: Mapping[str, Any], system_metrics: bool = True) -> None:
+    def __init__(
+        self,
+        home: Path,
+        described: Mapping[str, Any],
+        system_metrics: bool = True,
+        study: Path = Path(),
+    ) -> None:
         self.arm = str(described["arm"])
-        self._home = home
+        self._home, self._study = home, study
         owner = Owner.me()
         born = time.time_ns()
         # Names sort by time, to the nanosecond: the newest journal is the last, also within one second.
@@ -140,7 +147,7 @@ class JournalObserver:
         if self._events is None or self._shipping or time.monotonic() - self._born < LIVE_AFTER:
             return
         self._shipping = True
-        spawn_shipper(self._home)
+        spawn_shipper(self._home, self._study)
 
     def _write_timings(self) -> None:
         if not self._seconds:
@@ -272,10 +279,10 @@ def _gpu() -> dict[str, float]:
     }
 
 
-def spawn_shipper(home: Path) -> None:
+def spawn_shipper(home: Path, study: Path = Path()) -> None:
     """Start ``lossbench track --live`` in a session of its own (it lowers its own priority).
 
-    Called from the study's folder. It shows running arms in MLflow until no training of this study is
+    It shows running arms in MLflow until no training of this study is
     alive, then exits. A second one finds the first one's lock and exits at once. It outlives a Ctrl-C of
     `dvc repro` for a moment, to close the runs that the Ctrl-C killed.
     """
@@ -288,6 +295,7 @@ def spawn_shipper(home: Path) -> None:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                cwd=study,
             )
     except OSError as error:
         print(f"warning: no live shipper ({error}); `lossbench track` will record the run", file=sys.stderr)

@@ -26,13 +26,23 @@ class Watcher(Watch):
         store: where results lie.
         label: of the line.
         expected: epochs that are known to be wanted, beside those that will turn out to be.
+        journal: whether anything is journalled at all.
 
     """
 
-    def __init__(self, params: Params, outs: Outs, store: Store, label: str, expected: int = 0) -> None:
+    def __init__(
+        self,
+        params: Params,
+        outs: Outs,
+        store: Store,
+        label: str,
+        expected: int = 0,
+        journal: bool = True,
+    ) -> None:
         self._params, self._outs, self._store, self._label = params, outs, store, label
         self._bar: tqdm[Any] | None = None
         self._expected = expected
+        self._journalled = journal
         self._submitted = 0
         self._seen: dict[tuple[str, str], set[int]] = {}
         self._journals: dict[str, JournalObserver] = {}
@@ -80,18 +90,21 @@ class Watcher(Watch):
     def _progress(self, job: Train, news: Any) -> None:
         match news:
             case ("begun", seed, described):
-                if not job.trial:
+                if self._tells(job):
                     self._journal(job, described).started(seed, job.recipe.epochs)
             case ("epoch", seed, epoch, values):
                 seen = self._seen.setdefault((job.arm, job.keys[0]), set())
                 fresh = seed * job.recipe.epochs + epoch not in seen
                 seen.add(seed * job.recipe.epochs + epoch)
                 self._advance(1 if fresh else 0)
-                if not job.trial:
+                if self._tells(job):
                     self._journals[job.arm].epoch(seed, epoch, values)
             case ("finished", _, key):
-                if not job.trial and (entry := self._store.get(TRAIN, key)) is not None:
+                if self._tells(job) and (entry := self._store.get(TRAIN, key)) is not None:
                     self._journals[job.arm].finished(read_replicate(entry))
+
+    def _tells(self, job: Train) -> bool:
+        return self._journalled and not job.trial
 
     def _advance(self, epochs: int) -> None:
         if self._bar is not None and epochs:
@@ -106,7 +119,7 @@ class Watcher(Watch):
             shown = {key: value for key, value in described.items() if not key.startswith("monitor")}
             content = {**names, **shown, "seeds": list(seeds_of(self._params, self._outs.study)[job.arm])}
             self._journals[job.arm] = JournalObserver(
-                self._outs.home, content, self._params.tracking.system_metrics
+                self._outs.home, content, self._params.tracking.system_metrics, self._outs.study
             )
         return self._journals[job.arm]
 

@@ -94,22 +94,39 @@ class Table(Source[TableOptions]):
         """Read the table, then what it names."""
         file = _file(dataset, options, key)
         kind, rows = read_rows(file, options)
-        groups = divide_rows(rows, dataset.splits, file)
-        for split in ("train", "validation", "test"):
-            if not groups.get(split, rows):
-                known = len({row.group for row in rows})
-                raise UserError(
-                    f"{file}: no group of {known} fell into the {split} split; '{key}.splits' gives the shares, the "
-                    f"column '{options.split}' a split to each row"
-                )
-        root = file.parent
-        if kind == "label":
-            return _labelled(groups, options, root, key)
-        if kind == "mask":
-            images = {split: [row.image for row in some] for split, some in groups.items()}
-            masks = {split: [Path(row.target) for row in some] for split, some in groups.items()}
-            return segmented(images, masks, options, root, key, _columns(groups))
-        return _boxed(groups, options, root, key)
+        return fetched_of(kind, rows, options, dataset.splits, file, key)
+
+
+def fetched_of(
+    kind: str, rows: Sequence[Row], options: TableOptions, splits: Splits, file: Path, key: str
+) -> Fetched:
+    """Read what rows name.
+
+    Args:
+        kind: which of ``label``, ``mask`` and ``boxes`` the target is.
+        rows: of the table.
+        options: of the table.
+        splits: shares of what has no split.
+        file: the table; what it names lies below its folder.
+        key: path of its block in params.yaml, for messages.
+
+    """
+    groups = divide_rows(rows, splits, file)
+    for split in ("train", "validation", "test"):
+        if not groups.get(split, rows):
+            known = len({row.group for row in rows})
+            raise UserError(
+                f"{file}: no group of {known} fell into the {split} split; '{key}.splits' gives the shares, the "
+                f"column '{options.split}' a split to each row"
+            )
+    root = file.parent
+    if kind == "label":
+        return _labelled(groups, options, root, key)
+    if kind == "mask":
+        images = {split: [row.image for row in some] for split, some in groups.items()}
+        masks = {split: [Path(row.target) for row in some] for split, some in groups.items()}
+        return segmented(images, masks, options, root, key, _columns(groups))
+    return _boxed(groups, options, root, key)
 
 
 def _file(dataset: Dataset, options: TableOptions, key: str) -> Path:
@@ -132,7 +149,13 @@ def read_rows(file: Path, options: TableOptions) -> tuple[str, list[Row]]:
         UserError: naming file and row.
 
     """
-    columns, entries = entries_of(file)
+    return entries_told(file, *entries_of(file), options)
+
+
+def entries_told(
+    file: Path, columns: Sequence[str], entries: Sequence[tuple[int, Mapping[str, Any]]], options: TableOptions
+) -> tuple[str, list[Row]]:
+    """Read the rows of a table that is in memory already; see :func:`read_rows`."""
     kind, target = _target(file, columns, options)
     for name in (options.image, target):
         if name not in columns:
