@@ -51,7 +51,8 @@ def inside_transform(*tensors: Tensor) -> bool:
     # torch has no public question for "am I inside vmap or grad?"; this one has stood since 2.0.
     if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
         return True
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    duals = map(forward_ad.unpack_dual, tensors)
+    if any(dual.tangent is not None for dual in duals):
         return True
     return tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()
 
