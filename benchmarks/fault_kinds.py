@@ -300,6 +300,8 @@ def died_elsewhere(study: Study, chance: random.Random) -> int:
     killed_tracker(study, chance)
     gone = str(Owner(ELSEWHERE, "another boot", 1, 0.0, "1"))
     with closing(sqlite3.connect(study.folder / "mlflow.db", timeout=30)) as store, store:
+        if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'tags'").fetchone():
+            return 0  # it died before it had claimed anything
         like = (f"{WRITER}%",)
         for key, run, text in store.execute(
             "SELECT key, run_uuid, value FROM tags WHERE key LIKE ?", like

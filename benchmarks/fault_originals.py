@@ -14,7 +14,7 @@ from benchmarks.fault_study import CLEAN, REPRO, Inject, Kind, Study, end
 
 FILES = 20
 """Originals of each kind of fault."""
-FETCH = (sys.executable, "-m", "stages.fetch", "digits")
+FETCH = (sys.executable, "-m", "lossbench.stages.fetch", "digits")
 BESIDE = ("data/pets_raw", "models/mine", "models/digits/mine", "reports/mine", ".lossbench/mine")
 
 MOUNTED = (

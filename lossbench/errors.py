@@ -14,8 +14,11 @@ from urllib.parse import quote, unquote
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
-USERINFO = (re.compile(r"(?<=://)[^\s/?#]*@"), re.compile(r"(?<=://)(?!/)[^\s'\"]*@"))
-"""What stands between ``://`` and the last ``@``: a name, a password, which may hold any character."""
+USERINFO = re.compile(r"""(?<=://)(?:(?!/)[^\s'"]*|[^\s/?#]*|\S*://\S*)@""")
+"""What stands between ``://`` and the last ``@``: a name, a password, which may hold any character.
+
+The leftmost ``://`` counts, for a password may hold one as well.
+"""
 QUERY_SECRETS = re.compile(
     r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)([^\s&;'\"]+)", re.IGNORECASE
 )
@@ -103,8 +106,7 @@ def scrubbed(text: str) -> str:
     for secret in _secrets():
         text = text.replace(secret, "***")
     text = HOSTED_PLACE.sub(r"\1:…", text)
-    for userinfo in USERINFO:
-        text = userinfo.sub("", text)
+    text = USERINFO.sub("", text)
     return QUERY_SECRETS.sub(r"\1…", text)
 
 

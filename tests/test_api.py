@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, tiny_params
+from docs_cases import blocks
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -343,7 +344,7 @@ def test_an_object_is_known_by_its_source_and_that_of_what_it_uses(tmp_path: Pat
         ("import torch\nbig = torch.zeros(200, 200)\ndef mine(a, b): return (a - b) * big",
          "'mine' uses 'big', a Tensor of shape \\(200, 200\\)"),
         ("class A:\n    def own(self, a, b): return a\nmine = A().own", "'own' belongs to an object"),
-        ("import torch\nclass mine(torch.nn.CrossEntropyLoss): pass", "source of 'mine' is not to be found; give it a method"),
+        ("import torch\nmine = type('mine', (torch.nn.CrossEntropyLoss,), {})", "source of 'mine' is not to be found; give it a method"),
     ],
 )  # fmt: skip
 def test_what_workers_cannot_be_given_is_said(text: str, sentence: str, tmp_path: Path) -> None:
@@ -607,6 +608,26 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(api, "find_spec", lambda name: None if name in ("pandas", "altair") else name)
     with pytest.raises(lossbench.UserError, match="needs the packages pandas, altair; install"):
         lossbench.compare(**call())
+
+
+@pytest.mark.slow
+def test_the_call_of_the_page_is_answered(here: Path) -> None:
+    (text,) = blocks(ROOT / "docs/python-api.md", "python")
+    small = text.replace("epochs=30", "epochs=1").replace(
+        "    margin=0.01,\n", "    margin=0.01,\n    seeds=2,\n"
+    )
+    assert small.count("seeds=2") == small.count("epochs=1") == 1
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 2, (40, 16, 16))
+    images = (masks * 120 + random.integers(0, 60, masks.shape)).astype(np.uint8)
+    halves = {
+        "images": images[:24],
+        "masks": masks[:24],
+        "test_images": images[24:],
+        "test_masks": masks[24:],
+    }
+    found = cell(small, {"__name__": "__main__", **halves})["found"]
+    assert sorted(set(found.scores["loss"])) == ["both", "ce", "dice"]
 
 
 @pytest.mark.slow

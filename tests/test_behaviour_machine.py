@@ -19,7 +19,7 @@ from lossbench.data.sources.obtaining import UnavailableError, download
 
 def limited(folder: Path, *arguments: str, limit: Callable[[], None], before: Sequence[str] = ()) -> Any:
     """Run a stage, or a verb of `lossbench`, under a limit."""
-    module = arguments[0] if arguments[0] == "lossbench" else f"stages.{arguments[0]}"
+    module = arguments[0] if arguments[0] == "lossbench" else f"lossbench.stages.{arguments[0]}"
     return subprocess.run(
         [*before, sys.executable, "-m", module, *arguments[1:]], cwd=folder, preexec_fn=limit,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120,

@@ -274,7 +274,7 @@ def test_the_stage_exits_with_1_for_bad_data_and_writes_passed_only_for_good(tmp
     (tmp_path / "data").mkdir()
     write(tmp_path / "data/digits", put("maximum", 300)(sound("label")[0]))
     ran = subprocess.run(
-        [sys.executable, "-m", "stages.validate", "digits"],
+        [sys.executable, "-m", "lossbench.stages.validate", "digits"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 1, ran.stderr

@@ -378,7 +378,7 @@ def test_the_stage_exits_with_2_and_a_sentence(argument: str, says: str, tmp_pat
     text = (root / "params.yaml").read_text(encoding="utf-8").replace("source: digits\n", "source: digist\n")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     ran = subprocess.run(
-        [sys.executable, "-m", "stages.fetch", argument],
+        [sys.executable, "-m", "lossbench.stages.fetch", argument],
         cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 2

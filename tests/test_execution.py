@@ -220,7 +220,7 @@ def long(own: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     content["experiments"]["digits"]["recipe"]["epochs"] = 100_000
     write_params(own, content)
     child = subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "digits-focal"],
+        [sys.executable, "-m", "lossbench.stages.train", "digits-focal"],
         cwd=own, env={**os.environ, "PYTHONPATH": str(ROOT), "LOSSBENCH_WORKERS": "2"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -307,7 +307,7 @@ def test_killed_at_random_moments_the_replicates_are_the_undisturbed_ones(own: P
     chance = random.Random(3)
     shutil.rmtree(own / ".lossbench")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.train", "digits-focal"]
+    command = [sys.executable, "-m", "lossbench.stages.train", "digits-focal"]
     for _ in range(4):
         child = subprocess.Popen(command, cwd=own, env=environment, stderr=subprocess.DEVNULL)
         try:

@@ -37,7 +37,7 @@ def test_a_stage_that_only_collects_imports_nothing_heavy(arguments: tuple[str, 
     before = {one: one.read_bytes() for one in own.rglob("reports/evaluation/**/*.csv")} | written(own)  # type: ignore[operator]
     name, what = arguments
     run = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"stages.{name}", what], cwd=own,
+        [sys.executable, "-X", "importtime", "-m", f"lossbench.stages.{name}", what], cwd=own,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
@@ -171,7 +171,7 @@ def test_two_studies_that_share_a_store_at_once_write_the_same_bytes(
 ) -> None:
     shutil.rmtree(own / ".lossbench")
     shutil.copytree(own, tmp_path / "twin")
-    command = [sys.executable, "-m", "stages.train", "digits-focal"]
+    command = [sys.executable, "-m", "lossbench.stages.train", "digits-focal"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOSSBENCH_STORE": str(tmp_path / "shared")}
     both = [
         subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
@@ -192,7 +192,7 @@ def test_a_signal_to_the_group_ends_a_stage_without_a_traceback(number: signal.S
     write_params(own, content)
     with (own / "log").open("w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "stages.train", "digits-focal"], cwd=own, process_group=0,
+            [sys.executable, "-m", "lossbench.stages.train", "digits-focal"], cwd=own, process_group=0,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -217,7 +217,7 @@ def test_a_signal_to_the_group_ends_a_stage_without_a_traceback(number: signal.S
 def test_the_workers_server_ends_with_a_killed_driver_while_it_still_imports(after: float, own: Path) -> None:
     shutil.rmtree(own / ".lossbench/store")
     child = subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "digits-focal"], cwd=own,
+        [sys.executable, "-m", "lossbench.stages.train", "digits-focal"], cwd=own,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 60

@@ -89,7 +89,7 @@ def start(root: Path, arm: str, address: str, store: Path, log: Path) -> "subpro
     }  # fmt: skip
     with log.open("w") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "stages.train", arm],
+            [sys.executable, "-m", "lossbench.stages.train", arm],
             cwd=root,
             env=environment,
             stdout=stream,

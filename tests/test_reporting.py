@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import tiny_params, write_params
+from conftest import ROOT, tiny_params, write_params
 from PIL import Image
 
 from lossbench.cli import main
@@ -270,6 +270,7 @@ def decided(study: Path, lead: float = 0.2) -> dict[str, dict[str, str]]:
     content = tiny_params()
     content["seeds"] = list(range(8))
     write_params(study, content)
+    shutil.copy(ROOT / "dvc.yaml", study)  # a study with a chain has commands
     for name in ("digits", "scenes"):
         file = study / f"reports/evaluation/{name}/scores.csv"
         table = pd.read_csv(file)
@@ -338,11 +339,13 @@ def test_report_md_shows_floors_below_the_losses(study: Path) -> None:
     ],
 )
 def test_what_is_undecided_is_looked_at_where_looks_are_declared(
-    looks: tuple[int, ...], seeds: int, answered: bool, said: list[str]
+    looks: tuple[int, ...], seeds: int, answered: bool, said: list[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    one = SimpleNamespace(gallery=tmp_path / "reports/evaluation/digits")
     params = SimpleNamespace(comparison=SimpleNamespace(looks=looks))
     undecided = [SimpleNamespace(contrast=SimpleNamespace(n=seeds))]
-    told = list(_looked_at(params, "studies/a", undecided, answered))  # type: ignore[arg-type]  # what it asks
+    told = list(_looked_at(one, params, "studies/a", undecided, answered))  # type: ignore[arg-type]  # what it asks
     assert [one[: len(start)] for one, start in zip(told, said, strict=True)] == said
 
 

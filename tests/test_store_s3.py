@@ -123,7 +123,7 @@ def test_a_second_checkout_that_shares_the_store_trains_nothing(
 
 def run(root: Path, arm: str, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "stages.train", arm], cwd=root, env=environment, capture_output=True, text=True,
+        [sys.executable, "-m", "lossbench.stages.train", arm], cwd=root, env=environment, capture_output=True, text=True,
         check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

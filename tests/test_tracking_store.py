@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, stage, tiny_params, write_params
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lossbench.checking import check
@@ -79,6 +79,8 @@ SLASHES = st.sampled_from(["://", ":", ":/"])
 
 
 @settings(deadline=None)
+@example(scheme="http", slashes="://", password=f"{SECRET}://{SECRET}", port="")
+@example(scheme="http", slashes="://", password=f"{SECRET}'://{SECRET}", port="")
 @given(
     scheme=SCHEMES,
     slashes=SLASHES,

@@ -92,6 +92,10 @@ def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -
     passed.write_text("passed\n", encoding="utf-8")
 
 
+PATIENCE = 5.0
+"""Seconds for the process to end by itself; it may still be at its imports."""
+
+
 class Validator:
     """A process that imports Great Expectations while the data are fetched, then validates them all."""
 
@@ -119,7 +123,9 @@ class Validator:
             raise error
 
     def close(self) -> None:
-        """End it, if it still waits."""
+        """Let it end, in order: what is ended at once leaves a semaphore of its progress bars, which is told."""
+        self._pipe.close()
+        self._process.join(timeout=PATIENCE)
         self._process.terminate()
         self._process.join()
 
