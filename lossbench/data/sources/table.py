@@ -81,7 +81,7 @@ class Row:
 
 @register
 class Table(Source[TableOptions]):
-    """``path/samples.csv`` (or Parquet), a row per image: ``image``, one of ``label``, ``mask``, ``boxes``."""
+    """``path/samples.csv`` (or Parquet), a row an image: ``image``, one of ``label``, ``mask``, ``boxes``."""
 
     name = "table"
     options = TableOptions
