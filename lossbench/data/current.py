@@ -13,8 +13,8 @@ from lossbench.params import Dataset
 def up_to_date(study: Path, name: str, dataset: Dataset) -> bool:
     """Say whether ``data/<name>`` is there and made from these params and these files, as far as looks tell.
 
-    DVC noted in dvc.lock what it was made from: params, and how many files of how many bytes. Where it was made
-    by hand, it has to be younger than params.yaml and than all it was made from. In doubt it is not.
+    DVC noted in dvc.lock what it was made from: params, and how many files of how many bytes. Where it was
+    made by hand, it has to be younger than params.yaml and than all it was made from. In doubt it is not.
     """
     made = study / "data" / name / "dataset.json"
     if not made.is_file():

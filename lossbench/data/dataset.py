@@ -5,7 +5,8 @@ Layout of ``data/<dataset>``::
     dataset.json          DatasetInfo
     provenance.json       source, version, licence, SHA-256 of what was read
     manifest.parquet      one row per sample
-    <split>/inputs.npy    (n, *input_shape); images are uint8, uint16 where a file has 16 bits, or float32 in 0..1
+    <split>/inputs.npy    (n, *input_shape); images are uint8, uint16 where a file has 16 bits,
+                          or float32 in 0..1
     <split>/targets.npy   (n, *target_shape)
 
 Training reads nothing else, whatever the source was.
@@ -70,7 +71,7 @@ class DatasetInfo:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How images were read: ``dtype``, ``orientation`` and ``range``, where they differ from the usual."""
+        """How images were read: ``dtype``, ``orientation``, ``range``, where they differ from the usual."""
         found: dict[str, Any] = self.extra.get("reading", {})
         return found
 

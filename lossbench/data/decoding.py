@@ -70,7 +70,8 @@ class Stored:
         orientation: as EXIF counts, 1 to 8; 1 where nothing valid is said.
         mode: what to call it in a message.
         levels: the largest value the file can hold, where that is less than its type's (4-bit grey: 15).
-        black: the number that is black in a TIFF of grey where 0 is white; such are decoded as shown, black as 0.
+        black: the number that is black in a TIFF of grey where 0 is white; such are decoded as shown,
+            black as 0.
 
     """
 
@@ -177,12 +178,12 @@ def _is_tiff(stream: IO[bytes]) -> bool:
     return found
 
 
-# -- PNG, JPEG and the like, by Pillow -------------------------------------------------------------------------
+# -- PNG, JPEG and the like, by Pillow -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """How the pixels lie in the file: Pillow's codec and raw mode, where they begin, a PPM's largest value."""
+    """How pixels lie in the file: Pillow's codec and raw mode, where they begin, a PPM's largest value."""
 
     codec: str
     mode: str
@@ -297,7 +298,9 @@ def _unmultiplied(values: Array, bands: int, alpha: int, stored: Stored) -> Arra
     """Colours as they were before they were multiplied with alpha, as Pillow gives those of 8 bits."""
     full = (stored.levels or np.iinfo(values.dtype).max) if stored.dtype.startswith("uint") else 1
     share = values[..., bands + alpha, None].astype(np.float64)
-    colours = np.divide(values[..., :bands] * float(full), share, where=share > 0, out=values[..., :bands] * 1.0)
+    colours = np.divide(
+        values[..., :bands] * float(full), share, where=share > 0, out=values[..., :bands] * 1.0
+    )
     colours = colours if full == 1 else np.rint(colours.clip(0, full))
     return np.concatenate([colours.astype(values.dtype), values[..., bands:]], axis=2)
 
@@ -310,7 +313,7 @@ def _spread(values: Array, levels: int) -> Array:
     return np.rint(np.minimum(values, levels) * (full / levels)).astype(values.dtype)
 
 
-# -- TIFF ------------------------------------------------------------------------------------------------------
+# -- TIFF ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -31,8 +31,8 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
     """Fetch a dataset into ``out``; it appears whole or not at all.
 
     Raises:
-        UserError: for whatever is wrong with the source's files or options, and where something that the chain
-            did not write stands in the way.
+        UserError: for whatever is wrong with the source's files or options, and where something that the
+            chain did not write stands in the way.
 
     """
     expect_ours(out, DATA)
@@ -45,7 +45,8 @@ def write(fetched: Fetched, dataset: Dataset, name: str, out: Path) -> None:
     """Write what a source handed over into ``out``, divided and damaged as the dataset's block says.
 
     Raises:
-        UserError: where a split comes out empty, and where something that the chain did not write stands in the way.
+        UserError: where a split comes out empty, and where something that the chain did not write stands in
+            the way.
 
     """
     part = half(out)
@@ -118,8 +119,8 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
 def samples_hash(table: Any) -> str:
     """SHA-256 over all that training and scoring read of samples: inputs and targets, in their order.
 
-    Where they came from and what they are called is no part of it, nor what retraining keeps aside: the same arrays
-    are the same data, whoever hands them over.
+    Where they came from and what they are called is no part of it, nor what retraining keeps aside: the same
+    arrays are the same data, whoever hands them over.
     """
     read = table[table["split"] != "reference"]
     rows = zip(read["split"], read["sha256"], read["target_sha256"], strict=True)
@@ -127,8 +128,10 @@ def samples_hash(table: Any) -> str:
 
 
 def _clipped(splits: Mapping[str, Samples]) -> dict[str, Any]:
-    """Say how many values a declared range cut off, and in how many images; nothing where none is declared."""
-    found = [one.facts["clipped_values"] for one in splits.values() if one.facts and "clipped_values" in one.facts]
+    """Say how many values a declared range cut off, in how many images; nothing where none is declared."""
+    found = [
+        one.facts["clipped_values"] for one in splits.values() if one.facts and "clipped_values" in one.facts
+    ]
     if not found:
         return {}
     counts = np.concatenate(found)
@@ -154,9 +157,7 @@ def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
     )
 
 
-def channel_statistics(
-    facts: Facts, dtype: "np.dtype[Any]"
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(facts: Facts, dtype: "np.dtype[Any]") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, as ``Task.encode_inputs`` scales: white is 1."""
     unit = full_scale(dtype)
     mean, variance = pooled_moments(facts["channel_mean"], facts["channel_variance"])

@@ -23,8 +23,8 @@ from lossbench.data.samples import Array
 from lossbench.errors import UserError
 
 __all__ = [
-    "DAMAGE", "FORMATS", "MAX_PIXELS", "Coloured", "Header", "Orientation", "Range", "Resize", "Size", "WhiteIsZero", "no_range",
-    "read_header", "read_image", "read_mask", "resized",
+    "DAMAGE", "FORMATS", "MAX_PIXELS", "Coloured", "Header", "Orientation", "Range", "Resize", "Size",
+    "WhiteIsZero", "no_range", "read_header", "read_image", "read_mask", "resized",
 ]  # fmt: skip
 
 Resize = Literal["stretch", "pad", "crop"]
@@ -204,9 +204,10 @@ def read_mask(
         resize: as for its image.
         fill: the value that padding gets.
         orientation: apply the file's tag, or ignore it.
-        white_is_zero: of a TIFF that calls 0 white, apply that, as viewers do (black is 0), or take the numbers
-            as they are stored.
-        coloured: is handed the file, its values and its palette (None where it has none), and returns the values.
+        white_is_zero: of a TIFF that calls 0 white, apply that, as viewers do (black is 0), or take the
+            numbers as they are stored.
+        coloured: is handed the file, its values and its palette (None where it has none), and returns the
+            values.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -217,7 +218,9 @@ def read_mask(
         values, stored = decoded.values, decoded.stored
         if values.shape[2] != 1 or values.dtype.kind not in "bui":
             if values.shape[2] == 1:
-                raise UserError(f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each")
+                raise UserError(
+                    f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each"
+                )
             raise UserError(
                 f"{file}: a mask of mode {stored.mode}; expected one value per pixel (grey or palette)"
             )

@@ -22,8 +22,8 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
     to predict that are ``<unk>``, class 0); for boxes their number, stray_boxes (beyond the stored
     image, without an area or of no class) and dropped_boxes (left out by the source, as they have no area).
     Sources of a user's files add orientation (of the file, as EXIF counts), and with masks or boxes
-    orientation_in_doubt; with masks white_in_doubt; with boxes clipped_boxes and repeated_boxes; where a range is
-    declared clipped_values (of the original, beyond it).
+    orientation_in_doubt; with masks white_in_doubt; with boxes clipped_boxes and repeated_boxes; where a
+    range is declared clipped_values (of the original, beyond it).
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)

@@ -1,7 +1,6 @@
 """Samples that are not in memory: decoded when they are looked at, then kept on disk."""
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +78,8 @@ class FromFiles(Rows):
         each: shape of one.
         dtype: of one.
         label: of the progress bar.
-        clipped: number of a sample → how many of its values were clipped, as ``read`` found; None where none can be.
+        clipped: number of a sample → how many of its values were clipped, as ``read`` found; None where
+            none can be.
 
     """
 
@@ -109,7 +109,9 @@ class FromFiles(Rows):
     def clipped(self) -> Array | None:
         """(N,) values that were clipped, of samples that were read; None where none can be."""
         found = self._clipped
-        return None if found is None else np.array([found.get(one, 0) for one in self.index.tolist()], np.int64)
+        return (
+            None if found is None else np.array([found.get(one, 0) for one in self.index.tolist()], np.int64)
+        )
 
     def _read(self, number: int) -> Array:
         return self._decode(number)
@@ -151,14 +153,14 @@ class Stored(Rows):
         return np.fromfile(self._files[file], self.dtype, count, offset=start).reshape(self.each)
 
     def save(self, out: Path) -> None:
-        """Write them to one .npy file: a file that holds just these is moved, others are copied one by one."""
+        """Write them to one .npy file: one that holds just these is moved, others are copied one by one."""
         places = self._places[self.index]
         used = np.unique(places[:, 0])
         if len(used) == 1:
             file = self._files[used[0]]
             rows = int((self._places[:, 0] == used[0]).sum())
             if np.array_equal(places[:, 1], np.arange(rows)):
-                os.replace(file, out)
+                file.replace(out)
                 return
         with out.open("wb") as target:
             _write_header(target, len(places), self.each, self.dtype)

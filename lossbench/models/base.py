@@ -12,8 +12,8 @@ from lossbench.lookup import Lookup
 from lossbench.models import foreign
 from lossbench.models.names import MODULES
 from lossbench.models.weights import head_of, load_weights, put_weights
-from lossbench.plugins import is_path
 from lossbench.options import Options, keyword_options, parse_options
+from lossbench.plugins import is_path
 from lossbench.recipe import Network
 
 Builder = Callable[..., nn.Module]

@@ -48,8 +48,8 @@ class Foreign(nn.Module):
 def build(network: Network, input_shape: tuple[int, ...], outputs: int, key: str = "model") -> nn.Module:
     """Build a model from ``module:Object``.
 
-    Arguments written ``"{outputs}"``, ``"{channels}"``, ``"{height}"`` or ``"{width}"`` are filled in; an object
-    that takes ``input_shape`` and ``outputs``, as our own models do, is given them.
+    Arguments written ``"{outputs}"``, ``"{channels}"``, ``"{height}"`` or ``"{width}"`` are filled in; an
+    object that takes ``input_shape`` and ``outputs``, as our own models do, is given them.
 
     Raises:
         UserError: no such object, an argument that it does not take, weights that do not fit, no module.

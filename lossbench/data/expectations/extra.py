@@ -9,7 +9,7 @@ from lossbench.errors import UserError, brief, nearest
 
 
 def extra_file(text: str, study: Path = Path()) -> Path:
-    """Find the file that ``expectations.extra`` names, seen from the study's folder; ``~`` is the home folder.
+    """Find the file that ``expectations.extra`` names, from the study's folder; ``~`` is the home folder.
 
     Raises:
         UserError: where it names nobody's home.

@@ -19,8 +19,9 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
     """Derive what is checked from a manifest.
 
     Returns:
-        samples: the manifest, with splits_of_content (in how many splits the same content stands), range_used
-            (by an image, of the values between black and white), and 0 for doubts and counts that its source has not.
+        samples: the manifest, with splits_of_content (in how many splits the same content stands),
+            range_used (by an image, of the values between black and white), and 0 for doubts and counts
+            that its source has not.
         classes: per class, its training targets (samples, positions, boxes or positives) and, where samples
             have one label each, its samples in validation and test.
         drift: per held-out split, how far it lies from the training split beyond what chance explains

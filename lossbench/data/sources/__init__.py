@@ -11,4 +11,13 @@ if TYPE_CHECKING:
     from lossbench.data.sources.base import register as register
     from lossbench.data.sources.base import source as source
 
-__getattr__ = lazily(__name__, {"SOURCES": "base", "Source": "base", "check": "base", "register": "base", "source": "base",})
+__getattr__ = lazily(
+    __name__,
+    {
+        "SOURCES": "base",
+        "Source": "base",
+        "check": "base",
+        "register": "base",
+        "source": "base",
+    },
+)

@@ -70,7 +70,8 @@ def source(name: str, key: str) -> Source[Any]:
         made = load_object(name, f"{key}.source")
         if not (isinstance(made, type) and issubclass(made, Source)):
             raise UserError(
-                f"'{key}.source' is '{name}', which is no source; allowed: a subclass of lossbench.data.sources.Source"
+                f"'{key}.source' is '{name}', which is no source; "
+                "allowed: a subclass of lossbench.data.sources.Source"
             )
         return made()
     if name not in SOURCES:

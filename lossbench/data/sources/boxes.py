@@ -85,8 +85,9 @@ def boxes_of(
 ) -> Fetched:
     """Read all images and turn their boxes into targets (N, K, 5).
 
-    Boxes without an area are left out, those beyond their image cut off at its edge: columns ``dropped_boxes`` and
-    ``clipped_boxes`` of the manifest count them; ``repeated_boxes`` those that stand twice, which are kept.
+    Boxes without an area are left out, those beyond their image cut off at its edge: columns
+    ``dropped_boxes`` and ``clipped_boxes`` of the manifest count them; ``repeated_boxes`` those that stand
+    twice, which are kept.
 
     Args:
         groups: split → its images.
@@ -188,8 +189,8 @@ def _turned(size: tuple[int, int], header: Header, key: str) -> str:
     if header.orientation == 1 or size != (header.height, header.width):
         return ""
     return (
-        f", turned as its EXIF tag asks (orientation {header.orientation}); if boxes were drawn on raw pixels, say "
-        f"'{key}.orientation: ignore'"
+        f", turned as its EXIF tag asks (orientation {header.orientation}); if boxes were drawn on raw "
+        f"pixels, say '{key}.orientation: ignore'"
     )
 
 
@@ -213,8 +214,8 @@ def _kept(
         beyond = max(-x0, -y0, x1 - header.width, y1 - header.height)
         if beyond > ROUNDED and options.boxes == "refuse":
             raise UserError(
-                f"{box.where}: {_edges(box)} reaches beyond the image's {header.width}×{header.height} pixels; "
-                f"mend it, or say '{key}.boxes: clip'"
+                f"{box.where}: {_edges(box)} reaches beyond the image's {header.width}×{header.height} "
+                f"pixels; mend it, or say '{key}.boxes: clip'"
             )
         clipped += beyond > SLACK
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, header.width), min(y1, header.height)
@@ -225,7 +226,7 @@ def _kept(
 
 
 def _in_doubt(picture: Picture, header: Header, options: BoxOptions) -> int:
-    """Whether an image is tagged to be turned, and neither params nor the annotation's size say if boxes are."""
+    """Whether an image is to be turned, and neither params nor the annotation's size say if boxes are."""
     told = picture.size is not None and header.orientation > 4 and header.width != header.height
     return int(header.orientation != 1 and options.orientation is None and not told)
 

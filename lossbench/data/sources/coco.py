@@ -185,10 +185,11 @@ def _pictures(file: Path, folder: Path) -> list[Picture]:
     _refuse_same_ids(content.annotations, file)
     boxes: dict[int, list[Box]] = {one.id: [] for one in content.images}
     if len(boxes) < len(content.images):
-        twice = [one for one, count in Counter(one.id for one in content.images).items() if count > 1][0]
+        twice = next(one for one, count in Counter(one.id for one in content.images).items() if count > 1)
         same = [one.file_name for one in content.images if one.id == twice]
         raise UserError(
-            f"{file}: two of 'images' share an id, {twice} ({brief(same[0])}, {brief(same[1])}); each needs its own"
+            f"{file}: two of 'images' share an id, {twice} ({brief(same[0])}, {brief(same[1])}); "
+            "each needs its own"
         )
     if not boxes:
         raise UserError(f"{file}: 'images' is empty")
@@ -217,8 +218,8 @@ def _categories(categories: Sequence[CocoCategory], file: Path) -> dict[int, str
             raise UserError(f"{file}: 'categories' has id {one.id} twice, for '{names[one.id]}' and '{name}'")
         if name in numbers:
             raise UserError(
-                f"{file}: 'categories' has two of the name '{name}', ids {numbers[name]} and {one.id}; a class is "
-                "known by its name: rename one, or give both annotations one id"
+                f"{file}: 'categories' has two of the name '{name}', ids {numbers[name]} and {one.id}; "
+                "a class is known by its name: rename one, or give both annotations one id"
             )
         names[one.id], numbers[name] = name, one.id
     return names
@@ -229,8 +230,8 @@ def _refuse_same_ids(annotations: Sequence[CocoAnnotation], file: Path) -> None:
     for number, one in enumerate(annotations):
         if one.id is not None and seen.setdefault(one.id, number) != number:
             raise UserError(
-                f"{file}: annotations[{seen[one.id]}] and annotations[{number}] share the id {brief(one.id)}; "
-                "each needs its own"
+                f"{file}: annotations[{seen[one.id]}] and annotations[{number}] share the id "
+                f"{brief(one.id)}; each needs its own"
             )
 
 

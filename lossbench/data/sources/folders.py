@@ -91,7 +91,9 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
             raise UserError(f"{one}: a file beside the class folders; images must lie in a folder per class")
         name = listing.nfc(one.name)
         if name in found:
-            raise UserError(f"{one} and {found[name][0].parent} differ in their spelling of accents only; keep one")
+            raise UserError(
+                f"{one} and {found[name][0].parent} differ in their spelling of accents only; keep one"
+            )
         found[name] = listing.files_in(one, f"class '{one.name}'")
     if not found:
         raise UserError(f"{folder}: no class folders in it; expected a folder of images per class")
@@ -112,6 +114,18 @@ class Images:
     def agree(
         cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
     ) -> "Images":
+        """Read all headers, agree on one shape and depth, and make every image readable in them.
+
+        Args:
+            files: split → its images, in order.
+            options: what params say of reading them.
+            root: folder that names in the manifest are relative to.
+            key: the dataset's path in params.yaml, for messages.
+
+        Raises:
+            UserError: naming an image that cannot be read, or that differs and params do not say what to do.
+
+        """
         headers = {split: headers_of(some, split, options) for split, some in files.items()}
         every = [one for some in files.values() for one in some]
         reading = agree(every, [one for some in headers.values() for one in some], options, key)
@@ -121,6 +135,14 @@ class Images:
     def samples(
         self, split: str, targets: Array | FromFiles, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Samples:
+        """Make a split's samples: its images (N, channels, H, W), their targets, columns of the manifest.
+
+        Args:
+            split: key of ``files``.
+            targets: (N, …), in the images' order.
+            columns: further columns of the manifest, one value per image.
+
+        """
         names = relative_names(self.files[split], self.root)
         own = original(self.headers[split])
         return Samples(self.rows[split], targets, names, {**own, **(columns or {})})
@@ -130,10 +152,10 @@ class MaskOptions(ImageOptions):
     """How masks are read: which value stands for which class.
 
     ``values[c]`` is the grey value or palette index of class c (by default c itself). Without ``classes``
-    the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two. ``white_is_zero``: whether
-    a TIFF that calls 0 white is read as it is shown, or by the numbers stored. ``palette``: whether a palette's
-    indices are the values (and the palettes may differ), or the grey values of their colours; without it, indices are,
-    and palettes must agree.
+    the masks are looked through: 0, 1, …, k become k + 1 classes, 0 and 255 become two. ``white_is_zero``:
+    whether a TIFF that calls 0 white is read as it is shown, or by the numbers stored. ``palette``: whether a
+    palette's indices are the values (and the palettes may differ), or the grey values of their colours;
+    without it, indices are, and palettes must agree.
     """
 
     classes: listing.ClassNames | None = Field(None, min_length=2, max_length=255)
@@ -245,7 +267,7 @@ def _mask_columns(
     split: str,
     key: str,
 ) -> dict[str, list[int]]:
-    """Columns of the manifest: the masks' own sizes, which are those of their images where none is resized."""
+    """Columns of the manifest: the masks' own sizes, those of their images where none is resized."""
     headers = headers_of(masks, f"{split} masks", options)
     if options.size is None:
         for mask, header, image in zip(masks, headers, images, strict=True):
@@ -271,8 +293,8 @@ def _turned(mask: Header, image: Header, key: str) -> str:
     if mask.orientation == image.orientation or (mask.width, mask.height) != (image.height, image.width):
         return ""
     return (
-        f", turned as its EXIF tag asks (orientation {image.orientation}; the mask's is {mask.orientation}); if "
-        f"both were drawn on raw pixels, say '{key}.orientation: ignore'"
+        f", turned as its EXIF tag asks (orientation {image.orientation}; the mask's is {mask.orientation}); "
+        f"if both were drawn on raw pixels, say '{key}.orientation: ignore'"
     )
 
 
@@ -297,7 +319,9 @@ def _agreed_classes(
         return options.classes, options.values or tuple(range(len(options.classes)))
     present: set[int] = set()
     for split, some in masks.items():  # read for this alone, then once more: kept, they might fill the memory
-        present.update(*side_by_side(lambda file: _present(read(file)).tolist(), some, f"{split} masks: classes"))
+        present.update(
+            *side_by_side(lambda file: _present(read(file)).tolist(), some, f"{split} masks: classes")
+        )
     present -= {options.ignore_index}
     if present == {0, 255}:
         return ("background", "foreground"), (0, 255)

@@ -212,8 +212,9 @@ def _fetched_package(package: str, into: Path, needed: Sequence[str]) -> Path:
 def unpack(archive: Path, into: Path) -> None:
     """Unpack a tar archive of files and folders; what would land outside ``into``, and a bomb, are refused.
 
-    So is every link, though tarfile's own filter lets some pass: one named "" takes the place of ``into`` where
-    that does not exist yet, and what follows it is written wherever it leads. A package of data needs none.
+    So is every link, though tarfile's own filter lets some pass: one named "" takes the place of ``into``
+    where that does not exist yet, and what follows it is written wherever it leads. A package of data needs
+    none.
 
     Raises:
         UserError: naming the archive and what is wrong with it.

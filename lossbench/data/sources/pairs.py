@@ -9,9 +9,9 @@ from lossbench.errors import UserError, brief
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "input", "inputs", "leftimg8bit")
 MASKS = (
-    "masks", "mask", "labels", "label", "lbl", "gt", "gts", "groundtruth", "annotations", "annotation", "anns", "ann",
-    "annots", "annot", "segmentationclass", "segmentations", "segmentation", "seg", "segs", "targets", "target",
-    "gtfine", "1stmanual",
+    "masks", "mask", "labels", "label", "lbl", "gt", "gts", "groundtruth", "annotations", "annotation",
+    "anns", "ann", "annots", "annot", "segmentationclass", "segmentations", "segmentation", "seg", "segs",
+    "targets", "target", "gtfine", "1stmanual",
 )  # fmt: skip
 """Names of folders, in lower case, without '_', '-' and blanks."""
 MASK_ENDINGS = (*MASKS, "l", "gtfinelabelids", "gtfinelabeltrainids", "manual1", "1stmanual")
@@ -20,7 +20,7 @@ DRAWN = "1stmanual"
 """DRIVE's masks: what lies in ``mask/`` beside them is the camera's field of view."""
 OF_CITYSCAPES = "_gtFine_"
 IN_CITYSCAPES = ("_gtFine_labelIds", "_gtFine_labelTrainIds")
-"""Masks, the first choice first, among Cityscapes' files of an image; others are for the eye, or of instances."""
+"""Masks, first choice first, among Cityscapes' files of an image; others are for the eye, or of instances."""
 IMAGE_ENDINGS = (*IMAGES, "sat", "leftimg8bit", "training", "test")
 LAYOUTS = (
     "images/ and masks/ (perhaps each under train/, val/, test/, or with these under each), train/ beside "
@@ -191,7 +191,11 @@ def suffixed(files: Sequence[Path]) -> bool:
 
 def _beside(files: Sequence[Path]) -> Pairs:
     stems = {listing.nfc(one.stem) for one in files}
-    masks = [one for one in files if without_ending(listing.nfc(one.stem), MASK_ENDINGS) in stems - {listing.nfc(one.stem)}]
+    masks = [
+        one
+        for one in files
+        if without_ending(listing.nfc(one.stem), MASK_ENDINGS) in stems - {listing.nfc(one.stem)}
+    ]
     return paired([one for one in files if one not in masks], masks)
 
 

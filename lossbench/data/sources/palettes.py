@@ -1,7 +1,7 @@
 """Masks with palettes: an index is a class only where it means one colour in every file.
 
-Many programs write a palette of their own into each file, of the colours that it holds (GIF, 8-bit PNG): index 0
-is black in most masks, and white in the one that has no black.
+Many programs write a palette of their own into each file, of the colours that it holds (GIF, 8-bit PNG):
+index 0 is black in most masks, and white in the one that has no black.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 
 
 class Palettes:
-    """The colours that the indices of one dataset's masks stand for, as they are seen; several threads may look.
+    """The colours that the indices of one dataset's masks stand for, as seen; several threads may look.
 
     Attributes:
         key: the dataset's path in params.yaml, for the message.
@@ -60,14 +60,15 @@ class Palettes:
 
     def _refusal(self, file: Path, value: int, colour: Colour, other: Path, known: Colour) -> UserError:
         return UserError(
-            f"{file}: value {value} is the colour {colour}, but {known} in {other}: each file has a palette of its "
-            f"own, so its indices are no class numbers; say '{self.key}.palette: grey' if the grey values of the "
-            "colours are the classes, 'index' if the indices are all the same, or save masks as grey PNG"
+            f"{file}: value {value} is the colour {colour}, but {known} in {other}: each file has a palette "
+            f"of its own, so its indices are no class numbers; say '{self.key}.palette: grey' if the grey "
+            "values of the colours are the classes, 'index' if the indices are all the same, or save masks "
+            "as grey PNG"
         )
 
 
 def coloured(palette: Literal["index", "grey"] | None, key: str) -> Coloured:
-    """Make what is done with the palettes of one dataset's masks: taken as they are, turned to grey, or compared."""
+    """Make what is done with the palettes of a dataset's masks: taken as is, turned to grey, or compared."""
     if palette == "index":
         return lambda _, values, __: values
     if palette == "grey":
@@ -98,8 +99,8 @@ def grey(file: Path, values: Array, palette: Array) -> Array:
     for value in np.flatnonzero(histogram(values)).tolist():
         if len(set(table[value].tolist())) > 1:
             raise UserError(
-                f"{file}: index {value} is the colour {tuple(table[value].tolist())}, which is no grey; save masks "
-                "as grey PNG with a value per class"
+                f"{file}: index {value} is the colour {tuple(table[value].tolist())}, which is no grey; "
+                "save masks as grey PNG with a value per class"
             )
     found: Array = table[:, 0][values]
     return found

@@ -42,8 +42,8 @@ class ImageOptions(Options):
     """How a user's images become arrays of one shape and depth.
 
     ``channels`` are bands; alpha is one only where it is counted. ``range``: the values that become black and
-    white; 16-bit images need none, floating-point ones do. ``orientation``: whether an image, and its mask, is
-    turned as its EXIF tag asks.
+    white; 16-bit images need none, floating-point ones do. ``orientation``: whether an image, and its mask,
+    is turned as its EXIF tag asks.
     """
 
     size: tuple[Side, Side] | None = None
@@ -84,7 +84,7 @@ class Reading:
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What ``dataset.json`` must say of it, for files that are answered later: nothing where all is usual."""
+        """What ``dataset.json`` must say of it, for files answered later: nothing where all is usual."""
         usual = {"dtype": "uint8", "orientation": "apply", "range": None}
         found = {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
         return {"reading": found} if found else {}
@@ -144,7 +144,8 @@ def agreed_channels(files: Sequence[Path], headers: Sequence[Header], options: I
     for file, header in zip(files, headers, strict=True):
         if header.channels != headers[0].channels:
             raise UserError(
-                f"{file}: {_kind(header)}, but {files[0]} is {_kind(headers[0])}; say '{key}.channels: 1' or 3"
+                f"{file}: {_kind(header)}, but {files[0]} is {_kind(headers[0])}; "
+                f"say '{key}.channels: 1' or 3"
             )
     return headers[0].channels
 

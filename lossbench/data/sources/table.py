@@ -20,21 +20,23 @@ from lossbench.errors import UserError, brief, nearest
 from lossbench.params import Dataset, Splits
 
 TARGETS = ("label", "mask", "boxes")
-TAKEN = frozenset(
-    "id split index label width height channels orientation minimum maximum mean std sha256 target_sha256 source "
-    "mask_width mask_height mask_values stray foreground boxes stray_boxes dropped_boxes clipped_boxes "
-    "repeated_boxes orientation_in_doubt white_in_doubt clipped_values".split()
-)
-"""Columns of the manifest that say something else; a column of the table that is called so becomes ``own_…``."""
+TAKEN = frozenset((
+    "id", "split", "index", "label", "width", "height", "channels", "orientation", "minimum", "maximum",
+    "mean", "std", "sha256", "target_sha256", "source", "mask_width", "mask_height", "mask_values", "stray",
+    "foreground", "boxes", "stray_boxes", "dropped_boxes", "clipped_boxes", "repeated_boxes",
+    "orientation_in_doubt", "white_in_doubt", "clipped_values",
+))  # fmt: skip
+"""Columns of the manifest that say something else; a column of the table of such a name becomes ``own_…``."""
 
 
 class TableOptions(MaskOptions):
     """Which table, and what its columns are called.
 
-    ``table`` is the CSV or Parquet file within ``path``. ``image``, ``label``, ``mask``, ``boxes``, ``split`` and
-    ``group`` name its columns; one of ``label``, ``mask`` and ``boxes`` (a file of Pascal VOC's XML) is the target: the
-    one that is named here, or else the one that is there. Rows of one ``group`` never fall into two splits. Further columns
-    go into the manifest, where ``retraining.slices`` finds them. ``classes``: names in the order of their numbers.
+    ``table`` is the CSV or Parquet file within ``path``. ``image``, ``label``, ``mask``, ``boxes``, ``split``
+    and ``group`` name its columns; one of ``label``, ``mask`` and ``boxes`` (a file of Pascal VOC's XML) is
+    the target: the one that is named here, or else the one that is there. Rows of one ``group`` never fall
+    into two splits. Further columns go into the manifest, where ``retraining.slices`` finds them.
+    ``classes``: names in the order of their numbers.
     """
 
     table: str = Field("samples.csv", pattern=r"^[^/\\]+\.(csv|parquet)$")
@@ -79,7 +81,7 @@ class Row:
 
 @register
 class Table(Source[TableOptions]):
-    """``path/samples.csv`` (or Parquet), a row per image: ``image`` and one of ``label``, ``mask`` and ``boxes``."""
+    """``path/samples.csv`` (or Parquet), a row an image: ``image``, one of ``label``, ``mask``, ``boxes``."""
 
     name = "table"
     options = TableOptions
@@ -116,8 +118,8 @@ def fetched_of(
         if not groups.get(split, rows):
             known = len({row.group for row in rows})
             raise UserError(
-                f"{file}: no group of {known} fell into the {split} split; '{key}.splits' gives the shares, the "
-                f"column '{options.split}' a split to each row"
+                f"{file}: no group of {known} fell into the {split} split; '{key}.splits' gives the shares, "
+                f"the column '{options.split}' a split to each row"
             )
     root = file.parent
     if kind == "label":
@@ -153,7 +155,10 @@ def read_rows(file: Path, options: TableOptions) -> tuple[str, list[Row]]:
 
 
 def entries_told(
-    file: Path, columns: Sequence[str], entries: Sequence[tuple[int, Mapping[str, Any]]], options: TableOptions
+    file: Path,
+    columns: Sequence[str],
+    entries: Sequence[tuple[int, Mapping[str, Any]]],
+    options: TableOptions,
 ) -> tuple[str, list[Row]]:
     """Read the rows of a table that is in memory already; see :func:`read_rows`."""
     kind, target = _target(file, columns, options)
@@ -180,10 +185,14 @@ def _target(file: Path, columns: Sequence[str], options: TableOptions) -> tuple[
             return kind, name
     there = [kind for kind in TARGETS if kind in columns]
     if len(there) != 1:
-        found = "both '" + "' and '".join(there) + "'" if there else f"none among {', '.join(map(repr, columns[:8]))}"
+        found = (
+            "both '" + "' and '".join(there) + "'"
+            if there
+            else f"none among {', '.join(map(repr, columns[:8]))}"
+        )
         raise UserError(
-            f"{file}, row 1: expected a column 'label', 'mask' or 'boxes', found {found}; name the one that counts: "
-            "'label: COLUMN', 'mask: COLUMN' or 'boxes: COLUMN'"
+            f"{file}, row 1: expected a column 'label', 'mask' or 'boxes', found {found}; name the one that "
+            "counts: 'label: COLUMN', 'mask: COLUMN' or 'boxes: COLUMN'"
         )
     return there[0], there[0]
 
@@ -209,7 +218,9 @@ def _parquet(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
         raise UserError(f"{file}: no row; expected one per image")
     columns = [str(name) for name in table.columns]
     whole = zip(*(table[name] for name in table.columns), strict=True)
-    return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in enumerate(whole, 1)]
+    return columns, [
+        (number, dict(zip(columns, cells, strict=True))) for number, cells in enumerate(whole, 1)
+    ]
 
 
 def _row(file: Path, number: int, entry: Mapping[str, Any], named: Mapping[str, str], kind: str) -> Row:
@@ -222,7 +233,9 @@ def _row(file: Path, number: int, entry: Mapping[str, Any], named: Mapping[str, 
     target = cells[named["target"]]
     split = cells.get(named["split"], "")
     if split and split.lower() not in (*listing.SIDES, "reference"):
-        raise UserError(f"{where}: '{named['split']}' is '{split}'; allowed: {', '.join(listing.SIDES)}, reference")
+        raise UserError(
+            f"{where}: '{named['split']}' is '{split}'; allowed: {', '.join(listing.SIDES)}, reference"
+        )
     group = cells.get(named["group"]) if named["group"] in cells else None
     if group == "":
         raise UserError(f"{where}: '{named['group']}' is empty; every row needs its group")
@@ -295,24 +308,32 @@ def _refuse_crossing(rows: Sequence[Row]) -> None:
         other = first.setdefault(row.group, row)
         if other.split != row.split:
             raise UserError(
-                f"{row.where}: group '{row.group}' is in the {row.split} split, but in {other.where.rpartition(', ')[2]} "
-                f"in the {other.split} split; a group must not cross splits"
+                f"{row.where}: group '{row.group}' is in the {row.split} split, but in "
+                f"{other.where.rpartition(', ')[2]} in the {other.split} split; a group must not cross splits"
             )
 
 
 def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:
     main = groups.get("train", groups.get(POOL, []))
     classes = options.classes or tuple(
-        sorted({str(row.target) for row in main}, key=lambda one: listing.natural(Path(one.replace("/", "_"))))
+        sorted(
+            {str(row.target) for row in main}, key=lambda one: listing.natural(Path(one.replace("/", "_")))
+        )
     )
     if len(classes) < 2:
         raise UserError(f"{main[0].where}: one class alone, '{classes[0]}'; expected two or more")
     for some in groups.values():
         for row in some:
             if row.target not in classes:
-                what = "no training sample has it" if options.classes is None else f"'{key}.classes' has it not"
-                raise UserError(f"{row.where}: label '{row.target}': {what}; {nearest(str(row.target), classes)}")
-    images = Images.agree({split: [row.image for row in some] for split, some in groups.items()}, options, root, key)
+                what = (
+                    "no training sample has it" if options.classes is None else f"'{key}.classes' has it not"
+                )
+                raise UserError(
+                    f"{row.where}: label '{row.target}': {what}; {nearest(str(row.target), classes)}"
+                )
+    images = Images.agree(
+        {split: [row.image for row in some] for split, some in groups.items()}, options, root, key
+    )
     columns = _columns(groups)
     samples = {
         split: images.samples(
@@ -325,7 +346,10 @@ def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: 
 
 def _boxed(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:
     own = VocOptions.model_validate(
-        {**options.model_dump(include={"size", "channels", "range", "orientation", "classes"}), "boxes": options.beyond}
+        {
+            **options.model_dump(include={"size", "channels", "range", "orientation", "classes"}),
+            "boxes": options.beyond,
+        }
     )
     pictures = {
         split: [picture(row.image, Path(row.target), own) for row in some] for split, some in groups.items()

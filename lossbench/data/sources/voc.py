@@ -183,7 +183,9 @@ def _parsed(file: Path) -> Any:
         ) from None
 
 
-DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["'][^>]{0,200}\?>""")
+DECLARED = re.compile(
+    rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["'][^>]{0,200}\?>"""
+)
 DECLARATION = re.compile(r"\s*<\?xml[^>]{0,400}\?>")
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"}
 """Encoding → the one that people mean by its name: the same, and more characters."""
@@ -192,7 +194,7 @@ NO_TEXT = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefine
 
 
 def decoded_xml(content: bytes, where: str) -> str:
-    """Decode XML as it declares itself, without its declaration: the parser knows no encoding of several bytes.
+    """Decode XML as it declares itself, without its declaration: the parser knows no multi-byte encoding.
 
     Raises:
         UserError: beginning with ``where``, for an unknown encoding, or bytes that are none of it.
