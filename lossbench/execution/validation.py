@@ -123,7 +123,7 @@ class Validator:
             raise error
 
     def close(self) -> None:
-        """Let it end, in order: what is ended at once leaves a semaphore of its progress bars, which is told."""
+        """Let it end in order: ended at once it leaves a semaphore of its progress bars, which is told."""
         self._pipe.close()
         self._process.join(timeout=PATIENCE)
         self._process.terminate()
