@@ -125,7 +125,9 @@ def write_params(folder: Path, content: dict[str, Any]) -> None:
 def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script of the chain, or a verb of `lossbench`, in a study's folder."""
     first, *rest = arguments
-    module = [f"lossbench.stages.{first}"] if (ROOT / "stages" / f"{first}.py").is_file() else ["lossbench", first]
+    module = (
+        [f"lossbench.stages.{first}"] if (ROOT / "stages" / f"{first}.py").is_file() else ["lossbench", first]
+    )
     return subprocess.run(
         [sys.executable, "-m", *module, *rest],
         cwd=folder,

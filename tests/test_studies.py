@@ -143,7 +143,11 @@ STAGES = sorted(one.stem for one in (ROOT / "stages").glob("*.py") if one.stem n
 
 @pytest.mark.parametrize(
     "command",
-    [*([f"lossbench.stages.{one}"] for one in STAGES), ["lossbench"], *(["lossbench", verb] for verb in VERBS)],
+    [
+        *([f"lossbench.stages.{one}"] for one in STAGES),
+        ["lossbench"],
+        *(["lossbench", verb] for verb in VERBS),
+    ],
     ids=" ".join,
 )
 def test_every_entry_point_explains_itself_without_heavy_imports(command: list[str], tmp_path: Path) -> None:
