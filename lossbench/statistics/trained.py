@@ -192,6 +192,6 @@ def budget_sensitive(contrasts: Sequence[AtBudget], margin: float) -> str:
     if half.verdict != last.verdict:
         return f"{where} the verdict goes from {half.verdict} to {last.verdict}"
     if abs(last.difference - half.difference) > margin:
-        before, after = (f"{one.difference:.3g}".replace("-", "−") for one in (half, last))
-        return f"{where} the difference goes from {before} to {after}"
+        first, second = (f"{one.difference:.3g}".replace("-", "−") for one in (half, last))
+        return f"{where} the difference goes from {first} to {second}"
     return ""
