@@ -212,8 +212,13 @@ def test_promoters_that_share_no_lock_leave_one_champion_and_one_former(study: P
     settled = aliases(study)
     assert settled["champion"] in {"2", "3", "4"}
     assert settled["previous_champion"] in {"1", "2", "3", "4"} - {settled["champion"]}
+    # Whom the champion replaced its tags say; the other alias follows them, by the next call at the latest.
+    with closing(sqlite3.connect(study / "mlflow.db")) as database:
+        asked = "SELECT value FROM model_version_tags WHERE key = 'lossbench.replaces' AND version = ?"
+        (former,) = database.execute(asked, (settled["champion"],)).fetchone()
+    assert former in {"1", "2", "3", "4"} - {settled["champion"]}
     assert retrain(study, "rollback").returncode == 0
-    assert aliases(study)["champion"] == settled["previous_champion"]
+    assert aliases(study) == {"champion": former, "previous_champion": settled["champion"]}
 
 
 def test_the_notified_command_hears_the_outcome_and_its_failure_fails_nothing(study: Path) -> None:
