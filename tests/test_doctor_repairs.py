@@ -263,7 +263,7 @@ def test_after_a_repair_dvc_status_works_and_the_trained_study_is_whole(trained_
     """Everything at once, on a study with real outs: nothing good is gone, and DVC works again."""
     root = tmp_path / "study"
     shutil.copytree(trained_study, root)
-    for name in ("dvc.yaml", "looks.yaml", "requirements.lock"):
+    for name in (".dvcignore", "dvc.yaml", "looks.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, root / name)
     for name in ("lossbench", "stages", "plugins"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
