@@ -387,7 +387,7 @@ NAN = X.astype(float)
 NAN[3, 0, 0, 0] = np.nan
 
 
-class Growing(Dataset):  # type: ignore[type-arg]
+class Growing(Dataset):  # type: ignore[type-arg]  # of items of any kind
     def __len__(self) -> int:
         return 3
 
@@ -525,7 +525,7 @@ def samples_of(train: Any, folder: Path, task: str = "label", **wanted: Any) -> 
     return str(json.loads((folder / "data/provenance.json").read_bytes())["samples_sha256"]) + str(described)
 
 
-class Pictures(Dataset):  # type: ignore[type-arg]
+class Pictures(Dataset):  # type: ignore[type-arg]  # of items of any kind
     """As torchvision's users have them: a picture of Pillow's and a number."""
 
     def __init__(self, images: Any, labels: Any) -> None:
