@@ -20,6 +20,7 @@ from lossbench.reporting import write_report
 from lossbench.reporting.gallery import image_address, mask_address
 from lossbench.reporting.in_a_line import _looked_at
 from lossbench.reporting.page import _script_json
+from lossbench.reporting.tables import curves
 
 FILES = (
     "leaderboard.csv",
@@ -360,3 +361,10 @@ def test_the_deciding_metric_is_the_first_and_marked_and_floors_stand_in_table_a
     for chart in ("digits-forest", "digits-scores"):
         assert "constant prediction:" in json.dumps(specs[chart])
     assert '"type": "text"' in json.dumps(specs["digits-confusion"])
+
+
+def test_curves_of_nobody_who_wrote_a_history_have_their_columns() -> None:
+    params = SimpleNamespace(comparison=SimpleNamespace(level=0.05))
+    found = curves(SimpleNamespace(params=params, evaluated={}))  # type: ignore[arg-type]  # what it asks
+    assert found.empty
+    assert {"experiment", "split", "metric", "epoch", "mean"} <= set(found.columns)

@@ -99,26 +99,30 @@ def higher_is_better(one: Evaluated, metric: str) -> bool:
     return next((known.higher_is_better for known in one.task.metrics if known.name == metric), False)
 
 
+CURVE = ["arm", "loss", "split", "metric", "epoch"]
+"""What names a point of a learning curve within its experiment."""
+
+
 def curves(study: Study) -> pd.DataFrame:
     """Learning curves: mean and t interval over seeds per experiment, arm, split, metric and epoch."""
     level = study.params.comparison.level
     rows = []
     for one in study.evaluated.values():
-        keys = ["arm", "loss", "split", "metric", "epoch"]
-        for key, values in one.history.groupby(keys, sort=False)["value"]:
+        for key, values in one.history.groupby(CURVE, sort=False)["value"]:
             interval = within_bounds(mean_interval(values.to_numpy(), level), str(key[3]))
             mean = float(values.mean())
             bounds = (interval.low, interval.high) if len(values) > 1 else (mean, mean)
             rows.append(
                 {
                     "experiment": one.name,
-                    **dict(zip(keys, key, strict=True)),
+                    **dict(zip(CURVE, key, strict=True)),
                     "mean": mean,
                     "low": bounds[0],
                     "high": bounds[1],
                 }
             )
-    return pd.DataFrame(rows)
+    # A script may write no history, nor may any of a study: the columns are there all the same.
+    return pd.DataFrame(rows, columns=["experiment", *CURVE, "mean", "low", "high"])
 
 
 def findings(study: Study) -> list[Finding]:
