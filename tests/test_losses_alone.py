@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -91,5 +92,5 @@ def copied(folder: Path) -> Path:
     for name in filter(None, listed.split("\0")):
         target = folder / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+        shutil.copy(ROOT / name, target, follow_symlinks=False)  # the package links what lies beside it
     return folder / "source"
