@@ -170,7 +170,7 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
         return Outcome(node, interrupted=True)
     except (UserError, GateError) as error:
         return Outcome(node, error)
-    except Exception as error:
+    except Exception as error:  # of any kind: it goes to the driver, which tells it of its arm
         error.add_note(f"in the {task.job.label}, on {node}")
         return Outcome(node, told_in_words(error))
     return Outcome(node)
