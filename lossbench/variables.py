@@ -70,7 +70,8 @@ VARIABLES = (
     Variable(
         "LOSSBENCH_MEMORY",
         "whole number of MiB",
-        "What training data may take in memory before they are read in portions. Default: half of the free.",
+        "What training data may take in a process's memory before they are read in portions. Default: half "
+        "of what is free on a GPU; on the CPU 256, for portions come from the page cache, which all share.",
     ),
     Variable(
         "LOSSBENCH_MIRROR",

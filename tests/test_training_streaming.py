@@ -11,6 +11,7 @@ import pytest
 import torch
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
+from lossbench.data.dataset import give_back
 from lossbench.errors import UserError
 from lossbench.training import Member, portions
 from lossbench.training.loop import train_replicate
@@ -102,10 +103,39 @@ def test_a_budget_that_is_no_number_is_refused(monkeypatch, value):
         memory_budget("cpu")
 
 
-def test_without_a_budget_half_of_what_is_free_is_taken(monkeypatch):
+@pytest.mark.parametrize(("free", "budget"), [(1000, 500), (2**40, 256 * 2**20)])
+def test_without_a_budget_half_of_what_is_free_is_taken_and_no_more_than_is_of_use(monkeypatch, free, budget):
     monkeypatch.delenv("LOSSBENCH_MEMORY", raising=False)
-    monkeypatch.setattr(portions, "available_memory", lambda: 1000)
-    assert memory_budget("cpu") == 500
+    monkeypatch.setattr(portions, "available_memory", lambda: free)
+    assert memory_budget("cpu") == budget
+
+
+def mapped_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:")) * 1024
+
+
+@pytest.mark.parametrize("budget", ["0", "512"], ids=["streamed", "resident"])
+def test_what_was_read_from_the_map_is_given_back(tmp_path, monkeypatch, budget):
+    monkeypatch.setenv("LOSSBENCH_MEMORY", budget)
+    data = labels_dataset(tmp_path)
+    inputs = np.random.default_rng(0).integers(0, 256, (400, 1, 512, 512), dtype=np.uint8)
+    np.save(tmp_path / "train" / "inputs.npy", inputs)  # 100 MiB
+    np.save(tmp_path / "train" / "targets.npy", np.arange(400) % 3)
+    before = mapped_bytes()
+    portion = setting(data, {"name": "simple_cnn", "width": 1, "layers": 1, "hidden": 0}).train
+    read = torch.cat([portion.take(index).inputs.sum(dim=(1, 2, 3)) for index in portions.parts(400, 20)])
+    assert len(read.unique()) > 300
+    assert mapped_bytes() - before < 30 * 2**20
+
+
+def test_a_map_with_changes_of_its_own_and_plain_arrays_are_left_alone(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(10_000))
+    changed = np.load(tmp_path / "a.npy", mmap_mode="c")
+    changed[:] = 1
+    for array in (changed, np.ones(10)):
+        give_back(array)
+        assert (array == 1).all()
 
 
 def test_grey_images_have_one_memory_layout_however_they_came():
@@ -125,16 +155,16 @@ from lossbench.training import Member
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 
-def anonymous():
+def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) // 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
 
 most, looks = 0, 0
 class Watching(Interruption):
     @property
     def asked(self):
         global most, looks
-        most, looks = max(most, anonymous()), looks + 1
+        most, looks = max(most, resident()), looks + 1
         return looks >= 40
     @asked.setter
     def asked(self, value):

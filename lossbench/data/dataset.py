@@ -14,6 +14,7 @@ Training reads nothing else, whatever the source was.
 
 import json
 from dataclasses import asdict, dataclass, field
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+def give_back(array: npt.NDArray[Any]) -> None:
+    """Let the kernel have the pages of a mapped array again; whoever reads it next maps them anew.
+
+    What was read from a map counts as this process's memory until the map is closed, though the page cache
+    holds it already. An array of any other kind is left alone, as are maps with changes of their own.
+    """
+    if isinstance(array, np.memmap) and array.mode == "r" and isinstance(array.base, mmap):
+        array.base.madvise(MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lossbench.data.dataset import Split
+from lossbench.data.dataset import Split, give_back
 from lossbench.errors import UserError
 from lossbench.system import available_memory
 from lossbench.tasks.base import Task
@@ -31,6 +31,8 @@ POSITIONS_AT_ONCE = 2**16
 """Positions (pixels, voxels, tokens) of these samples together: activations grow with them."""
 OUTPUTS_AT_ONCE = 2**25
 """Numbers that a model puts out for these samples together, where it has many outputs a position (words)."""
+RESIDENT = 256 * 2**20
+"""Bytes of data, as stored, that each process on the CPU holds a copy of; what is larger is streamed."""
 AHEAD = 2
 """Batches that are read while one is trained on."""
 MiB = 2**20
@@ -134,6 +136,7 @@ class Mapped:
         for array in arrays:
             here = np.flatnonzero((wanted >= start) & (wanted < start + len(array)))
             out[here] = array[wanted[here] - start]
+            give_back(array)
             start += len(array)
         return torch.from_numpy(out).to(self.device)
 
@@ -268,7 +271,10 @@ def parts(count: int, size: int) -> list[Tensor]:
 
 
 def _tensor(arrays: Sequence[npt.NDArray[Any]], device: str) -> Tensor:
-    return torch.from_numpy(np.concatenate([np.asarray(array) for array in arrays])).to(device)
+    whole = np.concatenate([np.asarray(array) for array in arrays])
+    for array in arrays:
+        give_back(array)
+    return torch.from_numpy(whole).to(device)
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -285,7 +291,10 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def memory_budget(device: str) -> int:
-    """Bytes that training data may take: ``LOSSBENCH_MEMORY`` (MiB), or half of what is free.
+    """Bytes that training data may take: ``LOSSBENCH_MEMORY`` (MiB), or half of what is free on a GPU.
+
+    On the CPU 256 MiB, and no more than half of what is free: a batch of what is larger is read from the page
+    cache, which all workers share, as fast as from memory of their own.
 
     Raises:
         UserError: if the variable is no number.
@@ -298,4 +307,4 @@ def memory_budget(device: str) -> int:
         return int(wanted) * MiB
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0] // 2)
-    return available_memory() // 2
+    return min(RESIDENT, available_memory() // 2)
