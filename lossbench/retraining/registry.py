@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, PREVIOUS = "champion", "previous_champion"
+TRIES = 5
+"""Times that a champion is settled anew when another takes its place meanwhile."""
 REPLACES = "lossbench.replaces"
 """Whom a version replaces, or is about to."""
 ATTEMPT = "lossbench.attempt"
@@ -219,7 +221,13 @@ class Registry:
             the row of the record by which the champion became champion, where it says so.
 
         """
-        return self._settle(self.standing())
+        for _ in range(TRIES):
+            now = self.standing()
+            row = self._settle(now)
+            # One that shares no lock with us may have moved the alias before we wrote the other.
+            if self.champion() == now.champion:
+                break
+        return row
 
     def _settle(self, now: Standing) -> dict[str, str] | None:
         champion = now.champion
@@ -337,6 +345,8 @@ class Registry:
         rival = min(earlier, key=int)
         self.client.set_registered_model_alias(self.name, CHAMPION, rival)
         self.client.delete_model_version_tag(self.name, version, REPLACES)
+        with suppress(ServerGoneError):  # the rival, or the next call, completes the rest
+            self.settle()
         raise OvertakenError(
             f"version {rival} of '{self.name}' was promoted by another at the same moment, and stays champion"
         )
