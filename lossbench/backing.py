@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, unquote_to_bytes
 
-from lossbench.errors import SHORTEST_SECRET, GateError, UserError, shown
+from lossbench.errors import GateError, UserError
 from lossbench.identity import part_name
 from lossbench.system import write_atomically
+from lossbench.telling import SHORTEST_SECRET, shown
 
 STORE = "LOSSBENCH_STORE"
 ALLOWED = "allowed: a folder, or an address that all processes reach, such as s3://bucket/folder"

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 import lossbench
-from lossbench.errors import UserError, exit_code
+from lossbench.errors import UserError
+from lossbench.telling import exit_code
 
 VERBS = {
     "new": "begin a study in your own repository: params.yaml, dvc.yaml and all that a run needs",

@@ -1,45 +1,17 @@
-"""The two ways in which Lossbench says no, and the exit codes that go with them."""
+"""The two ways in which Lossbench says no, and words of their sentences.
 
-import errno
-import os
-import re
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
-from reprlib import Repr
-from types import TracebackType
-from urllib.parse import quote, unquote
-
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-RUST_ERROR = re.compile(r"\(os error (\d+)\)")
-USERINFO = re.compile(r"""(?<=://)(?:(?!/)[^\s'"]*|[^\s/?#]*|\S*://\S*)@""")
-"""What stands between ``://`` and the last ``@``: a name, a password, which may hold any character.
-
-The leftmost ``://`` counts, for a password may hold one as well.
+How a sentence reaches a person stands in :mod:`lossbench.telling`: what stands here is part of every
+replicate's key, and changes rarely.
 """
-QUERY_SECRETS = re.compile(
-    r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)([^\s&;'\"]+)", re.IGNORECASE
-)
-"""Likewise in an address's query, or in a list of settings."""
-HOSTED = ("databricks", "databricks-uc", "uc")
-"""Kinds of store that MLflow resolves by itself: what follows names a profile, or a scope of secrets."""
-HOSTED_PLACE = re.compile(rf"\b({'|'.join(HOSTED)}):(?://)?[^\s'\"/,;)]+", re.IGNORECASE)
-PATHS = ("sqlite", "file")
-"""Schemes whose addresses hold a path and nobody's name."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from reprlib import Repr
+
 NO_MEMORY = re.compile(r"can't allocate memory|[Oo]ut of memory|not enough memory")
 """torch's words, which are RuntimeErrors."""
-LESS_MEMORY = (
-    "lower 'recipe.batch_size', the trainings side by side (--jobs, or LOSSBENCH_WORKERS) or "
-    "'compute.threads'; what was finished is kept"
-)
-"""What to do about it."""
-NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
-
-
-SHORTEST_SECRET = 4
-"""Letters; what is shorter would be found in the middle of words."""
 
 
 class UserError(Exception):
@@ -50,7 +22,7 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Say to IPython what it shows: the sentence."""
-        return [f"error: {printable(scrubbed(str(self)))}"]
+        return [f"error: {_told(str(self))}"]
 
 
 class GateError(Exception):
@@ -58,7 +30,7 @@ class GateError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Say to IPython what it shows: the sentences."""
-        return [f"refused: {printable(scrubbed(str(self)), kept=chr(10))}"]
+        return [f"refused: {_told(str(self), kept=chr(10))}"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -89,106 +61,7 @@ def brief(value: object) -> str:
     return _BRIEF.repr(value)
 
 
-def printable(text: str, kept: str = "") -> str:
-    """Escape what would move a terminal's cursor or cannot be printed, but for the characters ``kept``."""
-    return "".join(
-        one if one.isprintable() or one in kept else ascii(one)[1:-1]  # ascii() escapes and adds quotes
-        for one in text
-    )
-
-
-def scrubbed(text: str) -> str:
-    """Take names and passwords out of the addresses in a text: no ``user:password@host`` is ever told.
-
-    What stands in ``MLFLOW_TRACKING_URI``, whatever signs its password is made of, is taken out as it
-    stands, too: libraries quote an address, or parts of it, in many ways.
-    """
-    for secret in _secrets():
-        text = text.replace(secret, "***")
-    text = HOSTED_PLACE.sub(r"\1:…", text)
-    text = USERINFO.sub("", text)
-    return QUERY_SECRETS.sub(r"\1…", text)
-
-
-def shown(address: str) -> str:
-    """Show an address without the credentials and the query that it may hold."""
-    scheme, colon, rest = address.partition(":")
-    if _kind(address) in HOSTED:
-        return scheme
-    if not colon or "/" in scheme or _kind(address) in PATHS:
-        return address.partition("?")[0]
-    slashes = "//" if rest.startswith("//") else ""
-    # Up to the last "@": a password may hold any character, though it should be escaped.
-    place = rest.removeprefix(slashes).rpartition("@")[2]
-    return f"{scheme}:{slashes}{place.partition('?')[0].partition('#')[0]}"
-
-
-def _kind(address: str) -> str:
-    return address.partition(":")[0].lower().partition("+")[0]
-
-
-def _secrets() -> Iterator[str]:
-    """Yield what is secret in the tracking address, as it may be written, the longest writing first."""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if _kind(address) in HOSTED:  # an address of its own may follow: uc:https://…
-        place = address.partition(":")[2].rpartition("//")[2]
-        info = place.rpartition("@")[0] or place
-        yield from (one for one in (place, info, info.partition(":")[2]) if len(one) >= SHORTEST_SECRET)
-        return
-    if "://" not in address or _kind(address) in PATHS:
-        return
-    info = address.partition("://")[2].rpartition("@")[0]
-    told = [info, info.partition(":")[2], *(value for _, value in QUERY_SECRETS.findall(address))]
-    # As it stands, plain, and escaped once more: an address is sent as a part of another, too.
-    written = {form for one in told for form in (one, unquote(one), quote(one, safe=""))}
-    yield from sorted((one for one in written if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
-
-
-def exit_code(main: Callable[[], None]) -> int:
-    """Run an entry point; turn errors of a user, a gate or the machine into a sentence and an exit code."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {printable(scrubbed(str(error)))}", file=sys.stderr)
-        return 2
-    except GateError as error:
-        print(f"refused: {printable(scrubbed(str(error)), kept=chr(10))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept: the same command goes on from there", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        # Of any type, for libraries in Rust have types of their own. Nothing is swallowed: what the machine
-        # refused becomes a sentence and exit code 1, all else is a bug and raised again.
-        said = _of_the_machine(error)
-        if said is None:
-            sys.excepthook = _tell_bug
-            raise
-        print(f"refused: {printable(scrubbed(said))}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback without names and passwords of addresses."""
-    print(scrubbed("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-
-
-def _of_the_machine(error: Exception) -> str | None:
-    """Say what failed where it was the machine and no fault of ours: no room, no right to write or read.
-
-    NumPy tells of a full disk without a number, libraries in Rust have it in their text only.
-    """
-    text = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
-        return f"not enough memory ({(text.splitlines() or [''])[0][:160]}); {LESS_MEMORY}"
-    number = error.errno if isinstance(error, OSError) else None
-    if found := RUST_ERROR.search(text):
-        number = int(found[1])
-    if isinstance(error, OSError) and number is None and NUMPY_ERROR.fullmatch(text):
-        number = errno.ENOSPC
-    if number not in MACHINE:
-        return None
-    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    then = "what was finished is kept: run the same command again when that is mended"
-    return f"{where}{os.strerror(number)}; {then}"
+def _told(sentence: str, kept: str = "") -> str:
+    """Write a sentence for a notebook, which shows errors without an entry point of ours."""
+    telling = import_module("lossbench.telling")  # by its name: as an import it would stand in every key
+    return str(telling.printable(telling.scrubbed(sentence), kept))

@@ -21,7 +21,7 @@ from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
-from lossbench.errors import GateError, UserError, printable
+from lossbench.errors import GateError, UserError
 from lossbench.execution.collect import budgets_of, weights_of
 from lossbench.execution.declared import (
     begin_looks,
@@ -45,6 +45,7 @@ from lossbench.outs import Outs
 from lossbench.params import Params, load_params
 from lossbench.processes import step
 from lossbench.store import Store, opened
+from lossbench.telling import printable
 
 Looks = Literal["", "next", "all"]
 

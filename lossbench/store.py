@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.backing import ALLOWED, STORE, File, Place, folder_of, place_of
-from lossbench.errors import UserError, shown
+from lossbench.errors import UserError
+from lossbench.telling import shown
 
 FRESH = "LOSSBENCH_FRESH"
 MARKER = "store.json"

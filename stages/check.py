@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from lossbench.checked import checked_by_caller
-from lossbench.errors import exit_code
 from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
+from lossbench.telling import exit_code
 
 
 def main() -> None:

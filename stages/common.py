@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossbench.errors import UserError, exit_code, nearest
+from lossbench.errors import UserError, nearest
 from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
+from lossbench.telling import exit_code
 
 if TYPE_CHECKING:
     from lossbench.execution.fill import Filling

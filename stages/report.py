@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from lossbench.errors import exit_code
 from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.outs import Outs
 from lossbench.params import load_params
+from lossbench.telling import exit_code
 
 
 def main() -> None:

@@ -109,6 +109,12 @@ def test_what_verdicts_are_made_of_trains_nothing_anew(arms: dict[str, Identity]
         assert scoring <= {"lossbench.statistics", "lossbench.statistics.calibration"}
 
 
+def test_how_errors_are_told_trains_nothing_anew(arms: dict[str, Identity]) -> None:
+    for one in arms.values():
+        assert "lossbench.errors" in one.code.files
+        assert "lossbench.telling" not in one.code.files
+
+
 def test_no_modules_of_ours_import_each_other_in_a_circle() -> None:
     """As they are imported: what a function imports when it is called comes after."""
     graph = {module: set(imported_first(module)) & set(MODULES) - {module} for module in MODULES}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossbench.errors import GateError, UserError, exit_code, scrubbed, shown
+from lossbench.errors import GateError, UserError
+from lossbench.telling import exit_code, scrubbed, shown
 
 SECRET = st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=126), min_size=6, max_size=20)
 PLAIN = SECRET.map(lambda text: "".join(one for one in text if one not in "/?#@")).filter(

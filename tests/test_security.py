@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from retraining_cases import growing_study, records, retrain
 
-from lossbench.errors import shown
+from lossbench.telling import shown
 from lossbench.tracking.ui import mlflow_server
 
 SECRETS = {

@@ -18,8 +18,8 @@ from conftest import stage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lossbench.errors import shown
 from lossbench.params import load_params
+from lossbench.telling import shown
 from lossbench.tracking import server
 from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
 from lossbench.tracking.record import flatten

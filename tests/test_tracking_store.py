@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lossbench.checking import check
-from lossbench.errors import UserError, scrubbed, shown
+from lossbench.errors import UserError
 from lossbench.params import parse_params
+from lossbench.telling import scrubbed, shown
 from lossbench.tracking.server import connect
 from lossbench.tracking.store import check_driver, local_store, parse, store_of
 

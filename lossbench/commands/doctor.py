@@ -8,7 +8,8 @@ import argparse
 from pathlib import Path
 
 from lossbench.commands.study import enter_study, study_argument
-from lossbench.errors import GateError, UserError, printable
+from lossbench.errors import GateError, UserError
+from lossbench.telling import printable
 
 
 def examine_here(check: bool) -> None:

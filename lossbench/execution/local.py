@@ -21,7 +21,7 @@ from typing import Any
 
 from lossbench import gpus
 from lossbench.backing import absolute
-from lossbench.errors import LESS_MEMORY, GateError, UserError
+from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER, WORK
 from lossbench.lifetime import die_with_parent, without_main
@@ -30,6 +30,7 @@ from lossbench.params import Params
 from lossbench.recipe import Compute
 from lossbench.store import Store
 from lossbench.system import available_memory, keep_memory, peak_memory, processors, reset_peak, resident
+from lossbench.telling import LESS_MEMORY
 
 GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""

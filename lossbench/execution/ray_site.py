@@ -19,7 +19,7 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lossbench.backing import absolute
-from lossbench.errors import LESS_MEMORY, GateError, UserError
+from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Score, Where
 from lossbench.execution.ray_worker import News, Seen, look, serve
 from lossbench.execution.remote import (
@@ -38,6 +38,7 @@ from lossbench.execution.remote import (
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.store import Store
+from lossbench.telling import LESS_MEMORY
 
 ADDRESS = "RAY_ADDRESS"
 GPU_SHARE = "LOSSBENCH_GPU_SHARE"

@@ -22,13 +22,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lossbench.errors import LESS_MEMORY, GateError, UserError
+from lossbench.errors import GateError, UserError
 from lossbench.execution.identity import data_hash, machine, user_code, versions
 from lossbench.execution.jobs import Event, Floors, Gallery, Job, Score, Where
 from lossbench.execution.scripted import identity_of
 from lossbench.params import Params
 from lossbench.store import Store
 from lossbench.system import processors, write_atomically
+from lossbench.telling import LESS_MEMORY
 
 TRIES = 4
 """Of a job whose worker or node died: the first, and three more."""

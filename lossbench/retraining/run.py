@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
 from lossbench.doctor import examine, find_repository, guarded, repair_all
-from lossbench.errors import GateError, UserError, scrubbed
+from lossbench.errors import GateError, UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import Params
@@ -43,6 +43,7 @@ from lossbench.retraining.registry import (
 )
 from lossbench.retraining.scoring import Contender, contender, read_contender
 from lossbench.serving.logged import carry_code, log_model, median_seed
+from lossbench.telling import scrubbed
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import data_digest, digest, revision, study_name

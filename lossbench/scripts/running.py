@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from lossbench.errors import LESS_MEMORY, GateError
+from lossbench.errors import GateError
 from lossbench.lifetime import die_with_parent
+from lossbench.telling import LESS_MEMORY
 
 POLL = 0.2
 """Seconds between two looks at a script."""

@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from lossbench.data.images import Resize, read_image
-from lossbench.errors import UserError, printable
+from lossbench.errors import UserError
 from lossbench.serving.answers import Answer
 from lossbench.serving.replicate import ReplicateModel
+from lossbench.telling import printable
 
 
 def predict_files(model: ReplicateModel, files: Sequence[Path], as_json: bool) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossbench.errors import GateError, UserError, printable, scrubbed
+from lossbench.errors import GateError, UserError
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.serving.source import ADDRESS
+from lossbench.telling import printable, scrubbed
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

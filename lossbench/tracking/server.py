@@ -18,8 +18,8 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lossbench.errors import scrubbed
 from lossbench.lock import lock
+from lossbench.telling import scrubbed
 from lossbench.tracking import artifacts
 from lossbench.tracking.store import Store, check_driver, local_uri, store_of
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from lossbench.errors import HOSTED, UserError, nearest, shown
+from lossbench.errors import UserError, nearest
+from lossbench.telling import HOSTED, shown
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
