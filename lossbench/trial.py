@@ -26,7 +26,9 @@ from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
 from lossbench.tasks.base import Task, task_class
 from lossbench.training.determinism import SWITCH, deterministic
 from lossbench.training.faults import of_the_device
-from lossbench.training.setting import check_recipe, loss_context
+from lossbench.training.mixing import mixed
+from lossbench.training.portions import Batch
+from lossbench.training.setting import check_mixing, check_recipe, loss_context
 
 MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionError)
 """What torch raises at shapes that do not fit."""
@@ -102,6 +104,7 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
             _last(experiment.recipe, len(split)),
         )
         check_recipe(experiment.recipe, data, trial.shape)
+        check_mixing(experiment.recipe, task, trial.shape)
     with one_thread():
         outputs = try_model(trial)
     for arm in params.arms_of(name).values():
@@ -260,7 +263,7 @@ def _try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tens
 
 def _built(trial: Trial, name: str, spec: Any) -> Loss:
     with _told(trial.where):
-        return build(spec, loss_context(trial.task), f"losses.{name}")
+        return build(spec, loss_context(trial.task, trial.experiment.recipe), f"losses.{name}")
 
 
 def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) -> None:
@@ -274,6 +277,8 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
         if made.auxiliary:
             extra["auxiliary"] = made.prepare(task.loss_target(targets), task.loss_classes).to(device)
         targets, samples = targets.to(device), trial.samples[:count].to(device)
+        recipe = trial.experiment.recipe
+        samples, targets, _ = mixed(Batch(samples, targets, None), recipe, task, 0, 1, 0)
         with _as_trained(trial):
             task.objective(made, logits, targets, samples, **extra).backward()  # type: ignore[no-untyped-call]  # torch's own
     except MISFIT as error:

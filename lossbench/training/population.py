@@ -27,7 +27,7 @@ from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
-from lossbench.training.portions import Batch, Portion, at_once, parts
+from lossbench.training.portions import Batch, Portion, at_once, channels_last, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Epoch, Plan, changed
@@ -91,6 +91,11 @@ class _Population:
         self.members = [members[place] for place in self.places]
         self.recipe, self.device = setting.recipe, setting.compute.device
         self.loss = setting.loss_of(self.members[0])
+        if self.loss.learned:
+            raise UserError(
+                "'compute.engine' is 'population', which cannot train a sum with learned weights; "
+                "allowed: loop"
+            )
         self.plans = [Plan(setting, member.seed) for member in self.members]
         models = [setting.model_of(member.seed) for member in self.members]
         first = self.plans[0].train.take(torch.arange(self.plans[0].batch))
@@ -111,7 +116,7 @@ class _Population:
         self.step = 0
         self.total = torch.zeros(len(self.members), dtype=torch.float64, device=self.device)
         self._restore()
-        self._try(first)
+        self._try(self.plans[0].mixed(first, 1, 0))
 
     def _groups(self, models: Sequence[nn.Module]) -> list[_Group]:
         recipes = [self.setting.recipe_of(member).optimizer for member in self.members]
@@ -161,6 +166,7 @@ class _Population:
 
     def _train(self, number: int) -> None:
         plan = self.plans[0]
+        self.loss = self.setting.loss_during(number, self.members[0], self.loss)
         epochs = [one.epoch(number) for one in self.plans]
         rows = torch.stack(
             [one.train.numbers(epoch.order) for one, epoch in zip(self.plans, epochs, strict=True)]
@@ -187,12 +193,26 @@ class _Population:
         noises = [plan.noise(number, self.step, count) for plan in self.plans]
         noise = torch.cat([one for one in noises if one is not None]) if noises[0] is not None else None
         batch = changed(batch, self.setting, Draws.together(drawn) if drawn else None, noise)
+        batch = self._mixed(batch, count, number)
         return Batch(
             *(
                 None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # None is auxiliary's
                 for one in batch
             )
         )
+
+    def _mixed(self, batch: Batch, count: int, number: int) -> Batch:
+        """Mix each member's samples with one another."""
+        if not self.recipe.mixes:
+            return batch
+        own = [
+            plan.mixed(Batch(inputs, targets, None), number, self.step)
+            for plan, inputs, targets in zip(
+                self.plans, torch.split(batch.inputs, count), torch.split(batch.targets, count), strict=True
+            )
+        ]
+        inputs = channels_last(torch.cat([one.inputs for one in own]))
+        return Batch(inputs, torch.cat([one.targets for one in own]), batch.auxiliary)
 
     def _masks(self, number: int) -> dict[str, Tensor]:
         drawn = [

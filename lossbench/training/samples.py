@@ -8,6 +8,7 @@ from torch import Tensor
 from lossbench.errors import UserError
 from lossbench.plugins import load_object
 from lossbench.training.augmentation import Draws, augment, draw
+from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.seeds import derive, generator
 from lossbench.training.setting import Setting
@@ -95,6 +96,10 @@ class Plan:
                 "targets) of the batch's samples"
             )
         return Batch(made[0], made[1], batch.auxiliary)
+
+    def mixed(self, batch: Batch, number: int, step: int) -> Batch:
+        """Mix a batch with itself and soften its targets, as the recipe says."""
+        return mixed(batch, self.setting.recipe, self.setting.task, self.seed, number, step)
 
     def slice(self, step: int) -> slice:
         """Say which samples of an epoch's order make up a step."""
