@@ -84,6 +84,7 @@ class Loss(Declared):
         agrees: the settings that it must share with the other parts of a sum.
         ordered: whether the classes' order may matter, so that they cannot be relabelled at all.
         signed: whether its value may be below 0.
+        weighs: whether it takes weights.
 
     Attributes:
         check: when values are looked at: targets in range, weights finite, logits that are no probabilities.
@@ -105,6 +106,7 @@ class Loss(Declared):
     background: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
     signed: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     agrees: ClassVar[tuple[str, ...]] = ("ignore_index", "labels")
     tunable: ClassVar[Mapping[str, Tunable]] = MappingProxyType({})
 

@@ -213,13 +213,13 @@ def _refuse_numbers_alone(spec: Mapping[str, Any], key: str) -> None:
     if not _takes_distributions(REGISTRY[spec["name"]]):
         fitting = [name for name in REGISTRY if _takes_distributions(REGISTRY[name])]
         raise UserError(
-            f"{key}.name is {spec['name']}, which takes no distribution over the classes, as "
-            f"'recipe.mixing' and 'recipe.label_smoothing' make of targets; {_listed(fitting)}"
+            f"{key}.name is {spec['name']}, which takes no distribution over the classes, as soft labels "
+            f"are, and as 'recipe.mixing' and 'recipe.label_smoothing' make of targets; {_listed(fitting)}"
         )
     if spec.get("labels", "exclusive") != "exclusive":
         raise UserError(
             f"{key}.labels is {spec['labels']!r}, but 'recipe.mixing' and 'recipe.label_smoothing' make of a "
-            "target a distribution over the classes; allowed: exclusive"
+            "target a distribution over the classes, and soft labels are one; allowed: exclusive"
         )
 
 

@@ -70,6 +70,7 @@ class Sum(Loss):
         self.spatial = max(part.spatial for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
         self.background = any(part.background for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
         self.ordered = any(part.ordered for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
+        self.weighs = all(part.weighs for part in losses)  # type: ignore[misc]  # a ClassVar elsewhere
         self.link = losses[0].link  # type: ignore[misc]  # a ClassVar elsewhere
 
     @property

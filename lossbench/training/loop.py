@@ -101,12 +101,13 @@ class _Run:
             draws = None if epoch.draws is None else epoch.draws.at(part)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
             given = self.plan.transformed(changed(batch, self.setting, draws, noise), number, self.step)
-            inputs, targets, auxiliary = self.plan.mixed(given, number, self.step)
+            shown = self.plan.mixed(given, number, self.step)
             seed_all(self.plan.dropout_seed(number, self.step), device)
             with precision(self.setting.compute):
-                outputs = self.model(channels_last(inputs))
-            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
-            value = self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
+                outputs = self.model(channels_last(shown.inputs))
+            value = self.setting.task.objective(
+                self.loss, outputs.float(), shown.targets, shown.inputs, **shown.extra
+            )
             self.total += value.detach()
             done = (number - 1) * self.plan.per_epoch + self.step
             self._update(value, rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch))

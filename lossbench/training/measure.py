@@ -12,7 +12,7 @@ from lossbench.losses.schedules import is_learned, is_scheduled
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member
-from lossbench.training.mixing import makes_distributions, mixed
+from lossbench.training.mixing import mixed, trains_on_distributions
 from lossbench.training.portions import channels_last, parts
 from lossbench.training.setting import Setting
 
@@ -53,7 +53,8 @@ def validation_loss(setting: Setting, member: Member, state: Mapping[str, torch.
     """Mean of the member's own loss over the validation samples: what breaks ties between points of a search.
 
     Points of one arm share a loss, so that its values may be compared; numbers that change have their last
-    value. None where it is not finite, and of a sum with learned weights, which every point has of its own.
+    value. Weights and soft labels are left out, as of all that is measured on validation samples. None where
+    it is not finite, and of a sum with learned weights, which every point has of its own.
     """
     loss, model = setting.loss_of(member), setting.model_of(member.seed)
     if loss.learned:
@@ -100,13 +101,14 @@ def constant_loss(setting: Setting, member: Member) -> float | None:
     best = float("inf")
     for _ in range(CONSTANT_STEPS):
         total = torch.zeros((), device=logits.device)
-        for inputs, targets, auxiliary in batches:
-            per_class = task.multilabel or makes_distributions(setting.recipe, task)
+        for batch in batches:
+            targets = batch.targets
+            per_class = task.multilabel or trains_on_distributions(setting.recipe, task)
             spatial = targets.shape[2:] if per_class else targets.shape[1:]
             shape = (len(targets), task.outputs, *spatial)
             outputs = logits.view(1, -1, *[1] * len(spatial)).expand(shape)
-            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
-            total = total + task.objective(loss, outputs, targets, inputs, **extra) * len(targets) / count
+            value = task.objective(loss, outputs, targets, batch.inputs, **batch.extra)
+            total = total + value * len(targets) / count
         best = min(best, float(total.detach()))
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch's own

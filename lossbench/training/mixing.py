@@ -42,8 +42,15 @@ def makes_distributions(recipe: Recipe, task: Task | type[Task]) -> bool:
     return recipe.label_smoothing > 0 or recipe.mixing.mixup > 0 or pastes
 
 
+def trains_on_distributions(recipe: Recipe, task: Task) -> bool:
+    """Whether losses are shown distributions: those of the recipe, or the data's soft labels."""
+    return makes_distributions(recipe, task) or task.info.soft
+
+
 def mixed(batch: Batch, recipe: Recipe, task: Task, seed: int, epoch: int, step: int) -> Batch:
     """Mix a batch with itself and soften its targets, as the recipe says; else return it as it is.
+
+    Soft labels take the targets' place. Weights are mixed as what they weigh.
 
     Args:
         batch: encoded, augmented.
@@ -56,26 +63,33 @@ def mixed(batch: Batch, recipe: Recipe, task: Task, seed: int, epoch: int, step:
     """
     mix = draw_mix(recipe, len(batch.inputs), tuple(batch.inputs.shape[2:]), seed, epoch, step)
     smoothing = recipe.label_smoothing
-    if mix is None and not smoothing:
+    if mix is None and not smoothing and batch.soft is None:
         return batch
-    inputs, targets, ignored = batch.inputs, batch.targets, task.info.ignore_index
-    if makes_distributions(recipe, task):
+    inputs, targets, ignored, weights = batch.inputs, batch.targets, task.info.ignore_index, batch.weights
+    if batch.soft is not None:
+        targets = batch.soft * (1 - smoothing) + smoothing / task.loss_classes
+    elif makes_distributions(recipe, task):
         targets = distribution(targets, task.loss_classes, ignored, smoothing)
     elif smoothing:
         targets = smoothed_labels(targets, smoothing, ignored)
     if mix is None:
-        return Batch(inputs, targets, batch.auxiliary)
+        return Batch(inputs, targets, batch.auxiliary, weights)
     partner = mix.partner.to(inputs.device)
     if mix.box is None:
         inputs = blended(inputs, inputs[partner], mix.share)
         targets = _blended_targets(targets, targets[partner], mix.share, ignored)
+        weights = None if weights is None else blended(weights, weights[partner], mix.share)
     else:
         inputs = pasted(inputs, inputs[partner], mix.box)
         if targets.shape[-2:] == inputs.shape[-2:] and targets.ndim >= 3:
             targets = pasted(targets, targets[partner], mix.box)
         else:
             targets = _blended_targets(targets, targets[partner], mix.share, ignored)
-    return Batch(inputs, targets, batch.auxiliary)
+        if weights is not None and weights.ndim >= 3:
+            weights = pasted(weights, weights[partner], mix.box)
+        elif weights is not None:
+            weights = blended(weights, weights[partner], mix.share)
+    return Batch(inputs, targets, batch.auxiliary, weights)
 
 
 def draw_mix(

@@ -196,23 +196,23 @@ class _Population:
         batch = self._mixed(batch, count, number)
         return Batch(
             *(
-                None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # None is auxiliary's
+                None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # inputs and targets are there
                 for one in batch
             )
         )
 
     def _mixed(self, batch: Batch, count: int, number: int) -> Batch:
         """Mix each member's samples with one another."""
-        if not self.recipe.mixes:
+        if not self.recipe.mixes and batch.soft is None:
             return batch
+        none = [None] * len(self.plans)
+        fields = (none if one is None else torch.split(one, count) for one in batch)
         own = [
-            plan.mixed(Batch(inputs, targets, None), number, self.step)
-            for plan, inputs, targets in zip(
-                self.plans, torch.split(batch.inputs, count), torch.split(batch.targets, count), strict=True
-            )
+            plan.mixed(Batch(*parts), number, self.step)
+            for plan, *parts in zip(self.plans, *fields, strict=True)
         ]
-        inputs = channels_last(torch.cat([one.inputs for one in own]))
-        return Batch(inputs, torch.cat([one.targets for one in own]), batch.auxiliary)
+        joined = Batch(*(None if some[0] is None else torch.cat(some) for some in zip(*own, strict=True)))  # type: ignore[arg-type]  # inputs and targets are there
+        return joined._replace(inputs=channels_last(joined.inputs))
 
     def _masks(self, number: int) -> dict[str, Tensor]:
         drawn = [
@@ -233,15 +233,15 @@ class _Population:
         """(M,) losses of each member on its own batch."""
         parameters = self._parameters()
 
-        def one(weights: State, buffers: State, masks: State, batch: list[Tensor]) -> Tensor:
-            inputs, targets, *maps = batch
+        def one(
+            weights: State, buffers: State, masks: State, inputs: Tensor, targets: Tensor, extra: State
+        ) -> Tensor:
             with precision(self.setting.compute):
                 outputs = functional_call(self.skeleton, {**weights, **buffers, **masks}, (inputs,))
-            extra = {"auxiliary": maps[0]} if maps else {}
             return self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
 
-        given = [one for one in batch if one is not None]
-        value: Tensor = vmap(one)(parameters, self.buffers, masks, given)
+        given = (batch.inputs, batch.targets, batch.extra)
+        value: Tensor = vmap(one)(parameters, self.buffers, masks, *given)
         if self.recipe.l1:
             weights = [one.abs().flatten(1).sum(1) for one in parameters.values() if one.ndim > 2]
             self._penalty = self.recipe.l1 * torch.stack(weights).sum(0)
@@ -295,7 +295,7 @@ class _Population:
         members = len(self.members)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         wide = Batch(
-            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # None is auxiliary's
+            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # inputs and targets are there
         )
         self.skeleton.train()
         try:

@@ -18,7 +18,7 @@ from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import recurrent_in_float32
 from lossbench.training.member import Member
-from lossbench.training.mixing import makes_distributions
+from lossbench.training.mixing import trains_on_distributions
 from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
 
@@ -97,7 +97,7 @@ def loss_context(task: Task, recipe: Recipe | None = None) -> LossContext:
         multilabel=task.multilabel,
         ignore_index=task.info.ignore_index,
         positions=task.positions,
-        distributions=recipe is not None and makes_distributions(recipe, task),
+        distributions=recipe is not None and trains_on_distributions(recipe, task),
     )
 
 
@@ -137,6 +137,7 @@ def prepare(
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     check_recipe(recipe, data, shape)
     check_mixing(recipe, task, shape, auxiliary=maps is not None)
+    check_weights(recipe, task, build(loss, loss_context(task, recipe), "loss"), "loss")
     rare = None
     if recipe.augmentation.rare_classes_only:
         counts = torch.tensor(task.info.counts, dtype=torch.float64)
@@ -243,6 +244,37 @@ def check_mixing(recipe: Recipe, task: Task, shape: tuple[int, ...], auxiliary: 
         raise UserError(
             "'recipe.mixing' breaks the regions of which a loss of this experiment needs maps (boundary, "
             "hausdorff, blob); allowed with it: no mixing"
+        )
+
+
+def check_weights(recipe: Recipe, task: Task, loss: Loss, key: str) -> None:
+    """Refuse weights and soft labels of the data that a task, a loss or an augmentation cannot take.
+
+    Args:
+        recipe: of the experiment.
+        task: on the data.
+        loss: one of the compared.
+        key: where in params.yaml it stands, for messages.
+
+    """
+    weights, soft = task.info.weights, task.info.soft
+    if not (weights or soft):
+        return
+    what = "soft labels" if soft else f"a weight for each {weights}"
+    if not task.mixes:
+        raise UserError(
+            f"the data have {what}, of which task '{task.name}' can make no use; allowed: classification, "
+            "multilabel, segmentation, or data without"
+        )
+    if weights and not loss.weighs:
+        raise UserError(
+            f"{key}: loss '{loss.name}' takes no weights, but the data have {what}; allowed: a loss with an "
+            "argument 'weights', (N,) or (N, *spatial), or data without"
+        )
+    if recipe.augmentation.own is not None and (soft or weights == "position"):
+        raise UserError(
+            f"'recipe.augmentation.own' is shown inputs and targets, but the data have {what}, which would "
+            "not move along; allowed with it: a weight for each sample"
         )
 
 
