@@ -11,6 +11,8 @@ from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
 from lossbench.execution.declared import records_of
 from lossbench.execution.identity import use_own_code
+from lossbench.losses.building import check_distributions
+from lossbench.losses.schedules import is_learned
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params, ScriptExperiment
 from lossbench.plugins import load_object
@@ -18,6 +20,7 @@ from lossbench.recipe import Compute
 from lossbench.scripts.checking import check_script, only_of_scripts
 from lossbench.tasks.base import GAP, Task, task_for
 from lossbench.tracking.store import check_driver, store_of
+from lossbench.training.mixing import makes_distributions
 
 AMPERE = 8
 """Capability from which on a GPU knows tf32 and bf16."""
@@ -75,6 +78,7 @@ def check_names(params: Params, study: Path) -> None:
     for name, spec in params.losses.items():
         if name not in scripts:
             losses.check(spec, f"losses.{name}")
+    _check_distributions(params)
     for name, claim in params.hypotheses.items():
         for where in (claim.experiment, claim.than_experiment or claim.experiment):
             _check_claimed(claim.on, params.experiments[where], where, f"hypotheses.{name}.on")
@@ -132,6 +136,17 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
         load_object(experiment.recipe.augmentation.own, f"{key}.recipe.augmentation.own")
 
 
+def _check_distributions(params: Params) -> None:
+    """Refuse losses that cannot take what the recipe makes of targets, before anything runs."""
+    for name, one in params.experiments.items():
+        if isinstance(one, ScriptExperiment) or not one.recipe.mixes:
+            continue
+        task = task_for(one.task.name, one.metric, f"experiments.{name}")
+        if makes_distributions(one.recipe, task):
+            for arm in params.arms_of(name).values():
+                check_distributions(params.losses[arm.loss], f"losses.{arm.loss}")
+
+
 def _check_claimed(metric: str, experiment: Experiment, name: str, key: str) -> None:
     """Refuse a claim on a metric that its experiment does not have."""
     if not isinstance(experiment, ScriptExperiment):
@@ -178,6 +193,14 @@ def _check_engine(params: Params) -> None:
             raise UserError(
                 f"'compute.engine' is 'population', which cannot train model '{one.model.name}' of "
                 f"'experiments.{name}'; allowed: loop"
+            )
+        learned = next(
+            (a.loss for a in params.arms_of(name).values() if is_learned(params.losses[a.loss])), None
+        )
+        if learned is not None:
+            raise UserError(
+                f"'compute.engine' is 'population', which cannot train 'losses.{learned}', whose weights are "
+                "learned; allowed: loop"
             )
 
 

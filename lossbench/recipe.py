@@ -7,7 +7,15 @@ report is no part of that.
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -86,7 +94,23 @@ class Augmentation(Model):
     """A function of your own, `module:function`, called last."""
 
 
+class Mixing(Model):
+    """Batches mixed with themselves, their targets too; drawn anew for every batch, the same for all arms.
+
+    Where both are given, a coin chooses for every batch. Losses must take distributions over the classes.
+    """
+
+    mixup: NonNegative = 0.0
+    """α of Beta(α, α), from which the share of one sample in a blend of two is drawn; 0: none."""
+    cutmix: NonNegative = 0.0
+    """α of the same, for the area of a box that comes from another sample; 0: none. Masks move along."""
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+LATER = ("mixing", "label_smoothing")
+"""Knobs of a recipe that came after looks had been declared."""
 
 
 class Recipe(Model):
@@ -113,6 +137,9 @@ class Recipe(Model):
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """How batches are drawn: all samples once an epoch, or classes alike."""
     augmentation: Augmentation = Augmentation()
+    mixing: Mixing = Mixing()
+    label_smoothing: Fraction = 0.0
+    """ε that every training target gives to all classes alike; the same for all losses."""
     validation: Literal["fixed", "per_seed"] = "fixed"
     """Which samples validate: the same for all seeds, or drawn anew for each from training and validation."""
     drop_last: bool = True
@@ -131,6 +158,18 @@ class Recipe(Model):
                 f"{self.epochs} epochs"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_knobs(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out knobs that came later and are not used: what was declared before keeps its hash."""
+        made: dict[str, Any] = serialised(self)
+        unused = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in made.items() if name not in unused}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, or their targets softened."""
+        return bool(self.mixing.mixup or self.mixing.cutmix or self.label_smoothing)
 
     def epochs_at(self, share: float) -> int:
         """Epochs of a budget."""

@@ -26,7 +26,9 @@ from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
 from lossbench.tasks.base import Task, task_class
 from lossbench.training.determinism import SWITCH, deterministic
 from lossbench.training.faults import of_the_device
-from lossbench.training.setting import check_recipe, loss_context
+from lossbench.training.mixing import mixed
+from lossbench.training.portions import Batch
+from lossbench.training.setting import check_mixing, check_recipe, check_weights, loss_context
 
 MISFIT = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AssertionError)
 """What torch raises at shapes that do not fit."""
@@ -51,6 +53,8 @@ class Trial:
         samples: encoded, (n, ...) with n = 1 or 2.
         compute: where it will be trained; a GPU is tried itself.
         last: samples in an epoch's last batch; None where that is not known yet.
+        weights: of the samples, (n,) or (n, *target_shape), where the data have any.
+        soft: their soft labels, (n, C), where the data have any.
 
     """
 
@@ -60,6 +64,8 @@ class Trial:
     samples: Tensor
     compute: Compute
     last: int | None = None
+    weights: Tensor | None = None
+    soft: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,10 +106,18 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
             task.encode_inputs(inputs),
             params.compute,
             _last(experiment.recipe, len(split)),
+            None if split.weights is None else _first(split.weights),
+            None if split.soft is None else _first(split.soft),
         )
         check_recipe(experiment.recipe, data, trial.shape)
+        check_mixing(experiment.recipe, task, trial.shape)
     with one_thread():
         outputs = try_model(trial)
+    if outputs.shape[1:2] != (task.outputs,):  # many a loss takes more classes than there are
+        raise UserError(
+            f"{where}: {trial.whose} puts out {_sized(outputs)} a sample, but task '{task.name}' needs "
+            f"{task.outputs} (of {len(data.info.classes)} classes)"
+        )
     for arm in params.arms_of(name).values():
         with one_thread():
             _try_loss(trial, arm.loss, params.losses[arm.loss], outputs, task.encode_targets(targets))
@@ -259,8 +273,11 @@ def _try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tens
 
 
 def _built(trial: Trial, name: str, spec: Any) -> Loss:
+    recipe = trial.experiment.recipe
     with _told(trial.where):
-        return build(spec, loss_context(trial.task), f"losses.{name}")
+        made = build(spec, loss_context(trial.task, recipe), f"losses.{name}")
+        check_weights(recipe, trial.task, made, f"losses.{name}")
+        return made
 
 
 def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) -> None:
@@ -270,17 +287,22 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
     task, targets = trial.task, targets[:count]
     made = made.to(device)
     try:
-        extra = {}
-        if made.auxiliary:
-            extra["auxiliary"] = made.prepare(task.loss_target(targets), task.loss_classes).to(device)
-        targets, samples = targets.to(device), trial.samples[:count].to(device)
+        maps = made.prepare(task.loss_target(targets), task.loss_classes) if made.auxiliary else None
+        given = (trial.samples[:count], targets, maps, _some(trial.weights, count), _some(trial.soft, count))
+        batch = Batch(*(None if one is None else one.to(device) for one in given))  # type: ignore[arg-type]  # inputs and targets are there
+        shown = mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
         with _as_trained(trial):
-            task.objective(made, logits, targets, samples, **extra).backward()  # type: ignore[no-untyped-call]  # torch's own
+            value = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
+            value.backward()  # type: ignore[no-untyped-call]  # torch's own
     except MISFIT as error:
         raise _of_the_device(trial, error, f"{trial.where}: loss '{name}'") or UserError(
             f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample, which task '{task.name}' "
             f"cannot show to loss '{name}' beside its targets: {_brief(error)}"
         ) from None
+
+
+def _some(values: Tensor | None, count: int) -> Tensor | None:
+    return None if values is None else values[:count]
 
 
 def _as_trained(trial: Trial) -> AbstractContextManager[None]:

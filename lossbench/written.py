@@ -177,12 +177,12 @@ DATA = Layout(
     },
     re.compile(
         r"dataset\.json|provenance\.json|manifest\.parquet"
-        r"|(train|validation|test|reference)(/(inputs|targets)\.npy)?"
+        r"|(train|validation|test|reference)(/(inputs|targets|weights|soft)\.npy)?"
     ),
 )
 UNFINISHED = Layout(
     DATA.marker,
-    re.compile(rf"{DATA.inside.pattern}|decoded(/[^/]+(/(inputs|targets)(/\w+\.npy)?)?)?"),
+    re.compile(rf"{DATA.inside.pattern}|decoded(/[^/]+(/(inputs|targets|weights)(/\w+\.npy)?)?)?"),
 )
 """Of a dataset that is being written: what is decoded lies beside it until it has its place."""
 ARM = Layout(

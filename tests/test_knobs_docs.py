@@ -70,7 +70,10 @@ def test_the_models_that_the_page_gives_a_dropout_have_one() -> None:
 
 
 def test_the_blocks_that_the_page_shows_are_read() -> None:
-    recipe, model, claim = (read(block) for block in re.findall(r"```yaml\n(.*?)```", KNOBS, re.DOTALL))
+    blocks = re.findall(r"```yaml\n(.*?)```", KNOBS, re.DOTALL)
+    changing, recipe, model, claim = (read(block) for block in blocks)
+    for name, spec in changing["losses"].items():
+        losses.check(spec, f"losses.{name}")
     Recipe(**SHORT, **recipe["recipe"])
     models.check(Network(**model["model"]), "model")
     for one in claim["hypotheses"].values():

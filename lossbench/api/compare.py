@@ -63,6 +63,7 @@ def compare(
     classes: Sequence[str] | None = None,
     ignore_index: int | None = None,
     device: Any = "cpu",
+    weights: Any = None,
     table: Mapping[str, Any] | None = None,
     expectations: Mapping[str, Any] | None = None,
     name: str = "comparison",
@@ -83,7 +84,8 @@ def compare(
             lambda, or an object such as ``nn.CrossEntropyLoss(label_smoothing=0.1)``.
         train: (inputs, targets) as tensors or arrays; a torch Dataset, which is read once; or a DataFrame
             with the columns of the source `table`. Inputs are images (N, C, H, W), uint8 or float; targets
-            are labels (N,), masks (N, H, W), labels a class (N, C), or boxes (N, K, 5).
+            are labels (N,), masks (N, H, W), labels a class (N, C), or boxes (N, K, 5). Soft labels are
+            probabilities (N, C): they are trained on, the likeliest class is what is scored.
         test: likewise; scores come from these. None: a share of the training samples, by a hash of their
             content.
         validation: likewise; what epochs and a search's points are chosen by. None: as for ``test``.
@@ -104,6 +106,8 @@ def compare(
         classes: names, in the order of their numbers; None: the numbers.
         ignore_index: target value of pixels that do not count.
         device: ``cpu`` or ``cuda``; a :class:`lossbench.recipe.Compute` says more.
+        weights: how much each training sample counts in the loss, (N,), or each pixel, (N, H, W); or a
+            mapping with ``train`` and ``validation``. Finite, ≥ 0; scores are never weighted.
         table: options of the source `table`, where data frames are given (``{"size": (64, 64)}``).
         expectations: knobs of the data's validation, as under ``datasets.X.expectations`` of a params.yaml.
         name: of the comparison, on its page and in MLflow.
@@ -128,7 +132,8 @@ def compare(
         asked.expect_all(EXPECTED)
         with _surroundings(executor, mlflow) as home:
             data = {"train": train, "validation": validation, "test": test}
-            return _compared(asked, data, classes, ignore_index, table or {}, home, bool(mlflow))
+            also = {"weights": weights, "table": table or {}}
+            return _compared(asked, data, classes, ignore_index, also, home, bool(mlflow))
     except UserError as error:
         from lossbench.api.asked import told
 
@@ -178,7 +183,7 @@ def _compared(
     data: Mapping[str, Any],
     classes: Any,
     ignore: Any,
-    table: Mapping[str, Any],
+    also: Mapping[str, Any],
     home: Path,
     record: bool,
 ) -> "Comparison":
@@ -192,7 +197,7 @@ def _compared(
     with tempfile.TemporaryDirectory(prefix=".", dir=around) as draft:
         kind_of(asked.task)
         params_of(asked, Code(Path(draft) / "asked"), 1, ())  # before a Dataset is read for minutes
-        kept, training, quiet = _written(asked, data, classes, ignore, table, around, Path(draft))
+        kept, training, quiet = _written(asked, data, classes, ignore, also, around, Path(draft))
         params = params_of(asked, Code(Path(draft) / "code"), training, quiet)
         study = _folder_of(params, kept, Path(draft), around)
         with _one_at_a_time(study), opened(home) as store:
@@ -257,7 +262,7 @@ def _written(
     data: Mapping[str, Any],
     classes: Any,
     ignore: Any,
-    table: Mapping[str, Any],
+    also: Mapping[str, Any],
     around: Path,
     draft: Path,
 ) -> tuple[Path, int, Sequence[str]]:
@@ -271,7 +276,7 @@ def _written(
 
     notes, shares = Notes(), Splits(reference=0.0)
     wanted = wanted_of(kind_of(asked.task), classes, ignore)
-    found = fetched(Given(data, wanted, table, draft / "read"), shares, notes)
+    found = fetched(Given(data, wanted, also["table"], draft / "read", also["weights"]), shares, notes)
     found, quiet = _no_pixels(found, notes)
     for sentence in notes.said:
         print(f"note: {sentence}", flush=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.api.arrays import Notes, Wanted, class_names, images, targets
+from lossbench.api.weighing import soft_labels, weighed, with_soft
 from lossbench.data.rows import Array, Keeper, Stored
 from lossbench.data.samples import Fetched, Samples
 from lossbench.data.sources.table import TableOptions, entries_told, fetched_of
@@ -32,6 +33,7 @@ class Given:
         wanted: what targets are.
         table: options of the source `table`, of data frames.
         folder: for what is read sample by sample.
+        weights: how much training samples count; None for all alike.
 
     """
 
@@ -39,6 +41,7 @@ class Given:
     wanted: Wanted
     table: Mapping[str, Any]
     folder: Path
+    weights: Any = None
 
 
 def fetched(given: Given, shares: Splits, notes: Notes) -> Fetched:
@@ -63,7 +66,8 @@ def fetched(given: Given, shares: Splits, notes: Notes) -> Fetched:
         raise UserError("table is for data frames; train is none")
     groups = {name: _samples(one, name, given, notes) for name, one in there.items()}
     _refuse_other_shapes(groups)
-    classes = class_names({name: one.targets for name, one in groups.items()}, given.wanted)
+    groups, wanted = with_soft(weighed(groups, given.weights, given.wanted), given.wanted)
+    classes = class_names({name: one.targets for name, one in groups.items()}, wanted)
     dtype = str(groups["train"].inputs.dtype)
     extra = {} if dtype == "uint8" else {"reading": {"dtype": dtype}}
     return Fetched(given.wanted.kind, classes, groups, {"name": "arrays"}, given.wanted.stored_ignore, extra)
@@ -71,6 +75,8 @@ def fetched(given: Given, shares: Splits, notes: Notes) -> Fetched:
 
 def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
     inputs, found = _pair(one, split, given, notes)
+    soft = found.soft if isinstance(found, _Soft) else None
+    found = found if soft is None else soft.argmax(axis=1).astype(np.int64)
     if len(inputs) != len(found):
         raise UserError(f"{split}: {len(inputs)} inputs, but {len(found)} targets")
     if not len(inputs):
@@ -81,7 +87,14 @@ def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
             f"{tuple(inputs.shape[2:])}; every "
             "pixel needs its class"
         )
-    return Samples(inputs, found, [f"{split}-{number:06d}" for number in range(len(found))])
+    return Samples(inputs, found, [f"{split}-{number:06d}" for number in range(len(found))], soft=soft)
+
+
+@dataclass(frozen=True)
+class _Soft:
+    """Soft labels, (N, C), in the place of class numbers."""
+
+    soft: Array
 
 
 def _pair(one: Any, split: str, given: Given, notes: Notes) -> tuple[Any, Any]:
@@ -96,7 +109,9 @@ def _pair(one: Any, split: str, given: Given, notes: Notes) -> tuple[Any, Any]:
     if isinstance(one, tuple | list):
         if len(one) != 2:
             raise UserError(f"{split}: {len(one)} things; expected two, (inputs, targets)")
-        return images(one[0], f"{split} inputs", notes), targets(one[1], f"{split} targets", given.wanted)
+        read = images(one[0], f"{split} inputs", notes)
+        soft = soft_labels(one[1], f"{split} targets", given.wanted)
+        return read, targets(one[1], f"{split} targets", given.wanted) if soft is None else _Soft(soft)
     if hasattr(one, "__getitem__") and hasattr(one, "__len__") and not isinstance(one, str | bytes | Mapping):
         if hasattr(one, "shape"):
             raise UserError(f"{split}: an array alone; expected two, (inputs, targets)")
@@ -224,6 +239,8 @@ def _of_frames(given: Given, there: Mapping[str, Any], shares: Splits, frames: S
         raise UserError(
             f"{other}: a {type(there[other]).__name__}, but {frames[0]} is a DataFrame; give all alike"
         )
+    if given.weights is not None:
+        raise UserError("weights beside a DataFrame; name its column: table={'weight': COLUMN}")
     options = parse_options(TableOptions, dict(given.table), "table")
     columns = list(dict.fromkeys(str(name) for one in there.values() for name in one.columns))
     several = len(there) > 1

@@ -36,6 +36,8 @@ def hold_out(
         raise UserError(
             f"{key}: needs one label per sample; this dataset's targets are of kind '{fetched.kind}'"
         )
+    if splits["train"].soft is not None:
+        raise UserError(f"{key}: needs one label per sample; this dataset has soft labels")
     named = [unicodedata.normalize("NFC", name) for name in (*anomaly.normal, *anomaly.abnormal)]
     for name in named:
         if name not in fetched.classes:

@@ -25,6 +25,11 @@ def corrupt(train: Samples, fetched: Fetched, corruption: Corruption, dataset: s
             f"datasets.{dataset}.corruption: label noise and imbalance need one label per sample; "
             f"this dataset's targets are of kind '{fetched.kind}'"
         )
+    if corruption.label_noise and train.soft is not None:
+        raise UserError(
+            f"datasets.{dataset}.corruption.label_noise: needs one label per sample; this dataset has soft "
+            "labels"
+        )
     rng = np.random.Generator(np.random.PCG64(corruption.seed))
     thinned = long_tail(train, len(fetched.classes), corruption.imbalance, rng)
     return flip_labels(thinned, fetched.classes, corruption.label_noise, rng)

@@ -8,6 +8,9 @@ Layout of ``data/<dataset>``::
     <split>/inputs.npy    (n, *input_shape); images are uint8, uint16 where a file has 16 bits,
                           or float32 in 0..1
     <split>/targets.npy   (n, *target_shape)
+    <split>/weights.npy   (n,) or (n, *target_shape), float32: how much each counts in training; where the
+                          data say so, of train and validation alone, as is
+    <split>/soft.npy      (n, classes), float32: the distribution over the classes to train on
 
 Training reads nothing else, whatever the source was.
 """
@@ -25,6 +28,8 @@ from pydantic import TypeAdapter
 from lossbench.errors import UserError
 
 SPLITS = ("train", "validation", "test", "reference")
+TRAINED = ("train", "validation")
+"""Splits that a replicate may be trained on, where it divides them anew."""
 
 Kind = Literal["label", "mask", "tokens", "boxes", "multilabel", "anomaly"]
 """What a target is: a class per sample, a class per position, the next token, padded boxes
@@ -55,7 +60,8 @@ class DatasetInfo:
         counts: per class, of the training targets (samples, positions, boxes or positives).
         sizes: samples per split.
         ignore_index: the target value that stands for "unknown", if any.
-        extra: what the source says to its task; of images ``reading``: how they are read, where not as usual.
+        extra: what the source says to its task; of images ``reading``: how they are read, where not as usual;
+            ``weights``: sample or position, where training weighs them; ``soft``: true with soft labels.
 
     """
 
@@ -81,6 +87,17 @@ class DatasetInfo:
         """Of stored images."""
         return str(self.reading.get("dtype", "uint8"))
 
+    @property
+    def weights(self) -> str | None:
+        """What has a weight in training: a ``sample`` or a ``position``; None for all alike."""
+        found: str | None = self.extra.get("weights")
+        return found
+
+    @property
+    def soft(self) -> bool:
+        """Whether training targets are distributions over the classes, beside the labels that are scored."""
+        return bool(self.extra.get("soft", False))
+
     def write(self, folder: Path) -> None:
         """Write ``dataset.json``."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -100,10 +117,12 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: inputs and targets, memory-mapped, index-aligned."""
+    """One split, memory-mapped, index-aligned: inputs, targets, and what only training reads, or None."""
 
     inputs: npt.NDArray[Any]
     targets: npt.NDArray[Any]
+    weights: npt.NDArray[Any] | None = None
+    soft: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -134,7 +153,14 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """Map one split's arrays, read-only."""
-        where = self.folder / name
+        trained = name in TRAINED
         return Split(
-            np.load(where / "inputs.npy", mmap_mode="r"), np.load(where / "targets.npy", mmap_mode="r")
+            self._mapped(name, "inputs"),
+            self._mapped(name, "targets"),
+            self._mapped(name, "weights") if trained and self.info.weights else None,
+            self._mapped(name, "soft") if trained and self.info.soft else None,
         )
+
+    def _mapped(self, split: str, what: str) -> npt.NDArray[Any]:
+        made: npt.NDArray[Any] = np.load(self.folder / split / f"{what}.npy", mmap_mode="r")
+        return made

@@ -147,3 +147,16 @@ def _counted(mask: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
         return values, counts[values]
     values, number = np.unique(mask, return_counts=True)
     return values.astype(np.int64), number.astype(np.int64)
+
+
+def weight_facts(block: Array) -> Facts:
+    """Look at weights (n,) or (n, *spatial).
+
+    Returns:
+        sha256; and total, the sum of each sample's, both (n,).
+
+    """
+    return {
+        "sha256": np.array(content_hashes(block), object),
+        "total": block.reshape(len(block), -1).sum(axis=1, dtype=np.float64),
+    }

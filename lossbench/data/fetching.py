@@ -14,10 +14,10 @@ import numpy as np
 
 from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
-from lossbench.data.dataset import DatasetInfo, full_scale
+from lossbench.data.dataset import TRAINED, DatasetInfo, full_scale
 from lossbench.data.facts import Facts, pooled_moments
 from lossbench.data.kinds import KINDS
-from lossbench.data.manifest import manifest
+from lossbench.data.manifest import SOFT, WEIGHTS, manifest
 from lossbench.data.rows import save
 from lossbench.data.samples import Fetched, Samples, kept, looked_at
 from lossbench.data.sources.base import source
@@ -82,7 +82,21 @@ def _divided(
     if dataset.anomaly is not None:
         splits, fetched = hold_out(splits, fetched, dataset.anomaly, name)
     splits["train"] = corrupt(splits["train"], fetched, dataset.corruption, name)
-    return splits, fetched
+    _refuse_weightless(splits["train"], name)
+    return {split: one if split in TRAINED else _scored(one) for split, one in splits.items()}, fetched
+
+
+def _scored(samples: Samples) -> Samples:
+    """Leave out what only training reads, so that it is no part of what such samples are known by."""
+    return replace(samples, weights=None, weight_facts=None, soft=None)
+
+
+def _refuse_weightless(train: Samples, name: str) -> None:
+    if train.weight_facts is not None and not train.weight_facts["total"].any():
+        raise UserError(
+            f"datasets.{name}: all weights of the train split's {len(train)} samples are 0; allowed: one "
+            "above 0 at least"
+        )
 
 
 def smallest_hashes(samples: Samples, count: int, salt: str) -> Samples:
@@ -96,6 +110,10 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
         (folder / name).mkdir()
         save(samples.inputs, folder / name / "inputs.npy")
         save(samples.targets, folder / name / "targets.npy")
+        if samples.weights is not None:
+            save(samples.weights, folder / name / "weights.npy")
+        if samples.soft is not None:
+            save(samples.soft, folder / name / "soft.npy")
     shutil.rmtree(folder / "decoded", ignore_errors=True)
     table = manifest(splits, fetched)
     table.to_parquet(folder / "manifest.parquet", index=False)
@@ -119,11 +137,14 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
 def samples_hash(table: Any) -> str:
     """SHA-256 over all that training and scoring read of samples: inputs and targets, in their order.
 
+    And over weights and soft labels, where there are any.
+
     Where they came from and what they are called is no part of it, nor what retraining keeps aside: the same
     arrays are the same data, whoever hands them over.
     """
     read = table[table["split"] != "reference"]
-    rows = zip(read["split"], read["sha256"], read["target_sha256"], strict=True)
+    columns = ["split", "sha256", "target_sha256", *(one for one in (WEIGHTS, SOFT) if one in read)]
+    rows = read[columns].fillna("").itertuples(index=False)
     return hashlib.sha256("\n".join(map(" ".join, rows)).encode()).hexdigest()
 
 
@@ -153,8 +174,18 @@ def describe(splits: Mapping[str, Samples], fetched: Fetched) -> DatasetInfo:
         counts=class_counts(train, fetched),
         sizes={name: len(samples) for name, samples in splits.items()},
         ignore_index=fetched.ignore_index,
-        extra=dict(fetched.extra),
+        extra=dict(fetched.extra) | _trained_on(train),
     )
+
+
+def _trained_on(train: Samples) -> dict[str, Any]:
+    """Say what training reads beside inputs and targets; nothing where it reads nothing else."""
+    found: dict[str, Any] = {}
+    if train.weights is not None:
+        found["weights"] = "sample" if train.weights.ndim == 1 else "position"
+    if train.soft is not None:
+        found["soft"] = True
+    return found
 
 
 def channel_statistics(facts: Facts, dtype: "np.dtype[Any]") -> tuple[tuple[float, ...], tuple[float, ...]]:

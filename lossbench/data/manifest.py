@@ -23,7 +23,8 @@ def manifest(splits: Mapping[str, Samples], fetched: Fetched) -> pd.DataFrame:
     image, without an area or of no class) and dropped_boxes (left out by the source, as they have no area).
     Sources of a user's files add orientation (of the file, as EXIF counts), and with masks or boxes
     orientation_in_doubt; with masks white_in_doubt; with boxes clipped_boxes and repeated_boxes; where a
-    range is declared clipped_values (of the original, beyond it).
+    range is declared clipped_values (of the original, beyond it). Where training weighs samples, or has
+    soft labels, weights_sha256 and soft_sha256 (null in other splits).
     """
     parts = [_rows(name, samples, fetched) for name, samples in splits.items() if len(samples)]
     table = pd.concat(parts, ignore_index=True)
@@ -53,7 +54,21 @@ def _rows(split: str, samples: Samples, fetched: Fetched) -> pd.DataFrame:
     columns |= kind.columns(samples, fetched.classes)
     columns |= {key: list(values) for key, values in samples.columns.items()}
     columns |= {key: facts[key] for key in ("clipped_values",) if key in facts}
+    columns |= _trained_on(samples)
     return pd.DataFrame(columns)
+
+
+WEIGHTS, SOFT = "weights_sha256", "soft_sha256"
+"""Columns with the hashes of what training reads beside inputs and targets, where there is any."""
+
+
+def _trained_on(samples: Samples) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if samples.weight_facts is not None:
+        found[WEIGHTS] = samples.weight_facts["sha256"]
+    if samples.soft is not None:
+        found[SOFT] = content_hashes(samples.soft)
+    return found
 
 
 def _wide(values: Array) -> Array:

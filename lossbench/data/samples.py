@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.data.dataset import Kind
-from lossbench.data.facts import Facts, content_hashes, input_facts, mask_facts
+from lossbench.data.facts import Facts, content_hashes, input_facts, mask_facts, weight_facts
 from lossbench.data.rows import Array, FromFiles, Keeper, Rows, Stored, blocks, in_order
 from lossbench.progress import bar
 
@@ -33,6 +33,9 @@ class Samples:
         columns: further columns of the manifest, each of length N.
         facts: what a look at the inputs found, and how many values a declared range clipped; None before it.
         mask_facts: what a look at the targets found, where they are masks; None before it.
+        weights: (N,) or (N, *target_shape) float32 ≥ 0, how much each counts in training; None: all alike.
+        weight_facts: what a look at weights found; None before it.
+        soft: (N, classes) float32, distributions over the classes to train on; None: the targets themselves.
 
     """
 
@@ -42,6 +45,9 @@ class Samples:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     facts: Facts | None = None
     mask_facts: Facts | None = None
+    weights: Array | Rows | None = None
+    weight_facts: Facts | None = None
+    soft: Array | None = None
 
     @property
     def labels(self) -> Array:
@@ -58,10 +64,11 @@ class Samples:
             self.targets[index],
             [self.names[i] for i in index],
             {key: [values[i] for i in index] for key, values in self.columns.items()},
-            None if self.facts is None else {key: values[index] for key, values in self.facts.items()},
-            None
-            if self.mask_facts is None
-            else {key: values[index] for key, values in self.mask_facts.items()},
+            _facts_at(self.facts, index),
+            _facts_at(self.mask_facts, index),
+            None if self.weights is None else self.weights[index],
+            _facts_at(self.weight_facts, index),
+            None if self.soft is None else self.soft[index],
         )
 
     def hashes(self) -> list[str]:
@@ -69,6 +76,10 @@ class Samples:
         if self.facts is not None:
             return [str(one) for one in self.facts["sha256"]]
         return content_hashes(np.asarray(self.inputs))
+
+
+def _facts_at(facts: Facts | None, index: Array) -> Facts | None:
+    return None if facts is None else {key: values[index] for key, values in facts.items()}
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,8 @@ def looked_at(samples: Samples, fetched: Fetched) -> Samples:
         done = replace(done, facts=_looked(done.inputs, input_facts))
     if fetched.kind == "mask" and done.mask_facts is None:
         done = replace(done, mask_facts=_looked(done.targets, _mask_look(fetched)))
+    if done.weights is not None and done.weight_facts is None:
+        done = replace(done, weight_facts=_looked(done.weights, weight_facts))
     return done
 
 
@@ -120,14 +133,20 @@ def kept(samples: Samples, fetched: Fetched, folder: Path, side: Side) -> Sample
     if isinstance(done.inputs, FromFiles):
         inputs, facts = _stored(done.inputs, input_facts, folder / "inputs", side)
         done = replace(done, inputs=inputs, facts=facts)
+    hashes = () if done.facts is None else tuple(done.facts["sha256"])
     if isinstance(done.targets, FromFiles):
-        sides = iter(() if done.facts is None else done.facts["sha256"])
-        # Targets go where their inputs went, in the same order.
-        masks, facts = _stored(
-            done.targets, _mask_look(fetched), folder / "targets", lambda own: side(next(sides, own))
-        )
+        masks, facts = _stored(done.targets, _mask_look(fetched), folder / "targets", _along(hashes, side))
         done = replace(done, targets=masks, mask_facts=facts)
+    if isinstance(done.weights, FromFiles):
+        weights, facts = _stored(done.weights, weight_facts, folder / "weights", _along(hashes, side))
+        done = replace(done, weights=weights, weight_facts=facts)
     return looked_at(done, fetched)
+
+
+def _along(hashes: Sequence[str], side: Side) -> Side:
+    """Send what belongs to inputs where these went, in the same order."""
+    sides = iter(hashes)
+    return lambda own: side(next(sides, own))
 
 
 def _mask_look(fetched: Fetched) -> Callable[[Array], Facts]:

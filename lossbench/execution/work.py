@@ -34,6 +34,7 @@ from lossbench.execution.jobs import (
     Train,
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
+from lossbench.losses.schedules import changes_stated
 from lossbench.params import Params, ScriptExperiment
 from lossbench.store import DamagedError, Entry, Store, hashed
 from lossbench.system import peak_memory
@@ -189,12 +190,18 @@ def describe(setting: Setting, job: Train) -> dict[str, Any]:
     return {
         "task": setting.task.name,
         "task_options": setting.task.options.model_dump(mode="json"),
-        "loss_parameters": setting.loss_of(first).parameters_stated(),
+        "loss_parameters": _stated(setting, first),
         "model": setting.network.model_dump(mode="json"),
         "recipe": setting.recipe_of(first).model_dump(mode="json"),
         "compute": setting.compute.model_dump(mode="json"),
         "monitor": setting.task.monitor,
     }
+
+
+def _stated(setting: Setting, member: Member) -> dict[str, Any]:
+    """State a loss's parameters: their last values, and how they change where they do."""
+    changes = changes_stated(member.loss or setting.loss)
+    return setting.loss_of(member).parameters_stated() | ({"changes": changes} if changes else {})
 
 
 def _score(job: Score) -> None:

@@ -83,6 +83,8 @@ class Loss(Declared):
         background: whether class 0 has a part of its own, so that classes cannot be relabelled freely.
         agrees: the settings that it must share with the other parts of a sum.
         ordered: whether the classes' order may matter, so that they cannot be relabelled at all.
+        signed: whether its value may be below 0.
+        weighs: whether it takes weights.
 
     Attributes:
         check: when values are looked at: targets in range, weights finite, logits that are no probabilities.
@@ -103,6 +105,8 @@ class Loss(Declared):
     spatial: ClassVar[int] = 0
     background: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     agrees: ClassVar[tuple[str, ...]] = ("ignore_index", "labels")
     tunable: ClassVar[Mapping[str, Tunable]] = MappingProxyType({})
 
@@ -223,6 +227,18 @@ class Loss(Declared):
     def value(self, batch: Batch) -> Tensor:
         """Return the loss of a cleaned batch."""
         raise NotImplementedError
+
+    @property
+    def learned(self) -> list[nn.Parameter]:
+        """What of the loss is trained along with the network: of a sum its learned weights."""
+        return []
+
+    def weights_learned(self) -> dict[str, float]:
+        """Return the present weight of each part whose weight is learned."""
+        return {}
+
+    def go_on_from(self, before: "Loss") -> None:
+        """Share what was learned with the same loss at an earlier time."""
 
     @property
     def maps_of_class(self) -> int:

@@ -219,6 +219,7 @@ class Boundary(DistanceLoss):
     """
 
     only_in_sum = True
+    signed = True
 
     def value(self, batch: Batch) -> Tensor:
         """Mean of φp."""

@@ -7,9 +7,10 @@ from typing import Any
 from lossbench.errors import UserError, nearest
 from lossbench.losses import foreign
 from lossbench.losses.base import Loss
-from lossbench.losses.compound import Sum
+from lossbench.losses.compound import Sum, Weight
 from lossbench.losses.declare import ParameterError
 from lossbench.losses.registry import REGISTRY
+from lossbench.losses.schedules import LEARNED, is_change, marks, number_at
 from lossbench.losses.weights import balanced, class_balanced
 from lossbench.plugins import is_path
 
@@ -28,6 +29,7 @@ class LossContext:
         ignore_index: the target value of positions that do not count.
         positions: how many labelled positions there are; needed for ``pos_weight: balanced``, and told to
             losses that declare ``positions``.
+        distributions: whether training targets are made distributions over the classes (mixup, say).
     """
 
     classes: int
@@ -35,25 +37,29 @@ class LossContext:
     multilabel: bool = False
     ignore_index: int | None = None
     positions: int | None = None
+    distributions: bool = False
 
 
-def build(spec: Mapping[str, Any], context: LossContext, key: str = "losses") -> Loss:
+def build(spec: Mapping[str, Any], context: LossContext, key: str = "losses", progress: float = 1.0) -> Loss:
     """Return the loss that a block of params.yaml describes.
 
     Args:
         spec: ``{name: focal, gamma: 2.0, class_weights: balanced}``, or a sum ``{sum: {cross_entropy: 1.0,
             dice: {weight: 1.0, smooth: 1.0}}}``, whose items are named by their key unless they say ``name``.
+            A number may change over the epochs: ``{from: 0.01, to: 1.0, over: 0.5}``.
         context: what the task and the training data are.
         key: where in params.yaml the block stands, for messages.
+        progress: the share of the training whose values are wanted of numbers that change: 0 is the first
+            epoch, 1 the last.
 
     Raises:
         UserError: unknown name or parameter, a value out of range, a loss that does not fit the task.
     """
     if _is_sum(spec, key):
-        items = {item: _item(block, item, f"{key}.sum.{item}") for item, block in spec["sum"].items()}
+        items = _items(spec, key, progress)
         parts = {item: _single(block, context, f"{key}.sum.{item}") for item, (block, _) in items.items()}
         return _sum(parts, key, {item: weight for item, (_, weight) in items.items()})
-    loss = _single(spec, context, key)
+    loss = _single(_at(spec, key, progress), context, key)
     _refuse_alone(type(loss), key)
     return loss
 
@@ -63,14 +69,22 @@ def check(spec: Mapping[str, Any], key: str = "losses") -> None:
 
     Raises what ``build`` would, as far as the block alone tells.
     """
-    if _is_sum(spec, key):
-        items = {item: _item(block, item, f"{key}.sum.{item}")[0] for item, block in spec["sum"].items()}
-        _sum({item: _checked(block, f"{key}.sum.{item}") for item, block in items.items()}, key)
-        return
-    _refuse_alone(type(_checked(spec, key)), key)
+    summed = _is_sum(spec, key)
+    for progress in marks(spec, key):  # the ends first, whose values stand in the file
+        if not summed:
+            _refuse_alone(type(_checked(_at(spec, key, progress), key)), key)
+            continue
+        items = _items(spec, key, progress)
+        if not any(weight for _, weight in items.values()):
+            raise UserError(
+                f"{key}.sum: all weights are 0 {progress:.0%} into the training; allowed: one above 0 at "
+                "any time"
+            )
+        parts = {item: _checked(block, f"{key}.sum.{item}") for item, (block, _) in items.items()}
+        _sum(parts, key, {item: weight for item, (_, weight) in items.items()})
 
 
-def _sum(parts: Mapping[str, Loss], key: str, weights: Mapping[str, float] | None = None) -> Sum:
+def _sum(parts: Mapping[str, Loss], key: str, weights: Mapping[str, Weight]) -> Sum:
     """Sum losses, which may not go together."""
     try:
         return Sum(parts, weights)
@@ -93,14 +107,30 @@ def _is_sum(spec: object, key: str) -> bool:
     return True
 
 
-def _item(block: object, name: str, key: str) -> tuple[dict[str, Any], float]:
-    """Return an item of a sum as (block of the loss, weight)."""
-    inner: dict[str, Any] = dict(block) if isinstance(block, Mapping) else {"weight": block}
-    weight = inner.pop("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-        where = f"{key}.weight" if isinstance(block, Mapping) else key
-        raise UserError(f"{where} is {weight!r}; allowed: a finite number > 0")
-    return {"name": name, **inner}, float(weight)
+def _items(spec: Mapping[str, Any], key: str, progress: float) -> dict[str, tuple[dict[str, Any], Weight]]:
+    """Return a sum's items as (block of the loss, weight), their numbers at a share of the training."""
+    return {item: _item(block, item, f"{key}.sum.{item}", progress) for item, block in spec["sum"].items()}
+
+
+def _item(block: object, name: str, key: str, progress: float) -> tuple[dict[str, Any], Weight]:
+    """Return an item of a sum as (block of the loss, weight), their numbers at a share of the training."""
+    inner: dict[str, Any] = {"weight": block}
+    where = key
+    if isinstance(block, Mapping) and not is_change(block):
+        inner, where = dict(block), f"{key}.weight"
+    written = inner.pop("weight", 1.0)
+    made = {"name": name, **_at(inner, key, progress)}
+    if written == LEARNED:
+        return made, LEARNED
+    weight = number_at(written, progress, where)
+    finite = isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < float("inf")
+    if not finite or not (weight or is_change(written)):  # 0 for a while is a schedule, 0 for ever a mistake
+        raise UserError(f"{where} is {weight!r}; allowed: a finite number > 0, or {LEARNED}")
+    return made, float(weight)
+
+
+def _at(spec: Mapping[str, Any], key: str, progress: float) -> dict[str, Any]:
+    return {name: number_at(value, progress, f"{key}.{name}") for name, value in spec.items()}
 
 
 def _class(spec: Mapping[str, Any], key: str) -> type[Loss]:
@@ -152,7 +182,53 @@ def _single(spec: Mapping[str, Any], context: LossContext, key: str) -> Loss:
             f"{key}.labels is 'exclusive', one distribution a sample; a task with several labels a sample "
             "allows: independent"
         )
+    if context.distributions:
+        _refuse_numbers_alone(spec, key)
+        spec = {**spec, "labels": "exclusive"}
     return _construct(cls, _resolved(cls, spec, context, key), key, context.classes)
+
+
+def check_distributions(spec: Mapping[str, Any], key: str = "losses") -> None:
+    """Refuse a loss that takes no distributions over the classes, or a part of a sum that takes none.
+
+    Of a loss that somebody else wrote nobody knows; it is shown them.
+
+    Args:
+        spec: as for ``build``, checked.
+        key: where in params.yaml the block stands, for messages.
+
+    Raises:
+        UserError: naming the loss and those that take them.
+    """
+    if not _is_sum(spec, key):
+        _refuse_numbers_alone(spec, key)
+        return
+    for item, (block, _) in _items(spec, key, 1.0).items():
+        _refuse_numbers_alone(block, f"{key}.sum.{item}")
+
+
+def _refuse_numbers_alone(spec: Mapping[str, Any], key: str) -> None:
+    if is_path(spec.get("name")):
+        return
+    if not _takes_distributions(REGISTRY[spec["name"]]):
+        fitting = [name for name in REGISTRY if _takes_distributions(REGISTRY[name])]
+        raise UserError(
+            f"{key}.name is {spec['name']}, which takes no distribution over the classes, as soft labels "
+            f"are, and as 'recipe.mixing' and 'recipe.label_smoothing' make of targets; {_listed(fitting)}"
+        )
+    if spec.get("labels", "exclusive") != "exclusive":
+        raise UserError(
+            f"{key}.labels is {spec['labels']!r}, but 'recipe.mixing' and 'recipe.label_smoothing' make of a "
+            "target a distribution over the classes, and soft labels are one; allowed: exclusive"
+        )
+
+
+def _takes_distributions(cls: type[Loss]) -> bool:
+    try:
+        cls.declared["labels"].accept("exclusive")
+    except ValueError:
+        return False
+    return cls.single
 
 
 def _resolved(cls: type[Loss], spec: Mapping[str, Any], context: LossContext, key: str) -> dict[str, Any]:

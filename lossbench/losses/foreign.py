@@ -18,7 +18,8 @@ class Foreign(Loss):
     """A loss that somebody else wrote; it is shown logits and target as they come.
 
     Args:
-        call: (logits (N, C, *spatial), target) → a scalar.
+        call: (logits (N, C, *spatial), target) → a scalar; with an argument ``weights`` it is told how much
+            each sample, (N,), or position, (N, *spatial), counts, where the data say so.
         name: ``module:Object``.
         given: its keyword arguments in params.yaml.
         ignore_index: the data's value of positions that do not count, which it sees as everywhere.
@@ -34,15 +35,26 @@ class Foreign(Loss):
     ) -> None:
         super().__init__(ignore_index=ignore_index)
         self.call, self.name, self.given = call, name, dict(given)  # type: ignore[misc]  # its own name
+        self.weighs = _takes_weights(call)  # type: ignore[misc]  # a ClassVar elsewhere
 
-    def forward(self, logits: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        auxiliary: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the callable's value.
 
         Raises:
-            UserError: if it returns anything but a scalar tensor.
+            UserError: if it returns anything but a scalar tensor, or is given weights that it cannot take.
 
         """
-        made = self.call(logits, target)
+        del auxiliary
+        if weights is not None and not self.weighs:
+            raise UserError(f"loss '{self.name}' takes no weights; allowed: one with an argument 'weights'")
+        told = {} if weights is None else {"weights": weights}
+        made = self.call(logits, target, **told)
         if not isinstance(made, torch.Tensor) or made.ndim != 0:
             shape = (
                 f"a tensor of shape {tuple(made.shape)}"
@@ -61,7 +73,10 @@ class Foreign(Loss):
             target = target.masked_fill(~valid, self.ignore_index)
         shape = (batch.samples, batch.classes, *batch.spatial)
         shaped = target.reshape(shape if per_class else (shape[0], *shape[2:]))
-        return self.forward(batch.logits.reshape(shape), shaped)
+        weights = batch.sample_weights
+        if weights is None and batch.weights is not None:
+            weights = batch.weights.reshape(shape[0], *shape[2:])
+        return self.forward(batch.logits.reshape(shape), shaped, weights=weights)
 
     def parameters_stated(self) -> dict[str, Any]:
         """Return its name and what it was given."""
@@ -97,6 +112,13 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
             f"{key}.{unknown} is no parameter of {name}; allowed: {', '.join(known[2:]) or 'none'}"
         )
     return Foreign(partial(made, **given), name, given, ignore_index)
+
+
+def _takes_weights(call: Callable[..., Any]) -> bool:
+    """Whether a call has an argument ``weights`` that params.yaml does not fill."""
+    if isinstance(call, partial) and "weights" in call.keywords:
+        return False
+    return "weights" in _parameters(call.forward if isinstance(call, torch.nn.Module) else call)
 
 
 def _parameters(made: Any) -> list[str]:

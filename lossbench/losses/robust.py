@@ -204,6 +204,7 @@ class Unhinged(Weighted):
     family = "margin"
     multi = True
     link = "margin"
+    signed = True
 
     def each(self, batch: Batch) -> Tensor:
         """One minus the margin; soft labels weigh the losses of yes and no."""

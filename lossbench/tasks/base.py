@@ -98,6 +98,11 @@ class Task(ABC):
     """Outputs are scores of classes per position: NLL, Brier and ECE are reported too."""
     has_prior: ClassVar[bool] = False
     """Outputs are one logit a class, and ``class_counts`` says how frequent each is."""
+    mixes: ClassVar[bool] = False
+    """Targets are classes, or labels, of which a mixture means something (mixup, CutMix, smoothing).
+
+    So does a weight: ``objective`` hands ``weights`` on to the loss.
+    """
     adapts: ClassVar[bool] = False
     """Something of the task is fitted to each replicate on validation data (:meth:`adapted`)."""
     scores_decisions: ClassVar[bool] = False

@@ -24,6 +24,7 @@ class Classification(Task):
     validated = ("accuracy", "balanced_accuracy", "macro_f1")
     calibrated: ClassVar[bool] = True
     has_prior: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:

@@ -26,6 +26,7 @@ class Multilabel(Task):
     validated = ("map", "macro_f1", "micro_f1", "auroc")
     multilabel = True
     has_prior = True
+    mixes = True
 
     @property
     def outputs(self) -> int:

@@ -28,6 +28,7 @@ class Segmentation(Task):
     validated = ("mean_iou", "dice", "pixel_accuracy", "boundary_f1", "boundary_iou")
     calibrated: ClassVar[bool] = True
     has_prior: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic, precision
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.member import Member
-from lossbench.training.optimization import l1_penalty, make_optimizer, rate_factor
+from lossbench.training.optimization import l1_penalty, make_optimizer, make_weighing, rate_factor
 from lossbench.training.portions import at_once, channels_last, joined, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
@@ -21,6 +22,8 @@ from lossbench.training.samples import Plan, changed
 from lossbench.training.setting import Setting
 
 Emit = Callable[[tuple[int, dict[str, float]]], None]
+UNPRINTED = re.compile(r"[^\w.-]")
+"""What the name of a metric cannot hold, and that of a sum's part may."""
 
 
 def train_replicate(
@@ -61,6 +64,7 @@ class _Run:
         self.plan = Plan(setting, member.seed)
         self.model = setting.model_of(member.seed)
         self.optimizer = make_optimizer(list(self.model.parameters()), self.recipe.optimizer)
+        self.weighing = make_weighing(self.loss, self.recipe.optimizer)
         self.progress = Progress()
         self.step = 0
         self.total = torch.zeros((), dtype=torch.float64, device=setting.compute.device)
@@ -71,6 +75,8 @@ class _Run:
         self._train()
         values = {"train/loss": (self.total / self.plan.per_epoch).item()}
         finite = math.isfinite(values["train/loss"])
+        for name, weight in self.loss.weights_learned().items():
+            values[f"train/weight_of_{UNPRINTED.sub('_', name)}"] = weight
         if finite:
             scores, finite = self._validate()
             values |= {f"validation/{name}": value for name, value in scores.items()}
@@ -83,6 +89,7 @@ class _Run:
 
     def _train(self) -> None:
         number = self.progress.epoch + 1
+        self.loss = self.setting.loss_during(number, self.member, self.loss)
         epoch = self.plan.epoch(number)
         left = [self.plan.slice(step) for step in range(self.step, self.plan.per_epoch)]
         steps = self.recipe.epochs * self.plan.per_epoch
@@ -93,14 +100,14 @@ class _Run:
         ):
             draws = None if epoch.draws is None else epoch.draws.at(part)
             noise = self.plan.noise(number, self.step, len(batch.inputs))
-            inputs, targets, auxiliary = self.plan.transformed(
-                changed(batch, self.setting, draws, noise), number, self.step
-            )
+            given = self.plan.transformed(changed(batch, self.setting, draws, noise), number, self.step)
+            shown = self.plan.mixed(given, number, self.step)
             seed_all(self.plan.dropout_seed(number, self.step), device)
             with precision(self.setting.compute):
-                outputs = self.model(channels_last(inputs))
-            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
-            value = self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
+                outputs = self.model(channels_last(shown.inputs))
+            value = self.setting.task.objective(
+                self.loss, outputs.float(), shown.targets, shown.inputs, **shown.extra
+            )
             self.total += value.detach()
             done = (number - 1) * self.plan.per_epoch + self.step
             self._update(value, rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch))
@@ -110,11 +117,14 @@ class _Run:
     def _update(self, value: Tensor, factor: float) -> None:
         if self.recipe.l1:
             value = value + self.recipe.l1 * l1_penalty(self.model)
-        self.optimizer.zero_grad()
+        optimizers = [self.optimizer] if self.weighing is None else [self.optimizer, self.weighing]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if self.recipe.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
-        self.optimizer.step(self.recipe.optimizer.learning_rate * factor)
+        for optimizer in optimizers:
+            optimizer.step(self.recipe.optimizer.learning_rate * factor)
 
     @torch.no_grad()
     def _validate(self) -> tuple[dict[str, float], bool]:
@@ -147,7 +157,12 @@ class _Run:
 
     def _content(self) -> dict[str, Any]:
         # No generator's state: every epoch and step seeds its own.
+        learned: dict[str, Any] = {}
+        if self.weighing is not None:
+            learned["learned"] = [one.detach() for one in self.loss.learned]
+            learned["weighing"] = self.weighing.state()
         return {
+            **learned,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state(),
             "progress": self.progress.content(),
@@ -161,6 +176,11 @@ class _Run:
             return
         self.model.load_state_dict(content["model"])
         self.optimizer.restore(content["optimizer"])
+        if self.weighing is not None:
+            with torch.no_grad():
+                for own, saved in zip(self.loss.learned, content["learned"], strict=True):
+                    own.copy_(saved)
+            self.weighing.restore(content["weighing"])
         self.progress = Progress.restored(content["progress"])
         self.step = content["step"]
         self.total = content["total"]

@@ -8,9 +8,11 @@ from statistics import median
 
 import torch
 
+from lossbench.losses.schedules import is_learned, is_scheduled
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member
+from lossbench.training.mixing import mixed, trains_on_distributions
 from lossbench.training.portions import channels_last, parts
 from lossbench.training.setting import Setting
 
@@ -50,9 +52,13 @@ def seconds_per_epoch(setting: Setting, member: Member) -> float:
 def validation_loss(setting: Setting, member: Member, state: Mapping[str, torch.Tensor]) -> float | None:
     """Mean of the member's own loss over the validation samples: what breaks ties between points of a search.
 
-    Points of one arm share a loss, so that its values may be compared. None where it is not finite.
+    Points of one arm share a loss, so that its values may be compared; numbers that change have their last
+    value. Weights and soft labels are left out, as of all that is measured on validation samples. None where
+    it is not finite, and of a sum with learned weights, which every point has of its own.
     """
     loss, model = setting.loss_of(member), setting.model_of(member.seed)
+    if loss.learned:
+        return None
     portion, task, device = setting.division(member.seed)[1], setting.task, setting.compute.device
     model.load_state_dict({name: value.to(device) for name, value in state.items()})
     model.eval()
@@ -75,29 +81,34 @@ def constant_loss(setting: Setting, member: Member) -> float | None:
     """Find what the best constant logits reach under the member's loss, on part of the training targets.
 
     An arm whose training ends above it has learnt less than the classes' shares. None where outputs are not
-    one logit a class.
+    one logit a class, and for a loss that changes or is learned: it may end as another one than this.
     """
-    task = setting.task
-    if not task.has_prior:
+    task, spec = setting.task, member.loss or setting.loss
+    if not task.has_prior or is_scheduled(spec) or is_learned(spec):
         return None
     loss, train = setting.loss_of(member), setting.train
     size = min(setting.recipe.batch_size, len(train))
     each = task.outputs * max(1, train.take(torch.arange(1)).targets[0].numel())
     count = max(1, min(len(train), 4 * size, NUMBERS // each))
     rows = torch.linspace(0, len(train) - 1, count).long()
-    batches = [train.take(part) for part in torch.split(rows, size)]
+    batches = [
+        mixed(train.take(part), setting.recipe, task, member.seed, 0, step)
+        for step, part in enumerate(torch.split(rows, size))
+    ]
     counts = torch.tensor(task.class_counts, dtype=torch.float32).clamp_min(1.0)
     logits = (counts / counts.sum()).log().to(setting.compute.device).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.1)
     best = float("inf")
     for _ in range(CONSTANT_STEPS):
         total = torch.zeros((), device=logits.device)
-        for inputs, targets, auxiliary in batches:
-            spatial = targets.shape[2:] if task.multilabel else targets.shape[1:]
+        for batch in batches:
+            targets = batch.targets
+            per_class = task.multilabel or trains_on_distributions(setting.recipe, task)
+            spatial = targets.shape[2:] if per_class else targets.shape[1:]
             shape = (len(targets), task.outputs, *spatial)
             outputs = logits.view(1, -1, *[1] * len(spatial)).expand(shape)
-            extra = {} if auxiliary is None else {"auxiliary": auxiliary}
-            total = total + task.objective(loss, outputs, targets, inputs, **extra) * len(targets) / count
+            value = task.objective(loss, outputs, targets, batch.inputs, **batch.extra)
+            total = total + value * len(targets) / count
         best = min(best, float(total.detach()))
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch's own

@@ -15,6 +15,7 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
+from lossbench.losses.base import Loss
 from lossbench.recipe import Optimizer as OptimizerParams
 from lossbench.recipe import Schedule
 
@@ -185,6 +186,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def make_optimizer(parameters: Sequence[Tensor], params: OptimizerParams) -> Optimizer:
     """Build the optimizer; fused where torch has a fused form (one pass over the weights)."""
     return OPTIMIZERS[params.name](parameters, params)
+
+
+def make_weighing(loss: Loss, params: OptimizerParams) -> Optimizer | None:
+    """Build the optimizer of what a loss learns: as the network's, without weight decay; None if nothing."""
+    if not loss.learned:
+        return None
+    return make_optimizer(list(loss.learned), params.model_copy(update={"weight_decay": 0.0}))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
-from lossbench.training.portions import Batch, Portion, at_once, parts
+from lossbench.training.portions import Batch, Portion, at_once, channels_last, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
 from lossbench.training.samples import Epoch, Plan, changed
@@ -91,6 +91,11 @@ class _Population:
         self.members = [members[place] for place in self.places]
         self.recipe, self.device = setting.recipe, setting.compute.device
         self.loss = setting.loss_of(self.members[0])
+        if self.loss.learned:
+            raise UserError(
+                "'compute.engine' is 'population', which cannot train a sum with learned weights; "
+                "allowed: loop"
+            )
         self.plans = [Plan(setting, member.seed) for member in self.members]
         models = [setting.model_of(member.seed) for member in self.members]
         first = self.plans[0].train.take(torch.arange(self.plans[0].batch))
@@ -111,7 +116,7 @@ class _Population:
         self.step = 0
         self.total = torch.zeros(len(self.members), dtype=torch.float64, device=self.device)
         self._restore()
-        self._try(first)
+        self._try(self.plans[0].mixed(first, 1, 0))
 
     def _groups(self, models: Sequence[nn.Module]) -> list[_Group]:
         recipes = [self.setting.recipe_of(member).optimizer for member in self.members]
@@ -161,6 +166,7 @@ class _Population:
 
     def _train(self, number: int) -> None:
         plan = self.plans[0]
+        self.loss = self.setting.loss_during(number, self.members[0], self.loss)
         epochs = [one.epoch(number) for one in self.plans]
         rows = torch.stack(
             [one.train.numbers(epoch.order) for one, epoch in zip(self.plans, epochs, strict=True)]
@@ -187,12 +193,26 @@ class _Population:
         noises = [plan.noise(number, self.step, count) for plan in self.plans]
         noise = torch.cat([one for one in noises if one is not None]) if noises[0] is not None else None
         batch = changed(batch, self.setting, Draws.together(drawn) if drawn else None, noise)
+        batch = self._mixed(batch, count, number)
         return Batch(
             *(
-                None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # None is auxiliary's
+                None if one is None else one.reshape(len(self.members), count, *one.shape[1:])  # type: ignore[arg-type]  # inputs and targets are there
                 for one in batch
             )
         )
+
+    def _mixed(self, batch: Batch, count: int, number: int) -> Batch:
+        """Mix each member's samples with one another."""
+        if not self.recipe.mixes and batch.soft is None:
+            return batch
+        none = [None] * len(self.plans)
+        fields = (none if one is None else torch.split(one, count) for one in batch)
+        own = [
+            plan.mixed(Batch(*parts), number, self.step)
+            for plan, *parts in zip(self.plans, *fields, strict=True)
+        ]
+        joined = Batch(*(None if some[0] is None else torch.cat(some) for some in zip(*own, strict=True)))  # type: ignore[arg-type]  # inputs and targets are there
+        return joined._replace(inputs=channels_last(joined.inputs))
 
     def _masks(self, number: int) -> dict[str, Tensor]:
         drawn = [
@@ -213,15 +233,15 @@ class _Population:
         """(M,) losses of each member on its own batch."""
         parameters = self._parameters()
 
-        def one(weights: State, buffers: State, masks: State, batch: list[Tensor]) -> Tensor:
-            inputs, targets, *maps = batch
+        def one(
+            weights: State, buffers: State, masks: State, inputs: Tensor, targets: Tensor, extra: State
+        ) -> Tensor:
             with precision(self.setting.compute):
                 outputs = functional_call(self.skeleton, {**weights, **buffers, **masks}, (inputs,))
-            extra = {"auxiliary": maps[0]} if maps else {}
             return self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
 
-        given = [one for one in batch if one is not None]
-        value: Tensor = vmap(one)(parameters, self.buffers, masks, given)
+        given = (batch.inputs, batch.targets, batch.extra)
+        value: Tensor = vmap(one)(parameters, self.buffers, masks, *given)
         if self.recipe.l1:
             weights = [one.abs().flatten(1).sum(1) for one in parameters.values() if one.ndim > 2]
             self._penalty = self.recipe.l1 * torch.stack(weights).sum(0)
@@ -275,7 +295,7 @@ class _Population:
         members = len(self.members)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         wide = Batch(
-            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # None is auxiliary's
+            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # inputs and targets are there
         )
         self.skeleton.train()
         try:

@@ -39,11 +39,28 @@ MiB = 2**20
 
 
 class Batch(NamedTuple):
-    """Encoded inputs, encoded targets, and a loss's auxiliary maps where it has any."""
+    """Encoded inputs and targets, and what else there is.
+
+    Attributes:
+        inputs: (N, ...).
+        targets: (N, ...).
+        auxiliary: a loss's maps.
+        weights: (N,) or (N, *spatial), how much each counts in training.
+        soft: (N, C), the distributions over the classes to train on in place of the targets.
+
+    """
 
     inputs: Tensor
     targets: Tensor
     auxiliary: Tensor | None
+    weights: Tensor | None = None
+    soft: Tensor | None = None
+
+    @property
+    def extra(self) -> dict[str, Tensor]:
+        """What a loss is shown beside outputs and targets, by its arguments' names."""
+        found = {"auxiliary": self.auxiliary, "weights": self.weights}
+        return {name: one for name, one in found.items() if one is not None}
 
 
 class Source(Protocol):
@@ -72,6 +89,8 @@ class Resident:
     auxiliary: Tensor | None
     inputs_encoded: bool
     labels_encoded: bool
+    weights: Tensor | None = None
+    soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -81,8 +100,10 @@ class Resident:
         index = index.to(self.inputs.device, non_blocking=True)
         inputs = self.inputs[index]
         inputs = inputs if self.inputs_encoded else self.task.encode_inputs(inputs)
-        maps = None if self.auxiliary is None else self.auxiliary[index]
-        return Batch(channels_last(inputs), self.targets(index), maps)
+        maps, weights, soft = (
+            None if one is None else one[index] for one in (self.auxiliary, self.weights, self.soft)
+        )
+        return Batch(channels_last(inputs), self.targets(index), maps, weights, soft)
 
     def targets(self, index: Tensor) -> Tensor:
         """Index the targets."""
@@ -111,7 +132,10 @@ class Mapped:
         inputs = self._read([split.inputs for split in self.splits], index)
         targets = self.targets(index)
         maps = None if self.maps is None else self.maps(targets.cpu()).to(self.device)
-        return Batch(channels_last(self.task.encode_inputs(inputs)), targets, maps)
+        weights, soft = (
+            None if some is None else self._read(some, index) for some in _only_trained(self.splits)
+        )
+        return Batch(channels_last(self.task.encode_inputs(inputs)), targets, maps, weights, soft)
 
     def targets(self, index: Tensor) -> Tensor:
         """Read and encode targets."""
@@ -207,7 +231,9 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
     count = sum(map(len, splits))
     first = task.encode_inputs(_tensor([split.inputs[:1] for split in splits], device)[:1])
     label = task.encode_targets(_tensor([split.targets[:1] for split in splits], device)[:1])
+    own = _only_trained(splits)
     needed = sum(split.inputs.nbytes + split.targets.nbytes for split in splits)
+    needed += sum(one.nbytes for some in own for one in some or ())
     if maps is not None:
         needed += count * maps(label.cpu()).nbytes
     if needed > budget:
@@ -226,7 +252,15 @@ def open_portion(task: Task, splits: Sequence[Split], device: str, maps: Maps | 
         inputs = channels_last(task.encode_inputs(inputs))
     if labels_ahead:
         labels = task.encode_targets(labels)
-    return Portion(Resident(task, inputs, labels, auxiliary, inputs_ahead, labels_ahead))
+    weights, soft = (None if some is None else _tensor(some, device) for some in own)
+    return Portion(Resident(task, inputs, labels, auxiliary, inputs_ahead, labels_ahead, weights, soft))
+
+
+def _only_trained(splits: Sequence[Split]) -> list[list[npt.NDArray[Any]] | None]:
+    """Return the splits' weights and their soft labels; None for what the data have not."""
+    both = ([one.weights for one in splits], [one.soft for one in splits])
+    there = ([one for one in arrays if one is not None] for arrays in both)
+    return [some if len(some) == len(splits) else None for some in there]
 
 
 def encoded_ahead(device: str, left: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from lossbench.errors import UserError
 from lossbench.plugins import load_object
 from lossbench.training.augmentation import Draws, augment, draw
+from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.seeds import derive, generator
 from lossbench.training.setting import Setting
@@ -94,7 +95,11 @@ class Plan:
                 f"'recipe.augmentation.own': {own} returns {type(made).__name__}; allowed: (inputs, "
                 "targets) of the batch's samples"
             )
-        return Batch(made[0], made[1], batch.auxiliary)
+        return batch._replace(inputs=made[0], targets=made[1])
+
+    def mixed(self, batch: Batch, number: int, step: int) -> Batch:
+        """Mix a batch with itself and soften its targets, as the recipe says."""
+        return mixed(batch, self.setting.recipe, self.setting.task, self.seed, number, step)
 
     def slice(self, step: int) -> slice:
         """Say which samples of an epoch's order make up a step."""
@@ -109,10 +114,11 @@ def changed(batch: Batch, setting: Setting, draws: Draws | None, noise: Tensor |
     """Augment a batch; targets that are maps of the image's size move along."""
     if draws is None:
         return batch
-    inputs, targets, auxiliary = batch
-    spatial = targets.ndim >= 3 and targets.shape[-2:] == inputs.shape[-2:]
-    maps = ([targets] if spatial else []) + ([] if auxiliary is None else [auxiliary])
-    inputs, maps = augment(inputs, maps, setting.recipe.augmentation, draws, noise)
-    if spatial:
-        targets = maps.pop(0)
-    return Batch(inputs, targets, maps[0] if maps else None)
+    size = batch.inputs.shape[-2:]
+    moving = {
+        name: one
+        for name, one in batch._asdict().items()
+        if name != "inputs" and one is not None and one.ndim >= 3 and one.shape[-2:] == size
+    }
+    inputs, maps = augment(batch.inputs, list(moving.values()), setting.recipe.augmentation, draws, noise)
+    return batch._replace(inputs=inputs, **dict(zip(moving, maps, strict=True)))

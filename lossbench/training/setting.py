@@ -11,12 +11,14 @@ from lossbench.data.dataset import Dataset, Split
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.building import LossContext, build
+from lossbench.losses.schedules import is_scheduled, progress_of
 from lossbench.models.base import build as build_model
 from lossbench.models.weights import head_of
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import recurrent_in_float32
 from lossbench.training.member import Member
+from lossbench.training.mixing import trains_on_distributions
 from lossbench.training.portions import Maps, Portion, at_once, memory_budget, open_portion, parts
 from lossbench.training.seeds import derive, generator
 
@@ -52,11 +54,19 @@ class Setting:
         optimizer = self.recipe.optimizer.model_copy(update=changed)
         return self.recipe.model_copy(update={"optimizer": optimizer})
 
-    def loss_of(self, member: Member) -> Loss:
-        """Build the member's loss."""
-        made = build(member.loss or self.loss, loss_context(self.task), "loss")
+    def loss_of(self, member: Member, progress: float = 1.0) -> Loss:
+        """Build the member's loss; its numbers that change have the values of this share of the training."""
+        made = build(member.loss or self.loss, loss_context(self.task, self.recipe), "loss", progress)
         made.check = "never"  # prepare() has looked at all targets
         return made.to(self.compute.device)
+
+    def loss_during(self, epoch: int, member: Member, before: Loss) -> Loss:
+        """Return the member's loss in an epoch, from 1: ``before`` itself, unless something changes in it."""
+        if not is_scheduled(member.loss or self.loss):
+            return before
+        made = self.loss_of(member, progress_of(epoch, self.recipe.epochs))
+        made.go_on_from(before)
+        return made
 
     def model_of(self, seed: int) -> nn.Module:
         """Build the model with the seed's initial weights, the same for every loss."""
@@ -79,14 +89,15 @@ class Setting:
         return self.pool.among(order[:most]), self.pool.among(order[most:])
 
 
-def loss_context(task: Task) -> LossContext:
-    """What the data say to a loss that asks."""
+def loss_context(task: Task, recipe: Recipe | None = None) -> LossContext:
+    """What the data, and a recipe, say to a loss that asks."""
     return LossContext(
         classes=task.loss_classes,
         class_counts=task.class_counts,
         multilabel=task.multilabel,
         ignore_index=task.info.ignore_index,
         positions=task.positions,
+        distributions=recipe is not None and trains_on_distributions(recipe, task),
     )
 
 
@@ -125,6 +136,8 @@ def prepare(
             task.check_targets(portion.among(rows).targets())
     shape = tuple(train.take(torch.arange(1)).inputs.shape[1:])
     check_recipe(recipe, data, shape)
+    check_mixing(recipe, task, shape, auxiliary=maps is not None)
+    check_weights(recipe, task, build(loss, loss_context(task, recipe), "loss"), "loss")
     rare = None
     if recipe.augmentation.rare_classes_only:
         counts = torch.tensor(task.info.counts, dtype=torch.float64)
@@ -205,6 +218,64 @@ def _maps(loss: Mapping[str, Any], task: Task) -> Maps | None:
     if not made.auxiliary:
         return None
     return lambda targets: made.prepare(task.loss_target(targets), task.loss_classes)
+
+
+def check_mixing(recipe: Recipe, task: Task, shape: tuple[int, ...], auxiliary: bool = False) -> None:
+    """Refuse to mix what cannot be mixed.
+
+    Args:
+        recipe: of the experiment.
+        task: what targets mean.
+        shape: of one encoded sample.
+        auxiliary: whether the loss needs maps of the targets.
+
+    """
+    how = recipe.mixing
+    mixes = bool(how.mixup or how.cutmix)
+    if (mixes or recipe.label_smoothing) and not task.mixes:
+        key = "mixing" if mixes else "label_smoothing"
+        raise UserError(
+            f"'recipe.{key}' needs targets that are classes or labels; task '{task.name}' has others; "
+            "allowed there: none"
+        )
+    if how.cutmix and len(shape) != 3:
+        raise UserError(f"'recipe.mixing.cutmix' needs images (C, H, W); found samples of shape {shape}")
+    if mixes and auxiliary:
+        raise UserError(
+            "'recipe.mixing' breaks the regions of which a loss of this experiment needs maps (boundary, "
+            "hausdorff, blob); allowed with it: no mixing"
+        )
+
+
+def check_weights(recipe: Recipe, task: Task, loss: Loss, key: str) -> None:
+    """Refuse weights and soft labels of the data that a task, a loss or an augmentation cannot take.
+
+    Args:
+        recipe: of the experiment.
+        task: on the data.
+        loss: one of the compared.
+        key: where in params.yaml it stands, for messages.
+
+    """
+    weights, soft = task.info.weights, task.info.soft
+    if not (weights or soft):
+        return
+    what = "soft labels" if soft else f"a weight for each {weights}"
+    if not task.mixes:
+        raise UserError(
+            f"the data have {what}, of which task '{task.name}' can make no use; allowed: classification, "
+            "multilabel, segmentation, or data without"
+        )
+    if weights and not loss.weighs:
+        raise UserError(
+            f"{key}: loss '{loss.name}' takes no weights, but the data have {what}; allowed: a loss with an "
+            "argument 'weights', (N,) or (N, *spatial), or data without"
+        )
+    if recipe.augmentation.own is not None and (soft or weights == "position"):
+        raise UserError(
+            f"'recipe.augmentation.own' is shown inputs and targets, but the data have {what}, which would "
+            "not move along; allowed with it: a weight for each sample"
+        )
 
 
 def check_recipe(recipe: Recipe, data: Dataset, shape: tuple[int, ...]) -> None:

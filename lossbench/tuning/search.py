@@ -13,6 +13,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from lossbench.losses.schedules import LEARNED, is_change
 from lossbench.params import Range, Tuning
 from lossbench.training.member import Member
 
@@ -110,18 +111,21 @@ def own_ranges(loss: Mapping[str, Any]) -> dict[Own, Range]:
     """Return the ranges of what a loss has of its own to tune.
 
     Of a loss: its declared parameters. Of a sum: the weight of every part but the first (the others' ratio to
-    it is what matters: the learning rate is tuned too), and the parts' own parameters.
+    it is what matters: the learning rate is tuned too), and the parts' own parameters. What changes over the
+    epochs, or is learned, stays as written.
     """
     if "sum" not in loss:
-        return {(name,): one for name, one in _declared(str(loss.get("name"))).items()}
+        declared = _declared(str(loss.get("name")))
+        return {(name,): one for name, one in declared.items() if not is_change(loss.get(name))}
     found: dict[Own, Range] = {}
     for number, (key, block) in enumerate(loss["sum"].items()):
-        inner = block if isinstance(block, Mapping) else {"weight": block}
-        weight = float(inner.get("weight", 1.0))
-        if number:
-            found["sum", key, "weight"] = Range(low=weight / SPREAD, high=weight * SPREAD)
+        inner = block if isinstance(block, Mapping) and not is_change(block) else {"weight": block}
+        weight = inner.get("weight", 1.0)
+        if number and weight != LEARNED and not is_change(weight):
+            found["sum", key, "weight"] = Range(low=float(weight) / SPREAD, high=float(weight) * SPREAD)
         for name, one in _declared(str(inner.get("name", key))).items():
-            found["sum", key, name] = one
+            if not is_change(inner.get(name)):
+                found["sum", key, name] = one
     return found
 
 
@@ -150,7 +154,8 @@ def _with_own(loss: Mapping[str, Any], values: Mapping[Own, float]) -> dict[str,
         key, name = rest
         parts = dict(made["sum"])
         block = parts[key]
-        parts[key] = {**(block if isinstance(block, Mapping) else {"weight": block}), name: value}
+        is_block = isinstance(block, Mapping) and not is_change(block)
+        parts[key] = {**(block if is_block else {"weight": block}), name: value}
         made["sum"] = parts
     return made
 

@@ -1,7 +1,7 @@
 """The user's own images: a folder per class, or images with masks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from lossbench.data.dataset import TRAINED
 from lossbench.data.facts import histogram
 from lossbench.data.images import Coloured, Header, WhiteIsZero, read_mask
 from lossbench.data.rows import FromFiles
@@ -27,6 +28,7 @@ from lossbench.data.sources.reading import (
     relative_names,
     side_by_side,
 )
+from lossbench.data.sources.weighing import beside, maps
 from lossbench.errors import UserError, nearest
 from lossbench.params import Dataset
 
@@ -205,6 +207,7 @@ class SegmentationFolder(Source[MaskOptions]):
             options,
             root,
             key,
+            weights={split: beside(list(some.values()), root) for split, some in pairs.items()},
         )
 
 
@@ -215,6 +218,7 @@ def segmented(
     root: Path,
     key: str,
     columns: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    weights: Mapping[str, Sequence[Path] | None] | None = None,
 ) -> Fetched:
     """Read images and the mask of each.
 
@@ -225,6 +229,7 @@ def segmented(
         root: what sample names are relative to.
         key: the dataset's path in params.yaml.
         columns: split → further columns of the manifest.
+        weights: split → the weight map of each, or None; where there are any, train and validation need them.
 
     Raises:
         UserError: naming the file, its sizes or its values.
@@ -250,7 +255,19 @@ def segmented(
         own = _mask_columns(some, images.headers[split], reading, options, split, key)
         targets = FromFiles.of(known, some, reading.size, np.uint8, f"{split} masks: reading")
         groups[split] = images.samples(split, targets, {**own, **((columns or {}).get(split, {}))})
+    for split, files_of in _with_maps(weights or {}, root).items():
+        maps_of = maps(files_of, reading, options.size, f"{split} weights: reading")
+        groups[split] = replace(groups[split], weights=maps_of)
     return Fetched("mask", classes, groups, PROVENANCE, ignore, reading.extra)
+
+
+def _with_maps(weights: Mapping[str, Sequence[Path] | None], root: Path) -> dict[str, Sequence[Path]]:
+    """Keep the splits that have weight maps: all that are trained on, or none."""
+    found = {split: some for split, some in weights.items() if some is not None}
+    lone = next((split for split in weights if split in (POOL, *TRAINED) and split not in found), None)
+    if found and lone is not None:
+        raise UserError(f"{root}: weight maps of the {next(iter(found))} split, but none of the {lone} split")
+    return found
 
 
 IGNORED = 255

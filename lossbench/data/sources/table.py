@@ -2,19 +2,21 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from lossbench.data.dataset import TRAINED
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.boxes import boxes_of, found_classes
 from lossbench.data.sources.folders import PROVENANCE, Images, MaskOptions, segmented
 from lossbench.data.sources.voc import VocOptions, picture
+from lossbench.data.sources.weighing import probabilities, weight
 from lossbench.data.splits import divided, side
 from lossbench.errors import UserError, brief, nearest
 from lossbench.params import Dataset, Splits
@@ -24,7 +26,7 @@ TAKEN = frozenset((
     "id", "split", "index", "label", "width", "height", "channels", "orientation", "minimum", "maximum",
     "mean", "std", "sha256", "target_sha256", "source", "mask_width", "mask_height", "mask_values", "stray",
     "foreground", "boxes", "stray_boxes", "dropped_boxes", "clipped_boxes", "repeated_boxes",
-    "orientation_in_doubt", "white_in_doubt", "clipped_values",
+    "orientation_in_doubt", "white_in_doubt", "clipped_values", "weights_sha256", "soft_sha256",
 ))  # fmt: skip
 """Columns of the manifest that say something else; a column of the table of such a name becomes ``own_…``."""
 
@@ -37,6 +39,11 @@ class TableOptions(MaskOptions):
     the target: the one that is named here, or else the one that is there. Rows of one ``group`` never fall
     into two splits. Further columns go into the manifest, where ``retraining.slices`` finds them.
     ``classes``: names in the order of their numbers.
+
+    For training alone: ``weight`` names the column of each sample's weight, ``weights`` that of its weight
+    map (beside a mask: a picture, or an .npy file), and null says that a column of this name weighs nothing.
+    ``probabilities`` lists a column per class that hold the distribution to train on; without a column of
+    labels the likeliest class is the label.
     """
 
     table: str = Field("samples.csv", pattern=r"^[^/\\]+\.(csv|parquet)$")
@@ -46,6 +53,9 @@ class TableOptions(MaskOptions):
     boxes: str | None = None
     split: str = "split"
     group: str = "group"
+    weight: str | None = "weight"
+    weights: str | None = "weights"
+    probabilities: listing.ClassNames | None = Field(None, min_length=2)
     beyond: Literal["clip", "refuse"] = "refuse"
     classes: listing.ClassNames | None = Field(None, min_length=1)
 
@@ -54,6 +64,14 @@ class TableOptions(MaskOptions):
         named = [name for name in TARGETS if getattr(self, name) is not None]
         if len(named) > 1:
             raise ValueError(f"both '{named[0]}' and '{named[1]}' name a target; keep one")
+        if self.probabilities is not None and named not in ([], ["label"]):
+            raise ValueError(f"probabilities beside {named[0]}; they go with labels")
+        if self.probabilities is not None and len(self.classes or self.probabilities) != len(
+            self.probabilities
+        ):
+            raise ValueError(
+                f"probabilities has {len(self.probabilities)} entries, classes {len(self.classes or ())}"
+            )
         return self
 
 
@@ -68,6 +86,9 @@ class Row:
         split: as given; POOL where the table gives none.
         group: what it belongs to; None where the table knows no groups.
         columns: all that is said of it besides.
+        weight: how much it counts in training; None where all count alike.
+        map: the file of its weight map; None where the table names none.
+        soft: its distribution over the classes; None where the label alone counts.
 
     """
 
@@ -77,6 +98,9 @@ class Row:
     split: str
     group: str | None
     columns: Mapping[str, Any]
+    weight: float | None = None
+    map: Path | None = None
+    soft: tuple[float, ...] | None = None
 
 
 @register
@@ -127,7 +151,9 @@ def fetched_of(
     if kind == "mask":
         images = {split: [row.image for row in some] for split, some in groups.items()}
         masks = {split: [Path(row.target) for row in some] for split, some in groups.items()}
-        return segmented(images, masks, options, root, key, _columns(groups))
+        maps = {split: [row.map for row in some if row.map] for split, some in groups.items()}
+        given = maps if any(maps.values()) else None
+        return _weighed(segmented(images, masks, options, root, key, _columns(groups), given), groups)
     return _boxed(groups, options, root, key)
 
 
@@ -162,14 +188,17 @@ def entries_told(
 ) -> tuple[str, list[Row]]:
     """Read the rows of a table that is in memory already; see :func:`read_rows`."""
     kind, target = _target(file, columns, options)
-    for name in (options.image, target):
+    for name in (options.image, *([] if target is None else [target]), *(options.probabilities or ())):
         if name not in columns:
             raise UserError(f"{file}, row 1: no column '{name}'; {nearest(name, columns)}")
-    named = {"image": options.image, "target": target, "split": options.split, "group": options.group}
-    for given, default in (("split", "split"), ("group", "group")):
-        if named[given] not in columns and named[given] != default:
-            raise UserError(f"{file}, row 1: no column '{named[given]}'; {nearest(named[given], columns)}")
-    rows = [_row(file, number, entry, named, kind) for number, entry in entries]
+    named = {"image": options.image, "split": options.split, "group": options.group}
+    named |= {} if target is None else {"target": target}
+    for part in ("split", "group", "weight", "weights"):
+        name = getattr(options, part)
+        if name is not None and name != part and name not in columns:
+            raise UserError(f"{file}, row 1: no column '{name}'; {nearest(name, columns)}")
+    weighing = _weighing(file, columns, options, kind)
+    rows = [_row(file, number, entry, named, kind, weighing) for number, entry in entries]
     seen: dict[Path, str] = {}
     for row in rows:
         first = seen.setdefault(row.image.resolve(), row.where)
@@ -178,11 +207,52 @@ def entries_told(
     return kind, rows
 
 
-def _target(file: Path, columns: Sequence[str], options: TableOptions) -> tuple[str, str]:
-    """Find the column of targets: (which of TARGETS, its name)."""
+@dataclass(frozen=True)
+class Weighing:
+    """Columns that only training reads.
+
+    Attributes:
+        weight: of samples' weights; None without.
+        map: of files of weight maps; None without.
+        probabilities: a column per class; empty without.
+        classes: the classes' names, where there are probabilities.
+
+    """
+
+    weight: str | None
+    map: str | None
+    probabilities: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def _weighing(file: Path, columns: Sequence[str], options: TableOptions, kind: str) -> Weighing:
+    """Find the columns that only training reads; a kind that takes none has them as mere columns."""
+    kinds = {"weight": ("label", "mask"), "weights": ("mask",)}
+    found: dict[str, str | None] = {}
+    for part, taking in kinds.items():
+        name = getattr(options, part)
+        if name in columns and kind not in taking and part in options.model_fields_set:
+            raise UserError(
+                f"{file}, row 1: '{part}: {name}' beside targets of kind {kind}; allowed beside: "
+                f"{' or '.join(taking)}"
+            )
+        found[part] = name if name in columns and kind in taking else None
+    if found["weight"] and found["weights"]:
+        raise UserError(
+            f"{file}, row 1: both '{found['weight']}' and '{found['weights']}' weigh; say 'weight: null' or "
+            "'weights: null'"
+        )
+    chances = options.probabilities or ()
+    return Weighing(found["weight"], found["weights"], chances, options.classes or chances)
+
+
+def _target(file: Path, columns: Sequence[str], options: TableOptions) -> tuple[str, str | None]:
+    """Find the column of targets: (which of TARGETS, its name); no name where probabilities are the label."""
     for kind in TARGETS:
         if (name := getattr(options, kind)) is not None:
             return kind, name
+    if options.probabilities is not None:
+        return "label", "label" if "label" in columns else None
     there = [kind for kind in TARGETS if kind in columns]
     if len(there) != 1:
         found = (
@@ -223,14 +293,23 @@ def _parquet(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     ]
 
 
-def _row(file: Path, number: int, entry: Mapping[str, Any], named: Mapping[str, str], kind: str) -> Row:
+def _row(
+    file: Path,
+    number: int,
+    entry: Mapping[str, Any],
+    named: Mapping[str, str],
+    kind: str,
+    weighing: Weighing,
+) -> Row:
     where = f"{file}, row {number}"
     cells = {name: _cell(value) for name, value in entry.items()}
-    for part in ("image", "target"):
-        if not cells[named[part]]:
-            raise UserError(f"{where}: '{named[part]}' is empty")
+    for part in ("image", "target", "map"):
+        name = weighing.map if part == "map" else named.get(part)
+        if name is not None and not cells[name]:
+            raise UserError(f"{where}: '{name}' is empty")
     image = _found(file, cells[named["image"]], named["image"], where)
-    target = cells[named["target"]]
+    soft = probabilities(cells, weighing.probabilities, where) if weighing.probabilities else None
+    target = _likeliest(soft, weighing) if "target" not in named else cells[named["target"]]
     split = cells.get(named["split"], "")
     if split and split.lower() not in (*listing.SIDES, "reference"):
         raise UserError(
@@ -240,14 +319,29 @@ def _row(file: Path, number: int, entry: Mapping[str, Any], named: Mapping[str, 
     if group == "":
         raise UserError(f"{where}: '{named['group']}' is empty; every row needs its group")
     rest = {_own(name): value for name, value in cells.items() if name not in named.values()}
+    side_of = listing.SIDES.get(split.lower(), split.lower() or POOL)
     return Row(
         where,
         image,
         target if kind == "label" else _found(file, target, named["target"], where),
-        listing.SIDES.get(split.lower(), split.lower() or POOL),
+        side_of,
         group,
         rest if group is None else {**rest, "group": group},
+        _weight(cells, weighing.weight, where, needed=side_of in (POOL, *TRAINED)),
+        None if weighing.map is None else _found(file, cells[weighing.map], weighing.map, where),
+        soft,
     )
+
+
+def _likeliest(soft: Sequence[float] | None, weighing: Weighing) -> str:
+    return weighing.classes[int(np.argmax(soft or ()))]
+
+
+def _weight(cells: Mapping[str, str], column: str | None, where: str, needed: bool) -> float | None:
+    """Read a weight; a sample that nothing is trained on needs none."""
+    if column is None:
+        return None
+    return 1.0 if not (needed or cells[column]) else weight(cells[column], where, column)
 
 
 def _cell(value: Any) -> str:
@@ -315,9 +409,14 @@ def _refuse_crossing(rows: Sequence[Row]) -> None:
 
 def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:
     main = groups.get("train", groups.get(POOL, []))
-    classes = options.classes or tuple(
-        sorted(
-            {str(row.target) for row in main}, key=lambda one: listing.natural(Path(one.replace("/", "_")))
+    classes = (
+        options.classes
+        or options.probabilities
+        or tuple(
+            sorted(
+                {str(row.target) for row in main},
+                key=lambda one: listing.natural(Path(one.replace("/", "_"))),
+            )
         )
     )
     if len(classes) < 2:
@@ -325,9 +424,9 @@ def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: 
     for some in groups.values():
         for row in some:
             if row.target not in classes:
-                what = (
-                    "no training sample has it" if options.classes is None else f"'{key}.classes' has it not"
-                )
+                what = "no training sample has it"
+                if options.classes or options.probabilities:
+                    what = f"'{key}.{'classes' if options.classes else 'probabilities'}' has it not"
                 raise UserError(
                     f"{row.where}: label '{row.target}': {what}; {nearest(str(row.target), classes)}"
                 )
@@ -341,7 +440,27 @@ def _labelled(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: 
         )
         for split, some in groups.items()
     }
-    return Fetched("label", classes, samples, PROVENANCE, extra=images.reading.extra)
+    soft = {
+        split: np.array([row.soft for row in some], np.float32).reshape(len(some), len(classes))
+        for split, some in groups.items()
+        if options.probabilities
+    }
+    samples |= {split: replace(samples[split], soft=one) for split, one in soft.items()}
+    return _weighed(Fetched("label", classes, samples, PROVENANCE, extra=images.reading.extra), groups)
+
+
+def _weighed(fetched: Fetched, groups: Mapping[str, Sequence[Row]]) -> Fetched:
+    """Give samples the weights of their rows, where these have any."""
+    weights = {
+        split: [row.weight for row in some if row.weight is not None] for split, some in groups.items()
+    }
+    if not any(weights.values()):
+        return fetched
+    found = {
+        split: replace(one, weights=np.array(weights[split], np.float32))
+        for split, one in fetched.groups.items()
+    }
+    return replace(fetched, groups=found)
 
 
 def _boxed(groups: Mapping[str, Sequence[Row]], options: TableOptions, root: Path, key: str) -> Fetched:

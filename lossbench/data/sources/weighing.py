@@ -1,0 +1,160 @@
+"""What only training reads of the user's files: weights of samples or of pixels, and soft labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lossbench.data.images import Size, read_mask
+from lossbench.data.rows import Array, FromFiles
+from lossbench.data.sources import listing
+from lossbench.data.sources.pairs import plain, without_ending
+from lossbench.data.sources.reading import Reading
+from lossbench.errors import UserError, brief
+
+FOLDERS = ("weights", "weight", "weightmaps", "weightmap")
+"""Names of a folder of weight maps beside that of the masks, in lower case, without '_', '-' and blanks."""
+ENDINGS = ("weights", "weight", "weightmap", "w")
+"""What a weight map's name may end in after '_' or '-'."""
+MOST = float(np.finfo(np.float32).max)
+"""Weights are stored as float32."""
+ONE = 0.02
+"""How far probabilities may be from a sum of 1, as they are written with few digits."""
+
+
+def weight(text: str, where: str, column: str) -> float:
+    """Read a sample's weight.
+
+    Raises:
+        UserError: for what is no finite number from 0 on.
+
+    """
+    found = _number(text)
+    if found is None or not 0 <= found <= MOST:
+        raise UserError(f"{where}: '{column}' is {_shown(text)}; allowed: a finite number ≥ 0")
+    return found
+
+
+def probabilities(cells: Mapping[str, str], columns: Sequence[str], where: str) -> tuple[float, ...]:
+    """Read a sample's distribution over the classes, scaled to a sum of 1.
+
+    Raises:
+        UserError: for what is no probability, or a sum that is not 1.
+
+    """
+    found = []
+    for column in columns:
+        one = _number(cells[column])
+        if one is None or not 0 <= one <= 1:
+            raise UserError(f"{where}: '{column}' is {_shown(cells[column])}; allowed: a probability, 0 to 1")
+        found.append(one)
+    total = math.fsum(found)
+    if abs(total - 1) > ONE:
+        raise UserError(
+            f"{where}: {', '.join(columns)} sum to {total:g}; allowed: probabilities that sum to 1"
+        )
+    return tuple(one / total for one in found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _shown(text: str) -> str:
+    return f"'{brief(text)}'" if text else "empty"
+
+
+def maps(files: Sequence[Path], reading: Reading, size: Size | None, label: str) -> FromFiles:
+    """Read weight maps, (N, H, W) float32: of each pixel its grey value, or its number in an .npy file.
+
+    Args:
+        files: one per sample.
+        reading: how the images are read.
+        size: what params resize images to, or None; pictures are resized along, by nearest neighbour, and
+            what padding adds weighs 0. Arrays have that size already.
+        label: of the progress bar.
+
+    Raises:
+        UserError: once a map is read that does not fit.
+
+    """
+    return FromFiles.of(partial(_map, reading=reading, size=size), files, reading.size, np.float32, label)
+
+
+def _map(file: Path, reading: Reading, size: Size | None) -> Array:
+    if file.suffix.lower() == ".npy":
+        found = _array(file)
+    else:
+        found = read_mask(file, size, reading.resize, 0, reading.orientation)
+    if found.shape != reading.size:
+        height, width = reading.size
+        sizes = "×".join(map(str, reversed(found.shape)))
+        raise UserError(f"{file}: weights of {sizes}, but its image has {width}×{height} pixels")
+    wrong = ~np.isfinite(found) | (found < 0)
+    if wrong.any():
+        raise UserError(f"{file}: a weight of {found[wrong][0]:g}; allowed: finite numbers ≥ 0")
+    return found.astype(np.float32)
+
+
+def _array(file: Path) -> Array:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: cannot be read as an array of NumPy: {brief(str(error))}") from None
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "buif":
+        raise UserError(f"{file}: no array of numbers; expected a weight for each pixel, (H, W)")
+    made: Array = found
+    return made
+
+
+def beside(masks: Sequence[Path], root: Path) -> list[Path] | None:
+    """Find the weight map of each mask, in a folder ``weights`` beside the folder of masks.
+
+    Args:
+        masks: of one split.
+        root: the dataset's folder; nothing above it is looked at.
+
+    Returns:
+        the maps in the masks' order; None where there is no such folder.
+
+    Raises:
+        UserError: naming a mask that has no map, where others have.
+
+    """
+    folders = {parent: _folder(parent, root) for parent in dict.fromkeys(mask.parent for mask in masks)}
+    known = {folder: _by_stem(folder) for folder in folders.values() if folder is not None}
+    if not known:
+        return None
+    found: list[Path] = []
+    for mask in masks:
+        folder = folders[mask.parent]
+        if folder is None:
+            raise UserError(f"{mask}: no folder of weight maps beside its own, but other masks have one")
+        stem = listing.nfc(mask.stem)
+        twin = known[folder].get(stem) or known[folder].get(without_ending(stem))
+        if twin is None:
+            raise UserError(f"{mask}: no weight map of this name in {folder}")
+        found.append(twin)
+    return found
+
+
+def _folder(masks: Path, root: Path) -> Path | None:
+    """Where weight maps would lie: the same place below a folder ``weights`` beside that of masks."""
+    for above in (masks, *masks.parents):
+        if root not in above.parents:
+            return None
+        for one in listing.entries(above.parent):
+            if one.is_dir() and plain(one.name) in FOLDERS and one != above:
+                return one / masks.relative_to(above)
+    return None
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = [one for one in listing.entries(folder) if one.is_file()] if folder.is_dir() else []
+    return {without_ending(listing.nfc(one.stem), ENDINGS): one for one in files}
