@@ -19,9 +19,15 @@ def machine(*packages: str) -> str:
 
 
 def commit() -> str:
-    """Commit of the code that ran; `+` where files differed from it."""
-    head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if _git("status", "--porcelain") else "")
+    """Commit of the code that ran; `+` where files differed from it.
+
+    A copy of the files, as another machine is handed, may be no repository: then that is what it says.
+    """
+    try:
+        head = _git("rev-parse", "--short", "HEAD")
+        return head + ("+" if _git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git repository"
 
 
 def _git(*arguments: str) -> str:

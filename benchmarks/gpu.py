@@ -6,6 +6,9 @@ of the two, every loss on every task it fits and what determinism costs, and the
 benchmarks.training). Each row is written to benchmarks/results/gpu.json when it is there; one that fails
 says why, and the next begins; what there is no time for says so. Without a GPU it says that, and runs a
 small twin on the CPU, which it writes to gpu-cpu-twin.json and holds against no goal of speed.
+
+It needs torch, numpy, scipy, pydantic and safetensors; pycocotools for the rows of detection, which say so
+where it is missing; and for real data what benchmarks.training needs, or fetched datasets.
 """
 
 import argparse

@@ -44,14 +44,14 @@ class Open(Model):
 class Optimizer(Model):
     """The optimizer and its constants, as torch names them."""
 
-    name: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adam"
-    """Which optimizer, as torch names it; `momentum` is SGD with it."""
+    name: Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"] = "adam"
+    """Which optimizer, as torch names it; `momentum` is SGD with it, `nesterov` with Nesterov's."""
     learning_rate: Positive = 1e-3
     """Rate that the schedule scales; where a search is declared, what it finds takes its place."""
     weight_decay: NonNegative = 0.0
     """Weight decay: decoupled for `adamw`, L2 for the others."""
     momentum: Fraction = 0.9
-    """Of `momentum` and `rmsprop`."""
+    """Of `momentum`, `nesterov` and `rmsprop`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Of `adam` and `adamw`."""
 
@@ -80,8 +80,8 @@ class Augmentation(Model):
 
     shift: Annotated[int, Field(ge=0)] = 0
     """Images move by up to so many pixels each way."""
-    flip: bool = False
-    """Left and right change places in half of the images."""
+    flip: Literal["alternating"] | bool = False
+    """Left and right change places in half of the images; `alternating`: of two epochs, in one of them."""
     vertical_flip: bool = False
     """Top and bottom change places in half of the images."""
     noise: NonNegative = 0.0

@@ -27,9 +27,9 @@ def series(replicate, split: str, metric: str) -> list[float]:
     return [one.value for one in replicate.history if (one.split, one.metric) == (split, metric)]
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 def test_every_optimizer_learns(labels, name):
-    rate = 0.3 if name == "sgd" else 0.03 if name == "momentum" else 0.01
+    rate = 0.3 if name == "sgd" else 0.03 if name in ("momentum", "nesterov") else 0.01
     made = setting(labels, epochs=12, optimizer={"name": name, "learning_rate": rate})
     found = train_replicate(made, Member(0))
     assert series(found, "validation", "accuracy")[-1] > 0.8

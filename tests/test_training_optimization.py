@@ -14,6 +14,7 @@ STEPS = 25
 ORACLES = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, weight_decay=0.01),
     "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01, nesterov=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 0.05, weight_decay=0.01),
     "adam": lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.01),
     "adamw": lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.01),

@@ -56,7 +56,7 @@ def as_tuple(record):
     return (record.epoch, record.split, record.metric, record.value)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_agrees_with_the_loop(labels, name):
     rate = 1e-3 if name in ("adam", "adamw", "rmsprop") else 0.05
     agree(setting(labels, optimizer={"name": name, "learning_rate": rate}), SEEDS, 1e-3)

@@ -1,6 +1,7 @@
 """Where the models are: a module is imported when its model is asked for. A new model adds a line."""
 
 MODULES = {
+    "airbench": "airbench",
     "autoencoder": "autoencoder",
     "grid_detector": "detector",
     "lenet": "lenet",

@@ -55,7 +55,12 @@ class Draws:
 
 
 def draw(
-    how: Augmentation, count: int, size: tuple[int, int], generator: torch.Generator, chosen: Tensor | None
+    how: Augmentation,
+    count: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    chosen: Tensor | None,
+    mirrored: Tensor | None = None,
 ) -> Draws:
     """Draw what is done to each sample of an epoch.
 
@@ -65,12 +70,15 @@ def draw(
         size: (H, W).
         generator: on the CPU.
         chosen: (n,) bool, samples to change; all where None.
+        mirrored: (n,) bool, whose left and right change sides, where that is not drawn anew each epoch.
 
     """
     shift, flip, vertical, cutout = None, None, None, None
     if how.shift:
         shift = torch.randint(-how.shift, how.shift + 1, (count, 2), generator=generator)
-    if how.flip:
+    if mirrored is not None:
+        flip = mirrored
+    elif how.flip:
         flip = torch.rand(count, generator=generator) < 0.5
     if how.vertical_flip:
         vertical = torch.rand(count, generator=generator) < 0.5
@@ -82,6 +90,25 @@ def draw(
         flip = None if flip is None else flip & chosen
         vertical = None if vertical is None else vertical & chosen
     return Draws(shift, flip, vertical, cutout, chosen)
+
+
+def alternating(count: int, epoch: int, generator: torch.Generator) -> Tensor:
+    """Say which samples an epoch shows mirrored: half of them, and in the next epoch the others.
+
+    So two epochs show each image from both sides, which chance alone does for half of them (Jordan 2024,
+    2404.00498, sec. 3.6).
+
+    Args:
+        count: n, all training samples.
+        epoch: from 1.
+        generator: the same for every epoch.
+
+    Returns:
+        (n,) bool.
+
+    """
+    first = torch.rand(count, generator=generator) < 0.5
+    return first if epoch % 2 else ~first
 
 
 def augment(

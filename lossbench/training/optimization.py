@@ -117,6 +117,7 @@ class SGD(Optimizer):
 
     names = ("momentum",)
     heavy: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
 
     def _empty(self, name: str) -> list[Tensor | None]:
         return [None] * len(self.parameters)
@@ -133,7 +134,7 @@ class SGD(Optimizer):
             momentum=self.params.momentum if self.heavy else 0.0,
             lr=rate,
             dampening=0.0,
-            nesterov=False,
+            nesterov=self.looks_ahead,
             maximize=False,
         )
 
@@ -142,6 +143,12 @@ class Momentum(SGD):
     """SGD with a heavy ball."""
 
     heavy = True
+
+
+class Nesterov(Momentum):
+    """SGD with Nesterov's momentum, as torch has it (Sutskever et al. 2013)."""
+
+    looks_ahead = True
 
 
 class RMSprop(Optimizer):
@@ -179,6 +186,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw": AdamW,
     "sgd": SGD,
     "momentum": Momentum,
+    "nesterov": Nesterov,
     "rmsprop": RMSprop,
 }
 

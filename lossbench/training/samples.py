@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lossbench.errors import UserError
 from lossbench.plugins import load_object
-from lossbench.training.augmentation import Draws, augment, draw
+from lossbench.training.augmentation import Draws, alternating, augment, draw
 from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.seeds import derive, generator
@@ -66,7 +66,10 @@ class Plan:
         height, width = self.setting.input_shape[1:]
         random = generator(self.seed, "augmentation", number)
         how = self.setting.recipe.augmentation
-        draws = draw(how, len(order), (height, width), random, chosen)
+        mirrored = None
+        if how.flip == "alternating":
+            mirrored = alternating(len(self.train), number, generator(self.seed, "flip"))[order]
+        draws = draw(how, len(order), (height, width), random, chosen, mirrored)
         return Epoch(order, draws.to(self.setting.compute.device))
 
     def noise(self, number: int, step: int, count: int) -> Tensor | None:

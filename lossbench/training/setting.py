@@ -13,6 +13,7 @@ from lossbench.losses.base import Loss
 from lossbench.losses.building import LossContext, build
 from lossbench.losses.schedules import is_scheduled, progress_of
 from lossbench.models.base import build as build_model
+from lossbench.models.from_data import SAMPLES, layers_from_data
 from lossbench.models.weights import head_of
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.base import Task
@@ -75,10 +76,21 @@ class Setting:
             model = build_model(self.network, self.input_shape, self.task.outputs)
             if wants_prior_bias(self.recipe, self.network, self.task, model):
                 set_prior_bias(model, self.task)
+        self._show_data(model, seed)
         model = model.to(self.compute.device)
         if len(self.input_shape) == 3:
             model = model.to(memory_format=torch.channels_last)
         return recurrent_in_float32(model, self.compute)
+
+    def _show_data(self, model: nn.Module, seed: int) -> None:
+        """Let layers that begin at the data see the seed's first training samples; pretrained ones have."""
+        layers = [] if is_pretrained(self.network) else layers_from_data(model)
+        if not layers:
+            return
+        train, _ = self.division(seed)
+        numbers = parts(min(SAMPLES, len(train)), at_once(self.task))
+        for layer in layers:
+            layer.look_at(train.take(one).inputs for one in numbers)
 
     def division(self, seed: int) -> tuple[Portion, Portion]:
         """Return training and validation samples: as the data have them, or divided anew by the seed."""
@@ -164,14 +176,18 @@ def wants_prior_bias(recipe: Recipe, network: Network, task: Task, model: nn.Mod
     if recipe.prior_bias != "auto":
         return recipe.prior_bias
     counts = task.class_counts
-    pretrained = any(key in network.options for key in ("weights", "weights_file"))
-    if pretrained or not task.has_prior or not counts or not min(counts):
+    if is_pretrained(network) or not task.has_prior or not counts or not min(counts):
         return False
     if prior_bias_of(model, task) is None:
         return False
     if task.multilabel:
         return True
     return max(counts) > UNEVEN * min(counts)
+
+
+def is_pretrained(network: Network) -> bool:
+    """Whether a network begins with weights from a file."""
+    return any(key in network.options for key in ("weights", "weights_file"))
 
 
 def prior_bias_of(model: nn.Module, task: Task) -> Tensor | None:

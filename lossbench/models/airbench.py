@@ -1,0 +1,147 @@
+"""A convolutional network that is fast to train on small colour images (Jordan 2024, 2404.00498, sec. 3)."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lossbench.errors import UserError
+from lossbench.models.base import register
+from lossbench.models.from_data import FromData
+
+SIDE = 2
+"""Of the whitened patches, in pixels."""
+EPSILON = 5e-4
+"""Added to a variance before its root is taken: what hardly varies is not blown up (the paper's)."""
+SMALLEST = 9
+"""Side of the smallest image of which three poolings leave anything."""
+MOMENTUM = 0.4
+"""Share of a batch in the running statistics: of few steps the last ones count."""
+SCALE = 1 / 9
+"""Of the logits: the softmax of an untrained network is nearly even (the paper's)."""
+
+
+class Whitening(FromData):
+    """Convolution 2×2 that turns the training images' patches into uncorrelated features of variance 1.
+
+    Each feature is there twice, once negated, so that no activation that follows loses half of it (the
+    paper's sec. 3.2, after D. Page 2018 and tysam-code 2023). The filters are fixed; their bias is trained.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        features = channels * SIDE**2
+        # What white noise would give; a buffer, since it is not trained.
+        self.register_buffer("weight", _doubled(torch.eye(features), channels))
+        self.bias = nn.Parameter(torch.zeros(2 * features))
+
+    @torch.no_grad()
+    def look_at(self, batches: Iterable[Tensor]) -> None:
+        """Take the filters from the patches' second moments, in float64."""
+        moments, count = torch.zeros(()), 0
+        for images in batches:
+            patches = F.unfold(images.double(), SIDE).transpose(1, 2).flatten(0, 1)
+            moments = moments.to(patches) + patches.T @ patches
+            count += len(patches)
+        # On the CPU, whatever the data lie on: the smallest of all problems, and signs that agree.
+        variances, vectors = torch.linalg.eigh((moments / count).cpu())
+        largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+        filters = (vectors * largest.sign() / (variances + EPSILON).sqrt()).T.flip(0)
+        self.weight.copy_(_doubled(filters, self.weight.shape[1]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, 8·C, H - 1, W - 1)."""
+        return F.conv2d(images, self.weight, self.bias)
+
+
+def _doubled(filters: Tensor, channels: int) -> Tensor:
+    """(F, F) rows over patches → (2·F, C, 2, 2) kernels, the second half negated."""
+    kernels = filters.view(len(filters), channels, SIDE, SIDE)
+    return torch.cat([kernels, -kernels])
+
+
+class Mirrored(nn.Module):
+    """The mean of what a network says of an image and of its mirror image, outside of training."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, outputs)."""
+        logits: Tensor = self.network(images)
+        return logits if self.training else (logits + self.network(images.flip(3))) / 2
+
+
+class Head(nn.Linear):
+    """Linear layer of the largest value of each channel, scaled down."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, outputs)."""
+        return super().forward(features.amax((2, 3))) * SCALE
+
+
+def _convolution(before: int, after: int) -> nn.Conv2d:
+    """Convolution 3×3 whose first filters hand their channel on, so that depth costs nothing at first."""
+    made = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(made.weight[:before])
+    return made
+
+
+def _stage(before: int, after: int) -> list[nn.Module]:
+    return [
+        _convolution(before, after),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(after, momentum=MOMENTUM),
+        nn.GELU(),
+        _convolution(after, after),
+        nn.BatchNorm2d(after, momentum=MOMENTUM),
+        nn.GELU(),
+    ]
+
+
+@register
+def airbench(
+    input_shape: tuple[int, ...],
+    outputs: int,
+    *,
+    width: Annotated[int, Field(ge=1)] = 64,
+    test_time_flip: bool = True,
+) -> nn.Module:
+    """Whitening layer from the training data, three stages of two convolutions, a linear head: fast on a GPU.
+
+    Outside of training the logits are the mean of an image's and its mirror image's, unless
+    ``test_time_flip`` is false.
+
+    Args:
+        input_shape: (C, H, W), 9×9 or larger.
+        outputs: classes.
+        width: channels of the first stage; the others have four times as many.
+        test_time_flip: whether prediction looks at the mirror image, too.
+
+    Raises:
+        UserError: if the images are smaller.
+
+    """
+    channels, height, wide = input_shape
+    if min(height, wide) < SMALLEST:
+        raise UserError(
+            f"'model.name' is 'airbench', which leaves nothing of images of {height}×{wide}; allowed: "
+            f"images of {SMALLEST}×{SMALLEST} or larger"
+        )
+    whitening = Whitening(channels)
+    network = nn.Sequential(
+        whitening,
+        nn.GELU(),
+        *_stage(len(whitening.bias), width),
+        *_stage(width, 4 * width),
+        *_stage(4 * width, 4 * width),
+        Head(4 * width, outputs, bias=False),
+    )
+    return Mirrored(network) if test_time_flip else network
