@@ -131,6 +131,7 @@ def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
         },
         "seeds": list(entries),
         "constant_loss": first["constant_loss"],
+        "kept_bytes": first["kept_bytes"],
         "epochs": {str(seed): entry.content["epoch"] for seed, entry in entries.items()},
         "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
     }

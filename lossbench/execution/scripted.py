@@ -294,6 +294,7 @@ def _described(identity: ScriptIdentity, job: Train) -> dict[str, Any]:
         "recipe": {"epochs": job.recipe.epochs, "optimizer": optimizer},
         "compute": job.params.compute.model_dump(mode="json"),
         "constant_loss": None,
+        "kept_bytes": None,
     }
 
 

@@ -42,7 +42,7 @@ from lossbench.tasks.base import Task, task_for
 from lossbench.training.determinism import threads
 from lossbench.training.faults import of_the_device
 from lossbench.training.fitting import train
-from lossbench.training.measure import constant_loss, seconds_per_epoch, validation_loss
+from lossbench.training.measure import constant_loss, kept_bytes, seconds_per_epoch, validation_loss
 from lossbench.training.member import Member
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting, prepare, wants_maps
@@ -108,7 +108,7 @@ def _train(job: Train, emit: Emit) -> None:
     store = Store(job.where.store)
     described = describe(setting, job)
     if not job.trial:
-        described["constant_loss"] = _constant(setting, job)
+        described |= _beside(setting, job)
     for member in job.members:
         emit(("begun", member.seed, described))
     checkpoint = checkpoint_of(job.where, store, hashed(keys))
@@ -170,18 +170,23 @@ def _keep(
     return store.put(TRAIN, key, content, {WEIGHTS: save(replicate.state)}).files[WEIGHTS]
 
 
-def _constant(setting: Setting, job: Train) -> float | None:
-    """What constant outputs reach under an arm's loss; found once by each worker, six digits of it."""
+def _beside(setting: Setting, job: Train) -> dict[str, Any]:
+    """What constant outputs reach under an arm's loss, six digits of it, and what a step keeps in memory.
+
+    Found once by each worker.
+    """
     member = replace(job.members[0], seed=0)
-    key = hashed([job.arm, member.own])
-    if key not in _CONSTANTS:
+    key = hashed([job.arm, member.own, setting.recipe.batch_size])
+    if key not in _BESIDE:
         with threads(setting.compute.threads):
             found = constant_loss(setting, member)
-        _CONSTANTS[key] = None if found is None else float(f"{found:.6g}")
-    return _CONSTANTS[key]
+            kept = kept_bytes(setting, member)
+        constant = None if found is None else float(f"{found:.6g}")
+        _BESIDE[key] = {"constant_loss": constant, "kept_bytes": kept}
+    return _BESIDE[key]
 
 
-_CONSTANTS: dict[str, float | None] = {}
+_BESIDE: dict[str, dict[str, Any]] = {}
 
 
 def describe(setting: Setting, job: Train) -> dict[str, Any]:

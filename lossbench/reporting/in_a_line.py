@@ -10,7 +10,7 @@ from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
 from lossbench.statistics.sentences import digits, metric_name
-from lossbench.tracking.cost import Seconds, cost_said
+from lossbench.tracking.cost import Seconds, cost_said, memory_said
 from lossbench.written import CHAIN
 
 REST = (("tie", "ties with it"), ("undecided", "undecided"), ("not trained", "not trained"))
@@ -73,8 +73,9 @@ def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Param
         for verdict, words in REST
         if (rest := groups.get(verdict))
     ]
-    cost = cost_said(arms, baseline, seconds)
-    said += [f"{cost} of {one.loss_of(baseline)}"] if cost else []
+    costs = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
+    if any(costs):
+        said.append(f"{' and '.join(filter(None, costs))} of {one.loss_of(baseline)}")
     said += _sample(found)
     return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 

@@ -25,7 +25,7 @@ from lossbench.reporting.tables import Finding, floors_of, higher_is_better, loo
 from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
-from lossbench.tracking.cost import Seconds, times
+from lossbench.tracking.cost import Seconds, memory_ratio, times
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 """What a browser runs; a block of another type is data to it."""
@@ -187,11 +187,13 @@ def _leaders(
                 "n": row["n"],
                 "diverged": lost[arm],
                 "seconds": _time(arm, baseline, seconds or {}),
+                "memory": _memory(arm, baseline, one),
                 "parameters": one.arms[arm]["loss_parameters"],
                 **_against(against.get(arm), is_baseline=bool(found) and arm == baseline),
             }
         )
-    nothing = {"difference": ("", ""), "seeds": "", "seconds": ("", ""), "n": "", "diverged": ""}
+    pairs = dict.fromkeys(("difference", "seconds", "memory"), ("", ""))
+    nothing = {**pairs, "seeds": "", "n": "", "diverged": ""}
     rows += [
         {"loss": name, "rank": "", "score": (digits(value, 0), ""), "verdict": "floor", **nothing}
         for name, value in floors_of(one).items()
@@ -237,6 +239,13 @@ def _time(arm: str, baseline: str | None, seconds: Seconds) -> tuple[str, str]:
     ratio = times(arm, baseline, seconds) if baseline is not None else None
     mean = f"{sum(values) / len(values):.1f}" if values else "–"
     return mean, f"× {ratio:.1f}" if ratio is not None else ""
+
+
+def _memory(arm: str, baseline: str | None, one: Evaluated) -> tuple[str, str]:
+    """Megabytes that a training step keeps for its backward pass, and how many times the baseline's."""
+    kept = one.arms[arm].get("kept_bytes")
+    ratio = None if baseline not in one.arms or baseline is None else memory_ratio(arm, baseline, one.arms)
+    return f"{kept / 1e6:.3g}" if kept else "–", f"× {ratio:.1f}" if ratio is not None else ""
 
 
 def _commands(said: str) -> Markup:

@@ -1,8 +1,13 @@
-"""What a loss costs beside the baseline: time, as measured here; in no out, for it differs between runs."""
+"""What a loss costs beside the baseline: the memory of a step, and time.
+
+Memory is what a step keeps for its backward pass, the same on every machine. Time is as measured here, and in
+no out, for it differs between runs.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from lossbench.tracking.journal import read_timings
 
@@ -24,8 +29,21 @@ def times(arm: str, baseline: str, seconds: Seconds) -> float | None:
     return fmean(mine[seed] for seed in both) / total
 
 
+def memory_ratio(arm: str, baseline: str, arms: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return how many times the baseline's bytes a step of an arm keeps; None where nobody measured them.
+
+    Args:
+        arm: its key.
+        baseline: the key of the arm that it is held against.
+        arms: arm → content of its ``arm.json``.
+
+    """
+    mine, other = (arms[one].get("kept_bytes") for one in (arm, baseline))
+    return mine / other if mine and other else None
+
+
 def cost_said(arms: Sequence[str], baseline: str, seconds: Seconds) -> str:
-    """Say what the arms cost: "× 1.0 to 1.3 the time of ce"; "" where nothing was measured here.
+    """Say what the arms cost: "× 1.0 to 1.3 the time"; "" where nothing was measured here.
 
     Args:
         arms: those recommended.
@@ -33,10 +51,17 @@ def cost_said(arms: Sequence[str], baseline: str, seconds: Seconds) -> str:
         seconds: as measured.
 
     """
-    found = [
-        ratio for arm in arms if arm != baseline and (ratio := times(arm, baseline, seconds)) is not None
-    ]
+    return _said("time", [times(arm, baseline, seconds) for arm in arms if arm != baseline])
+
+
+def memory_said(arms: Sequence[str], baseline: str, known: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what a step of the arms keeps: "× 1.1 the memory"; "" where nobody measured it."""
+    return _said("memory", [memory_ratio(arm, baseline, known) for arm in arms if arm != baseline])
+
+
+def _said(what: str, ratios: Sequence[float | None]) -> str:
+    found = [ratio for ratio in ratios if ratio is not None]
     if not found:
         return ""
     ends = dict.fromkeys(f"{ratio:.1f}" for ratio in (min(found), max(found)))
-    return f"× {' to '.join(ends)} the time"
+    return f"× {' to '.join(ends)} the {what}"

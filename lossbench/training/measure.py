@@ -1,4 +1,4 @@
-"""What is measured beside training: how long an epoch takes, and what constant outputs reach."""
+"""What is measured beside training: how long an epoch takes, what a step keeps, what constants reach."""
 
 import math
 import time
@@ -9,6 +9,7 @@ from statistics import median
 import torch
 
 from lossbench.losses.schedules import is_learned, is_scheduled
+from lossbench.training.determinism import precision
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member
@@ -70,6 +71,33 @@ def validation_loss(setting: Setting, member: Member, state: Mapping[str, torch.
         total += float(value) * len(batch.targets)
     mean = total / len(portion)
     return mean if math.isfinite(mean) else None
+
+
+def kept_bytes(setting: Setting, member: Member) -> int:
+    """Bytes that a training step keeps for its backward pass, weights left out: what a loss adds to memory.
+
+    The same on every machine, unlike the peak of a process, which holds what the C library did not give back.
+    """
+    loss, model = setting.loss_of(member), setting.model_of(member.seed)
+    train = setting.train
+    taken = train.take(torch.arange(min(setting.recipe.batch_size, len(train))))
+    batch = mixed(taken, setting.recipe, setting.task, member.seed, 0, 0)
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), precision(setting.compute):
+        outputs = model(channels_last(batch.inputs))
+        # Bound to a name, the graph lives on: no two of its tensors share an address.
+        value = setting.task.objective(loss, outputs.float(), batch.targets, batch.inputs, **batch.extra)
+    del value
+    return sum(kept.values())
 
 
 CONSTANT_STEPS = 60
