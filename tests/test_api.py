@@ -383,6 +383,7 @@ def test_objects_are_read_off_where_they_tell_their_arguments(tmp_path: Path) ->
 
 X, Y = np.random.default_rng(0).integers(0, 256, (48, 1, 8, 8), np.uint8), np.arange(48) % 4
 M = np.broadcast_to(Y[:, None, None], (48, 8, 8))
+SOFT = np.random.default_rng(0).dirichlet([1, 1, 1, 1], 48)
 NAN = X.astype(float)
 NAN[3, 0, 0, 0] = np.nan
 
@@ -497,6 +498,9 @@ def test_a_mistake_is_one_sentence(inline: Path, changes: dict[str, Any], senten
         ({"model": {"name": Plain, "classes": 7}}, "puts out 7 a sample, but task 'classification' needs 4 \\(of 4 classes"),
         ({"model": {"name": Plain, "clases": 4}}, "unknown key 'model.clases'; (did you mean|allowed)"),
         ({"model": {"name": Plain, "classes": 4}, "losses": {"a": lambda logits, target: logits}}, "returns a tensor of shape"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": F.cross_entropy}, "weights": np.ones(48)},
+         "losses.a: loss '.*' takes no weights, but the data have a weight for each sample; allowed: a loss with an"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": "lovasz"}, "train": (X, SOFT)}, "losses.a.name is lovasz, which takes no distribution"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_is_trained(
@@ -515,7 +519,8 @@ def test_a_store_of_mlflow_gets_the_comparison(inline: Path) -> None:
 
     store = f"sqlite:///{inline / 'record.db'}"
     recipe = {"epochs": 1, "batch_size": 8, "optimizer": {"name": "adam", "learning_rate": 0.01}}
-    wanted = call(model={"name": "simple_cnn", "width": 4, "hidden": 8}, recipe=recipe, mlflow=store)
+    small = {"name": "simple_cnn", "width": 4, "hidden": 8}
+    wanted = call(model=small, recipe=recipe, mlflow=store, train=(X, SOFT), weights=np.arange(48))
     for _ in range(2):
         made = lossbench.compare(**wanted)
         assert set(made.scores["loss"]) == {"a", "b"}
