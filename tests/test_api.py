@@ -383,6 +383,7 @@ def test_objects_are_read_off_where_they_tell_their_arguments(tmp_path: Path) ->
 
 X, Y = np.random.default_rng(0).integers(0, 256, (48, 1, 8, 8), np.uint8), np.arange(48) % 4
 M = np.broadcast_to(Y[:, None, None], (48, 8, 8))
+SOFT = np.random.default_rng(0).dirichlet([1, 1, 1, 1], 48)
 NAN = X.astype(float)
 NAN[3, 0, 0, 0] = np.nan
 
@@ -494,8 +495,12 @@ def test_a_mistake_is_one_sentence(inline: Path, changes: dict[str, Any], senten
         ({"losses": {"a": {"name": "focal", "gama": 2}}}, "losses.a.gama is no parameter of focal; did you mean 'gamma'"),
         ({"model": Pair}, "model 'test_api:Pair' returns a tuple; allowed: a tensor"),
         ({"model": {"name": Plain, "classes": 2}}, "puts out 2 a sample"),
+        ({"model": {"name": Plain, "classes": 7}}, "puts out 7 a sample, but task 'classification' needs 4 \\(of 4 classes"),
         ({"model": {"name": Plain, "clases": 4}}, "unknown key 'model.clases'; (did you mean|allowed)"),
-        ({"model": Plain, "losses": {"a": lambda logits, target: logits}}, "returns a tensor of shape"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": lambda logits, target: logits}}, "returns a tensor of shape"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": F.cross_entropy}, "weights": np.ones(48)},
+         "losses.a: loss '.*' takes no weights, but the data have a weight for each sample; allowed: a loss with an"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": "lovasz"}, "train": (X, SOFT)}, "losses.a.name is lovasz, which takes no distribution"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_is_trained(
@@ -505,6 +510,29 @@ def test_what_does_not_fit_is_said_before_anything_is_trained(
         lossbench.compare(**call(**changes))
     assert str(told.value).startswith("lossbench.compare: ")
     assert not (inline / ".lossbench/store/replicates").exists()
+
+
+@pytest.mark.slow
+def test_a_store_of_mlflow_gets_the_comparison(inline: Path) -> None:
+    """And once: the same call again adds nothing."""
+    import mlflow
+
+    store = f"sqlite:///{inline / 'record.db'}"
+    recipe = {"epochs": 1, "batch_size": 8, "optimizer": {"name": "adam", "learning_rate": 0.01}}
+    small = {"name": "simple_cnn", "width": 4, "hidden": 8}
+    wanted = call(model=small, recipe=recipe, mlflow=store, train=(X, SOFT), weights=np.arange(48))
+    for _ in range(2):
+        made = lossbench.compare(**wanted)
+        assert set(made.scores["loss"]) == {"a", "b"}
+        client = mlflow.MlflowClient(tracking_uri=store)
+        found = [
+            run for one in client.search_experiments() for run in client.search_runs([one.experiment_id])
+        ]
+        names = [run.info.run_name for run in found]
+        assert len(names) == len(set(names))
+        assert {"comparison-a", "comparison-b"} <= set(names)
+        assert any("accuracy" in key for run in found for key in run.data.metrics)
+    assert os.environ.get("MLFLOW_TRACKING_URI") != store
 
 
 def samples_of(train: Any, folder: Path, task: str = "label", **wanted: Any) -> str:

@@ -131,6 +131,10 @@ BAD: list[tuple[Any, str]] = [
         {"sum": {"dice": 1, "boundary": "learned"}},
         r"losses.x.sum: boundary may be negative.*allowed: a number",
     ),
+    (
+        {"sum": {"dice": "learned"}},
+        r"losses.x.sum: the weight of dice alone cannot be learned.*allowed: a number, or a further part",
+    ),
     ({"sum": {"dice": "learnt"}}, r"losses.x.sum.dice is 'learnt'; allowed: a finite number > 0, or learned"),
 ]
 

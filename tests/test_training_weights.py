@@ -187,9 +187,9 @@ def test_a_loss_that_takes_no_weights_is_refused(tmp_path, changes, sentence):
 def test_soft_labels_are_refused_where_a_loss_takes_no_distribution(tmp_path):
     data = weighted(labels_dataset(tmp_path / "data"), hard)
     with pytest.raises(
-        UserError, match=r"loss.name is hinge, which takes no distribution.*as soft labels are"
+        UserError, match=r"loss.name is lovasz, which takes no distribution.*as soft labels are"
     ):
-        setting(data, loss={"name": "hinge"})
+        setting(data, loss={"name": "lovasz"})
 
 
 def test_an_augmentation_of_ones_own_cannot_move_what_it_does_not_see(tmp_path):

@@ -95,7 +95,8 @@ def soft_labels(given: Any, where: str, wanted: Wanted) -> Array | None:
             f"{where}: sample {row} holds {found[row].min():g} to {found[row].max():g}, which sum to "
             f"{total[row]:g}; allowed: probabilities that sum to 1"
         )
-    return (found / total[:, None]).astype(np.float32)
+    made: Array = (found / total[:, None]).astype(np.float32)
+    return made
 
 
 def with_soft(groups: Mapping[str, Samples], wanted: Wanted) -> tuple[dict[str, Samples], Wanted]:

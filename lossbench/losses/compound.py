@@ -93,6 +93,11 @@ class Sum(Loss):
     def _keep_learned(self, parts: Mapping[str, Loss]) -> None:
         """Begin with weights of 1; refuse those of losses that may be negative: they grow without end."""
         self._learned = [name for name, weight in self.part_weights.items() if weight == LEARNED]
+        if self._learned and len(parts) == 1:
+            raise ValueError(
+                f"Sum: the weight of {self._learned[0]} alone cannot be learned, as there is nothing to "
+                "weigh it against; allowed: a number, or a further part"
+            )
         for name in self._learned:
             if parts[name].signed:
                 raise ValueError(

@@ -67,7 +67,7 @@ def _number(text: str) -> float | None:
 
 
 def _shown(text: str) -> str:
-    return f"'{brief(text)}'" if text else "empty"
+    return brief(text) if text else "empty"
 
 
 def maps(files: Sequence[Path], reading: Reading, size: Size | None, label: str) -> FromFiles:
