@@ -235,7 +235,7 @@ def read_mask(
 
 
 def _one_band(decoded: Decoded, file: Path) -> Array:
-    """Return a mask's values (H, W, 1): of grey that is written as colours, or beside an alpha that hides nothing, too.
+    """Return a mask's values (H, W, 1), of grey that is written as colours or beside an opaque alpha too.
 
     Raises:
         UserError: for colours, alpha that hides something, and other bands, naming a pixel of the first two.
