@@ -25,7 +25,7 @@ from lossbench.data.sources.pairs import (
     suffixed,
     without_ending,
 )
-from lossbench.data.sources.table import TARGETS, TableOptions, entries_of, read_rows
+from lossbench.data.sources.table import TARGETS, Row, TableOptions, entries_of, rows_of, tables_of
 from lossbench.data.sources.voc import VocOptions, annotated_groups
 from lossbench.errors import UserError
 
@@ -44,7 +44,8 @@ MOST_JSON = 2**28
 READ = (
     "read are a folder of images per class; images and masks as " + LAYOUTS + "; boxes as Pascal VOC "
     "(JPEGImages/ and Annotations/*.xml) or COCO (annotations/instances_*.json); labels.csv with a column "
-    "'file' and a 0/1 column per label, or a column 'labels'"
+    "'file' and a 0/1 column per label, or a column 'labels'; a table with the columns 'image' "
+    "(or 'file_name') and 'label' or 'mask'"
 )
 
 
@@ -317,7 +318,7 @@ def _table(root: Path, tables: list[Path]) -> Found:
     """A table beside images is read by one source, or not at all: its labels must not be lost in silence."""
     problems = []
     for file in tables:
-        if file.parent == root and (found := _samples(file)):
+        if found := _samples(root, file):
             return found
         if file.parent != root or file.suffix.lower() != ".csv":
             problems.append(f"{file}: a table beside images that is not read")
@@ -342,18 +343,26 @@ def _table(root: Path, tables: list[Path]) -> Found:
     raise UserError(f"{problems[0]}; {READ}")
 
 
-def _samples(file: Path) -> Found | None:
+IMAGE_COLUMNS = ("image", "file_name")
+"""What the column of images is called: by us, and in an ``imagefolder``'s metadata."""
+
+
+def _samples(root: Path, file: Path) -> Found | None:
     """A table with a column of images and one of labels, masks or boxes; None for any other."""
     if file.suffix not in (".csv", ".parquet"):
         return None
-    options = TableOptions.model_validate({"table": file.name})
     try:
         columns, _ = entries_of(file)
     except UserError:  # whoever reads it says so
         return None
-    if options.image not in columns or not any(one in columns for one in TARGETS):
+    image = next((one for one in IMAGE_COLUMNS if one in columns), None)
+    if image is None or not any(one in columns for one in TARGETS):
         return None
-    kind, rows = read_rows(file, options)
+    own = {"table": file.name} | ({} if image == IMAGE_COLUMNS[0] else {"image": image})
+    options = TableOptions.model_validate(own)
+    tables = tables_of(root, options, "DATA")
+    kind, rows = rows_of(tables, options)
+    _refuse_splits_unsaid(root, file, rows)
     images: dict[str, list[Path]] = {}
     masks: dict[str, list[Path]] = {}
     for row in rows:
@@ -362,10 +371,30 @@ def _samples(file: Path) -> Found | None:
             masks.setdefault(row.split, []).append(Path(row.target))
     groups = len({row.group for row in rows} - {None})
     kept = (f"{groups} groups, which are kept together",) if groups else ()
-    said = (f"{len(rows)} rows of {file.name}, with a {kind} each", *kept)
+    where = ", ".join(one.relative_to(root).as_posix() for one in tables.values())
+    said = (f"{len(rows)} rows of {where}, with a {kind} each", *kept)
     if kind == "boxes":
         raise UserError(
             f"{file}: a table of files of boxes; no study is proposed for it, write one with 'source: table'"
         )
     task = {"label": "classification", "mask": "segmentation"}[kind]
-    return Found("table", task, images, {"table": file.name}, masks, said=said)
+    return Found("table", task, images, own, masks, said=said)
+
+
+def _refuse_splits_unsaid(root: Path, file: Path, rows: Sequence[Row]) -> None:
+    """Refuse images that lie in ``train/`` and ``test/`` without a word of that in their table.
+
+    Raises:
+        UserError: naming the table and the folders.
+
+    """
+    folders = sorted({row.image.relative_to(root).parts[0] for row in rows if row.image.is_relative_to(root)})
+    if (
+        {row.split for row in rows} == {POOL}
+        and folders
+        and all(one.lower() in listing.SIDES for one in folders)
+    ):
+        raise UserError(
+            f"{file}: its images lie in {', '.join(f'{one}/' for one in folders)}, and no column says which "
+            "split is whose; add a column 'split', or put a table into each of these folders"
+        )

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import stage, tiny_params, write_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -117,6 +120,41 @@ def test_an_image_without_a_box_is_kept(tmp_path: Path) -> None:
     assert sorted((targets[..., 4] >= 0).sum(axis=1).tolist()) == [0, 0, 2]
 
 
+@given(ids=st.lists(st.uuids().map(str) | st.text(min_size=1), min_size=5, max_size=5, unique=True))
+@settings(max_examples=20, deadline=None)
+def test_ids_may_be_any_text_as_long_as_they_agree(ids: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        root = coco_folder(Path(folder) / "data")
+        by_numbers = fetched(root, root.parent, splits={"reference": 0}).split("test").targets.tolist()
+        content = instances([f"{index:04d}.png" for index in range(3)])
+        own = {100: ids[0], 101: ids[1], 102: ids[2], 7: ids[3], 3: ids[4]}
+        images = [{**one, "id": own[one["id"]]} for one in content["images"]]
+        boxes = [
+            {
+                **one,
+                "id": f"box {one['id']}",
+                "image_id": own[one["image_id"]],
+                "category_id": own[one["category_id"]],
+            }
+            for one in content["annotations"]
+        ]
+        categories = [{**one, "id": own[one["id"]]} for one in content["categories"]]
+        write(
+            root,
+            "instances_test2017.json",
+            {"images": images, "annotations": boxes, "categories": categories},
+        )
+        by_text = fetched(root, root.parent, splits={"reference": 0}).split("test").targets.tolist()
+    assert by_text == by_numbers
+
+
+@pytest.mark.parametrize("written", [100, "100", 100.0])
+def test_a_number_is_the_id_that_it_is_as_text(written: object, tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "data")
+    write(root, "instances_test2017.json", changed("annotations.0.image_id", written))
+    assert (fetched(root, tmp_path).split("test").targets[..., 4] >= 0).sum() == 6
+
+
 def changed(path: str, value: object) -> Any:
     """Instances of the test split with one entry changed (or removed, with None)."""
     content = instances([f"{index:04d}.png" for index in range(3)])
@@ -143,6 +181,9 @@ BAD = {
     "no images": ("images", [], "'images' is empty"),
     "no key": ("categories", None, "'categories': field required"),
     "two of an id": ("images.1.id", 100, "two of 'images' share an id"),
+    "two of an id, as number and text": ("images.1.id", "100", "two of 'images' share an id"),
+    "an id that is none": ("images.1.id", True, "'images[1].id' is True"),
+    "an empty id": ("images.1.id", "", "'images[1].id' is ''"),
     "missing image": ("images.1.file_name", "gone.png", "images[1].file_name: 'gone.png' is not in"),
     "a way out": ("images.1.file_name", "../../secret.png", "images[1].file_name: '../../secret.png' leads out of"),
     "an absolute way out": ("images.1.file_name", "/etc/hostname", "'/etc/hostname' leads out of"),

@@ -1,5 +1,6 @@
 """The user's own folders: what is read, how it is brought to one shape, and what is refused in a sentence."""
 
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -342,6 +343,17 @@ def test_classes_are_found_in_the_masks(
     assert fetched("segmentation_folder", root, tmp_path).info.classes == classes
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_masks_of_grey_written_as_colours_are_read_as_grey(mode: str, tmp_path: Path) -> None:
+    grey = mask_folder(tmp_path / "grey", size=20)
+    same = shutil.copytree(grey, tmp_path / "same")
+    for file in same.glob("*/masks/*"):
+        Image.open(file).convert("L").convert(mode).save(file)
+    expected = fetched("segmentation_folder", grey, tmp_path / "of grey").split("train").targets
+    found = fetched("segmentation_folder", same, tmp_path / "of colours").split("train").targets
+    np.testing.assert_array_equal(found, expected)
+
+
 def lose(root: Path, name: str) -> Path:
     (root / name).unlink()
     return root
@@ -356,6 +368,13 @@ def lose_masks(root: Path) -> Path:
 
 def colour(root: Path) -> Path:
     picture(root / "val/masks/val0.png", (8, 8, 3))
+    return root
+
+
+def hidden(root: Path) -> Path:
+    values = np.dstack([np.ones((8, 8, 3), np.uint8), np.full((8, 8), 255, np.uint8)])
+    values[2, 3, 3] = 7
+    Image.fromarray(values).save(root / "val/masks/val0.png")
     return root
 
 
@@ -380,6 +399,7 @@ BAD_MASK_FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "val/masks/val0.png: no image of this name in",
     ),
     "colour mask": (colour, "val/masks/val0.png: a mask of mode RGB; expected one value per pixel"),
+    "alpha": (hidden, "found (1, 1, 1, 7) in row 2, column 3, of which alpha is not opaque"),
     "other size": (small_mask, "val/masks/val0.png: 4×4 pixels, but its image has 8×8"),
     "odd value": (odd_value, "the masks hold the values 0, 1, 9, which do not say what the classes are"),
 }

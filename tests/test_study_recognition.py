@@ -183,6 +183,14 @@ def table(
     return root
 
 
+def metadata_per_split(root: Path) -> Path:
+    for split in ("train", "validation", "test"):
+        table(
+            root / split, "file_name,label", lambda n: f"{n}.png,{'cat' if n % 2 else 'dog'}", "metadata.csv"
+        )
+    return root
+
+
 OTHERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "classes": (class_folder, "classification"),
     "COCO": (lambda root: coco(root, "annotations/instances.json", "images"), "detection"),
@@ -190,6 +198,11 @@ OTHERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "COCO per split": (roboflow, "detection"),
     "Pascal VOC": (voc, "detection"),
     "labels": (lambda root: table(root, "file,cat,dog", lambda n: f"{n}.png,{n % 2},{int(n > 9)}"), "multilabel"),
+    "metadata of an image folder": (
+        lambda root: table(root, "file_name,label", lambda n: f"{n}.png,{'cat' if n % 2 else 'dog'}", "metadata.csv"),
+        "classification",
+    ),
+    "metadata per split": (metadata_per_split, "classification"),
     "labels of another name": (
         lambda root: table(root, "file,labels", lambda n: f"{n}.png,{'cat|dog' if n % 2 else 'dog'}", "data.csv", "utf-16"),
         "multilabel",
@@ -208,6 +221,33 @@ def test_other_layouts_are_recognised(layout: str, tmp_path: Path) -> None:
 def beside_classes(root: Path) -> Path:
     class_folder(root / "train")
     (root / "train/metadata.csv").write_text("file_name,label\n")
+    return root
+
+
+def splits_unsaid(root: Path) -> Path:
+    metadata_per_split(root)
+    rows = [f"{file.parent.name}/{file.name},cat{file.stem}" for file in root.glob("*/*.png")]
+    for file in root.glob("*/metadata.csv"):
+        file.unlink()
+    (root / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    return root
+
+
+def another_split(root: Path) -> Path:
+    metadata_per_split(root)
+    (root / "test/metadata.csv").write_text("file_name,label,split\n0.png,cat,train\n")
+    return root
+
+
+def another_kind(root: Path) -> Path:
+    metadata_per_split(root)
+    (root / "test/metadata.csv").write_text("file_name,mask\n0.png,1.png\n")
+    return root
+
+
+def one_without(root: Path) -> Path:
+    metadata_per_split(root)
+    (root / "test/metadata.csv").unlink()
     return root
 
 
@@ -270,6 +310,19 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "metadata.jsonl: a table beside images that is not read; read are",
     ),
     "metadata beside classes": (beside_classes, "metadata.csv: a table beside images that is not read"),
+    "metadata that says no split": (
+        splits_unsaid,
+        "metadata.csv: its images lie in test/, train/, validation/, and no",
+    ),
+    "metadata of another split": (
+        another_split,
+        "test/metadata.csv, row 2: the split is 'train', but the table is",
+    ),
+    "metadata of two kinds": (another_kind, "metadata.csv: its rows have a label each, those of"),
+    "a split without metadata": (
+        one_without,
+        "test/metadata.csv: no such file; 'DATA.table' names the table in",
+    ),
     "a label per file": (
         lambda root: table(root, "image_id,label", lambda n: f"{n},cat"),
         "labels.csv, row 1: no column 'file'; found 'image_id', 'label'; read are",

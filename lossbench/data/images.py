@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -196,7 +196,8 @@ def read_mask(
 ) -> Array:
     """Read a mask's values as (H, W) integers: grey values or palette indices, never blended.
 
-    Grey values of few bits count from 0 on, however a viewer would spread them.
+    Grey values of few bits count from 0 on, however a viewer would spread them. Colours of which each is a
+    grey (red, green and blue alike) are read as grey values.
 
     Args:
         file: the mask.
@@ -215,15 +216,9 @@ def read_mask(
     """
     with sentences(file):
         decoded = decode(file, colours=False)
-        values, stored = decoded.values, decoded.stored
-        if values.shape[2] != 1 or values.dtype.kind not in "bui":
-            if values.shape[2] == 1:
-                raise UserError(
-                    f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each"
-                )
-            raise UserError(
-                f"{file}: a mask of mode {stored.mode}; expected one value per pixel (grey or palette)"
-            )
+        values, stored = _one_band(decoded, file), decoded.stored
+        if values.dtype.kind not in "bui":
+            raise UserError(f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each")
         if orientation == "apply":
             values = turned(values, stored.orientation)
         if values.min() < -(2**31) or values.max() >= 2**31:
@@ -237,6 +232,36 @@ def read_mask(
             return values  # in the type they have: most masks are bytes
         wide = Image.fromarray(np.ascontiguousarray(values, np.int32))
         return np.asarray(resized(wide, size, resize, Image.Resampling.NEAREST, fill))
+
+
+def _one_band(decoded: Decoded, file: Path) -> Array:
+    """Return a mask's values (H, W, 1), of grey that is written as colours or beside an opaque alpha too.
+
+    Raises:
+        UserError: for colours, alpha that hides something, and other bands, naming a pixel of the first two.
+
+    """
+    values, stored = decoded.values, decoded.stored
+    if values.shape[2] == 1:
+        return values
+    said = f"{file}: a mask of mode {stored.mode}"
+    if stored.bands != 1 and not (stored.rgb and stored.bands == 3):
+        raise UserError(f"{said}; expected one value per pixel (grey or palette)")
+    tinted = (values[..., : stored.bands] != values[..., :1]).any(axis=2)
+    hidden = (values[..., stored.bands :] != _opaque(values)).any(axis=2)
+    for odd, what in ((tinted, "which is no grey"), (hidden, "of which alpha is not opaque")):
+        if odd.any():
+            row, column = np.argwhere(odd)[0].tolist()
+            pixel = tuple(values[row, column].tolist())
+            raise UserError(
+                f"{said}; expected one value per pixel (grey or palette), found {pixel} in row {row}, "
+                f"column {column}, {what}"
+            )
+    return values[..., :1]
+
+
+def _opaque(values: Array) -> Any:
+    return np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1
 
 
 def resized(

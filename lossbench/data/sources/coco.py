@@ -5,9 +5,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, Field, ValidationError
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, Field, ValidationError
 
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
@@ -22,10 +22,21 @@ Split = Literal["train", "validation", "test"]
 Finite = Annotated[float, AllowInfNan(False)]
 
 
+def _as_text(given: Any) -> Any:
+    """Write a number as text; what is neither number nor text is refused by whoever reads it."""
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+Id = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+"""COCO's ids are numbers; exports of annotation tools have UUIDs and file names too. 7 and "7" are one id."""
+
+
 class CocoImage(BaseModel):
     """An entry of ``images``."""
 
-    id: int
+    id: Id
     file_name: str
     width: int | None = None
     height: int | None = None
@@ -34,9 +45,9 @@ class CocoImage(BaseModel):
 class CocoAnnotation(BaseModel):
     """An entry of ``annotations``: ``bbox`` is x, y, width, height in pixels."""
 
-    id: int | str | None = None
-    image_id: int
-    category_id: int
+    id: Id | None = None
+    image_id: Id
+    category_id: Id
     bbox: tuple[Finite, Finite, Finite, Finite]
     iscrowd: int = 0
 
@@ -44,7 +55,7 @@ class CocoAnnotation(BaseModel):
 class CocoCategory(BaseModel):
     """An entry of ``categories``."""
 
-    id: int
+    id: Id
     name: str
 
 
@@ -183,7 +194,7 @@ def _pictures(file: Path, folder: Path) -> list[Picture]:
     content = read_instances(file)
     names = _categories(content.categories, file)
     _refuse_same_ids(content.annotations, file)
-    boxes: dict[int, list[Box]] = {one.id: [] for one in content.images}
+    boxes: dict[str, list[Box]] = {one.id: [] for one in content.images}
     if len(boxes) < len(content.images):
         twice = next(one for one, count in Counter(one.id for one in content.images).items() if count > 1)
         same = [one.file_name for one in content.images if one.id == twice]
@@ -206,27 +217,27 @@ def _pictures(file: Path, folder: Path) -> list[Picture]:
     return [_picture(one, number, boxes[one.id], file, folder) for number, one in enumerate(content.images)]
 
 
-def _categories(categories: Sequence[CocoCategory], file: Path) -> dict[int, str]:
-    """Number → name, of which none may stand twice."""
-    numbers: dict[str, int] = {}
-    names: dict[int, str] = {}
+def _categories(categories: Sequence[CocoCategory], file: Path) -> dict[str, str]:
+    """Id → name, of which none may stand twice."""
+    ids: dict[str, str] = {}
+    names: dict[str, str] = {}
     for one in categories:
         name = listing.nfc(one.name).strip()
         if not name:
             raise UserError(f"{file}: 'categories' has no name for id {one.id}; a class is known by its name")
         if one.id in names:
             raise UserError(f"{file}: 'categories' has id {one.id} twice, for '{names[one.id]}' and '{name}'")
-        if name in numbers:
+        if name in ids:
             raise UserError(
-                f"{file}: 'categories' has two of the name '{name}', ids {numbers[name]} and {one.id}; "
+                f"{file}: 'categories' has two of the name '{name}', ids {ids[name]} and {one.id}; "
                 "a class is known by its name: rename one, or give both annotations one id"
             )
-        names[one.id], numbers[name] = name, one.id
+        names[one.id], ids[name] = name, one.id
     return names
 
 
 def _refuse_same_ids(annotations: Sequence[CocoAnnotation], file: Path) -> None:
-    seen: dict[int | str, int] = {}
+    seen: dict[str, int] = {}
     for number, one in enumerate(annotations):
         if one.id is not None and seen.setdefault(one.id, number) != number:
             raise UserError(
@@ -235,8 +246,9 @@ def _refuse_same_ids(annotations: Sequence[CocoAnnotation], file: Path) -> None:
             )
 
 
-def _known(names: Mapping[int, str]) -> str:
-    shown = [f"{number} ('{name}')" for number, name in sorted(names.items())][:20]
+def _known(names: Mapping[str, str]) -> str:
+    ordered = sorted(names.items(), key=lambda one: listing.natural(Path(one[0].replace("/", "_"))))
+    shown = [f"{number} ('{name}')" for number, name in ordered][:20]
     return f"'categories' has {', '.join(shown) or 'none'}"
 
 

@@ -34,7 +34,8 @@ TAKEN = frozenset((
 class TableOptions(MaskOptions):
     """Which table, and what its columns are called.
 
-    ``table`` is the CSV or Parquet file within ``path``. ``image``, ``label``, ``mask``, ``boxes``, ``split``
+    ``table`` is the CSV or Parquet file within ``path``, or one within each of its ``train``, ``val`` and
+    ``test``. ``image``, ``label``, ``mask``, ``boxes``, ``split``
     and ``group`` name its columns; one of ``label``, ``mask`` and ``boxes`` (a file of Pascal VOC's XML) is
     the target: the one that is named here, or else the one that is there. Rows of one ``group`` never fall
     into two splits. Further columns go into the manifest, where ``retraining.slices`` finds them.
@@ -105,7 +106,7 @@ class Row:
 
 @register
 class Table(Source[TableOptions]):
-    """``path/samples.csv`` (or Parquet), a row an image: ``image``, one of ``label``, ``mask``, ``boxes``."""
+    """``path/samples.csv`` (or Parquet): a row an image with its label, or the file of its mask or boxes."""
 
     name = "table"
     options = TableOptions
@@ -113,14 +114,14 @@ class Table(Source[TableOptions]):
     def check(self, dataset: Dataset, key: str) -> TableOptions:
         """Check the options, and that the table is there."""
         options = super().check(dataset, key)
-        _file(dataset, options, key)
+        tables_of(listing.existing_folder(dataset.path, key), options, key)
         return options
 
     def load(self, dataset: Dataset, options: TableOptions, key: str) -> Fetched:
-        """Read the table, then what it names."""
-        file = _file(dataset, options, key)
-        kind, rows = read_rows(file, options)
-        return fetched_of(kind, rows, options, dataset.splits, file, key)
+        """Read the table, or those of the splits, then what they name."""
+        root = listing.existing_folder(dataset.path, key)
+        kind, rows = rows_of(tables_of(root, options, key), options)
+        return fetched_of(kind, rows, options, dataset.splits, root / options.table, key)
 
 
 def fetched_of(
@@ -157,14 +158,56 @@ def fetched_of(
     return _boxed(groups, options, root, key)
 
 
-def _file(dataset: Dataset, options: TableOptions, key: str) -> Path:
-    folder = listing.existing_folder(dataset.path, key)
-    file = folder / options.table
+def tables_of(root: Path, options: TableOptions, key: str) -> dict[str, Path]:
+    """Split → its table; POOL → the one table of the folder, where there is one.
+
+    Raises:
+        UserError: naming the tables that are there, if none has the name.
+
+    """
+    if (root / options.table).is_file():
+        return {POOL: root / options.table}
+    below = [one for one in listing.entries(root) if (one / options.table).is_file()]
+    if any(one.name.lower() in listing.SIDES for one in below):
+        sides = listing.split_folders(root) or {}
+        return {split: _existing(folder / options.table, key) for split, folder in sides.items()}
+    return {POOL: _existing(root / options.table, key)}
+
+
+def _existing(file: Path, key: str) -> Path:
     if not file.is_file():
-        tables = [one.name for one in listing.entries(folder) if one.suffix in (".csv", ".parquet")]
+        tables = [one.name for one in listing.entries(file.parent) if one.suffix in (".csv", ".parquet")]
         there = f"; there is {', '.join(tables[:5])}" if tables else ""
         raise UserError(f"{file}: no such file{there}; '{key}.table' names the table in '{key}.path'")
     return file
+
+
+def rows_of(tables: Mapping[str, Path], options: TableOptions) -> tuple[str, list[Row]]:
+    """Read all tables of a folder; see :func:`read_rows`. What lies in ``train/`` is of the train split.
+
+    Raises:
+        UserError: naming file and row; for a row whose own split is another than its folder's.
+
+    """
+    if POOL in tables:
+        return read_rows(tables[POOL], options)
+    kinds: dict[str, Path] = {}
+    rows: list[Row] = []
+    for split, file in tables.items():
+        kind, some = read_rows(file, options)
+        kinds.setdefault(kind, file)
+        for row in some:
+            if row.split not in (POOL, split):
+                raise UserError(
+                    f"{row.where}: the split is '{row.split}', but the table is the {split} split's"
+                )
+            rows.append(replace(row, split=split))
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise UserError(
+            f"{second}: its rows have a {other} each, those of {first} a {one}; expected one kind"
+        )
+    return kind, rows
 
 
 def read_rows(file: Path, options: TableOptions) -> tuple[str, list[Row]]:
