@@ -339,7 +339,7 @@ TWINS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "ids of annotations": (
         lambda c: c["annotations"].append(dict(c["annotations"][2])),
-        r"annotations\[2\] and annotations\[12\] share the id 200",
+        r"annotations\[2\] and annotations\[12\] share the id '200'",
     ),
 }
 
