@@ -5,11 +5,12 @@ Every word on the page comes from a loss's docstring; a test keeps the page curr
 
 import inspect
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from lossbench.losses import REGISTRY, Loss
+from lossbench.losses import REGISTRY, Loss, Sum, build, check, check_targets, signed_distances
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, EDGE = 240, 120, 22
@@ -21,6 +22,21 @@ This page is generated from the docstrings by `docs/make_losses.py`; change thos
 Each plot shows value (solid) and gradient (dashed) against the margin: the logit of the true class less that
 of the other one, for two classes (for losses of several labels: the logit of a label that is set, beside one
 that is not at the opposite logit). Losses with a spatial extent are given a 4 × 4 map, half of each class.
+
+## From Python
+
+A loss is a `torch.nn.Module` of `lossbench.losses`. Its parameters are keywords. Each section below has the
+signature, the source, shapes, what every parameter allows, and an example.
+
+```python
+import torch
+
+from lossbench.losses import Dice, Focal, Sum
+
+logits, target = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randint(3, (2, 8, 8))
+loss = Sum({"focal": Focal(gamma=2.0), "dice": Dice(smooth=1.0)}, {"dice": 0.5})
+loss(logits, target).backward()
+```
 """
 
 
@@ -87,6 +103,25 @@ def first_line(loss: type[Loss]) -> str:
     return inspect.getdoc(loss).split("\n")[0]  # type: ignore[union-attr]  # registered losses have one
 
 
+def told(thing: Callable[..., object]) -> str:
+    """Return where something of ``lossbench.losses`` is called and written."""
+    given = inspect.signature(thing).replace(return_annotation=inspect.Signature.empty)
+    plain = [one.replace(annotation=one.empty) for one in given.parameters.values()]
+    file = f"{thing.__module__.replace('.', '/')}.py"
+    called = f"lossbench.losses.{thing.__name__}{given.replace(parameters=plain)}"
+    return f"`{called}` ([source](../{file}))"
+
+
+def functions() -> str:
+    """Return what there is beside the losses: how one is called, summed, and built from params.yaml."""
+    calls = ("__call__", Loss.forward), ("prepare", Loss.prepare)
+    parts = [f"### Loss\n\n```text\n{inspect.getdoc(Loss)}\n```\n"]
+    parts += [f"### Loss.{name}\n\n```text\n{inspect.getdoc(one)}\n```\n" for name, one in calls]
+    for thing in (Sum, build, check, check_targets, signed_distances):
+        parts.append(f"### {thing.__name__}\n\n{told(thing)}\n\n```text\n{inspect.getdoc(thing)}\n```\n")
+    return "\n".join(["## What all losses share\n", *parts])
+
+
 def page() -> str:
     """Return docs/losses.md."""
     families = dict.fromkeys(loss.family for loss in REGISTRY.values())
@@ -103,10 +138,10 @@ def page() -> str:
             first_line(loss),
         ]
         table.append(f"| {' | '.join(facts)} |")
-        head = f"## {name}\n\n`lossbench.losses.{loss.__name__}`; averages: {loss.reduces}.\n\n"
+        head = f"## {name}\n\n{told(loss)}; averages: {loss.reduces}.\n\n"
         picture = f"![{name}: value and gradient against the margin](losses/{name}.svg)\n\n"
         parts.append(f"{head}{picture}```text\n{inspect.getdoc(loss)}\n```\n")
-    return "\n".join([INTRO, *table, "", *parts])
+    return "\n".join([INTRO, *table, "", functions(), *parts])
 
 
 def pages() -> dict[str, str]:

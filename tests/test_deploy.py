@@ -52,6 +52,19 @@ def test_systemd_s_units_catch_up_and_end_all_children(job: Job) -> None:
     assert "@" not in text.replace("@hourly", "")
 
 
+def test_an_installed_package_has_its_templates_and_names_no_page_that_is_not_there(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Documentation=" in "".join(systemd.units(job, "daily").values())
+    monkeypatch.setattr("lossbench.scheduling.job.CHECKOUT", tmp_path / "site-packages")
+    shown = [cron.lines(job, "@daily"), *systemd.units(job, "daily").values()]
+    text = "".join([*shown, *systemd.service(job, "tiny").values()])
+    assert ENTRY in text
+    assert "Documentation=" not in text
+    assert ".venv/bin" not in text.replace(str(job.bin), "")
+    assert "make " not in text
+
+
 def test_a_schedule_that_is_none_is_refused(job: Job) -> None:
     with pytest.raises(UserError, match="five fields"):
         cron.lines(job, "every night; rm -rf /")

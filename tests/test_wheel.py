@@ -181,6 +181,8 @@ def test_from_the_wheel_to_a_report_in_a_repository_of_ones_own(installed: Path,
     [image, *_] = (study / "images/cat").glob("*.png")
     assert image.name in called(study, program, "predict", image, "--arm", "pets-mine", **path)
     assert "nothing to repair" in called(study, program, "doctor", **path)
+    for scheduler, shown in (("cron", "17 3 * * * cd"), ("systemd", "OnFailure="), ("serving", "@champion")):
+        assert shown in called(study, program, "schedule", "show", scheduler, **path)
     lock = study / "lossbench.lock"
     lock.write_text(lock.read_text().replace("code: ", "code: f"))
     refused = called(study, BIN / "dvc", "repro", code=255, **path)

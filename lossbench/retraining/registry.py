@@ -370,7 +370,9 @@ class Registry:
         now = self.standing()
         champion, former = now.champion, now.former
         if champion is None:
-            raise GateError(f"'{self.name}' has no champion; nothing to roll back")
+            raise GateError(
+                f"'{self.name}' has no champion; nothing to roll back: `lossbench retrain` makes the first"
+            )
         if former is None or former == champion or former not in now.versions:
             raise GateError(f"version {champion} of '{self.name}' replaced no other; nothing to roll back to")
         self._mark(champion, now.versions[champion], f"rolled back to version {former}")

@@ -13,6 +13,8 @@ from pathlib import Path
 from lossbench.errors import GateError, UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+TEMPLATES = Path(__file__).parents[1] / "templates" / "deploy"
+"""A link to ``deploy/`` in a checkout, a folder of the package where that is installed."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Job:
     """The retraining of one study.
 
     Attributes:
-        root: the checkout.
+        root: the checkout, or where the package is installed.
         study: folder that holds the params.yaml.
         bin: folder of the environment's programs.
 
@@ -73,8 +75,10 @@ class Job:
 
 
 def filled(template: str, words: Mapping[str, str]) -> str:
-    """Fill a template of ``deploy/``: ``@NAME@`` becomes the word."""
-    text = (CHECKOUT / "deploy" / template).read_text(encoding="utf-8")
+    """Fill a template of ``deploy/``: ``@NAME@`` becomes the word. Pages that are not there go unnamed."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    if not (CHECKOUT / "docs").is_dir():
+        text = re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE)
     return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text)
 
 

@@ -74,7 +74,9 @@ class Follower:
         """
         version = self.fixed or self.registry.version_of(self.alias)
         if version is None:
-            raise GateError(f"{self.address}: the alias names no version")
+            raise GateError(
+                f"{self.address}: the alias names no version; `lossbench retrain` makes the first champion"
+            )
         if self.now is not None and self.now.version == version:
             return
         with self.registry.folder_of(version) as folder:
