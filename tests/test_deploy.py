@@ -149,6 +149,65 @@ def test_the_image_runs_without_rights_and_builds_from_what_is_there() -> None:
     assert [one for one in parts if not (ROOT / one).exists() or one in ignored] == []
 
 
+BUILT = {"/opt/venv": "venv", "/opt/lossbench": "image", "/lossbench": "lossbench"}
+"""The image's folders, and what the test has for each."""
+OF_ROOT = ("apt-get ", "rm -rf /var/lib/apt/lists", "useradd ")
+"""Steps that change the machine itself, and need the network: not run here."""
+
+
+@pytest.mark.slow
+def test_the_image_s_steps_run_as_they_stand_but_for_the_machine_s_own(tmp_path: Path) -> None:
+    """What is copied is what git has; the packages are those of the tests, in place of an installation."""
+    text = re.sub(r"\\\n\s*", "", (ROOT / "deploy/Dockerfile").read_text())
+    lines = [line.partition(" ")[::2] for line in text.splitlines() if line and not line.startswith("#")]
+    assert {word for word, _ in lines} <= {
+        "FROM",
+        "RUN",
+        "USER",
+        "WORKDIR",
+        "COPY",
+        "ENV",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    assert [rest for word, rest in lines if word == "COPY"] == ["--chown=1000:1000 . ."]
+    inside = {place: tmp_path / name for place, name in BUILT.items()}
+
+    def here(step: str) -> str:
+        return re.sub(r"/opt/venv|/opt/lossbench|/lossbench\b", lambda one: str(inside[one[0]]), step)
+
+    def ran(step: str) -> None:
+        work = inside["/lossbench"] if inside["/lossbench"].is_dir() else tmp_path
+        ended = subprocess.run(["sh", "-ec", step], cwd=work, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{step}: {ended.stdout}{ended.stderr}"
+
+    for word, rest in lines:
+        if word == "COPY":
+            names = subprocess.run(
+                ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+            ).stdout
+            ignored = (ROOT / ".dockerignore").read_text().split()
+            for name in names.decode().rstrip("\0").split("\0"):
+                if name.partition("/")[0] not in ignored and (ROOT / name).exists():
+                    (inside["/lossbench"] / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(ROOT / name, inside["/lossbench"] / name, follow_symlinks=False)
+            # What `make setup` would install.
+            (inside["/opt/venv"] / "bin").symlink_to(BIN)
+            (inside["/opt/venv"] / "installed").touch()
+        if word == "RUN":
+            for step in rest.split(" && "):
+                if not step.startswith(OF_ROOT):
+                    ran(here(re.sub(r"--(owner|group) 1000", "", step)))
+    ended = {word: ast.literal_eval(rest) for word, rest in lines if word in ("ENTRYPOINT", "CMD")}
+    first = [here(one) for one in ended["ENTRYPOINT"]]
+    assert os.access(first[0], os.X_OK)
+    said = subprocess.run(
+        [*first, *ended["CMD"]], env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        cwd=inside["/lossbench"], capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "retrain" in said
+
+
 def test_airflow_s_dag_compiles_and_calls_the_entry_point() -> None:
     text = (ROOT / "deploy/airflow/lossbench_retrain.py").read_text()
     ast.parse(text)
