@@ -148,6 +148,8 @@ class Steps:
         before = _copied(self.state())
         self._as_it_comes(given, rates, seed)
         after = _copied(self.state())
+        if len(after) != len(before):
+            raise NotRecordedError("a step adds to the optimizer's state, for it trains what none before did")
         recorded = self._record(given, len(rates))
         _put_back(self.state(), before)
         self._seed(seed)
