@@ -1,11 +1,12 @@
 """What a GPU gives, in one command and at most eight minutes: `python -m benchmarks.gpu`.
 
-Whether every task, model, engine, precision and knob repeats to the bit, population against loop, agreement
-of the two, every loss on every task it fits and what determinism costs, and the time to 99 % on MNIST and
-94 % on CIFAR-10 (`--mnist` and `--cifar` name fetched datasets; without them the files come as for
-benchmarks.training). Each row is written to benchmarks/results/gpu.json when it is there; one that fails
-says why, and the next begins; what there is no time for says so. Without a GPU it says that, and runs a
-small twin on the CPU, which it writes to gpu-cpu-twin.json and holds against no goal of speed.
+Whether every task, model, engine, precision and knob repeats to the bit, steps recorded as CUDA graphs
+against steps as they come, population against loop, agreement of the two, every loss on every task it fits
+and what determinism costs, and the time to 99 % on MNIST and 94 % on CIFAR-10 (`--mnist` and `--cifar` name
+fetched datasets; without them the files come as for benchmarks.training). Each row is written to
+benchmarks/results/gpu.json when it is there; one that fails says why, and the next begins; what there is no
+time for says so. Without a GPU it says that, and runs a small twin on the CPU, which it writes to
+gpu-cpu-twin.json and holds against no goal of speed.
 
 It needs torch, numpy, scipy, pydantic and safetensors; pycocotools for the rows of detection, which say so
 where it is missing; and for real data what benchmarks.training needs, or fetched datasets.
@@ -13,11 +14,12 @@ where it is missing; and for real data what benchmarks.training needs, or fetche
 
 import argparse
 import hashlib
+import io
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,14 @@ from lossbench.training.population import train_population
 
 LENET, RESNET = {"name": "lenet"}, {"name": "resnet", "depth": 18}
 RESNET9, UNET = {"name": "resnet", "depth": 9}, {"name": "unet", "depth": 2}
+AIRBENCH = {
+    "batch_size": 1024,
+    "optimizer": {"name": "nesterov", "learning_rate": 1.5, "momentum": 0.85, "weight_decay": 0.0013},
+    "schedule": {"name": "cosine", "warmup": 0.2, "final": 0.05},
+    "augmentation": {"flip": "alternating", "shift": 2},
+}
+"""The recipe of studies/cifar10_airbench."""
+SMOOTHED = {"name": "cross_entropy", "label_smoothing": 0.2}
 MINUTES = 8.0
 """After which no row is begun."""
 RESERVED = 3.0
@@ -140,6 +150,8 @@ def variety(size: Size, folder: Path, sheet: Sheet) -> None:
     lstm = {"name": "lstm", "embedding": 4 * wide, "hidden": 8 * wide, "dropout": 0.5}
     detector, autoencoder = {"name": "grid_detector", "width": 16}, {"name": "autoencoder"}
     augmented = {"augmentation": {"shift": 4, "flip": True, "cutout": 8, "noise": 0.1}}
+    airbench = {"name": "airbench", "width": wide}
+    fast = {**AIRBENCH, "batch_size": 64, "loss": SMOOTHED, "precision": "bf16"}
     cases: tuple[tuple[str, Dataset, Row, Row], ...] = (
         ("batch norm", label, resnet, {}),
         ("batch norm, population", label, resnet, {"engine": "population"}),
@@ -154,6 +166,8 @@ def variety(size: Size, folder: Path, sheet: Sheet) -> None:
         ("detection, population", boxes, detector, {"engine": "population"}),
         ("anomaly", normal, autoencoder, {"loss": several}),
         ("anomaly, population", normal, autoencoder, {"loss": several, "engine": "population"}),
+        ("airbench", label, airbench, fast),
+        ("airbench, population", label, airbench, {**fast, "engine": "population"}),
         ("LSTM with dropout", tokens, lstm, {}),
         ("LSTM with dropout, bf16", tokens, lstm, {"precision": "bf16"}),
         *([("tf32", label, resnet, {"precision": "tf32"})] if size.device == "cuda" else []),
@@ -186,6 +200,46 @@ def losses(size: Size, folder: Path, sheet: Sheet) -> None:
                 partial(_twice, made, size),
                 MINUTES - RESERVED,
             )
+
+
+def graphs(size: Size, folder: Path, sheet: Sheet) -> None:
+    """Train with steps recorded as CUDA graphs, and as they come: equal bits, and how much faster."""
+    batch, wide = 32 if size.samples > 1000 else 8, size.width // 4
+    label = synthetic(folder / "l", "label", (3, 32, 32), size.samples)
+    mask = synthetic(folder / "m", "mask", (3, 32, 32), size.samples // 2)
+    tokens = synthetic(folder / "t", "tokens", (64,), size.samples // 2)
+    resnet, dropping = {**RESNET9, "width": size.width}, {**UNET, "width": max(4, wide), "dropout": 0.5}
+    lstm = {"name": "lstm", "embedding": 4 * wide, "hidden": 8 * wide, "dropout": 0.5}
+    moved = {"precision": "bf16", "augmentation": {"shift": 4, "flip": True}}
+    cases: tuple[tuple[str, Dataset, Row, Row], ...] = (
+        ("lenet", label, LENET, {}),
+        ("batch norm, bf16", label, resnet, moved),
+        ("airbench", label, {"name": "airbench", "width": wide}, {**AIRBENCH, "loss": SMOOTHED}),
+        ("segmentation with dropout", mask, dropping, {"gradient_clip": 1.0}),
+        ("LSTM with dropout", tokens, lstm, {}),
+    )
+    for name, data, network, how in cases:
+        for engine in ("loop", "population") if data is not tokens else ("loop",):
+            given = {"device": size.device, "engine": engine, **how, "batch_size": batch}
+            made = partial(setting, data, network, **given)
+            sheet.add({"part": "graphs", "what": name, "engine": engine}, partial(_recorded, made, size))
+
+
+def _recorded(prepared: Callable[..., Setting], size: Size) -> Row:
+    """Whether steps were recorded and end in the bits of steps as they come; on a GPU how much faster."""
+    said, members = io.StringIO(), max(2, min(size.members[-1], 4))
+    works = [partial(_train, prepared(graphs=recorded), members) for recorded in (False, True)]
+    for work in works:  # warm: algorithms chosen, kernels loaded
+        work()
+    with redirect_stderr(said):
+        (alone, plain), (together, replayed) = [timed(work) for work in works]
+    found: Row = {
+        "equal": [sha256(one) for one in plain] == [sha256(one) for one in replayed],
+        "recorded": said.getvalue().strip() or True,
+    }
+    if size.device == "cpu":  # it has no graphs: the same steps in tensors that keep their place
+        return found
+    return {**found, "seconds": round(together, 3), "faster_than_as_they_come": round(alone / together, 2)}
 
 
 def _twice(prepared: Callable[[], Setting], size: Size) -> Row:
@@ -287,12 +341,15 @@ def _accuracy(one: Replicate) -> float:
     return next(r.value for r in reversed(one.history) if r.metric == "accuracy")
 
 
-def reaching(folder: Path, network: Row, goal: float, recipe: Row, size: Size, members: int) -> Row:
-    """Time per replicate of a population trained to a goal on real data, and the test accuracy reached."""
+def reaching(folder: Path, network: Row, goal: float, how: Row, size: Size, members: int) -> Row:
+    """Time per replicate of members trained to a goal on real data, and the test accuracy reached."""
     data = Dataset.open(folder)
-    made = setting(data, network, size.device, engine="population", **recipe)
+    made = setting(data, network, size.device, **how)
     seeds = [Member(seed) for seed in range(members)]
-    seconds, replicates = timed(lambda: train_population(made, seeds))
+    if made.compute.engine == "population":
+        seconds, replicates = timed(lambda: train_population(made, seeds))
+    else:
+        seconds, replicates = timed(lambda: [train_replicate(made, one) for one in seeds])
     test = data.split("test")
     scores = []
     for one in replicates:
@@ -310,26 +367,29 @@ def real_data(given: argparse.Namespace, size: Size, folder: Path, sheet: Sheet)
     """Train to the usual marks on MNIST and CIFAR-10; a set that cannot be had is said so."""
     cosine = {"name": "cosine", "warmup": 0.1}
     momentum = {"name": "momentum", "learning_rate": 0.4, "weight_decay": 5e-4}
+    together = {"engine": "population", "schedule": cosine}
     cases = (
-        ("mnist", given.mnist, LENET, 0.99, 16,
-         {"epochs": 8, "batch_size": 128, "schedule": cosine, "augmentation": {"shift": 2}}),
-        ("cifar10", given.cifar, {"name": "resnet", "depth": 9}, 0.94, 4,
-         {"epochs": 24, "batch_size": 512, "schedule": cosine, "optimizer": momentum,
-          "augmentation": {"shift": 4, "flip": True, "cutout": 8}}),
+        ("mnist", "lenet", given.mnist, LENET, 0.99, 16,
+         {"epochs": 8, "batch_size": 128, "augmentation": {"shift": 2}, **together}),
+        ("cifar10", "airbench", given.cifar, {"name": "airbench"}, 0.94, 4,
+         {"epochs": 10, "precision": "bf16", "graphs": True, "loss": SMOOTHED, **AIRBENCH}),
+        ("cifar10", "resnet9", given.cifar, RESNET9, 0.94, 4,
+         {"epochs": 24, "batch_size": 512, "optimizer": momentum,
+          "augmentation": {"shift": 4, "flip": True, "cutout": 8}, **together}),
     )  # fmt: skip
-    for name, fetched, network, goal, members, recipe in cases:
+    for name, model, fetched, network, goal, members, how in cases:
 
         def work(
             name: str = name,
             fetched: Path | None = fetched,
             network: Row = network,
             goal: float = goal,
-            recipe: Row = recipe,
+            how: Row = how,
             members: int = members,
         ) -> Row:
-            return reaching(fetched or obtained(name, folder), network, goal, recipe, size, members)
+            return reaching(fetched or obtained(name, folder), network, goal, how, size, members)
 
-        sheet.add({"part": "real data", "dataset": name}, work)
+        sheet.add({"part": "real data", "dataset": name, "model": model}, work)
 
 
 def obtained(name: str, folder: Path) -> Path:
@@ -349,6 +409,10 @@ def goals(rows: Sequence[Row], size: Size, minutes: float) -> list[Row]:
     twice = [row for row in rows if row["part"] in ("losses", "variety")]
     equal = sum(row.get("equal", False) for row in twice)
     goal(f"trainings that repeat to the bit, of {len(twice)}", len(twice), equal, equal == len(twice))
+    ours = [row for row in rows if row["part"] == "graphs"]
+    alike = sum(row.get("equal", False) and row.get("recorded") is True for row in ours)
+    name = f"trainings recorded as graphs, with the bits of those that are not, of {len(ours)}"
+    goal(name, len(ours), alike, alike == len(ours))
     tost = next((row.get("tost_p_at_one_percent") for row in rows if row["part"] == "agreement"), None)
     name = "population and loop end within 1 % of accuracy: p of TOST"
     goal(name, 0.05, tost, tost is not None and tost < 0.05)
@@ -366,7 +430,7 @@ def goals(rows: Sequence[Row], size: Size, minutes: float) -> list[Row]:
         if row["part"] == "real data":
             reached = row.get("mean_accuracy")
             met = reached is not None and reached >= row["goal"]
-            goal(f"{row['dataset']}: mean test accuracy", row.get("goal", 0.0), reached, met)
+            goal(f"{row['dataset']}, {row['model']}: mean test accuracy", row.get("goal", 0.0), reached, met)
     goal("minutes of the whole", MINUTES, round(minutes, 1), minutes <= MINUTES)
     return found
 
@@ -390,7 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     sheet = Sheet("gpu" if size is FULL else "gpu-cpu-twin", result)
     with tempfile.TemporaryDirectory() as folder:
-        for part in (variety, speed, agreement, losses):
+        for part in (variety, graphs, speed, agreement, losses):
             print(f"{part.__name__}:", flush=True)
             part(size, Path(folder) / part.__name__, sheet)
         if size is FULL:

@@ -133,11 +133,14 @@ def setting(
     loss: Row | None = None,
     engine: str = "loop",
     precision: str = "fp32",
+    graphs: bool = False,
     **recipe: Any,
 ) -> Setting:
     """Prepare the training of what a dataset is for; an epoch of Adam unless ``recipe`` says otherwise."""
     task = task_class(TASKS[data.info.kind])(data.info)
-    compute = Compute.model_validate({"device": device, "engine": engine, "precision": precision})
+    compute = Compute.model_validate(
+        {"device": device, "engine": engine, "precision": precision, "graphs": graphs}
+    )
     defaults = {"epochs": 1, "batch_size": 64, "optimizer": {"name": "adam", "learning_rate": 1e-3}}
     chosen = loss or {"name": "cross_entropy"}
     return prepare(task, data, Network(**network), Recipe(**{**defaults, **recipe}), chosen, compute)

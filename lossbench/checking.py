@@ -216,6 +216,8 @@ def check_compute(compute: Compute) -> None:
             raise UserError(
                 "'compute.precision' is 'tf32', which GPUs alone compute in; allowed on the cpu: fp32, bf16"
             )
+        if compute.graphs:
+            raise UserError("'compute.graphs' is true, which GPUs alone have; allowed on the cpu: false")
         return
     import torch
 

@@ -212,6 +212,8 @@ class Compute(Model):
     """Numbers of the forward pass; `fp32` is IEEE's, `tf32` is for GPUs."""
     threads: Count = 1
     """Threads of one training; part of what decides its bits."""
+    graphs: bool = False
+    """Whether a GPU records a training step once and replays it (CUDA graphs); bits are the same."""
 
     @field_validator("device", mode="before")
     @classmethod

@@ -229,5 +229,7 @@ def test_the_twin_on_the_cpu_says_that_it_is_none_of_a_gpu(tmp_path):
     found = run("gpu", tmp_path, "--twin")
     assert "no GPU" in found["device"]
     assert [row for row in found["rows"] if "error" in row] == []
-    assert {row["part"] for row in found["rows"]} == {"variety", "loop", "speed", "agreement", "losses"}
-    assert all(row["equal"] for row in found["rows"] if row["part"] in ("losses", "variety"))
+    parts = {"variety", "graphs", "loop", "speed", "agreement", "losses"}
+    assert {row["part"] for row in found["rows"]} == parts
+    assert all(row["equal"] for row in found["rows"] if row["part"] in ("losses", "variety", "graphs"))
+    assert all(row["recorded"] is True for row in found["rows"] if row["part"] == "graphs")

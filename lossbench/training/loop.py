@@ -4,7 +4,7 @@ import copy
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic, precision
+from lossbench.training.graphs import Steps, hindrance
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.member import Member
-from lossbench.training.optimization import l1_penalty, make_optimizer, make_weighing, rate_factor
+from lossbench.training.optimization import Optimizer, l1_penalty, make_optimizer, make_weighing, rate_factor
 from lossbench.training.portions import at_once, channels_last, joined, parts
 from lossbench.training.progress import Progress
 from lossbench.training.replicate import Replicate
@@ -68,7 +69,17 @@ class _Run:
         self.progress = Progress()
         self.step = 0
         self.total = torch.zeros((), dtype=torch.float64, device=setting.compute.device)
+        self.steps = Steps(
+            self._step,
+            self._state,
+            setting.compute,
+            hindrance(setting, [member], self.model, self._optimizers),
+        )
         self._restore()
+
+    @property
+    def _optimizers(self) -> list[Optimizer]:
+        return [self.optimizer] if self.weighing is None else [self.optimizer, self.weighing]
 
     def epoch(self) -> dict[str, float]:
         """Train one epoch (or what is left of it), validate, note; return ``split/metric`` → value."""
@@ -93,7 +104,6 @@ class _Run:
         epoch = self.plan.epoch(number)
         left = [self.plan.slice(step) for step in range(self.step, self.plan.per_epoch)]
         steps = self.recipe.epochs * self.plan.per_epoch
-        device = self.setting.compute.device
         self.model.train()
         for part, batch in zip(
             left, self.plan.train.batches([epoch.order[one] for one in left]), strict=True
@@ -102,29 +112,44 @@ class _Run:
             noise = self.plan.noise(number, self.step, len(batch.inputs))
             given = self.plan.transformed(changed(batch, self.setting, draws, noise), number, self.step)
             shown = self.plan.mixed(given, number, self.step)
-            seed_all(self.plan.dropout_seed(number, self.step), device)
-            with precision(self.setting.compute):
-                outputs = self.model(channels_last(shown.inputs))
-            value = self.setting.task.objective(
-                self.loss, outputs.float(), shown.targets, shown.inputs, **shown.extra
-            )
-            self.total += value.detach()
             done = (number - 1) * self.plan.per_epoch + self.step
-            self._update(value, rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch))
+            factor = rate_factor(self.recipe.schedule, done, steps, self.plan.per_epoch)
+            self.steps(
+                {"inputs": shown.inputs, "targets": shown.targets, **shown.extra},
+                [self.recipe.optimizer.learning_rate * factor],
+                self.plan.dropout_seed(number, self.step),
+            )
             self.step += 1
             self._save_or_stop()
 
-    def _update(self, value: Tensor, factor: float) -> None:
+    def _step(self, given: Mapping[str, Tensor], rates: Sequence[float | Tensor]) -> None:
+        """Take a step on a batch: inputs, targets, and what else a loss is shown."""
+        inputs, targets = given["inputs"], given["targets"]
+        extra = {name: one for name, one in given.items() if name not in ("inputs", "targets")}
+        with precision(self.setting.compute):
+            outputs = self.model(channels_last(inputs))
+        value = self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
+        self.total += value.detach()
+        self._update(value, rates[0])
+
+    def _update(self, value: Tensor, rate: float | Tensor) -> None:
         if self.recipe.l1:
             value = value + self.recipe.l1 * l1_penalty(self.model)
-        optimizers = [self.optimizer] if self.weighing is None else [self.optimizer, self.weighing]
+        optimizers = self._optimizers
         for optimizer in optimizers:
             optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if self.recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+            # One after another: all at once they copy addresses from the host, which a graph cannot hold.
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip, foreach=False)
         for optimizer in optimizers:
-            optimizer.step(self.recipe.optimizer.learning_rate * factor)
+            optimizer.step(rate)
+
+    def _state(self) -> list[Tensor]:
+        """All that a step changes."""
+        modules = (self.model, self.loss)
+        own = [one for module in modules for one in (*module.parameters(), *module.buffers())]
+        return [*own, *(one for optimizer in self._optimizers for one in optimizer.tensors()), self.total]
 
     @torch.no_grad()
     def _validate(self) -> tuple[dict[str, float], bool]:
@@ -200,10 +225,3 @@ class _Run:
 def on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy weights to the CPU, laid out as safetensors wants them."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def seed_all(seed: int, device: str) -> None:
-    """Seed the generators that a model draws from by itself (dropout, stochastic depth)."""
-    if device == "cuda":
-        torch.cuda.manual_seed(seed)
-    torch.default_generator.manual_seed(seed)

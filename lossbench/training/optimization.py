@@ -34,6 +34,8 @@ class Optimizer(ABC):
     """
 
     names: ClassVar[tuple[str, ...]]
+    recordable: ClassVar[bool] = True
+    """Whether a CUDA graph can hold a step: the learning rate may be a tensor, to the same bits."""
 
     def __init__(self, parameters: Sequence[Tensor], params: OptimizerParams) -> None:
         self.parameters = list(parameters)
@@ -49,8 +51,8 @@ class Optimizer(ABC):
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Change the parameters by their gradients, at learning rate ``rate``."""
+    def step(self, rate: float | Tensor) -> None:
+        """Change the parameters by their gradients, at learning rate ``rate`` (a tensor: ())."""
         used = [index for index, one in enumerate(self.parameters) if one.grad is not None]
         slots = {name: [values[index] for index in used] for name, values in self.slots.items()}
         parameters = [self.parameters[index] for index in used]
@@ -61,8 +63,16 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _step(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: dict[str, list[Any]], rate: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: dict[str, list[Any]],
+        rate: float | Tensor,
     ) -> None: ...
+
+    def tensors(self) -> list[Tensor]:
+        """All of the state that there is already."""
+        return [one for values in self.slots.values() for one in values if one is not None]
 
     def state(self) -> dict[str, list[Tensor | None]]:
         """Return what a checkpoint has to hold."""
@@ -85,7 +95,11 @@ class Adam(Optimizer):
         return [torch.zeros((), dtype=torch.float32, device=one.device) for one in self.parameters]
 
     def _step(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: dict[str, list[Any]], rate: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: dict[str, list[Any]],
+        rate: float | Tensor,
     ) -> None:
         adam(
             parameters,
@@ -123,7 +137,11 @@ class SGD(Optimizer):
         return [None] * len(self.parameters)
 
     def _step(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: dict[str, list[Any]], rate: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: dict[str, list[Any]],
+        rate: float | Tensor,
     ) -> None:
         sgd(
             parameters,
@@ -155,6 +173,7 @@ class RMSprop(Optimizer):
     """RMSprop (Hinton's lecture 6e), without momentum and not centred."""
 
     names = ("square", "steps")
+    recordable = False
 
     def _empty(self, name: str) -> list[Tensor | None]:
         if name != "steps":
@@ -162,7 +181,11 @@ class RMSprop(Optimizer):
         return [torch.zeros((), dtype=torch.float32) for _ in self.parameters]
 
     def _step(
-        self, parameters: list[Tensor], gradients: list[Tensor], slots: dict[str, list[Any]], rate: float
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        slots: dict[str, list[Any]],
+        rate: float | Tensor,
     ) -> None:
         rmsprop(
             parameters,

@@ -8,8 +8,8 @@ populations of their own. Bits depend on the population's size, as those of batc
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,7 @@ from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic, precision
 from lossbench.training.dropout import draw_masks, find_sites, take_masks
 from lossbench.training.faults import of_the_device
+from lossbench.training.graphs import Steps, hindrance
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu
 from lossbench.training.member import Member
@@ -117,6 +118,13 @@ class _Population:
         self.total = torch.zeros(len(self.members), dtype=torch.float64, device=self.device)
         self._restore()
         self._try(self.plans[0].mixed(first, 1, 0))
+        optimizers = [group.optimizer for group in self.groups]
+        self.steps = Steps(
+            self._step,
+            self._changing,
+            setting.compute,
+            hindrance(setting, self.members, self.skeleton, optimizers),
+        )
 
     def _groups(self, models: Sequence[nn.Module]) -> list[_Group]:
         recipes = [self.setting.recipe_of(member).optimizer for member in self.members]
@@ -176,15 +184,32 @@ class _Population:
         self.skeleton.train()
         for part, flat in zip(left, source.batches([rows[:, one].flatten() for one in left]), strict=True):
             batch = self._changed(flat, epochs, part, number)
-            value = self._losses(batch, self._masks(number))
-            self.total += value.detach()
+            masks = self._masks(number, batch.inputs.shape[1])
             done = (number - 1) * plan.per_epoch + self.step
             factor = rate_factor(
                 self.recipe.schedule, done, self.recipe.epochs * plan.per_epoch, plan.per_epoch
             )
-            self._update(value, factor)
+            self.steps(
+                {"inputs": batch.inputs, "targets": batch.targets, **batch.extra, **masks},
+                [group.rate * factor for group in self.groups],
+            )
             self.step += 1
             self._save_or_stop()
+
+    def _step(self, given: Mapping[str, Tensor], rates: Sequence[float | Tensor]) -> None:
+        """Take a step on all members' batches (inputs, targets, what else a loss is shown) and masks."""
+        masks = {name: one for name, one in given.items() if name.endswith(".mask")}
+        value, penalised = self._losses(
+            {name: one for name, one in given.items() if name not in masks}, masks
+        )
+        self.total += value.detach()
+        self._update(penalised, rates)
+
+    def _changing(self) -> list[Tensor]:
+        """All that a step changes."""
+        optimizers = [group.optimizer for group in self.groups]
+        own = [one for optimizer in optimizers for one in (*optimizer.parameters, *optimizer.tensors())]
+        return [*own, *self.buffers.values(), *self.loss.parameters(), *self.loss.buffers(), self.total]
 
     def _changed(self, batch: Batch, epochs: Sequence[Epoch], part: slice, number: int) -> Batch:
         """Augment all members' samples at once, each as its own generator said; (M, B, ...)."""
@@ -214,12 +239,13 @@ class _Population:
         joined = Batch(*(None if some[0] is None else torch.cat(some) for some in zip(*own, strict=True)))  # type: ignore[arg-type]  # inputs and targets are there
         return joined._replace(inputs=channels_last(joined.inputs))
 
-    def _masks(self, number: int) -> dict[str, Tensor]:
-        drawn = [
-            draw_masks(self.sites, plan.dropout_seed(number, self.step), self.device) for plan in self.plans
-        ]
+    def _masks(self, number: int, count: int) -> dict[str, Tensor]:
+        """Draw all members' dropout masks of a step on ``count`` samples each."""
+        full = self.plans[0].batch
+        sites = [replace(one, shape=(one.shape[0] * count // full, *one.shape[1:])) for one in self.sites]
+        drawn = [draw_masks(sites, plan.dropout_seed(number, self.step), self.device) for plan in self.plans]
         stacked = [torch.stack(list(masks)) for masks in zip(*drawn, strict=True)]
-        return {f"{site.name}.mask": mask for site, mask in zip(self.sites, stacked, strict=True)}
+        return {f"{site.name}.mask": mask for site, mask in zip(sites, stacked, strict=True)}
 
     def _parameters(self) -> dict[str, Tensor]:
         """All members' parameters, (M, ...), in the graph of their groups' stacks."""
@@ -229,8 +255,8 @@ class _Population:
         )
         return dict(zip(self.names, joined, strict=True))
 
-    def _losses(self, batch: Batch, masks: dict[str, Tensor]) -> Tensor:
-        """(M,) losses of each member on its own batch."""
+    def _losses(self, batch: State, masks: State) -> tuple[Tensor, Tensor]:
+        """(M,) losses of each member on its own batch, and (M,) with the L1 penalty where there is one."""
         parameters = self._parameters()
 
         def one(
@@ -240,22 +266,22 @@ class _Population:
                 outputs = functional_call(self.skeleton, {**weights, **buffers, **masks}, (inputs,))
             return self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
 
-        given = (batch.inputs, batch.targets, batch.extra)
+        extra = {name: one for name, one in batch.items() if name not in ("inputs", "targets")}
+        given = (batch["inputs"], batch["targets"], extra)
         value: Tensor = vmap(one)(parameters, self.buffers, masks, *given)
-        if self.recipe.l1:
-            weights = [one.abs().flatten(1).sum(1) for one in parameters.values() if one.ndim > 2]
-            self._penalty = self.recipe.l1 * torch.stack(weights).sum(0)
-        return value
+        if not self.recipe.l1:
+            return value, value
+        weights = [one.abs().flatten(1).sum(1) for one in parameters.values() if one.ndim > 2]
+        return value, value + self.recipe.l1 * torch.stack(weights).sum(0)
 
-    def _update(self, value: Tensor, factor: float) -> None:
-        total = value + self._penalty if self.recipe.l1 else value
+    def _update(self, total: Tensor, rates: Sequence[float | Tensor]) -> None:
         for group in self.groups:
             group.optimizer.zero_grad()
         total.sum().backward()  # type: ignore[no-untyped-call]  # torch's own
-        for group in self.groups:
+        for group, rate in zip(self.groups, rates, strict=True):
             if self.recipe.gradient_clip is not None:
                 clip_each(group.optimizer.parameters, self.recipe.gradient_clip)
-            group.optimizer.step(group.rate * factor)
+            group.optimizer.step(rate)
 
     @torch.no_grad()
     def _validate(self) -> list[tuple[dict[str, float], bool]]:
@@ -294,12 +320,11 @@ class _Population:
         """Refuse at once what cannot be vectorised, before an epoch is spent on it."""
         members = len(self.members)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
-        wide = Batch(
-            *(None if one is None else one.expand(members, *one.shape) for one in batch)  # type: ignore[arg-type]  # inputs and targets are there
-        )
+        shown = {"inputs": batch.inputs, "targets": batch.targets, **batch.extra}
+        wide = {name: one.expand(members, *one.shape) for name, one in shown.items()}
         self.skeleton.train()
         try:
-            self._losses(wide, self._masks(1)).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
+            self._losses(wide, self._masks(1, len(batch.inputs)))[1].sum().backward()  # type: ignore[no-untyped-call]  # torch's own
         except (RuntimeError, NotImplementedError) as error:
             if of_the_device(error) is not None or NO_MEMORY.search(str(error)):
                 raise

@@ -24,3 +24,10 @@ def generator_of(derived: int, device: str = "cpu") -> torch.Generator:
     made = torch.Generator(device=device)
     made.manual_seed(derived)
     return made
+
+
+def seed_all(seed: int, device: str) -> None:
+    """Seed the generators that a model draws from by itself (dropout, stochastic depth)."""
+    if device == "cuda":
+        torch.cuda.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -1,12 +1,14 @@
 """What is trained on the stand-in GPU: every loss on every task, and every model, with either engine."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.synthetic import losses_for
 
 BATCH, STEPS = 4, 4
+FEW = 2
+"""Samples a batch where steps are recorded as graphs, so that as many samples make more steps."""
 SHAPES: dict[str, tuple[int, ...]] = {"tokens": (12,)}
 """Of a sample; (3, 16, 16) where it is an image."""
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -69,6 +71,7 @@ class Case:
     engine: str = "loop"
     precision: str = "fp32"
     ahead: bool = True
+    graphs: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -112,6 +115,22 @@ def of_recipes(engine: str) -> Iterator[Case]:
             yield Case(f"{kind} as stored {engine}", kind, network, plain(kind), engine, ahead=False)
 
 
+def of_graphs(engine: str) -> Iterator[Case]:
+    """Every task and knob with something of its own in a step, recorded as a CUDA graph."""
+    chosen = {kind: (kind, network) for kind, network in NETWORKS.items() if engine in engines(kind)}
+    chosen |= {
+        name: MODELS[name] for name in ("airbench", "unet", "lstm") if engine in engines(MODELS[name][0])
+    }
+    for name, (kind, network) in chosen.items():
+        yield Case(f"{name} graphs {engine}", kind, network, plain(kind), engine, graphs=True)
+    network = MODELS["resnet9"][1]
+    for name in ("nesterov", "l1", "gradient_clip", "augmentation", "cosine"):
+        case = Case(f"{name} graphs {engine}", "label", network, plain("label"), engine, recipe=RECIPES[name])
+        yield replace(case, graphs=True)
+    bf16 = Case(f"bf16 graphs {engine}", "label", network, plain("label"), engine, "bf16")
+    yield replace(bf16, graphs=True)
+
+
 def groups() -> dict[str, list[Case]]:
     """Cases that one process runs."""
     found = {}
@@ -121,4 +140,5 @@ def groups() -> dict[str, list[Case]]:
                 found[f"{kind} losses {engine}"] = list(of_losses(kind, engine))
         found[f"models {engine}"] = list(of_models(engine))
         found[f"recipes {engine}"] = list(of_recipes(engine))
+        found[f"graphs {engine}"] = list(of_graphs(engine))
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -39,11 +40,13 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     for one in (waits, mixes_devices, has_no_deterministic_form, draws_from_another_generator, draws_unasked)
 }
 
+RECORDED = ", recorded"
+
 
 @contextmanager
 def planted(case: Case) -> Iterator[None]:
     """Add the fault that a case is named after, where it is one of them."""
-    add = FAULTS.get(case.name)
+    add = FAULTS.get(case.name.removesuffix(RECORDED))
     if add is None:
         yield
         return
@@ -58,5 +61,6 @@ def planted(case: Case) -> Iterator[None]:
 
 
 def cases() -> list[Case]:
-    """A case for each fault."""
-    return [Case(name, "label", NETWORKS["label"], plain("label")) for name in FAULTS]
+    """A case for each fault, and those of recorded steps."""
+    single = [Case(name, "label", NETWORKS["label"], plain("label")) for name in FAULTS]
+    return [*single, replace(single[0], name=f"waits{RECORDED}", graphs=True)]

@@ -16,18 +16,25 @@
 
 typedef int status;
 
-static long waits, launches, copies;
+static long waits, launches, copies, replays;
 static __thread int current;
+
+/* Stream that is recorded as a graph, and whether what must not be was asked of it. */
+static void *recorded;
+static int recording, spoiled;
+#define UNRECORDABLE 900
+static status waited(void) { waits++; return recording ? (spoiled = 1, UNRECORDABLE) : OK; }
 
 long standin_waits(void) { return waits; }
 long standin_launches(void) { return launches; }
 long standin_copies(void) { return copies; }
+long standin_replays(void) { return replays; }
 
 /* Devices. */
 status cudaGetDeviceCount(int *count) { *count = DEVICES; return OK; }
 status cudaGetDevice(int *device) { *device = current; return OK; }
 status cudaSetDevice(int device) { current = device; return OK; }
-status cudaDeviceSynchronize(void) { waits++; return OK; }
+status cudaDeviceSynchronize(void) { return waited(); }
 status cudaDriverGetVersion(int *version) { *version = 13020; return OK; }
 status cudaRuntimeGetVersion(int *version) { *version = 13020; return OK; }
 status cudaGetLastError(void) { return OK; }
@@ -97,12 +104,13 @@ status cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void 
     return OK;
 }
 status cudaMemcpy(void *to, const void *from, size_t size, int kind) {
-    waits++, copies++;
+    copies++;
     memmove(to, from, size);
-    return OK;
+    return waited();
 }
 status cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
     copies++;
+    if (recording && kind != cudaMemcpyDeviceToDevice) return spoiled = 1, UNRECORDABLE; /* the host's may be gone */
     memmove(to, from, size);
     return OK;
 }
@@ -116,15 +124,36 @@ status cudaStreamCreate(void **made) { return name_it(made); }
 status cudaStreamCreateWithFlags(void **made, unsigned flags) { return name_it(made); }
 status cudaStreamCreateWithPriority(void **made, unsigned flags, int priority) { return name_it(made); }
 status cudaStreamDestroy(void *stream) { return OK; }
-status cudaStreamSynchronize(void *stream) { waits++; return OK; }
+status cudaStreamSynchronize(void *stream) { return waited(); }
 status cudaStreamQuery(void *stream) { return OK; }
 status cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { return OK; }
-status cudaStreamIsCapturing(void *stream, int *capturing) { *capturing = 0; return OK; }
-status cudaStreamGetCaptureInfo(void *stream, int *capturing, unsigned long long *id, void *graph, void *nodes,
-                                void *edges, size_t *count) {
-    *capturing = 0;
+status cudaStreamIsCapturing(void *stream, int *capturing) {
+    *capturing = recording && stream == recorded;
     return OK;
 }
+status cudaStreamGetCaptureInfo(void *stream, int *capturing, unsigned long long *id, void *graph, void *nodes,
+                                void *edges, size_t *count) {
+    if (id) *id = 1;
+    if (count) *count = 0;
+    return cudaStreamIsCapturing(stream, capturing);
+}
+
+/* Graphs: what is recorded is counted as it would be launched; a replay is one launch. */
+status cudaStreamBeginCapture(void *stream, int mode) {
+    recorded = stream, recording = 1, spoiled = 0;
+    return OK;
+}
+status cudaStreamEndCapture(void *stream, void **graph) {
+    recording = 0;
+    *graph = spoiled ? NULL : malloc(1);
+    return spoiled ? UNRECORDABLE + 1 : OK;
+}
+status cudaGraphGetNodes(void *graph, void **nodes, size_t *count) { *count = 1; return OK; }
+status cudaGraphInstantiate(void **made, void *graph, unsigned long long flags) { return name_it(made); }
+status cudaGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) { return name_it(made); }
+status cudaGraphLaunch(void *made, void *stream) { launches++, replays++; return OK; }
+status cudaGraphDestroy(void *graph) { return OK; }
+status cudaGraphExecDestroy(void *made) { return OK; }
 status cudaThreadExchangeStreamCaptureMode(int *mode) { return OK; }
 status cudaEventCreate(void **made) { return name_it(made); }
 status cudaEventCreateWithFlags(void **made, unsigned flags) { return name_it(made); }
@@ -132,7 +161,7 @@ status cudaEventDestroy(void *event) { return OK; }
 status cudaEventRecord(void *event, void *stream) { return OK; }
 status cudaEventRecordWithFlags(void *event, void *stream, unsigned flags) { return OK; }
 status cudaEventQuery(void *event) { return OK; }
-status cudaEventSynchronize(void *event) { waits++; return OK; }
+status cudaEventSynchronize(void *event) { return waited(); }
 status cudaEventElapsedTime(float *took, void *from, void *to) { *took = 1.0f; return OK; }
 
 /* Kernels. */

@@ -18,17 +18,21 @@ from typing import Any
 import pytest
 import torch
 
+from lossbench.training.graphs import WARM
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))  # the modules beside this one, which its processes run
 
-from cases import Case, groups  # noqa: E402  # found by the line above
+from cases import BATCH, FEW, STEPS, Case, groups  # noqa: E402  # found by the line above
 
 FILE = HERE / "steps.json"
 TABLE: dict[str, list[int]] = json.loads(FILE.read_text())
 """Case → how often a step waits for the device, and how many kernels it launches."""
 SLACK = 1.25
 """Times as many launches as in the table that another torch may take."""
+RECORDED = BATCH * STEPS // FEW - WARM
+"""Steps of a training that are taken as graphs where steps are recorded."""
 pytestmark = pytest.mark.slow
 
 
@@ -96,6 +100,8 @@ def test_a_step_keeps_to_the_device_and_waits_for_nothing(group: str, standin: P
     rows = steps(standin, group)
     assert [row["case"] for row in rows] == [case.name for case in cases]
     assert [row for row in rows if "error" in row or row["drawn"]] == []
+    recorded = [(row["replays"], row["said"]) for row in rows if "replays" in row]
+    assert recorded == [(RECORDED, "") for case in cases if case.graphs]
     if os.environ.get("LOSSBENCH_STEPS") == "write":
         write_table(rows)
     wrong = [row for row in rows if row["waits"] != TABLE[row["case"]][0]]
@@ -112,11 +118,13 @@ def test_the_table_holds_zero_waits_and_no_case_that_is_gone() -> None:
 def test_planted_faults_are_found(standin: Path) -> None:
     rows = {row["case"]: row for row in steps(standin, "planted")}
     assert rows["waits"]["waits"] == 1
-    assert rows["waits"]["where"] == "planted.py:16: return value * (1.0 if value.item() > 0 else 2.0)"
+    assert rows["waits"]["where"] == "planted.py:17: return value * (1.0 if value.item() > 0 else 2.0)"
     assert "two devices" in rows["mixes_devices"]["error"]
     assert "does not have a deterministic implementation" in rows["has_no_deterministic_form"]["error"]
     assert "generator" in rows["draws_from_another_generator"]["error"]
     assert rows["draws_unasked"]["drawn"]
+    assert rows["waits, recorded"]["replays"] == 0
+    assert "'compute.graphs' is true, but steps are trained without (" in rows["waits, recorded"]["said"]
 
 
 def test_what_is_said_and_set_where_there_is_a_gpu(standin: Path, tmp_path: Path) -> None:
