@@ -173,6 +173,10 @@ def test_at_most_one_message_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter.flush()
     assert [one for gathered in sent for one in gathered] == list(range(50))
     assert len(sent) <= 7
+    reporter("last")
+    assert reporter.rest() == ("last",), "for whoever carries it with the outcome"
+    reporter.flush()
+    assert "last" not in sent[-1]
 
 
 def test_where_jobs_run_is_said_by_the_environment(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

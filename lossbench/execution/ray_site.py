@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -304,9 +305,11 @@ class RayExecutor:
 
     cluster: Cluster
     _account: Account = field(default_factory=lambda: Account(say=tell))
-    _running: dict[Any, Job] = field(default_factory=dict)
+    _running: dict[Any, int] = field(default_factory=dict)
     _numbers: dict[int, Job] = field(default_factory=dict)
+    _heard: Counter[int] = field(default_factory=Counter)
     _pull: Any = None
+    _asked: tuple[dict[str, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -331,7 +334,6 @@ class RayExecutor:
                 self._hear()
             for ref in ready:
                 if ref in self._running:
-                    self._hear(all_of_them=True)
                     self._end(ref, self._running.pop(ref))
         return self._account.news.popleft()
 
@@ -356,10 +358,15 @@ class RayExecutor:
             job = self._account.waiting.popleft()
             number = len(self._numbers)
             self._numbers[number] = job
-            ref = serve.options(**self.cluster.options()).remote(
-                number, self._task(job), self._channel, [self.cluster.bundle]
-            )
-            self._running[ref] = job
+            ref = self._serve().remote(number, self._task(job), self._channel, [self.cluster.bundle])
+            self._running[ref] = number
+
+    def _serve(self) -> Any:
+        """What is run, with what it asks for; made anew only where that has changed."""
+        options = self.cluster.options()
+        if self._asked is None or self._asked[0] != options:
+            self._asked = options, serve.options(**options)
+        return self._asked[1]
 
     def _give_up(self) -> None:
         """Tell all jobs that wait that no node is left for them."""
@@ -382,22 +389,30 @@ class RayExecutor:
         for ref in (self._pull, rest):
             if ref is not None:
                 for number, gathered in ray.get(ref):
+                    self._heard[number] += 1
                     self._account.progress(self._numbers[number], gathered)
         self._pull = None
 
-    def _end(self, ref: Any, job: Job) -> None:
+    def _end(self, ref: Any, number: int) -> None:
+        job = self._numbers[number]
         try:
             outcome: Outcome = ray.get(ref)
         except exceptions.OutOfMemoryError:
+            self._hear(all_of_them=True)
             self._account.lost(job, "was killed, for its node was out of memory", MEMORY)
         except exceptions.RayTaskError as error:  # of our own carrying; `compute` returns what a job raises
             self._account.ended(job, Outcome("", RuntimeError(said(error.cause or error))))
         except GONE:
+            self._hear(all_of_them=True)
             self._account.lost(job, "was lost with its worker or node", MEMORY)
             self.cluster.forget_the_dead()
         except exceptions.RayError as error:
             self._account.ended(job, Outcome("", GateError(f"the {job.label}: {said(error)}")))
         else:
+            if self._heard[number] < outcome.messages:
+                self._hear(all_of_them=True)
+            if outcome.news:
+                self._account.progress(job, outcome.news)
             self._over(job, outcome)
 
     def _over(self, job: Job, outcome: Outcome) -> None:

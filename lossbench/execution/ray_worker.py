@@ -24,6 +24,8 @@ from lossbench.store import Store
 
 PULL = 1.0
 """Seconds that whoever asks for news waits for the first."""
+GATHERS = 0.2
+"""Seconds in which news of several jobs become one answer to the driver."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,19 @@ def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[An
 
 
 def serve_here(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
-    """Compute a task; its news go through the channel, and have arrived when it ends."""
-    sent: list[Any] = []
+    """Compute a task; its news go through the channel and have arrived when it ends, the last with it."""
+    sent, last = 0, None
 
     def send(gathered: list[Any]) -> None:
-        sent[:] = [channel.push.remote(number, gathered)]
+        nonlocal sent, last
+        sent, last = sent + 1, channel.push.remote(number, gathered)
 
     reporter = Reporter(send)
     outcome = compute(task, reporter, lambda: fetched(bundle))
-    reporter.flush()
-    if sent:
-        ray.get(sent)
-    return replace(outcome, node=ray.get_runtime_context().get_node_id())
+    if last is not None:
+        ray.get(last)
+    node = ray.get_runtime_context().get_node_id()
+    return replace(outcome, node=node, news=reporter.rest(), messages=sent)
 
 
 def fetched(bundle: list[Any]) -> Bundle | None:
@@ -81,11 +84,12 @@ class Channel:
         self._some.set()
 
     async def pull(self) -> list[tuple[int, list[Any]]]:
-        """Give what has come, or wait for it for a second."""
+        """Give what has come, or wait for it for a second; a little longer for what other jobs tell."""
         try:
             await asyncio.wait_for(self._some.wait(), PULL)
         except TimeoutError:
             return []
+        await asyncio.sleep(GATHERS)
         self._some.clear()
         held, self._held = self._held, []
         return held

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -138,6 +138,10 @@ class Outcome:
     node: str
     error: Exception | None = None
     interrupted: bool = False
+    news: tuple[Any, ...] = ()
+    """What was not told before the end: it needs no message of its own."""
+    messages: int = 0
+    """How many were sent before the end."""
 
 
 def arm_of(job: Job) -> str:
@@ -349,7 +353,7 @@ def facts_here(params: Params, arm: str, study: Path) -> Facts:
 
 @dataclass
 class Reporter:
-    """Collects a job's news and sends them, at most once a second.
+    """Collects a job's news and sends them: the first at once, and no more messages than a job has seconds.
 
     Attributes:
         send: takes what has gathered.
@@ -358,19 +362,25 @@ class Reporter:
 
     send: Callable[[list[Any]], None]
     _gathered: list[Any] = field(default_factory=list)
-    _last: float = -MESSAGES
+    _due: float | None = None
 
     def __call__(self, news: Any) -> None:
         """Take note of one."""
         self._gathered.append(news)
-        if time.monotonic() - self._last >= MESSAGES:
+        now = time.monotonic()
+        if self._due is None or now >= self._due:
             self.flush()
+            self._due = now + MESSAGES * (2 if self._due is None else 1)  # the first came before its second
 
     def flush(self) -> None:
         """Send what is left."""
-        if self._gathered:
-            self.send(self._gathered)
-        self._gathered, self._last = [], time.monotonic()
+        if left := self.rest():
+            self.send(list(left))
+
+    def rest(self) -> tuple[Any, ...]:
+        """Hand over what is left, for whoever carries it otherwise."""
+        left, self._gathered = tuple(self._gathered), []
+        return left
 
 
 @dataclass
@@ -383,7 +393,7 @@ class Account:
     _lost: Counter[int] = field(default_factory=Counter)
     _told: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
 
-    def progress(self, job: Job, gathered: list[Any]) -> None:
+    def progress(self, job: Job, gathered: Sequence[Any]) -> None:
         """Tell what is new: a job that is tried again goes through epochs that were told before."""
         told = self._told.setdefault(id(job), set())
         for one in gathered:
