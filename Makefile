@@ -57,7 +57,7 @@ lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the
 	yamllint --strict .github deploy params.yaml dvc.yaml studies .pre-commit-config.yaml
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml deploy/ci/retrain.yml
 	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/loss.yml
-	check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/*.yaml
 	kubernetes-validate --strict deploy/kubernetes/*.yaml
 	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	python .ci/audit

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 from conftest import ROOT, write_params
 from dvc_cases import BIN, environment
@@ -107,6 +108,33 @@ def test_the_cron_job_of_kubernetes_runs_one_at_a_time_without_privileges() -> N
     volumes = {one.get("persistentVolumeClaim", {}).get("claimName") for one in pod["volumes"]}
     assert claim["metadata"]["name"] in volumes
     assert "MLFLOW" not in str(container)
+
+
+def test_the_job_of_ray_on_kubernetes_is_reached_by_its_own_pods_alone_and_has_no_privileges() -> None:
+    policy, job = YAML(typ="safe").load_all((ROOT / "deploy/kubernetes/rayjob.yaml").read_text())
+    wanted = policy["spec"]["podSelector"]["matchLabels"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    cluster = job["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    locked = re.search(r"^ray==(\S+)", (ROOT / "requirements-ray.lock").read_text(), re.MULTILINE)
+    assert locked is not None
+    assert cluster["rayVersion"] == locked[1]
+    assert job["spec"]["entrypoint"].startswith("lossbench run --on ray ")
+    for group in (cluster["headGroupSpec"], workers):
+        template = group["template"]
+        assert wanted.items() <= template["metadata"]["labels"].items()
+        pod = template["spec"]
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            rights = pod["securityContext"] | container["securityContext"]
+            assert (rights["runAsNonRoot"], rights["runAsUser"]) == (True, 1000)
+            assert (rights["allowPrivilegeEscalation"], rights["readOnlyRootFilesystem"]) == (False, True)
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+            assert "AWS" not in str(container)
+    # what KubeRay's schema does not look into, Kubernetes' own does
+    for template in (cluster["headGroupSpec"]["template"], workers["template"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"] = {"name": "pod", **template["metadata"]}
+        kubernetes_validate.validate(pod, "1.37", strict=True)
 
 
 def test_the_image_brings_its_code_to_the_volume_and_leaves_what_is_the_study_s(tmp_path: Path) -> None:
@@ -228,6 +256,31 @@ def test_the_composed_tracking_server_is_reached_through_tls_and_accounts_alone(
     assert "listen 443 ssl;" in nginx
     assert "listen 80" not in nginx
     assert "proxy_pass http://127.0.0.1:5000;" in nginx
+
+
+def test_the_composed_services_are_reached_through_tls_and_hold_no_secret() -> None:
+    text = (ROOT / "deploy/compose/services.yaml").read_text()
+    services = YAML(typ="safe").load(text)["services"]
+    assert {name: one["ports"] for name, one in services.items() if "ports" in one} == {
+        "nginx": ["9000:9000"]
+    }
+    secrets = [
+        value
+        for one in services.values()
+        for name, value in one.get("environment", {}).items()
+        if re.search("PASSWORD|KEY", name)
+    ]
+    assert len(secrets) == 6
+    assert [one for one in secrets if not re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", one)] == []
+    assert "$$POSTGRES_PASSWORD" in str(services["mlflow"]["command"]), "put together within"
+    conf = (ROOT / "deploy/compose/s3.conf").read_text()
+    assert "listen 9000 ssl;" in conf
+    assert "proxy_set_header Host $http_host;" in conf
+    version = re.search(
+        r"^psycopg-binary==(\S+)", (ROOT / "requirements-services.lock").read_text(), re.MULTILINE
+    )
+    assert version is not None
+    assert f"psycopg[binary]=={version[1]}" in text
 
 
 @pytest.mark.slow
