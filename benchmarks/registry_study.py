@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ruamel.yaml import YAML
-
 from benchmarks.fault_study import params
+from benchmarks.small_study import fetch_data, train
 
 NAME = "digits"
 EPOCHS = {"strong": 12, "weak": 1}
@@ -52,32 +51,14 @@ def make(folder: Path) -> tuple[Path, Path]:
 
 
 def _study(root: Path, epochs: int) -> Path:
-    from lossbench.data.fetching import fetch
-    from lossbench.execution.collect import collect_arm
-    from lossbench.execution.fill import Arm, Filling, arm_flow
-    from lossbench.execution.inline import InlineExecutor
-    from lossbench.execution.local import where
-    from lossbench.outs import Outs
-    from lossbench.params import load_params
-    from lossbench.store import opened
-
     content = params()
     name = f"{root.name}-cross_entropy"
     content["arms"] = {name: content["arms"]["digits-cross_entropy"]}
     content["losses"] = {"cross_entropy": content["losses"]["cross_entropy"]}
     content["experiments"]["digits"]["recipe"]["epochs"] = epochs
     content["retraining"]["model_name"] = NAME
-    root.mkdir(parents=True)
-    with (root / "params.yaml").open("w", encoding="utf-8") as stream:
-        YAML().dump(content, stream)
-    made, outs = load_params(root / "params.yaml"), Outs(root)
-    fetch(made.datasets["digits"], "digits", outs.data("digits"))
-    with opened(outs.home) as store:
-        arm = Arm(made, name, root)
-        filling = Filling(InlineExecutor)
-        filling.add(name, lambda: arm_flow(arm, store, where(made, outs, store), scores=False))
-        filling.run()
-        collect_arm(arm, store, outs)
+    fetch_data(root, content)
+    train(root, scores=False)
     return root
 
 

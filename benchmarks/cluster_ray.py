@@ -1,0 +1,226 @@
+"""Ray clusters of simulated nodes, in a network that has ``lo`` alone: real jobs, and sleeping ones."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+
+from benchmarks.fault_study import params
+from benchmarks.small_study import fetch_data
+from lossbench.execution.remote import Account, Bundle, Outcome, Task
+from lossbench.store import Store
+
+Row = dict[str, Any]
+ROOT = Path(__file__).parent.parent
+INSIDE = "LOSSBENCH_BENCHMARK_NETWORK"
+ARM = "digits-cross_entropy"
+NEWS = 10
+"""Epochs a second that a sleeping job tells."""
+NODES, PROCESSORS = 4, 2
+"""Simulated nodes that sleep, and processors of each."""
+JOBS = 1000
+SLEEPS = 1.0
+"""Seconds of a sleeping job."""
+PATIENCE = 300.0
+"""Seconds that a node has to start: a busy machine takes longer than the 30 that Ray gives it."""
+KEPT = "LOSSBENCH_BENCHMARK_SLEEPS"
+
+
+def within_own_network(module: str, arguments: list[str]) -> int:
+    """Run a module again where nobody else reaches Ray, which listens on every interface; its exit code."""
+    without = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    script = 'ip link set lo up && exec "$@"'
+    command = [*without, "sh", "-c", script, "sh", sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+@contextmanager
+def cluster(nodes: int, processors: int) -> Iterator[str]:
+    """Start raylets on this machine, each for a node of its own; gives the head's address."""
+    from ray._private import services
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {
+        "RAY_memory_monitor_refresh_ms": "0",  # the memory may be others', who are no reason to kill ours
+        "RAY_worker_niceness": "0",
+        "RAY_worker_register_timeout_seconds": f"{PATIENCE:.0f}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    with tempfile.TemporaryDirectory(prefix="lb-") as folder:  # Ray's sockets want a short path
+        asked: Row = {"num_cpus": processors, "object_store_memory": 80_000_000}
+        asked |= {"wait": False, "node_ip_address": "127.0.0.1"}
+        os.environ["RAY_TMPDIR"] = folder
+        head = {**asked, "include_dashboard": False}
+        made = Cluster()
+        try:
+            with patch.object(services, "get_node", _patient(services.get_node)):
+                for number in range(nodes):
+                    made.add_node(**(asked if number else head))
+            made.wait_for_nodes(PATIENCE)
+            yield str(made.address)
+        finally:
+            made.shutdown()
+
+
+def _patient(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Ask again until a node is there."""
+
+    def asked(*arguments: Any) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+
+    return asked
+
+
+def processor_seconds() -> float:
+    """Seconds of all living processes below this one, and of those that have ended and were waited for."""
+    total = 0.0
+    for one in psutil.Process().children(recursive=True):
+        try:
+            used = one.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += used.user + used.system + used.children_user + used.children_system
+    return total
+
+
+def real_study(folder: Path, replicates: int, epochs: int) -> None:
+    """Write a study of one arm whose replicates take as long as ``epochs`` asks for, and its data."""
+    content = params()
+    content["datasets"]["digits"].pop("subset")
+    content["experiments"]["digits"]["recipe"]["epochs"] = epochs
+    content["arms"] = {ARM: content["arms"][ARM]}
+    content["losses"] = {"cross_entropy": content["losses"]["cross_entropy"]}
+    content["seeds"] = list(range(replicates))
+    fetch_data(folder, content)
+    (folder / "reports/validation").mkdir(parents=True)
+
+
+def trained(folder: Path, store: Path, where: Mapping[str, str]) -> Row:
+    """Train the arm into a store of its own; seconds by the clock, the replicates' own, and their weights."""
+    shutil.rmtree(folder / ".lossbench", ignore_errors=True)
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOSSBENCH_STORE": str(store), **where}
+    before, began = processor_seconds(), time.perf_counter()
+    with (folder / "log").open("ab") as log:
+        command = [sys.executable, "-m", "lossbench.stages.train", ARM]
+        child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"training ended with {child.returncode}: {(folder / 'log').read_text()[-3000:]}")
+    seconds = time.perf_counter() - began
+    of_the_nodes = processor_seconds() - before
+    kept = Store(str(store))
+    found = {key: kept.get(kind, key) for kind, key in kept.entries() if kind == "replicates"}
+    return {
+        "seconds": seconds,
+        "processor_seconds": used.ru_utime + used.ru_stime + of_the_nodes,
+        "replicate_seconds": [float(one.content["seconds"]) for one in found.values() if one],
+        "weights": {key: dict(one.files) for key, one in sorted(found.items()) if one},
+    }
+
+
+def scaling(folder: Path, replicates: int, epochs: int) -> list[Row]:
+    """Train the same on one node of one processor, on two, and by the local executor."""
+    study = folder / "study"
+    real_study(study, replicates, epochs)
+    rows = []
+    for nodes in (1, 2):
+        with cluster(nodes, 1) as address:
+            where = {"LOSSBENCH_EXECUTOR": "ray", "RAY_ADDRESS": address}
+            rows.append(
+                {"what": f"Ray, {nodes} × 1 processor", **trained(study, folder / f"on-{nodes}", where)}
+            )
+    local = trained(study, folder / "local", {"LOSSBENCH_EXECUTOR": "local"})
+    return [*rows, {"what": "local executor", **local}]
+
+
+def sleeping(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
+    """Be what nodes run, but for the computing: a worker sleeps and tells of epochs."""
+    from lossbench.execution import ray_worker
+
+    with patch.object(ray_worker, "compute", _sleep):
+        return ray_worker.serve_here(number, task, channel, bundle)
+
+
+def _sleep(task: Task, emit: Callable[[Any], None], _bundle: Callable[[], Bundle | None]) -> Outcome:
+    seed = task.job.members[0].seed  # type: ignore[union-attr]  # all of them train
+    emit(("begun", seed, {}))
+    for epoch in range(int(float(os.environ[KEPT]) * NEWS)):
+        time.sleep(1 / NEWS)
+        emit(("epoch", seed, epoch + 1, {"train/loss": 0.5, "validation/accuracy": 0.5}))
+    emit(("finished", seed, ""))
+    return Outcome(socket.gethostname())
+
+
+def many(folder: Path, jobs: int, seconds: float) -> Row:
+    """Hand sleeping jobs to the executor, and say what the driver's processor did."""
+    import ray
+
+    from lossbench.execution import ray_site
+    from lossbench.execution.jobs import Job, Train
+    from lossbench.outs import Outs
+    from lossbench.params import load_params
+    from lossbench.training.member import Member
+
+    content = params()
+    fetch_data(folder, content)
+    made, store = load_params(folder / "params.yaml"), Store(str(folder / "store"))
+    os.environ |= {KEPT: str(seconds), "LOSSBENCH_STORE": store.address}
+    messages = 0
+    hear = Account.progress
+
+    def counted(account: Account, job: Job, gathered: Any) -> None:
+        nonlocal messages
+        messages += isinstance(gathered, list)  # what comes with an outcome is a tuple, and no message
+        hear(account, job, gathered)
+
+    with cluster(NODES, PROCESSORS) as address:
+        os.environ["RAY_ADDRESS"] = address
+        site = ray_site.RaySite(made, Outs(folder), store)
+        where, recipe = site.where(), made.experiments["digits"].recipe
+        waiting = [Train(where, made, ARM, recipe, (Member(seed),), (f"key{seed}",)) for seed in range(jobs)]
+        with (
+            patch.object(ray_site, "serve", ray.remote(sleeping)),
+            patch.object(Account, "progress", counted),
+        ):
+            executor = site.executor()
+            cpu, began, done, epochs = time.process_time(), time.perf_counter(), 0, 0
+            executor.submit(waiting)
+            while (event := executor.next()) is not None:
+                if event.kind == "failed":
+                    raise event.content
+                done += event.kind == "done"
+                epochs += event.kind == "progress" and event.content[0] == "epoch"
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - began
+            executor.cancel()
+        ray.shutdown()
+    expected = jobs * int(seconds * NEWS)
+    if (done, epochs) != (jobs, expected):
+        raise RuntimeError(f"{done} of {jobs} jobs and {epochs} of {expected} epochs were told")
+    return {
+        "what": f"{jobs} jobs that sleep {seconds:g} s, on {NODES} × {PROCESSORS} processors",
+        "seconds": wall,
+        "processor_seconds": cpu,
+        "driver_ms_a_job": 1000 * cpu / jobs,
+        "messages_a_second_a_job": messages / (jobs * seconds),
+    }
