@@ -372,13 +372,29 @@ def _samples(root: Path, file: Path) -> Found | None:
     groups = len({row.group for row in rows} - {None})
     kept = (f"{groups} groups, which are kept together",) if groups else ()
     where = ", ".join(one.relative_to(root).as_posix() for one in tables.values())
-    said = (f"{len(rows)} rows of {where}, with a {kind} each", *kept)
+    said = (f"{len(rows)} rows of {where}, with a {kind} each", *kept, *_weighed_said(rows))
     if kind == "boxes":
         raise UserError(
             f"{file}: a table of files of boxes; no study is proposed for it, write one with 'source: table'"
         )
     task = {"label": "classification", "mask": "segmentation"}[kind]
     return Found("table", task, images, own, masks, said=said)
+
+
+def _weighed_said(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Say that a column weighs: in another's table, its name may mean kilograms."""
+    weights = [row.weight for row in rows if row.weight is not None]
+    if weights:
+        return (
+            f"column 'weight' ({min(weights):g} to {max(weights):g}) says how much each row counts in "
+            "training; 'weight: null' in the dataset's block if it means something else",
+        )
+    if any(row.map for row in rows):
+        return (
+            "column 'weights' names a weight map for each mask; 'weights: null' in the dataset's block if it "
+            "means something else",
+        )
+    return ()
 
 
 def _refuse_splits_unsaid(root: Path, file: Path, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from urllib.parse import quote, unquote
@@ -14,15 +15,25 @@ from lossbench.errors import NO_MEMORY, GateError, UserError
 
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
-USERINFO = re.compile(r"""(?<=://)(?:(?!/)[^\s'"]*|[^\s/?#]*|\S*://\S*)@""")
+USERINFO = re.compile(
+    r"(?<=://)(?:(?!/)\S*|\S*://\S*)@|(?<=:\\/\\/)\S*@|(?<=%3A%2F%2F)\S*(?:%40|@)", re.IGNORECASE
+)
 """What stands between ``://`` and the last ``@``: a name, a password, which may hold any character.
 
-The leftmost ``://`` counts, for a password may hold one as well.
+The leftmost ``://`` counts, for a password may hold one as well. So it is where an address is escaped as a
+part of another, or of JSON.
 """
 QUERY_SECRETS = re.compile(
-    r"((?:passw(?:or)?d|pwd|[?&;][^=\s&;]*(?:token|secret|key)[^=\s&;]*)=)([^\s&;'\"]+)", re.IGNORECASE
+    r"((?:passw(?:or)?d|pwd|token|secret|[?&;#][^=\s&;]*(?:token|secret|key|sig|signature|credential|auth)[^=\s&;]*)"
+    r"(?:\s?=\s?|%3D))('[^']*'|\"[^\"]*\"|[^\s&]*[^\s&;,.)'\"])",
+    re.IGNORECASE,
 )
 """Likewise in an address's query, or in a list of settings."""
+VARIABLES = re.compile(
+    r"(?:MLFLOW|AWS|AZURE|GOOGLE|DATABRICKS)_(?:.*_)?"
+    r"(?:PASSWORD|TOKEN|SECRET|SECRET_ACCESS_KEY|ACCESS_KEY|API_KEY|CONNECTION_STRING)"
+)
+"""Names of variables whose values are secret: libraries quote a header that they could not send."""
 HOSTED = ("databricks", "databricks-uc", "uc")
 """Kinds of store that MLflow resolves by itself: what follows names a profile, or a scope of secrets."""
 HOSTED_PLACE = re.compile(rf"\b({'|'.join(HOSTED)}):(?://)?[^\s'\"/,;)]+", re.IGNORECASE)
@@ -50,7 +61,8 @@ def scrubbed(text: str) -> str:
     """Take names and passwords out of the addresses in a text: no ``user:password@host`` is ever told.
 
     What stands in ``MLFLOW_TRACKING_URI``, whatever signs its password is made of, is taken out as it
-    stands, too: libraries quote an address, or parts of it, in many ways.
+    stands, too: libraries quote an address, or parts of it, in many ways. So are passwords, tokens and keys
+    that stand in variables of their own (:data:`VARIABLES`).
     """
     for secret in _secrets():
         text = text.replace(secret, "***")
@@ -64,6 +76,8 @@ def shown(address: str) -> str:
     scheme, colon, rest = address.partition(":")
     if _kind(address) in HOSTED:
         return scheme
+    if address.startswith("//"):  # no path has a host: a scheme was forgotten
+        return f"//{address[2:].rpartition('@')[2].partition('?')[0]}"
     if not colon or "/" in scheme or _kind(address) in PATHS:
         return address.partition("?")[0]
     slashes = "//" if rest.startswith("//") else ""
@@ -77,20 +91,30 @@ def _kind(address: str) -> str:
 
 
 def _secrets() -> Iterator[str]:
-    """Yield what is secret in the tracking address, as it may be written, the longest writing first."""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    """Yield what is secret in the environment, as it may be written, the longest writing first."""
+    told = [*_of_the_address(os.environ.get("MLFLOW_TRACKING_URI", ""))]
+    told += [value for name, value in os.environ.items() if VARIABLES.fullmatch(name)]
+    plain = {one.strip() for one in told if len(one.strip()) >= SHORTEST_SECRET}
+    yield from sorted({form for one in plain for form in _forms(one)}, key=len, reverse=True)
+
+
+def _of_the_address(address: str) -> Iterator[str]:
+    scheme, _, rest = address.partition(":")
     if _kind(address) in HOSTED:  # an address of its own may follow: uc:https://…
-        place = address.partition(":")[2].rpartition("//")[2]
+        place = rest.rpartition("//")[2]
         info = place.rpartition("@")[0] or place
-        yield from (one for one in (place, info, info.partition(":")[2]) if len(one) >= SHORTEST_SECRET)
-        return
-    if "://" not in address or _kind(address) in PATHS:
-        return
-    info = address.partition("://")[2].rpartition("@")[0]
-    told = [info, info.partition(":")[2], *(value for _, value in QUERY_SECRETS.findall(address))]
-    # As it stands, plain, and escaped once more: an address is sent as a part of another, too.
-    written = {form for one in told for form in (one, unquote(one), quote(one, safe=""))}
-    yield from sorted((one for one in written if len(one) >= SHORTEST_SECRET), key=len, reverse=True)
+        yield from (place, info, info.partition(":")[2])
+    elif _kind(address) not in PATHS and "/" not in scheme.removeprefix("//"):
+        info = rest.lstrip("/").rpartition("@")[0]  # of an address with too few slashes, too
+        yield from (info, info.partition(":")[2], *(value for _, value in QUERY_SECRETS.findall(address)))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield a secret as it stands, plain, escaped once more, within quotes, and in a header of HTTP."""
+    yield from (secret, unquote(secret), quote(secret, safe=""), repr(secret)[1:-1])
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    for header in (secret, f":{secret}", f"{name}:{secret}", unquote(secret)):
+        yield b64encode(header.encode(errors="surrogateescape")).decode()
 
 
 def exit_code(main: Callable[[], None]) -> int:

@@ -20,6 +20,7 @@ from lossbench.data.fetching import write as write_dataset
 from lossbench.errors import UserError
 from lossbench.params import Dataset as DatasetParams
 from lossbench.params import Splits
+from lossbench.recognition import recognise
 
 COUNT = 40
 
@@ -283,3 +284,49 @@ def test_compare_takes_weights_and_says_its_sentences(
             model="lenet", losses=["cross_entropy"], train=(X, Y), task="classification", metric="accuracy",
             margin=0.01, weights=[1, 2, 3],
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["{}", "p_{}", "prob-{}", "{} probability"])
+@pytest.mark.parametrize("names", [("cat", "dog"), ("Cat", "Dog")])
+def test_probabilities_in_another_order_than_the_classes_are_refused(
+    form: str, names: tuple[str, str], tmp_path: Path
+) -> None:
+    """They would teach the opposite."""
+    folder = tmp_path / "mine"
+    columns = [form.format(one) for one in names]
+    made = table(folder, **{columns[0]: [0.9, 0.2] * (COUNT // 2), columns[1]: [0.1, 0.8] * (COUNT // 2)})
+    write(folder, made)
+    _, out = fetched(folder, probabilities=columns, classes=["cat", "dog"])
+    assert sorted(set(Dataset.open(out).split("train").soft[:, 0].round(1).tolist())) == pytest.approx(
+        [0.2, 0.9]
+    )
+    with pytest.raises(UserError, match=f"'probabilities' has '{columns[1]}' where 'classes' has 'cat'"):
+        fetched(folder, probabilities=columns[::-1], classes=["cat", "dog"])
+
+
+def test_columns_with_names_of_their_own_are_in_the_order_given(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write(folder, table(folder, first=0.25, second=0.75))
+    _, out = fetched(folder, probabilities=["first", "second"], classes=["cat", "dog"])
+    assert (Dataset.open(out).split("train").soft == [0.25, 0.75]).all()
+
+
+def test_a_class_called_weight_weighs_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write(folder, table(folder, weight=0.25, height=0.75).drop(columns="label"))
+    _, out = fetched(folder, probabilities=["weight", "height"])
+    assert Dataset.open(out).info.weights is None
+    with pytest.raises(UserError, match="'weight' and 'probabilities' both name the column 'weight'"):
+        fetched(folder, probabilities=["weight", "height"], weight="weight")
+
+
+def test_a_column_that_weighs_is_said_when_a_study_is_proposed(tmp_path: Path) -> None:
+    """In somebody's table it may mean kilograms."""
+    folder = tmp_path / "mine"
+    made = table(folder)
+    write(folder, made)
+    assert not any("weigh" in one for one in recognise(folder).said)
+    write(folder, made.assign(weight=range(COUNT)))
+    assert any(
+        "column 'weight' (0 to 39) says how much each row counts" in one for one in recognise(folder).said
+    )

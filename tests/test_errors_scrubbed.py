@@ -1,6 +1,7 @@
 """No name and no password of an address is ever told."""
 
 import os
+from base64 import b64encode
 from unittest.mock import patch
 from urllib.parse import quote, unquote
 
@@ -102,3 +103,63 @@ def test_of_a_hosted_store_nothing_but_its_kind_is_told(kind, form, profile, sec
         for told in map(scrubbed, texts):
             assert secret not in told or secret not in address
             assert profile not in told or "put-secret" in told
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["http:/{}@host", "http:{}@host", "//{}@host:5000", "{}@host:5000", "https://{}@host"]),
+    SECRET.filter(lambda text: ":" not in text and not text.startswith("/")),
+    SECRET.filter(lambda text: "/" not in text),
+)
+def test_an_address_with_too_few_slashes_keeps_its_password_to_itself(form, name, password):
+    name = name.replace("/", "")  # it may be told, in place of a scheme
+    address = form.format(f"{name}:{password}")
+    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
+        for told in (scrubbed(f"cannot parse {address!r}"), scrubbed(f"pw {password}"), shown(address)):
+            if password not in f"{WORDS}pw cannot parse {name}":
+                assert password not in told
+                assert repr(password)[1:-1] not in told
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABRICKS_TOKEN"],
+)
+@pytest.mark.parametrize(
+    "address", ["http://host.example", "databricks://profile", "sqlite:////srv/m.db", ""]
+)
+def test_a_secret_in_a_variable_of_its_own_is_told_nowhere(variable, address, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
+    monkeypatch.setenv(variable, "geheim-7ü\\x\n")  # read from a file, with the end of its line
+    for secret in ("geheim-7ü\\x", r"geheim-7ü\\x", b64encode("anna:geheim-7ü\\x".encode()).decode()):
+        assert scrubbed(f"cannot send header 'Bearer {secret}'") == "cannot send header 'Bearer ***'"
+
+
+def test_no_secret_leaves_a_text_as_it_is(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, "")
+    text = "data/a.csv, row 3: 'key' is 'Og==', expected dog@2x.png: 4:3"
+    assert scrubbed(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://anna:it's/geheim@host/x",
+        'cannot parse "http://anna:a\'b/geheim@host"',
+        "/login?next=https%3A%2F%2Fanna%3Ageheim%40host%2Fx",
+        r'{"uri": "http:\/\/anna:geheim@host\/x"}',
+        "http://host/x?X-Amz-Signature=geheim&X-Amz-Credential=geheim",
+        "http://host/x?sig=geheim",
+        "http://host/#access_token=geheim",
+        "password='geheim geheim' host=h",
+        "password = geheim",
+        "http://host/x?password=abc'geheim",
+        "http://host/x?password=abc;geheim",
+        "mssql:///?odbc_connect=UID%3Da%3BPWD%3Dgeheim%3B",
+    ],
+)
+def test_a_password_is_found_however_its_address_is_written(text):
+    assert "geheim" not in scrubbed(text)
+    assert "host" not in text or "host" in scrubbed(text)

@@ -217,3 +217,41 @@ def test_a_table_is_recognised_by_the_usual_names_of_its_columns(kind: str, tmp_
     assert found.task == {"label": "classification", "mask": "segmentation"}[kind]
     assert found.said == (f"8 rows of samples.csv, with a {kind} each", "4 groups, which are kept together")
     assert len(found.images["pool"]) == len(found.masks.get("pool", found.images["pool"])) == 8
+
+
+def _empty(kind: str) -> pd.DataFrame:
+    return pd.DataFrame({"more": pd.array([None] * COUNT, dtype=kind)})
+
+
+@pytest.mark.parametrize(
+    "kind", ["Int64", "Float64", "boolean", "string", "datetime64[ns]", "category", "object"]
+)
+def test_an_empty_cell_of_parquet_is_empty_whatever_its_type(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
+    write(folder, made.assign(split=_empty(kind)["more"], site=_empty(kind)["more"]), "parquet")
+    manifest, _ = fetched(folder, table="samples.parquet")
+    assert set(manifest["site"]) == {""}
+    assert manifest["split"].nunique() == 4
+
+
+def test_lists_and_bytes_of_parquet_are_text(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    labels = ["café".encode(), b"dog"] * (COUNT // 2)
+    made = pd.DataFrame({"image": pictures(folder), "label": labels, "at": [[1.5, 2.0]] * COUNT})
+    write(folder, made, "parquet")
+    manifest, _ = fetched(folder, table="samples.parquet")
+    assert set(manifest["label"]) == {"café", "dog"}
+    assert set(manifest["at"]) == {"[1.5, 2.0]"}
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+@pytest.mark.parametrize("value", [{"bytes": b"\x89PNG\0", "path": "a.png"}, [1, 2], b"\x89PNG\0"])
+def test_a_picture_within_the_table_is_refused(column: str, value: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
+    write(folder, made.assign(**{column: [value] * COUNT}), "parquet")
+    with pytest.raises(
+        UserError, match=rf"row 1: '{column}' is a .*expected text, for a picture the name of"
+    ):
+        fetched(folder, table="samples.parquet")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -279,14 +280,43 @@ def _weighing(file: Path, columns: Sequence[str], options: TableOptions, kind: s
                 f"{file}, row 1: '{part}: {name}' beside targets of kind {kind}; allowed beside: "
                 f"{' or '.join(taking)}"
             )
-        found[part] = name if name in columns and kind in taking else None
+        if name in (options.probabilities or ()) and part in options.model_fields_set:
+            raise UserError(f"{file}, row 1: '{part}' and 'probabilities' both name the column '{name}'")
+        chance = name in (options.probabilities or ())  # a class of this name
+        found[part] = name if name in columns and kind in taking and not chance else None
     if found["weight"] and found["weights"]:
         raise UserError(
             f"{file}, row 1: both '{found['weight']}' and '{found['weights']}' weigh; say 'weight: null' or "
             "'weights: null'"
         )
     chances = options.probabilities or ()
+    _refuse_other_order(file, chances, options.classes or chances)
     return Weighing(found["weight"], found["weights"], chances, options.classes or chances)
+
+
+def _refuse_other_order(file: Path, columns: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse columns that are called after the classes, but stand in another order.
+
+    Raises:
+        UserError: naming the first that would be taken for another class.
+
+    """
+    named = {one: [column for column in columns if _called_after(column, one)] for one in classes}
+    if any(len(some) != 1 for some in named.values()):
+        return  # the columns have names of their own: their order is all that is said
+    for one, column in zip(classes, columns, strict=True):
+        if named[one] != [column]:
+            raise UserError(
+                f"{file}: 'probabilities' has '{column}' where 'classes' has '{one}'; expected "
+                f"columns in the order of the classes: {', '.join(some[0] for some in named.values())}"
+            )
+
+
+def _called_after(column: str, name: str) -> bool:
+    column, name = column.casefold(), name.casefold()
+    return column == name or any(
+        column.endswith(f"{mark}{name}") or column.startswith(f"{name}{mark}") for mark in "_-. "
+    )
 
 
 def _target(file: Path, columns: Sequence[str], options: TableOptions) -> tuple[str, str | None]:
@@ -346,6 +376,7 @@ def _row(
 ) -> Row:
     where = f"{file}, row {number}"
     cells = {name: _cell(value) for name, value in entry.items()}
+    _refuse_contents(entry, [*named.values(), *filter(None, (weighing.map,))], where)
     for part in ("image", "target", "map"):
         name = weighing.map if part == "map" else named.get(part)
         if name is not None and not cells[name]:
@@ -376,6 +407,17 @@ def _row(
     )
 
 
+def _refuse_contents(entry: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
+    """Refuse pictures, or lists, that lie in the table itself."""
+    for name in columns:
+        value = entry.get(name)
+        if isinstance(value, (dict, list, np.ndarray)) or (isinstance(value, bytes) and b"\0" in value):
+            raise UserError(
+                f"{where}: '{name}' is a {type(value).__name__} ({brief(value)}); expected text, "
+                "for a picture the name of its file"
+            )
+
+
 def _likeliest(soft: Sequence[float] | None, weighing: Weighing) -> str:
     return weighing.classes[int(np.argmax(soft or ()))]
 
@@ -389,11 +431,23 @@ def _weight(cells: Mapping[str, str], column: str | None, where: str, needed: bo
 
 def _cell(value: Any) -> str:
     """Write a cell as text; a whole number that a table of floats made of one is whole again."""
-    if value is None or value != value:  # noqa: PLR0124  # NaN
+    if isinstance(value, np.ndarray):  # a list in Parquet
+        value = value.tolist()
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):  # what is no text is written as Python does
+            value = value.decode()
+    if not isinstance(value, (str, bytes, list, dict)) and _missing(value):
         return ""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
         value = int(value)
     return listing.nfc(str(value)).strip()
+
+
+def _missing(value: Any) -> bool:
+    """Whether a cell is empty: None, NaN, NaT, or what pandas calls NA, which compares with nothing."""
+    import pandas as pd
+
+    return value is None or bool(pd.isna(value))
 
 
 def _own(name: str) -> str:
