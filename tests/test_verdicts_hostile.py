@@ -13,6 +13,7 @@ import lossbench
 from lossbench.errors import UserError
 from lossbench.statistics import Rules, compare
 from lossbench.statistics.family import floor_unpaired, seeds_unpaired, smallest_unpaired_p
+from lossbench.statistics.hypotheses import Claim, answer
 from lossbench.statistics.sentences import digits
 
 RNG = np.random.default_rng(14)
@@ -56,6 +57,23 @@ def test_copied_seeds_are_told(distinct):
 
 def test_a_loss_under_two_names_is_told():
     assert any("one run under two names" in note for note in judged({"ce": CE, "same": CE}).notes)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.02], ids=["tie", "a sample outweighs the margin"])
+def test_scores_that_differ_by_rounding_alone_do_not_differ(step):
+    """Tables went through per cent, 32 bits or another sum: that is no evidence, however alike its signs."""
+    found = judged({"ce": CE, "same": CE + np.spacing(CE)}, step=step)
+    assert found[0].differences == (0.0,) * 8
+    assert (found[0].ahead, found[0].equal, found[0].p) == (0, 8, 1.0)
+    assert found[0].verdict == ("undecided" if step else "tie")
+
+
+def test_an_advantage_of_exactly_what_was_claimed_exceeds_it_by_no_rounding():
+    """0.73 − 0.72 and 0.72 − 0.71 differ in their last bits, and neither is more than 0.01."""
+    better, than = np.arange(20, 90, 2) / 100, np.arange(19, 89, 2) / 100
+    claim = Claim("c", "a", "b", "accuracy", 0.01, higher_is_better=True, differences=better - than)
+    found = answer([claim], 0.05)[0]
+    assert (found.answer, found.p) == ("undecided", 1.0)
 
 
 def test_scores_whose_squares_overflow_are_refused_by_their_row():

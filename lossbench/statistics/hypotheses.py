@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossbench.statistics.family import holm, seeds_needed
-from lossbench.statistics.paired import difference_p, finite, mean_interval
+from lossbench.statistics.paired import difference_p, finite, less, mean_interval
 from lossbench.statistics.samples import Paired, effect
 from lossbench.statistics.verdict import Stage
 
@@ -112,7 +112,7 @@ def _shifted(claim: Claim) -> Array:
         raise ValueError(f"claim '{claim.name}' has no replicates to be answered with")
     if not claim.by >= 0:
         raise ValueError(f"claim '{claim.name}': by must be 0 or more, found {claim.by}")
-    return (values if claim.higher_is_better else -values) - claim.by
+    return less(values if claim.higher_is_better else -values, claim.by)
 
 
 def _answer(

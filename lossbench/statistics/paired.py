@@ -233,6 +233,20 @@ def difference_p(differences: Array) -> float:
     return max(sign_flip_p(values), float(hall_p(values)))
 
 
+def less(first: Array | float, second: Array | float) -> Array:
+    """First − second, and exactly 0 where they differ by rounding alone: that is no evidence of anything.
+
+    Args:
+        first: (n,), in the metric's unit.
+        second: (n,), or one number for all.
+
+    """
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    difference = first - second
+    rounding = SAME * np.maximum(np.abs(first), np.abs(second))
+    return np.where(np.abs(difference) <= rounding, 0.0, difference)
+
+
 def constant(values: Array) -> bool:
     """Whether there is only one value, but for rounding: such values count once, however often they stand."""
     values = np.asarray(values, dtype=np.float64)

@@ -17,6 +17,7 @@ from lossbench.statistics.paired import (
     Interval,
     constant,
     difference_p,
+    less,
     mean_interval,
     pair_correlation,
     spreads,
@@ -85,8 +86,8 @@ class Paired:
 
     @cached_property
     def differences(self) -> Array:
-        """(n,)."""
-        return np.asarray(self.first, dtype=np.float64) - np.asarray(self.second, dtype=np.float64)
+        """(n,); 0 where two scores differ by rounding alone."""
+        return less(self.first, self.second)
 
     @property
     def n(self) -> int:

@@ -66,7 +66,7 @@ def sentence(
 
     """
     anew = " for each replicate" if scope == "replicate" else ""
-    tuning = f", tuned over {tuned} trials{anew}" if tuned else ""
+    tuning = f", tuned over {tuned} trial{'s' * (tuned > 1)}{anew}" if tuned else ""
     said = _verdict(contrast, experiment, arm, baseline, level, tuning)
     further = [_edges(contrast, arm, baseline), f"Budget-sensitive: {budget}." if budget else ""]
     return " ".join([said, *(one for one in further if one)])
@@ -100,11 +100,12 @@ def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level
 
 def seeds_said(contrast: Contrast) -> str:
     """Say how many seeds there are and on how many the arm scored better: "higher on 7 of 8 seeds"."""
+    seeds = f"{contrast.n} seed{'s' * (contrast.n != 1)}"
     if contrast.ahead is None:
-        return f"{contrast.n} seeds"
+        return seeds
     way = "higher" if contrast.higher_is_better else "lower"
     equal = f", equal on {contrast.equal}" if contrast.equal else ""
-    return f"{way} on {contrast.ahead} of {contrast.n} seeds{equal}"
+    return f"{way} on {contrast.ahead} of {seeds}{equal}"
 
 
 def rounded(contrast: Contrast, level: float) -> tuple[str, str]:
@@ -189,6 +190,8 @@ def _need(contrast: Contrast) -> str:
             "scores or differences are the same on all seeds and so count as one: more of this kind would "
             "decide nothing"
         )
+    if contrast.n < 2:
+        return f"one seed shows no spread: it takes {needed or 'more'} seeds at least to show any difference"
     if needed is None:
         said = "no number of seeds would show a difference this small"
     elif needed <= contrast.n:

@@ -1,6 +1,7 @@
 """From a table of scores to verdicts, with a sentence on everything that foreign data bring along."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossbench.errors import UserError, nearest
+from lossbench.errors import UserError, brief, nearest
 from lossbench.statistics.examples import seeds_by_examples
 from lossbench.statistics.family import floor_seeds, floor_unpaired
 from lossbench.statistics.metrics import is_training_loss, known
@@ -20,11 +21,13 @@ from lossbench.statistics.sentences import level_over_report, sentence
 from lossbench.statistics.trained import condition
 from lossbench.statistics.verdict import Comparison, Contrast, Rules, judge
 from lossbench.verdicts.result import Found, Verdicts
-from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, read_csv, rows_of, tidy
+from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, name_of, read_csv, rows_of, tidy
 
 Array = npt.NDArray[Any]
 PERCENT = 100
 FEWEST_TO_REPEAT = 4
+LEAST_STEP = 0.01
+"""Per cent; a test sample that weighs less is one of more than ten thousand, or a share."""
 LARGEST = 1e100
 """Scores beyond which squares overflow; a diverged perplexity can be that large."""
 
@@ -107,9 +110,9 @@ def verdict(
         raise UserError(
             "margin is missing: the largest difference that does not matter to you, in the metric's unit"
         )
-    question = Question(
-        baseline, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired
-    )
+    named = None if baseline is None else name_of(baseline, "baseline")
+    question = Question(named, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired)
+    _check_types(question)
     if isinstance(frame, (str, Path)):
         return judge_table(read_csv(Path(frame)), str(frame), question, FIRST_ROW)
     return judge_table(rows_of(frame), "the frame", question, 0)
@@ -142,7 +145,7 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
         _refuse_two_units([row for row in rows if row.metric in ("", metric)], metric)
     rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
     found: list[Found] = []
-    notes = _about_units(metric, rules)
+    notes = _about_units(metric, rules, question.floor)
     for name, scores in experiments.items():
         of_experiment, said = _experiment(name, scores, metric or "score", rules, question, what)
         found += of_experiment
@@ -175,15 +178,42 @@ def _refuse_huge(rows: Sequence[Row]) -> None:
             )
 
 
-def _about_units(metric: str, rules: Rules) -> list[str]:
-    """Say what a margin below 1 means where scores are per cent."""
+def _about_units(metric: str, rules: Rules, floor: float | None) -> list[str]:
+    """Say what numbers meant for shares mean where scores are per cent."""
     there = known(metric)
-    if there is None or there.high != 1.0 or rules.bounds is not None or rules.margin >= 1:
+    if there is None or there.high != 1.0 or rules.bounds is not None:
         return []
+    given = {"margin": rules.margin} if rules.margin < 1 else {}
+    given |= {"floor": floor} if floor is not None and 0 < floor < 1 else {}
+    given |= {"step": rules.step} if 0 < rules.step < LEAST_STEP else {}
     return [
-        f"the scores are taken to be per cent, and so is the margin: {rules.margin:g} of one per cent; say "
-        f"--margin {PERCENT * rules.margin:g} if you mean {PERCENT * rules.margin:g} per cent"
+        f"the scores are taken to be per cent, and so is the {name}: {value:g} of one per cent; say "
+        f"--{name} {PERCENT * value:g} if you mean {PERCENT * value:g} per cent"
+        for name, value in given.items()
     ]
+
+
+def _check_types(question: Question) -> None:
+    """Refuse what a command line would have refused."""
+    asked: dict[str, Any] = {"margin": question.margin, "level": question.level, "power": question.power}
+    asked["step"] = question.step
+    if question.floor is not None:
+        asked["floor"] = question.floor
+    if question.bounds is not None:
+        asked["bounds[0]"], asked["bounds[1]"] = _two(question.bounds)
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise UserError(f"{name} must be a number, found {brief(value)}")
+    if question.metric is not None and not isinstance(question.metric, str):
+        raise UserError(f"metric must be a name, found {brief(question.metric)}")
+    if not isinstance(question.higher_is_better, (bool, np.bool_, type(None))):
+        raise UserError(f"higher_is_better must be True or False, found {brief(question.higher_is_better)}")
+
+
+def _two(bounds: Any) -> tuple[Any, Any]:
+    if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
+        raise UserError(f"bounds must be the least score and a larger one, found {brief(bounds)}")
+    return bounds[0], bounds[1]
 
 
 def _check_numbers(question: Question) -> None:

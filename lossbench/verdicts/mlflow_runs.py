@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from lossbench.errors import UserError, nearest
-from lossbench.verdicts.table import Row
+from lossbench.verdicts.table import Row, name_of
 
 PLACES = ("params", "tags")
 
@@ -78,9 +78,10 @@ def _said(run: Any, kind: str, name: str) -> str | None:
 
 
 def _row(run: Any, places: list[tuple[str, str]], metric: str) -> Row:
-    loss, seed = (_said(run, *place) or "" for place in places)
+    where = f"run {run.info.run_id}"
+    loss, seed = (name_of(_said(run, *place), f"{where}, '{'.'.join(place)}'") for place in places)
     score = run.data.metrics.get(metric, math.nan)
-    return Row(f"run {run.info.run_id}", loss, seed, float(score), metric, "", "")
+    return Row(where, loss, seed, float(score), metric, "", "")
 
 
 def _diverged(run: Any, metric: str) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossbench.errors import UserError, brief, nearest
 
 LONG = "loss,seed,score[,metric,experiment,group]"
@@ -16,6 +18,7 @@ WIDE = "seed,LOSS,LOSS,…"
 SCORE_COLUMNS = ("score", "value")
 """``value`` is what our own scores.csv calls it."""
 OPTIONAL = ("metric", "experiment", "group")
+OURS = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
 INDEX = re.compile(r"Unnamed: \d+")
 """What pandas calls a column without a name."""
 SEPARATOR = re.compile(r"(?i)sep=.")
@@ -127,12 +130,15 @@ def rows_of(frame: Any) -> list[dict[str, Any]]:
     if hasattr(frame, "to_dict") and hasattr(frame, "columns"):  # pandas, without importing it
         names = [str(name) for name in frame.columns]
         _check_header(names, "the frame")
+        indexed = [str(name) for name in frame.index.names]
+        if any(name.lower() in OURS for name in indexed) and not set(indexed) & set(names):
+            return rows_of(frame.reset_index())  # seeds (or losses) that stand in the index
         values = [frame.iloc[:, index].tolist() for index in range(len(names))]
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
     if hasattr(frame, "to_dicts"):  # polars
         return [dict(row) for row in frame.to_dicts()]
     if isinstance(frame, Mapping):
-        columns = {str(name): list(values) for name, values in frame.items()}
+        columns = {str(name): _column(str(name), values) for name, values in frame.items()}
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise UserError(f"columns must be of one length, found {brief(lengths)}")
@@ -145,6 +151,12 @@ def rows_of(frame: Any) -> list[dict[str, Any]]:
         f"scores must be a data frame, a mapping of columns, or a list of rows ({LONG} or {WIDE}), "
         f"found {type(frame).__name__}"
     )
+
+
+def _column(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise UserError(f"column '{name}' is {brief(values)}; expected its values, one a row")
+    return list(values)
 
 
 def _check_header(names: Sequence[str], what: str) -> None:
@@ -180,9 +192,8 @@ def tidy(rows: Sequence[Mapping[str, Any]], what: str, metric: str | None, first
 def _reserved(names: Sequence[str]) -> dict[str, str]:
     """Our own columns whatever their case; without the nameless ones that a saved index leaves."""
     kept = [name for name in names if name.strip() and not INDEX.fullmatch(name.strip())]
-    ours = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
     return {
-        name: name.lower() if name.lower() in ours and name.lower() not in names else name for name in kept
+        name: name.lower() if name.lower() in OURS and name.lower() not in names else name for name in kept
     }
 
 
@@ -203,8 +214,8 @@ def _long(
     return [
         Row(
             where,
-            _name(row.get("loss"), f"{where}, 'loss'"),
-            _name(row.get("seed"), f"{where}, 'seed'"),
+            name_of(row.get("loss"), f"{where}, 'loss'"),
+            name_of(row.get("seed"), f"{where}, 'seed'"),
             _score(row.get(score), f"{where}, '{score}'"),
             *(_label(row.get(name)) for name in OPTIONAL),
         )
@@ -224,7 +235,7 @@ def _wide(
     losses = [name for name in names if name not in ("seed", *OPTIONAL)]
     found = []
     for where, row in rows:
-        seed = _name(row.get("seed"), f"{where}, 'seed'")
+        seed = name_of(row.get("seed"), f"{where}, 'seed'")
         labels = [_label(row.get(name)) for name in OPTIONAL]
         for loss in losses:
             value = row.get(loss)
@@ -234,9 +245,14 @@ def _wide(
     return found
 
 
-def _name(value: Any, where: str) -> str:
-    """A loss or a seed as text; 3, 3.0 and "3" are one seed."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+def name_of(value: Any, where: str) -> str:
+    """Give a loss or a seed as text; 3, 3.0 and "3" are one seed.
+
+    Raises:
+        UserError: if it is empty.
+
+    """
+    if empty(value) or not str(value).strip():
         raise UserError(f"{where} is empty; every score needs its loss and its seed")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -244,15 +260,22 @@ def _name(value: Any, where: str) -> str:
     return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
 
 
+def empty(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, or what pandas calls NA and NaT."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas, without importing it
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+
+
 def _label(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
+    return "" if empty(value) else str(value).strip()
 
 
 def _score(value: Any, where: str) -> float:
     """A score; NaN where there is none, which is for the caller to judge."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if empty(value) or (isinstance(value, str) and not value.strip()):
         return math.nan
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         raise UserError(f"{where} is {value}; a score is a number")
     try:
         return float(value)
@@ -304,7 +327,8 @@ def gather(
                 "is in "
                 f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
                 "of test "
-                "examples: a column 'group'; of several experiments: a column 'experiment')"
+                "examples: a column 'group'; of several experiments: a column 'experiment'; of several "
+                "folds: seeds named after both, as 3-1)"
             )
     return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
 
@@ -337,7 +361,8 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
                 "that "
                 "diverged counts, with the score of a constant prediction: say it with --floor; one that "
                 "was never "
-                "trained has no row. Leaving out what diverged would reward diverging"
+                "trained has no row in the long form (in pandas: melt, then dropna). Leaving out what "
+                "diverged would reward diverging"
             )
         grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
     _check_groups(grouped)
