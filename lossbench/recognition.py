@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from lossbench.data.sources.pairs import (
 )
 from lossbench.data.sources.table import TARGETS, Row, TableOptions, entries_of, rows_of, tables_of
 from lossbench.data.sources.voc import VocOptions, annotated_groups
-from lossbench.errors import UserError
+from lossbench.errors import UserError, brief
 
 LOOKED_AT = 5
 """Images of a class folder that are opened to see whether they are masks."""
@@ -318,7 +319,7 @@ def _table(root: Path, tables: list[Path]) -> Found:
     """A table beside images is read by one source, or not at all: its labels must not be lost in silence."""
     problems = []
     for file in tables:
-        if found := _samples(root, file):
+        if found := _samples(root, file, tables):
             return found
         if file.parent != root or file.suffix.lower() != ".csv":
             problems.append(f"{file}: a table beside images that is not read")
@@ -331,15 +332,10 @@ def _table(root: Path, tables: list[Path]) -> Found:
         images: dict[str, list[Path]] = {}
         for row in rows:
             images.setdefault(row.split, []).append(row.file)
-        named = {row.file.resolve() for row in rows}
-        folders = {row.file.parent for row in rows}
-        left = [
-            one for folder in folders for one in _files(folder) if one.resolve() not in named and one != file
-        ]
+        left = _not_listed([row.file for row in rows], [file])
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         said = f"labels: {shown} in {len(rows)} rows of {file.name}"
-        more = (f"{len(left)} files beside the images that {file.name} names are not read",) if left else ()
-        return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(said, *more))
+        return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(said, *left))
     raise UserError(f"{problems[0]}; {READ}")
 
 
@@ -347,8 +343,16 @@ IMAGE_COLUMNS = ("image", "file_name")
 """What the column of images is called: by us, and in an ``imagefolder``'s metadata."""
 
 
-def _samples(root: Path, file: Path) -> Found | None:
-    """A table with a column of images and one of labels, masks or boxes; None for any other."""
+def _not_listed(listed: Sequence[Path], tables: Sequence[Path]) -> tuple[str, ...]:
+    """A sentence where files lie beside those that tables name."""
+    named = {one.resolve() for one in (*listed, *tables)}
+    left = [one for folder in {one.parent for one in listed} for one in _files(folder)]
+    count = sum(one.resolve() not in named for one in left)
+    return (f"{count} files beside the images that {tables[0].name} names are not read",) if count else ()
+
+
+def _lists_samples(file: Path) -> str | None:
+    """The column of images, where a table has one and a column of labels, masks or boxes beside it."""
     if file.suffix not in (".csv", ".parquet"):
         return None
     try:
@@ -356,13 +360,30 @@ def _samples(root: Path, file: Path) -> Found | None:
     except UserError:  # whoever reads it says so
         return None
     image = next((one for one in IMAGE_COLUMNS if one in columns), None)
-    if image is None or not any(one in columns for one in TARGETS):
+    return image if any(one in columns for one in TARGETS) else None
+
+
+def _samples(root: Path, file: Path, beside: Sequence[Path]) -> Found | None:
+    """A table with a column of images and one of labels, masks or boxes; None for any other.
+
+    Raises:
+        UserError: for another such table ``beside`` it, of which none would be read.
+
+    """
+    image = _lists_samples(file)
+    if image is None:
         return None
     own = {"table": file.name} | ({} if image == IMAGE_COLUMNS[0] else {"image": image})
     options = TableOptions.model_validate(own)
     tables = tables_of(root, options, "DATA")
     kind, rows = rows_of(tables, options)
     _refuse_splits_unsaid(root, file, rows)
+    others = [one for one in beside if one not in tables.values() and _lists_samples(one)]
+    if others:
+        raise UserError(
+            f"{file} and {others[0]} both list images with a {kind}; expected one table: join them, with a "
+            "column 'split', or put one of one name into each of train/, val/ and test/"
+        )
     images: dict[str, list[Path]] = {}
     masks: dict[str, list[Path]] = {}
     for row in rows:
@@ -372,13 +393,26 @@ def _samples(root: Path, file: Path) -> Found | None:
     groups = len({row.group for row in rows} - {None})
     kept = (f"{groups} groups, which are kept together",) if groups else ()
     where = ", ".join(one.relative_to(root).as_posix() for one in tables.values())
-    said = (f"{len(rows)} rows of {where}, with a {kind} each", *kept, *_weighed_said(rows))
+    said = (
+        f"{len(rows)} rows of {where}, with a {kind} each", *kept, *_weighed_said(rows),
+        *(_labels_said(file, rows) if kind == "label" else ()),
+        *_not_listed([row.image for row in rows], [*tables.values()]),
+    )  # fmt: skip
     if kind == "boxes":
         raise UserError(
             f"{file}: a table of files of boxes; no study is proposed for it, write one with 'source: table'"
         )
     task = {"label": "classification", "mask": "segmentation"}[kind]
     return Found("table", task, images, own, masks, said=said)
+
+
+def _labels_said(file: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    counts = Counter(str(row.target) for row in rows if row.split in (POOL, "train"))
+    if len(counts) < 2:
+        raise UserError(f"{file}: one class alone, {brief(next(iter(counts), ''))}; expected two or more")
+    shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:12])
+    more = f", … ({len(counts)} in all)" if len(counts) > 12 else ""
+    return (f"classes (images to train on): {shown}{more}",)
 
 
 def _weighed_said(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -215,7 +215,9 @@ def test_a_table_is_recognised_by_the_usual_names_of_its_columns(kind: str, tmp_
     found = recognise(tmp_path / "mine")
     assert (found.source, dict(found.options)) == ("table", {"table": "samples.csv"})
     assert found.task == {"label": "classification", "mask": "segmentation"}[kind]
-    assert found.said == (f"8 rows of samples.csv, with a {kind} each", "4 groups, which are kept together")
+    classes = ("classes (images to train on): 0 4, 1 4",) if kind == "label" else ()
+    rows = f"8 rows of samples.csv, with a {kind} each"
+    assert found.said == (rows, "4 groups, which are kept together", *classes)
     assert len(found.images["pool"]) == len(found.masks.get("pool", found.images["pool"])) == 8
 
 
@@ -255,3 +257,31 @@ def test_a_picture_within_the_table_is_refused(column: str, value: Any, tmp_path
         UserError, match=rf"row 1: '{column}' is a .*expected text, for a picture the name of"
     ):
         fetched(folder, table="samples.parquet")
+
+
+@pytest.mark.parametrize(
+    "names", [("train.csv", "test.csv"), ("metadata.csv", "other.parquet"), ("a.csv", "train/a.csv")]
+)
+def test_two_tables_of_samples_are_never_read_as_one(names: tuple[str, str], tmp_path: Path) -> None:
+    """One alone would be read, in silence: of train.csv and test.csv the latter."""
+    folder = tmp_path / "mine"
+    made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        made.to_parquet(file) if file.suffix == ".parquet" else made.to_csv(file, index=False)
+    with pytest.raises(UserError) as refused:
+        recognise(folder)
+    assert all(str(folder / name) in str(refused.value) for name in names)
+
+
+def test_what_a_table_does_not_name_and_its_classes_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
+    write(folder, made.iloc[:30])
+    said = recognise(folder).said
+    assert "classes (images to train on): cat 15, dog 15" in said
+    assert "10 files beside the images that samples.csv names are not read" in said
+    write(folder, made.assign(label="cat"))
+    with pytest.raises(UserError, match="one class alone, 'cat'"):
+        recognise(folder)

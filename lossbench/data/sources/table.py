@@ -163,12 +163,18 @@ def tables_of(root: Path, options: TableOptions, key: str) -> dict[str, Path]:
     """Split → its table; POOL → the one table of the folder, where there is one.
 
     Raises:
-        UserError: naming the tables that are there, if none has the name.
+        UserError: naming the tables that are there, if none has the name, or both the folder and a split's.
 
     """
-    if (root / options.table).is_file():
-        return {POOL: root / options.table}
     below = [one for one in listing.entries(root) if (one / options.table).is_file()]
+    if (root / options.table).is_file():
+        twin = next((one for one in below if one.name.lower() in listing.SIDES), None)
+        if twin is not None:
+            raise UserError(
+                f"{root / options.table} and {twin / options.table} are both there, and one of "
+                f"them would not be read; keep one, or rename one ('{key}.table' names the table)"
+            )
+        return {POOL: root / options.table}
     if any(one.name.lower() in listing.SIDES for one in below):
         sides = listing.split_folders(root) or {}
         return {split: _existing(folder / options.table, key) for split, folder in sides.items()}
