@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
+from lossbench.data.sources.listing import nfc
 from lossbench.errors import UserError
 from tests.data_cases import dataset, picture
 
@@ -46,6 +47,9 @@ def instances(names: list[str]) -> dict[str, Any]:
 def write(root: Path, name: str, content: object) -> None:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / name).write_text(json.dumps(content))
+
+
+TEXT = st.text(min_size=1).map(lambda text: nfc(text).strip()).filter(bool)
 
 
 def coco_folder(root: Path) -> Path:
@@ -120,7 +124,7 @@ def test_an_image_without_a_box_is_kept(tmp_path: Path) -> None:
     assert sorted((targets[..., 4] >= 0).sum(axis=1).tolist()) == [0, 0, 2]
 
 
-@given(ids=st.lists(st.uuids().map(str) | st.text(min_size=1), min_size=5, max_size=5, unique=True))
+@given(ids=st.lists(st.uuids().map(str) | TEXT, min_size=5, max_size=5, unique=True))
 @settings(max_examples=20, deadline=None)
 def test_ids_may_be_any_text_as_long_as_they_agree(ids: list[str]) -> None:
     with TemporaryDirectory() as folder:
@@ -148,10 +152,20 @@ def test_ids_may_be_any_text_as_long_as_they_agree(ids: list[str]) -> None:
     assert by_text == by_numbers
 
 
-@pytest.mark.parametrize("written", [100, "100", 100.0])
+@pytest.mark.parametrize("written", [100, "100", 100.0, " 100 "])
 def test_a_number_is_the_id_that_it_is_as_text(written: object, tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "data")
     write(root, "instances_test2017.json", changed("annotations.0.image_id", written))
+    assert (fetched(root, tmp_path).split("test").targets[..., 4] >= 0).sum() == 6
+
+
+def test_an_accent_of_an_id_may_be_spelled_either_way(tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "data")
+    content = json.dumps(instances([f"{index:04d}.png" for index in range(3)]))
+    content = content.replace('"id": 100', '"id": "café"').replace(
+        '"image_id": 100', '"image_id": "cafe\u0301"'
+    )
+    write(root, "instances_test2017.json", json.loads(content))
     assert (fetched(root, tmp_path).split("test").targets[..., 4] >= 0).sum() == 6
 
 

@@ -17,6 +17,7 @@ from lossbench.api.given import fetched as handed_over
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.data.fetching import write as write_dataset
+from lossbench.data.sources.weighing import beside
 from lossbench.errors import UserError
 from lossbench.params import Dataset as DatasetParams
 from lossbench.params import Splits
@@ -193,6 +194,8 @@ def broken(folder: Path, how: str) -> None:
             np.save(file, np.full((6, 8), -0.5))
         case "nan":
             np.save(file, np.full((6, 8), np.nan))
+        case "beyond float32":
+            np.save(file, np.full((6, 8), 1e39))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +207,7 @@ def broken(folder: Path, how: str) -> None:
         ("size", "weights/3.npy: weights of 6×8, but its image has 8×6 pixels"),
         ("negative", "weights/3.npy: a weight of -0.5; allowed: finite numbers ≥ 0"),
         ("nan", "weights/3.npy: a weight of nan; allowed: finite numbers ≥ 0"),
+        ("beyond float32", "weights/3.npy: a weight of 1e+39; allowed: finite numbers ≥ 0, ≤ 3.4e+38"),
     ],
 )
 def test_a_weight_map_that_does_not_fit_is_said(how: str, words: str, tmp_path: Path) -> None:
@@ -330,3 +334,24 @@ def test_a_column_that_weighs_is_said_when_a_study_is_proposed(tmp_path: Path) -
     assert any(
         "column 'weight' (0 to 39) says how much each row counts" in one for one in recognise(folder).said
     )
+
+
+def test_a_folder_of_a_networks_weights_is_no_folder_of_maps(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    masks(folder, "elsewhere")
+    (folder / "weights/epochs").mkdir(parents=True)
+    (folder / "weights/best.pt").write_bytes(b"x")
+    (folder / "weights/epochs/1.h5").write_bytes(b"x")
+    assert beside(sorted((folder / "masks").iterdir()), folder) is None
+
+
+@pytest.mark.parametrize("twin", ["weights/{}.npy", "weights/{}_w.png", "weight-maps/{}.png"])
+def test_of_two_weight_maps_none_is_chosen_in_silence(twin: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    masks(folder, "weights")
+    for mask in sorted((folder / "masks").iterdir()):
+        file = folder / twin.format(mask.stem)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(mask.read_bytes())
+    with pytest.raises(UserError, match=r" and .* may both"):
+        beside(sorted((folder / "masks").iterdir()), folder)

@@ -23,7 +23,9 @@ Finite = Annotated[float, AllowInfNan(False)]
 
 
 def _as_text(given: Any) -> Any:
-    """Write a number as text; what is neither number nor text is refused by whoever reads it."""
+    """Write an id as text, spelled as names are; what is neither number nor text its reader refuses."""
+    if isinstance(given, str):
+        return listing.nfc(given).strip()
     if isinstance(given, float) and given.is_integer():
         given = int(given)
     return str(given) if isinstance(given, int) and not isinstance(given, bool) else given

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from lossbench.data.images import Size, read_mask
+from lossbench.data.images import FORMATS, Size, read_mask
 from lossbench.data.rows import Array, FromFiles
 from lossbench.data.sources import listing
 from lossbench.data.sources.pairs import plain, without_ending
@@ -95,10 +96,10 @@ def _map(file: Path, reading: Reading, size: Size | None) -> Array:
     if found.shape != reading.size:
         height, width = reading.size
         sizes = "×".join(map(str, reversed(found.shape)))
-        raise UserError(f"{file}: weights of {sizes}, but its image has {width}×{height} pixels")
-    wrong = ~np.isfinite(found) | (found < 0)
+        raise UserError(f"{file}: weights of {sizes or 'no size'}, but its image has {width}×{height} pixels")
+    wrong = ~((found >= 0) & (found <= MOST))  # NaN, too
     if wrong.any():
-        raise UserError(f"{file}: a weight of {found[wrong][0]:g}; allowed: finite numbers ≥ 0")
+        raise UserError(f"{file}: a weight of {found[wrong][0]:g}; allowed: finite numbers ≥ 0, ≤ {MOST:.2g}")
     return found.astype(np.float32)
 
 
@@ -124,7 +125,7 @@ def beside(masks: Sequence[Path], root: Path) -> list[Path] | None:
         the maps in the masks' order; None where there is no such folder.
 
     Raises:
-        UserError: naming a mask that has no map, where others have.
+        UserError: naming a mask that has no map, where others have, or two that may be its map.
 
     """
     folders = {parent: _folder(parent, root) for parent in dict.fromkeys(mask.parent for mask in masks)}
@@ -145,16 +146,41 @@ def beside(masks: Sequence[Path], root: Path) -> list[Path] | None:
 
 
 def _folder(masks: Path, root: Path) -> Path | None:
-    """Where weight maps would lie: the same place below a folder ``weights`` beside that of masks."""
+    """Where weight maps would lie: the same place below a folder ``weights`` beside that of masks.
+
+    A folder of that name without any map, as of a network's weights, is none.
+    """
     for above in (masks, *masks.parents):
         if root not in above.parents:
             return None
-        for one in listing.entries(above.parent):
-            if one.is_dir() and plain(one.name) in FOLDERS and one != above:
-                return one / masks.relative_to(above)
+        found = [
+            one
+            for one in listing.entries(above.parent)
+            if one.is_dir() and plain(one.name) in FOLDERS and one != above and _holds_maps(one)
+        ]
+        if len(found) > 1:
+            raise UserError(f"{found[0]} and {found[1]} may both hold the weight maps; keep one there")
+        if found:
+            return found[0] / masks.relative_to(above)
     return None
 
 
+def _holds_maps(folder: Path) -> bool:
+    within = listing.entries(folder)
+    return any(_is_map(one) if one.is_file() else one.is_dir() and _holds_maps(one) for one in within)
+
+
+def _is_map(file: Path) -> bool:
+    ending = file.suffix.lower()
+    return ending == ".npy" or Image.registered_extensions().get(ending) in FORMATS
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
-    files = [one for one in listing.entries(folder) if one.is_file()] if folder.is_dir() else []
-    return {without_ending(listing.nfc(one.stem), ENDINGS): one for one in files}
+    found: dict[str, Path] = {}
+    for one in listing.entries(folder) if folder.is_dir() else ():
+        if not one.is_file():
+            continue
+        twin = found.setdefault(without_ending(listing.nfc(one.stem), ENDINGS), one)
+        if twin != one:
+            raise UserError(f"{twin} and {one.name} may both be the weight map of one mask; keep one")
+    return found
