@@ -19,7 +19,7 @@ from lossbench.params import load_params
 from lossbench.reporting import write_report
 from lossbench.reporting.gallery import image_address, mask_address
 from lossbench.reporting.in_a_line import _looked_at
-from lossbench.reporting.page import _script_json
+from lossbench.reporting.page import _memory, _script_json, _seeds_said
 from lossbench.reporting.tables import curves
 
 FILES = (
@@ -300,7 +300,24 @@ def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: 
     assert "the time" not in line["answer"]  # it differs between runs
     twin = (study / ".lossbench/report/index.html").read_text()
     assert re.search(r"× 1\.5 the time and × 1\.\d the memory of cross_entropy", twin)
+    assert "MB a step: what a training step keeps in memory" in twin
     assert "the time" not in (study / "reports/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [(47_500, "0.0475"), (1_534_000_000, "1530"), (25_600_000_000, "25600"), (None, "–")]
+)
+def test_megabytes_are_written_without_a_power_of_ten(kept: int | None, said: str) -> None:
+    one = SimpleNamespace(arms={"a": {"kept_bytes": kept}})
+    assert _memory("a", "a", one)[0] == said  # type: ignore[arg-type]  # all that is read
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [((1,), "1 seed"), ((6, 6), "6 seeds"), ((4, 8), "4 to 8 seeds")]
+)
+def test_one_seed_is_no_seeds(counts: tuple[int, ...], said: str) -> None:
+    one = SimpleNamespace(arms=range(len(counts)), seeds_of=lambda arm: range(counts[arm]))
+    assert _seeds_said(one) == said  # type: ignore[arg-type]  # all that is read
 
 
 @pytest.mark.slow

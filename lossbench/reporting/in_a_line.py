@@ -113,7 +113,7 @@ def _ahead(better: Sequence[Finding]) -> str:
 def _sample(found: Sequence[Finding]) -> list[str]:
     """Say what one test sample weighs: a difference of that size may be one image."""
     step = max(each.contrast.step for each in found)
-    return [f"one test sample weighs up to {step:.1g}"] if step else []
+    return [f"one test sample weighs up to {step:.2g}"] if step else []
 
 
 def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best: str) -> Iterator[str]:

@@ -57,6 +57,8 @@ class Section:
     tuning: Sequence[Mapping[str, Any]]
     command: str
     unknown: Sequence[str]
+    measured: bool
+    """Whether somebody measured what a step keeps; nobody does of a script's."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def section_of(
         gallery=read_gallery(one),
         command=trained_by(one),
         unknown=unknown(one),
+        measured=any(content.get("kept_bytes") for content in one.arms.values()),
         seeds=_seeds_said(one),
         tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
     )
@@ -162,7 +165,8 @@ def section_of(
 
 def _seeds_said(one: Evaluated) -> str:
     counts = sorted({len(one.seeds_of(arm)) for arm in one.arms})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    several = f"{counts[0]} to " if len(counts) > 1 else ""
+    return f"{several}{counts[-1]} seed{'s' * (counts[-1] != 1)}"
 
 
 def _leaders(
@@ -245,7 +249,9 @@ def _memory(arm: str, baseline: str | None, one: Evaluated) -> tuple[str, str]:
     """Megabytes that a training step keeps for its backward pass, and how many times the baseline's."""
     kept = one.arms[arm].get("kept_bytes")
     ratio = None if baseline not in one.arms or baseline is None else memory_ratio(arm, baseline, one.arms)
-    return f"{kept / 1e6:.3g}" if kept else "–", f"× {ratio:.1f}" if ratio is not None else ""
+    # rounded to three digits first: 1500 MB are not 1.5e+03
+    megabytes = f"{float(f'{kept / 1e6:.3g}'):g}" if kept else "–"
+    return megabytes, f"× {ratio:.1f}" if ratio is not None else ""
 
 
 def _commands(said: str) -> Markup:
