@@ -22,7 +22,7 @@ from lossbench.store import Store
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
-INSIDE = "LOSSBENCH_BENCHMARK_NETWORK"
+INSIDE = "CLUSTER_BENCHMARK_NETWORK"
 ARM = "digits-cross_entropy"
 NEWS = 10
 """Epochs a second that a sleeping job tells."""
@@ -33,7 +33,7 @@ SLEEPS = 1.0
 """Seconds of a sleeping job."""
 PATIENCE = 300.0
 """Seconds that a node has to start: a busy machine takes longer than the 30 that Ray gives it."""
-KEPT = "LOSSBENCH_BENCHMARK_SLEEPS"
+KEPT = "CLUSTER_BENCHMARK_SLEEPS"
 
 
 def within_own_network(module: str, arguments: list[str]) -> int:

@@ -408,11 +408,11 @@ def goals(rows: Sequence[Row], size: Size, minutes: float) -> list[Row]:
 
     twice = [row for row in rows if row["part"] in ("losses", "variety")]
     equal = sum(row.get("equal", False) for row in twice)
-    goal(f"trainings that repeat to the bit, of {len(twice)}", len(twice), equal, equal == len(twice))
+    goal(f"trainings that repeat to the bit, of {len(twice)}", len(twice), equal, 0 < equal == len(twice))
     ours = [row for row in rows if row["part"] == "graphs"]
     alike = sum(row.get("equal", False) and row.get("recorded") is True for row in ours)
     name = f"trainings recorded as graphs, with the bits of those that are not, of {len(ours)}"
-    goal(name, len(ours), alike, alike == len(ours))
+    goal(name, len(ours), alike, 0 < alike == len(ours))
     tost = next((row.get("tost_p_at_one_percent") for row in rows if row["part"] == "agreement"), None)
     name = "population and loop end within 1 % of accuracy: p of TOST"
     goal(name, 0.05, tost, tost is not None and tost < 0.05)

@@ -165,9 +165,11 @@ def test_training_proper_is_what_the_workers_took_or_the_replicates_where_that_i
 
 def test_one_pair_that_differs_in_its_bits_misses_the_goal_and_is_no_gpu_result():
     agreed = {"part": "agreement", "tost_p_at_one_percent": 0.001}
-    rows = [{"part": "losses", "equal": True}, {"part": "variety", "equal": False}, agreed]
-    equal, tost = gpu.goals(rows, gpu.TWIN, 1.0)
+    graphs = [{"part": "graphs", "equal": True, "recorded": recorded} for recorded in (True, "no: a sync")]
+    rows = [{"part": "losses", "equal": True}, {"part": "variety", "equal": False}, *graphs, agreed]
+    equal, recorded, tost = gpu.goals(rows, gpu.TWIN, 1.0)
     assert (equal["measured"], equal["met"], tost["met"]) == (1, False, True)
+    assert (recorded["measured"], recorded["met"]) == (1, False)
 
 
 def test_a_row_that_fails_is_written_and_the_next_is_measured(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def hold_out(
         raise UserError(
             f"{key}: needs one label per sample; this dataset's targets are of kind '{fetched.kind}'"
         )
-    if splits["train"].soft is not None:
+    if any(one.soft is not None for one in splits.values()):
         raise UserError(f"{key}: needs one label per sample; this dataset has soft labels")
     named = [unicodedata.normalize("NFC", name) for name in (*anomaly.normal, *anomaly.abnormal)]
     for name in named:
