@@ -82,7 +82,7 @@ def amend(target: MlflowExperiment, run_id: str, needed: Callable[["MlflowRun"],
         work: adds it.
 
     Raises:
-        RefusedError: the copy is gone or abandoned; the arm must be shipped again.
+        RefusedError: the copy is gone, abandoned or gave way to another; the arm must be shipped again.
 
     """
     claims = Claims()
@@ -99,6 +99,9 @@ def amend(target: MlflowExperiment, run_id: str, needed: Callable[["MlflowRun"],
                         work(run_id, claim)
                     finally:  # what was added is marked one by one
                         target.complete(run_id, run.data.tags[COMPLETE], claim)
+                    # While it was in our hands another whole copy may have come, and found none.
+                    if _settle(target, run.data.tags[KEY], run.data.tags[COMPLETE], claims) != run_id:
+                        raise RefusedError(f"run {run_id} gave way to a copy that was written meanwhile")
                     return
         elif not claims.living(run.data.tags):
             raise RefusedError(f"run {run_id} was abandoned by its writer")
@@ -146,9 +149,11 @@ def _record(target: MlflowExperiment, record: ArmRecord, whole: str, extras: Ext
     """Write the arm, look whether another whole copy has come meanwhile, and name the one that stays."""
     run_id = _adopt(target, record, claim) or _write(target, record, claim)
     extras(run_id, claim)
-    if not any(run.data.tags.get(COMPLETE) == whole for run in target.search(key=record.key)):
-        target.complete(run_id, whole, claim)
     kept = _chosen(target, record.key, whole)
+    if kept is None:
+        target.complete(run_id, whole, claim)
+        # Two may have seen none in the same moment; who comes second clears up: the first may be gone.
+        kept = _settle(target, record.key, whole, Claims())
     if kept != run_id:
         target.delete_family(run_id)
         if kept is None:
