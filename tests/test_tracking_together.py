@@ -18,8 +18,17 @@ from benchmarks.fault_kinds import of_records
 from benchmarks.fault_study import TRACK, Study, points, running
 from lossbench.identity import Owner
 from lossbench.params import load_params
+from lossbench.tracking import ship
 from lossbench.tracking.claims import WRITER, Claim
-from lossbench.tracking.experiment import COMPLETE, CURRENT, KEY, PARENT, ROLE, open_experiment
+from lossbench.tracking.experiment import (
+    COMPLETE,
+    CURRENT,
+    KEY,
+    PARENT,
+    ROLE,
+    MlflowExperiment,
+    open_experiment,
+)
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.ship import amend
 from lossbench.tracking.track import Drawn, track
@@ -110,6 +119,56 @@ def test_two_checkouts_that_record_at_once_leave_one_copy(tmp_path, store, monke
     assert failed == []
     runs = assert_once(tmp_path / "one")
     assert {run.data.tags["verdict"] for run in role(runs, "arm")} == {"baseline", "better"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(3))  # whose copy stays, ids decide, which are random
+def test_two_whole_copies_of_the_same_moment_leave_one(tmp_path, store, monkeypatch, round_):
+    """Both write, since neither saw the other; both find no whole copy; one has left when the other says so."""
+    write, complete, chosen = ship._write, MlflowExperiment.complete, ship._settle
+    both, last, left = threading.Barrier(2), [], threading.Event()
+
+    def together():
+        with suppress(threading.BrokenBarrierError):  # by then the first arm, which counts, is over
+            both.wait(3)
+
+    def written(*arguments):
+        together()
+        return write(*arguments)
+
+    def completed(*arguments):
+        together()
+        if not last and both.n_waiting == 0:
+            last.append(threading.get_ident())
+        if last == [threading.get_ident()]:
+            left.wait(3)
+        complete(*arguments)
+
+    def settled(*arguments):
+        found = chosen(*arguments)
+        if found is not None and last and last != [threading.get_ident()]:
+            left.set()
+        return found
+
+    monkeypatch.setattr(ship, "_write", written)
+    monkeypatch.setattr(ship, "_settle", settled)
+    monkeypatch.setattr(MlflowExperiment, "complete", completed)
+    roots, failed = clones(tmp_path), []
+
+    def record(root):
+        try:
+            track(load_params(root / "params.yaml"), root)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=record, args=(root,)) for root in roots]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert failed == []
+    assert left.is_set()
+    assert_once(roots[0])
 
 
 def rounds(folder, uri, count, models):

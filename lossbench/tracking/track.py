@@ -284,10 +284,14 @@ class _Pass:
             target.tag(run_id, {COLOUR: drawn.colours[outs.arm]})
 
     def _mark_current(self, target: MlflowExperiment, kept: set[str]) -> None:
-        """Tell the runs of the present outs from those of earlier ones."""
+        """Tell the runs of the present outs from those of earlier ones.
+
+        A copy that is kept may have given way to one of the same key since: that one is present, too.
+        """
+        keys = {self._client.get_run(run_id).data.tags.get(KEY) for run_id in kept}
         for parent in target.search(role="arm", current="true"):
-            run_id = parent.info.run_id
-            if run_id in kept or not (KEY in parent.data.tags or dead_owner(parent)):
+            run_id, key = parent.info.run_id, parent.data.tags.get(KEY)
+            if run_id in kept or key in keys or not (key or dead_owner(parent)):
                 continue  # the present ones, and those that a living training is writing
             self._mark(target, run_id, "false")
         for run_id in kept:
