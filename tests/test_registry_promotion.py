@@ -1,5 +1,6 @@
 """Who is champion, whoever else promotes, dies, or moves an alias by hand. MLflow's registry in memory."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,52 @@ def test_of_two_promoters_without_a_common_lock_one_is_champion_and_the_other_kn
     assert heard.get(mine, False) or heard.get(theirs, False)
     champion = store.aliases[CHAMPION]
     assert heard[champion]
+    assert store.aliases[PREVIOUS] == store.versions[champion][REPLACES] != champion
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.booleans(), max_size=60), st.booleans())
+def test_of_two_promoters_whose_calls_mix_in_any_order_one_is_champion_and_says_whom_it_replaced(
+    turns, first_is_lower
+):
+    store = promoted(Store(), "1")
+    judged = Registry(store, NAME).standing()
+    names = ("2", "3") if first_is_lower else ("3", "2")
+    store.versions |= {"2": {}, "3": {}}
+    heard, gate, order = {}, threading.Condition(), iter(turns)
+    state = {"turn": next(order, True), "over": set()}
+
+    def wait(_call, _name):
+        """Let the other go on until it is this thread's turn, as the example has it."""
+        mine = threading.current_thread().name == "first"
+        with gate:
+            assert gate.wait_for(lambda: state["turn"] == mine or (not mine) in state["over"], 10)
+            state["turn"] = next(order, not mine)
+            gate.notify_all()
+
+    def promote(version):
+        try:
+            Registry(store, NAME).take_over(version, judged, {"version": version})
+            heard[version] = True
+        except OvertakenError:
+            heard[version] = False
+        finally:
+            with gate:
+                state["over"].add(threading.current_thread().name == "first")
+                gate.notify_all()
+
+    store.before = wait
+    threads = [
+        threading.Thread(target=promote, args=(version,), name=name)
+        for version, name in zip(names, ("first", "second"), strict=True)
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(20)
+    champion = store.aliases[CHAMPION]
+    assert champion in names
+    assert heard.keys() == set(names)
     assert store.aliases[PREVIOUS] == store.versions[champion][REPLACES] != champion
 
 

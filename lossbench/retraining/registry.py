@@ -295,7 +295,11 @@ class Registry:
             self._expect(version, judged.champion, version)
         except OvertakenError:
             self.client.delete_model_version_tag(self.name, version, REPLACES)
-            raise
+            if self.champion() != version:
+                raise
+            # It saw our claim before we took it back, and left the place to us.
+            self._tag(version, {REPLACES: judged.champion or NONE})
+            self._expect(version, version)
         refusal: Exception | None = None
         try:
             self.client.set_registered_model_alias(self.name, CHAMPION, version)
@@ -344,6 +348,10 @@ class Registry:
             return
         rival = min(earlier, key=int)
         self.client.set_registered_model_alias(self.name, CHAMPION, rival)
+        if REPLACES not in self.standing().versions.get(rival, {}):  # it saw us, and gave up
+            self.client.set_registered_model_alias(self.name, CHAMPION, version)
+            return
+        self._tag(rival, {REPLACES: judged.champion or NONE})
         self.client.delete_model_version_tag(self.name, version, REPLACES)
         with suppress(ServerGoneError):  # the rival, or the next call, completes the rest
             self.settle()
