@@ -189,6 +189,7 @@ def test_the_image_s_steps_run_as_they_stand_but_for_the_machine_s_own(tmp_path:
     text = re.sub(r"\\\n\s*", "", (ROOT / "deploy/Dockerfile").read_text())
     lines = [line.partition(" ")[::2] for line in text.splitlines() if line and not line.startswith("#")]
     assert {word for word, _ in lines} <= {
+        "ARG",
         "FROM",
         "RUN",
         "USER",
