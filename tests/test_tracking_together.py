@@ -108,7 +108,7 @@ def test_two_checkouts_that_record_at_once_leave_one_copy(tmp_path, store, monke
     def record(root):
         try:
             track(load_params(root / "params.yaml"), root, charts=lambda _: Drawn({"scores.svg": "<svg/>"}))
-        except Exception as error:
+        except Exception as error:  # of any kind: a thread's would be lost, and the test shows it
             failed.append(error)
 
     threads = [threading.Thread(target=record, args=(root,)) for root in clones(tmp_path)]
@@ -158,7 +158,7 @@ def test_two_whole_copies_of_the_same_moment_leave_one(tmp_path, store, monkeypa
     def record(root):
         try:
             track(load_params(root / "params.yaml"), root)
-        except Exception as error:
+        except Exception as error:  # of any kind: a thread's would be lost, and the test shows it
             failed.append(error)
 
     threads = [threading.Thread(target=record, args=(root,)) for root in roots]
