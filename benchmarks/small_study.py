@@ -58,7 +58,7 @@ def train(root: Path, scores: bool) -> None:
             add_all(filling, params, arms, outs, store, place)
         else:
             for name, arm in arms.items():
-                filling.add(name, lambda arm=arm: arm_flow(arm, store, place, scores=False))  # type: ignore[misc]
+                filling.add(name, lambda arm=arm: arm_flow(arm, store, place, scores=False))  # type: ignore[misc]  # the default binds the arm
         filling.run()
         for arm in arms.values():
             collect_arm(arm, store, outs)
