@@ -19,6 +19,7 @@ import psutil
 import pytest
 from conftest import ROOT, tiny_params, train_study, write_params
 
+from benchmarks.fault_study import outliving
 from lossbench.errors import GateError, UserError
 from lossbench.execution import local
 from lossbench.execution.collect import LostError, collect_arm
@@ -255,8 +256,7 @@ def test_sigterm_ends_training_soon_with_its_checkpoints_written(long: tuple[Pat
     child.terminate()
     assert child.wait(timeout=30) == 143
     assert time.monotonic() - began < 15
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert not alive
+    assert not outliving(family, 5)
     assert len(list((root / ".lossbench/store/checkpoints").glob("*.pt"))) == 2
     assert not list((root / ".lossbench/store").rglob("*.part"))
 
@@ -266,8 +266,7 @@ def test_a_killed_stage_leaves_no_worker_behind(long: tuple[Path, Any]) -> None:
     root, child = long
     family = training(child, root)
     os.kill(child.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
+    assert not outliving(family, 10)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, stage, train_study, write_params
 from test_execution import Counted, filled, load, own, study, study_params, written
 
+from benchmarks.fault_study import outliving
 from lossbench.errors import GateError
 from lossbench.execution import work
 from lossbench.execution.collect import weights_in_models
@@ -228,8 +229,7 @@ def test_the_workers_server_ends_with_a_killed_driver_while_it_still_imports(aft
     family = psutil.Process(child.pid).children(recursive=True)
     child.kill()
     child.wait()
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert not alive
+    assert not outliving(family, 5)
 
 
 def test_events_of_a_failed_job_reach_the_watch_once(own: Path) -> None:

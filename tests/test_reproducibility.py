@@ -20,6 +20,7 @@ from dvc_cases import BIN, checkout, dvc, environment, lock, lossbench, repro
 from ruamel.yaml import YAML
 
 from benchmarks.fault_kinds import CLOCK
+from benchmarks.fault_study import outliving
 from lossbench.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -243,8 +244,7 @@ def test_a_run_ends_within_seconds_of_a_signal(done: Path, tmp_path: Path) -> No
         process.terminate()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert time.monotonic() - began < 20  # seconds for the checkpoints, where hours were left to train
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert not alive, f"left running: {[child.cmdline() for child in alive]}"
+    assert not outliving(children, 5)
 
 
 def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
@@ -317,8 +317,7 @@ def test_killed_at_random_moments_the_next_repro_ends_as_if_undisturbed(
             for child in children:
                 child.kill()
         process.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
-        assert not alive, f"left running: {[child.cmdline() for child in alive]}"
+        assert not outliving(children, 10)
         # DVC writes dvc.lock and its rwlock in place: a kill in that moment leaves half of one.
         mended = lossbench(folder, "doctor")
         assert mended.returncode == 0, mended.stdout + mended.stderr
