@@ -7,9 +7,10 @@ the rest, the record included.
 
 MLflow moves an alias without asking what it points to. So a promotion states whom it was judged against,
 asks right before, reads back right after, and looks whether another promoter claimed the place meanwhile:
-of two of ours the one that registered first stays. What remains: somebody else (the MLflow UI, a script) who
-moves the alias in the milliseconds between our question and our move is overwritten, and nothing in MLflow
-would tell.
+of two of ours the one that registered first stays, and the other is told so. After a claim the champion is
+read, after a move the claims: whoever comes second sees the other. What remains: somebody else (the MLflow
+UI, a script) who moves the alias in the milliseconds between our question and our move is overwritten, and
+nothing in MLflow would tell.
 """
 
 import json
@@ -212,10 +213,14 @@ class Registry:
             raise self._nonsense(f"version {number} was made and is not listed as ours")
         return number
 
-    def settle(self) -> dict[str, str] | None:
+    def settle(self, place: str | None = None) -> dict[str, str] | None:
         """Complete what an interrupted promotion or rollback left; whom the champion replaced, its tags say.
 
         A champion that was put in place of a newer one by hand (in the MLflow UI) took it out of service.
+
+        Args:
+            place: the version that is known to be champion; another that the alias names is about to leave
+                it again, and nothing is said of that one.
 
         Returns:
             the row of the record by which the champion became champion, where it says so.
@@ -223,9 +228,9 @@ class Registry:
         """
         for _ in range(TRIES):
             now = self.standing()
-            row = self._settle(now)
+            row = self._settle(now) if place in (None, now.champion) else None
             # One that shares no lock with us may have moved the alias before we wrote the other.
-            if self.champion() == now.champion:
+            if self.champion() == now.champion and place in (None, now.champion):
                 break
         return row
 
@@ -289,26 +294,56 @@ class Registry:
             self.settle()
             return
         self._expect(version, judged.champion)
-        self._tag(version, {REPLACES: judged.champion or NONE, ATTEMPT: json.dumps(dict(row))})
-        try:
-            # A rival that saw our claim, and came later, may have made us champion already.
-            self._expect(version, judged.champion, version)
-        except OvertakenError:
-            self.client.delete_model_version_tag(self.name, version, REPLACES)
-            if self.champion() != version:
-                raise
-            # It saw our claim before we took it back, and left the place to us.
-            self._tag(version, {REPLACES: judged.champion or NONE})
-            self._expect(version, version)
-        refusal: Exception | None = None
-        try:
-            self.client.set_registered_model_alias(self.name, CHAMPION, version)
-        except Exception as error:  # of any kind: whether the alias moved, only reading it tells
-            refusal = error
-        now = self._read_back(version, refusal)
-        self._expect_no_rival(version, judged, now)
-        with suppress(ServerGoneError):  # it is champion; the next call completes the rest
-            self.settle()
+        self._claim(version, judged, {ATTEMPT: json.dumps(dict(row))})
+        self._enter(version, judged)
+        place = self._agree(version, judged)
+        if place != version:
+            self._concede(version, place, judged)
+        with suppress(ServerGoneError):  # there is one champion; the next call completes the rest
+            self.settle(place)
+        if place != version:
+            raise OvertakenError(
+                f"version {place} of '{self.name}' was promoted by another at the same moment, "
+                "and stays champion"
+            )
+
+    def _agree(self, version: str, judged: Standing) -> str:
+        """Move the alias until it names whom the claims say: the version that registered first."""
+        place = version
+        for _ in range(TRIES):
+            now = self._point(version, place, judged)
+            place = min({version} | self._claimants(judged, now), key=int)
+            if now.champion == place:
+                return place
+        raise UnsettledError(
+            f"whether version {version} stays champion of '{self.name}' is not known: another promoter "
+            f"took the place {TRIES} times over; the next call reads the registry and completes this row"
+        )
+
+    def _claim(self, version: str, judged: Standing, more: Mapping[str, str]) -> None:
+        self._tag(version, {REPLACES: judged.champion or NONE, **more})
+
+    def _claimants(self, judged: Standing, now: Standing) -> set[str]:
+        """Versions that claim the place since the judging."""
+        place = judged.champion or NONE
+        return {one for one, tags in now.versions.items() if tags.get(REPLACES) == place} - judged.claims
+
+    def _enter(self, version: str, judged: Standing) -> None:
+        """Go on if nobody took the place before our claim stood; take the claim back otherwise.
+
+        Who reads another champion here, after its claim was written, may have been read by that champion's
+        promoter, which then leaves the place to us: so the claim is taken back, and the champion asked again.
+        """
+        for _ in range(TRIES):
+            try:
+                self._expect(version, judged.champion, version)
+            except OvertakenError:
+                self.client.delete_model_version_tag(self.name, version, REPLACES)
+                if self.champion() != version:
+                    raise
+                self._claim(version, judged, {})
+            else:
+                return
 
     def _tag(self, version: str, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
@@ -322,42 +357,44 @@ class Registry:
                 f"against {_named(allowed[0])}; the next retraining judges anew"
             )
 
-    def _read_back(self, version: str, refusal: Exception | None) -> Standing:
+    def _point(self, version: str, place: str, judged: Standing) -> Standing:
+        """Move the alias to ``place``; give what the registry says then.
+
+        Raises:
+            OvertakenError: it names a version of somebody who makes no claims.
+            UnsettledError: it does not say.
+
+        """
+        refusal: Exception | None = None
         try:
-            now = self.standing()
+            self.client.set_registered_model_alias(self.name, CHAMPION, place)
+        except Exception as error:  # of any kind: whether the alias moved, only reading it tells
+            refusal = error
+        try:
+            now = self._still()
         except Exception as error:  # of any kind: see above
             raise UnsettledError(
                 f"whether version {version} became champion of '{self.name}' is not known "
                 f"({refusal or error}); the next call reads the registry and completes this row"
             ) from error
-        if now.champion == version:
+        if now.champion in {version, place} | self._claimants(judged, now):
             return now
-        if refusal is not None:
-            raise refusal
-        raise OvertakenError(
+        raise refusal or OvertakenError(
             f"{_named(now.champion)} became champion of '{self.name}' at the same moment as version {version}"
         )
 
-    def _expect_no_rival(self, version: str, judged: Standing, now: Standing) -> None:
+    def _still(self) -> Standing:
+        """Ask for champion and claims until both are of one moment: they are answers to two questions."""
+        for _ in range(TRIES):
+            now = self.standing()
+            if self.champion() == now.champion:
+                break
+        return now
+
+    def _concede(self, version: str, rival: str, judged: Standing) -> None:
         """Leave the place to a promoter that shares no lock with us and registered first."""
-        claimed = {
-            one for one, tags in now.versions.items() if tags.get(REPLACES) == (judged.champion or NONE)
-        }
-        earlier = [one for one in claimed - judged.claims if int(one) < int(version)]
-        if not earlier:
-            return
-        rival = min(earlier, key=int)
-        self.client.set_registered_model_alias(self.name, CHAMPION, rival)
-        if REPLACES not in self.standing().versions.get(rival, {}):  # it saw us, and gave up
-            self.client.set_registered_model_alias(self.name, CHAMPION, version)
-            return
-        self._tag(rival, {REPLACES: judged.champion or NONE})
+        self._claim(rival, judged, {})
         self.client.delete_model_version_tag(self.name, version, REPLACES)
-        with suppress(ServerGoneError):  # the rival, or the next call, completes the rest
-            self.settle()
-        raise OvertakenError(
-            f"version {rival} of '{self.name}' was promoted by another at the same moment, and stays champion"
-        )
 
     def roll_back(self, row: Mapping[str, str]) -> tuple[str, str]:
         """Give the former champion its place back; called twice it undoes itself.
