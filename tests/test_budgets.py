@@ -14,6 +14,8 @@ from lossbench.params import load_params, parse_params
 from lossbench.recipe import Recipe
 from lossbench.reporting.budgets import budgeted
 from lossbench.statistics import Rules, Verdict, compare
+from lossbench.tracking.outs import ArmOuts
+from lossbench.tracking.record import arm_record
 
 RULES = Rules(margin=0.01)
 SEEDS = tuple(range(8))
@@ -56,6 +58,21 @@ def test_declaring_budgets_trains_no_whole_replicate_anew(trained_study, tmp_pat
     assert before.budgets(found) == {}
     assert {share: one.recipe.epochs for share, one in after.budgets(found).items()} == {0.5: 1}
     assert not set(after.budgets(found)[0.5].keys) & set(after.replicates(found).keys)
+
+
+def test_arms_of_an_experiment_differ_in_their_loss_alone_whatever_came_out(tmp_path):
+    """Else MLflow's Compare draws an axis of results, and a record is another one with every training."""
+    made = with_budgets([0.5, 1.0], epochs=2)
+    made["experiments"] = {"digits": made["experiments"]["digits"]}
+    made["datasets"] = {"digits": made["datasets"]["digits"]}
+    made["arms"] = {name: arm for name, arm in made["arms"].items() if name.startswith("digits")}
+    train_study(tmp_path, made)
+    params = load_params(tmp_path / "params.yaml")
+    records = [arm_record(params, ArmOuts(tmp_path, "digits", name)).parent for name in params.arms]
+    assert len(records) > 1
+    keys = set().union(*(one.params for one in records))
+    differ = {key for key in keys if len({one.params.get(key) for one in records}) > 1}
+    assert differ <= {"arm", "loss", "stated_loss_parameters"}
 
 
 def evaluated(half):

@@ -117,6 +117,30 @@ def load(root: Path) -> dict[str, Any]:
     return content
 
 
+def test_experiments_that_see_their_data_alike_go_each_by_its_own_metric(tmp_path: Path) -> None:
+    """One process prepares data once for both; checkpoints and searches go by the metric that decides."""
+    content = study_params(seeds=[0])
+    one = content["experiments"]["digits"]
+    content["experiments"]["other"] = {**one, "metric": "balanced_accuracy"}
+    content["arms"] = {
+        f"{name}-focal": {"experiment": name, "dataset": "digits", "loss": "focal"}
+        for name in ("digits", "other")
+    }
+    content["comparison"], content["hypotheses"] = {"baseline": "focal"}, {}
+    for order in (("digits", "other"), ("other", "digits")):
+        root = tmp_path / order[0]
+        train_study(
+            root, content | {"arms": {f"{one}-focal": content["arms"][f"{one}-focal"] for one in order}}
+        )
+        store = Store(str(root / ".lossbench/store"))
+        params = load_params(root / "params.yaml")
+        for name, metric in (("digits", "accuracy"), ("other", "balanced_accuracy")):
+            (key,) = Arm(params, f"{name}-focal", root).replicates({"best": {}}).keys
+            entry = store.get(TRAIN, key)
+            assert entry is not None
+            assert entry.content["described"]["monitor"] == metric
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_of_any_number_write_the_same_bytes(own: Path, study: Path, workers: int) -> None:
     shutil.rmtree(own / ".lossbench")

@@ -55,7 +55,7 @@ def test_the_median_replicate_is_logged_and_predicts_as_training_does(study):
     (output,) = parent.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     outs = ArmOuts(study, "toy", "toy-focal")
-    seed = median_seed(outs, "accuracy")
+    seed = median_seed(outs, params)
     assert seed == 1  # the curves of the made-up histories rise with the seed
     data = Dataset.open(study / "data" / "toy")
     inputs = data.split("test").inputs
@@ -105,7 +105,22 @@ def test_a_diverged_replicate_is_not_the_median(study):
     history = outs.folder / "history.csv"
     rows = [line for line in history.read_text().splitlines() if not line.startswith("1,3,validation")]
     history.write_text("\n".join([*rows, "1,3,validation,accuracy,nan"]) + "\n")
-    assert median_seed(ArmOuts(study, "toy", "toy-focal"), "accuracy") == 0
+    assert median_seed(ArmOuts(study, "toy", "toy-focal"), load_params(study / "params.yaml")) == 0
+
+
+def test_the_median_is_by_the_metric_that_decides(study):
+    content = json.loads((study / "params.yaml").read_text())
+    content["experiments"]["toy"]["metric"] = "macro_f1"
+    (study / "params.yaml").write_text(json.dumps(content))
+    outs = ArmOuts(study, "toy", "toy-focal")
+    values = {0: (0.9, 0.5), 1: (0.5, 0.9)}  # seed → accuracy, the metric that decides
+    rows = [
+        f"{seed},3,validation,{metric},{value}"
+        for seed, pair in values.items()
+        for metric, value in zip(("accuracy", "macro_f1"), pair, strict=True)
+    ]
+    (outs.folder / "history.csv").write_text("\n".join(["seed,epoch,split,metric,value", *rows]) + "\n")
+    assert median_seed(ArmOuts(study, "toy", "toy-focal"), load_params(study / "params.yaml")) == 0
 
 
 ANSWER = (

@@ -325,7 +325,8 @@ def _setting(job: Train) -> Setting:
         _PREPARED[key] = prepare(
             task, data, network, job.recipe, loss, params.compute, job.where.share * KEPT
         )
-    return replace(_PREPARED[key], network=network, recipe=job.recipe, loss=loss)
+    # The task too: another experiment that sees the data alike may go by another metric.
+    return replace(_PREPARED[key], task=task, network=network, recipe=job.recipe, loss=loss)
 
 
 KEPT = 2

@@ -10,7 +10,7 @@ from lossbench.errors import GateError, UserError
 from lossbench.params import Params
 from lossbench.statistics.family import holm
 from lossbench.statistics.paired import sign_flip_p
-from lossbench.tasks import task_class
+from lossbench.tasks.base import monitored, task_class
 from lossbench.tracking.outs import ArmOuts
 
 Array = npt.NDArray[np.float64]
@@ -59,8 +59,8 @@ def validation_scores(outs: ArmOuts, params: Params) -> dict[int, float]:
 
     By the experiment's metric where the history has it, else by what chose the weights.
     """
-    task = task_class(params.experiments[outs.experiment].task.name)
     metric = params.experiments[outs.experiment].metric
+    task = monitored(task_class(params.experiments[outs.experiment].task.name), metric)
     higher = {one.name: one.higher_is_better for one in task.metrics}.get(metric, True)
     found = {}
     for seed, epoch in outs.described["epochs"].items():

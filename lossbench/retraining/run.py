@@ -259,7 +259,7 @@ class _Attempt:
         data = Dataset.open(self.root / "data" / self.params.arms[arm].dataset)
         table = _manifest(data)
         self._expect_frozen(data, table)
-        challenger, seed = _challenger(outs, data)
+        challenger, seed = _challenger(outs, self.params, data)
         weights = file_digest(outs.folder / f"seed-{seed}.safetensors")
         key = digest(outs.key(study_name(self.params, self.root)), seed)
         metric = self.params.experiments[experiment].metric
@@ -397,11 +397,9 @@ def _groups(table: "pd.DataFrame") -> Groups:
     return found
 
 
-def _challenger(outs: ArmOuts, data: Dataset) -> tuple[Contender, int]:
+def _challenger(outs: ArmOuts, params: Params, data: Dataset) -> tuple[Contender, int]:
     """Load the arm's replicate with the median validation score: the best one's luck would not last."""
-    from lossbench.tasks.base import task_class
-
-    seed = median_seed(outs, task_class(outs.described["task"]).monitor)
+    seed = median_seed(outs, params)
     weights = outs.folder / f"seed-{seed}.safetensors"
     return contender(f"{outs.arm}, seed {seed}", outs.described, weights, data.info), seed
 

@@ -41,14 +41,16 @@ PARTS = "replicate"
 """Folder of the replicate in a model's data."""
 
 
-def median_seed(outs: ArmOuts, monitor: str) -> int:
+def median_seed(outs: ArmOuts, params: Params) -> int:
     """Find the replicate whose kept weights have the median validation score (the lower of two).
 
-    Args:
-        outs: the arm's.
-        monitor: the validation metric; a diverged replicate counts as the worst.
-
+    The score is what chose the weights: the metric that decides, where it has a validation form. A diverged
+    replicate counts as the worst.
     """
+    from lossbench.tasks.base import monitored, task_class
+
+    experiment = params.experiments[outs.experiment]
+    monitor = monitored(task_class(experiment.task.name), experiment.metric).monitor
     epochs = {int(seed): int(epoch) for seed, epoch in outs.described["epochs"].items()}
 
     def score(seed: int) -> float:
@@ -67,13 +69,10 @@ def log_model(shelf: MlflowExperiment, run_id: str, params: Params, outs: ArmOut
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    from lossbench.tasks.base import task_class
-
     client = shelf.client
     for old in client.search_logged_models([shelf.id], filter_string=f"source_run_id = '{run_id}'"):
         client.delete_logged_model(old.model_id)
-    task = task_class(params.experiments[outs.experiment].task.name)
-    seed = median_seed(outs, task.monitor)
+    seed = median_seed(outs, params)
     logged = client.create_logged_model(
         shelf.id,
         name=outs.arm,

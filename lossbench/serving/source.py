@@ -87,7 +87,6 @@ def _registered(registry: "Registry", named: "re.Match[str]", into: Path, addres
 
 def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     from lossbench.serving.logged import median_seed, pack_replicate
-    from lossbench.tasks.base import task_class
     from lossbench.tracking.outs import ArmOuts
 
     params = load_params(root / "params.yaml")
@@ -106,5 +105,5 @@ def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     seeds = json.loads((outs.folder / "arm.json").read_bytes())["seeds"]
     if seed is not None and seed not in seeds:
         raise UserError(f"--seed is {seed}; arm '{arm}' has seeds {', '.join(map(str, seeds))}")
-    chosen = median_seed(outs, task_class(outs.described["task"]).monitor) if seed is None else seed
+    chosen = median_seed(outs, params) if seed is None else seed
     pack_replicate(folder, params, outs, chosen)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lossbench.params import Params
 
-RESULTS = ("constant_loss", "kept_bytes", "epochs", "diverged")
+RESULTS = ("constant_loss", "kept_bytes", "epochs", "diverged", "budgets")
 """Keys of arm.json that say what came out."""
 DATA_FILES = ("dataset.json", "provenance.json", "manifest.parquet")
 
