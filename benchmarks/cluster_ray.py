@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import psutil
-
 from benchmarks.fault_study import params
 from benchmarks.small_study import fetch_data
 from lossbench.execution.remote import Account, Bundle, Outcome, Task
@@ -90,18 +88,6 @@ def _patient(ask: Callable[..., Any]) -> Callable[..., Any]:
     return asked
 
 
-def processor_seconds() -> float:
-    """Seconds of all living processes below this one, and of those that have ended and were waited for."""
-    total = 0.0
-    for one in psutil.Process().children(recursive=True):
-        try:
-            used = one.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += used.user + used.system + used.children_user + used.children_system
-    return total
-
-
 def real_study(folder: Path, replicates: int, epochs: int) -> None:
     """Write a study of one arm whose replicates take as long as ``epochs`` asks for, and its data."""
     content = params()
@@ -119,21 +105,18 @@ def trained(folder: Path, store: Path, where: Mapping[str, str]) -> Row:
     shutil.rmtree(folder / ".lossbench", ignore_errors=True)
     shutil.rmtree(folder / "models", ignore_errors=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOSSBENCH_STORE": str(store), **where}
-    before, began = processor_seconds(), time.perf_counter()
+    began = time.perf_counter()
     with (folder / "log").open("ab") as log:
         command = [sys.executable, "-m", "lossbench.stages.train", ARM]
         child = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"training ended with {child.returncode}: {(folder / 'log').read_text()[-3000:]}")
+        code = child.wait()
+    if code:
+        raise RuntimeError(f"training ended with {code}: {(folder / 'log').read_text()[-3000:]}")
     seconds = time.perf_counter() - began
-    of_the_nodes = processor_seconds() - before
     kept = Store(str(store))
     found = {key: kept.get(kind, key) for kind, key in kept.entries() if kind == "replicates"}
     return {
         "seconds": seconds,
-        "processor_seconds": used.ru_utime + used.ru_stime + of_the_nodes,
         "replicate_seconds": [float(one.content["seconds"]) for one in found.values() if one],
         "weights": {key: dict(one.files) for key, one in sorted(found.items()) if one},
     }

@@ -41,7 +41,7 @@ MOST = 2e9
 FASTER = 3.0
 BEFORE = "dcd5bcc"
 """The last commit that held all images in memory."""
-PICTURES, HEIGHT, WIDTH = 200, 360, 480
+PICTURES, HEIGHT, WIDTH = 600, 360, 480
 NAME = "pictures"
 
 
