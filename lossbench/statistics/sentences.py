@@ -19,6 +19,8 @@ WORDS = {
 MOST_PLACES = 6
 """Decimals beyond which a value is written with a power of ten: 2.3e-7, not 0.0000002."""
 LEAST_POWER = 300
+MOST_WRITTEN = 1e9
+"""Values from which on a power of ten is shorter: a diverged perplexity has a hundred digits."""
 
 
 def digits(value: float, spread: float) -> str:
@@ -35,7 +37,7 @@ def p_value(p: float) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a metric as people do: ``mean_iou`` is mean IoU."""
-    return " ".join(WORDS.get(word, word) for word in metric.split("_"))
+    return " ".join(WORDS.get(word, word) for word in metric.replace("_", " ").split())
 
 
 def sentence(
@@ -168,14 +170,21 @@ def _places(spread: float, *never_zero: float) -> int:
 def _written(value: float, places: int) -> str:
     if not math.isfinite(value):
         return "–"
+    if abs(value) >= MOST_WRITTEN:
+        return _with_power(value, 2)
     written = f"{value:.{places}f}"
     if places > MOST_PLACES and float(written):
         after_first = max(0, places + math.floor(math.log10(abs(value))))
-        mantissa, power = f"{value:.{after_first}e}".split("e")
-        written = f"{mantissa}e{int(power)}"
+        written = _with_power(value, after_first)
     elif places > MOST_PLACES:
         written = "0"
-    return written.removeprefix("-") if float(written) == 0 else written.replace("-", "−")
+    written = written.replace("-", "−")
+    return written.removeprefix("−") if not written.strip("−0.") else written
+
+
+def _with_power(value: float, places: int) -> str:
+    mantissa, power = f"{value:.{places}e}".split("e")
+    return f"{mantissa}e{int(power)}".replace("-", "−")
 
 
 def _percent(level: float) -> str:
