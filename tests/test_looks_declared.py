@@ -56,7 +56,8 @@ def record(params: Params, *looks: dict[str, Verdict], of: str | None = None, da
     """Digits' record of looks, each with what was found of the losses that were still open."""
     rows = tuple(
         Row(count, tuple(SEEDS[:count]), {
-            (f"digits-{loss}", "digits-cross_entropy"): Found(0.04, 0.5, verdict) for loss, verdict in found.items()
+            (f"digits-{loss}", "digits-cross_entropy"): Found(0.04, 0.04 if verdict == Verdict.TIE else 0.5, verdict)
+            for loss, verdict in found.items()
         })
         for count, found in zip(COUNTS, looks, strict=False)
     )  # fmt: skip
@@ -180,6 +181,53 @@ def test_what_was_looked_at_may_not_change(tmp_path, change, said):
         seeds_of(load_params(tmp_path / "params.yaml"), tmp_path)
     assert str(caught.value).startswith("looks.yaml: digits: ")
     assert "nobody has looked at" in str(caught.value)
+
+
+def told(params: Params, *looks: list[tuple[str, str, float, float]]) -> dict[str, object]:
+    """Blocks of looks.yaml as somebody's editor left them: (loss, verdict, p, p of a tie) a contrast."""
+    taken = [
+        {"look": count, "seeds": SEEDS[:count], "contrasts": [
+            {"arm": f"digits-{loss}", "baseline": "digits-cross_entropy", "p": p, "p_tie": tie, "verdict": verdict}
+            for loss, verdict, p, tie in found
+        ]}
+        for count, found in zip(COUNTS, looks, strict=False)
+    ]  # fmt: skip
+    block = {"looks": list(COUNTS), "level": 0.05, "of": compared_digest(params, "digits"), "taken": taken}
+    return {"digits": block}
+
+
+FOCAL, HINGE = ("focal", "better", 0.04, 0.5), ("hinge", "undecided", 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [
+        (([FOCAL, HINGE, HINGE],), "a contrast stands there twice"),
+        (([FOCAL, HINGE], [FOCAL, HINGE]), "not those that the look before left open"),
+        (([FOCAL, HINGE], [FOCAL]), "not those that the look before left open"),
+        (([], [FOCAL, HINGE]), "found nothing, and a later look was taken"),
+        (([("focal", "better", 0.9, 0.5), HINGE],), "'digits-focal' is 'better' at p = 0.9"),
+        (([("focal", "worse", 0.051, 0.5), HINGE],), "'digits-focal' is 'worse' at p = 0.051"),
+        (([("focal", "tie", 0.01, 0.5), HINGE],), "'digits-focal' is 'tie' at p = 0.01 (of a tie: 0.5)"),
+        (([FOCAL],), "lacks 'digits-hinge' against 'digits-cross_entropy', which is compared"),
+        (
+            ([FOCAL, HINGE, ("hing", *HINGE[1:])],),
+            "names 'digits-hing' against 'digits-cross_entropy', which is not",
+        ),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(tmp_path, looks, said):
+    params = study(tmp_path)
+    (tmp_path / LOOKS).write_text(json.dumps(told(params, *looks)))
+    with pytest.raises(UserError) as caught:
+        records_of(params, tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_record_that_does_not_is_read(tmp_path):
+    params = study(tmp_path)
+    (tmp_path / LOOKS).write_text(json.dumps(told(params, [FOCAL, HINGE], [HINGE], [])))
+    assert counts(params, tmp_path)["digits-hinge"] == 8
 
 
 def test_seeds_after_the_last_look_are_never_trained(tmp_path):

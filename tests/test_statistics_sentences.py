@@ -150,3 +150,15 @@ def test_metrics_are_named_as_people_do(name, written):
 
 def test_tiny_p_values_are_bounds():
     assert "p < 0.001 after Holm" in say(contrast(Verdict.BETTER, p_holm=0.0002))
+
+
+@pytest.mark.parametrize(
+    ("scope", "seeds", "told"),
+    [("arm", 1, True), ("arm", 2, True), ("arm", 3, False), ("replicate", 1, False)],
+)
+def test_a_search_with_too_few_seeds_is_told(scope, seeds, told):
+    said = sentence(contrast(Verdict.BETTER), "x", "a", "b", 0.05, tuned=5, scope=scope, tuning_seeds=seeds)
+    assert (f"Tuned with {seeds} seed" in said) == told
+    assert "Tuned with" not in sentence(
+        contrast(Verdict.BETTER), "x", "a", "b", 0.05, scope=scope, tuning_seeds=seeds
+    )

@@ -4,11 +4,13 @@ import math
 from itertools import pairwise
 
 import pytest
+from conftest import tiny_params
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossbench.params import Range, Tuning
+from lossbench.execution.fill import Arm
+from lossbench.params import Range, Tuning, parse_params
 from lossbench.reporting.searches import expected_best
 from lossbench.tasks import names
 from lossbench.tasks.base import monitored, task_class
@@ -151,3 +153,22 @@ def test_a_trial_is_worth_its_monitor_at_the_kept_epoch():
     assert outcome(entry) == (0.6, math.inf)
     assert outcome({**entry, "validation_loss": 0.3}) == (0.6, 0.3)
     assert outcome({**entry, "diverged": True, "validation_loss": 0.3}) == (-math.inf, 0.3)
+
+
+@pytest.mark.parametrize("scope", ["arm", "replicate"])
+@pytest.mark.parametrize("engine", ["loop", "population"])
+def test_a_wider_grid_costs_its_new_points_alone(engine, scope, trained_study):
+    """What is in the store of the narrower one is found there: the same keys, for the same company."""
+
+    def trials(high, seeds):
+        content = tiny_params() | {"seeds": seeds, "compute": {"device": "cpu", "engine": engine}}
+        rates = {"low": 0.001, "high": high, "ratio": 10.0}
+        content["tuning"] = {"scope": scope, "seeds": [1001, 1002, 1003], "learning_rate": rates}
+        return Arm(parse_params(content), "digits-focal", trained_study).trials
+
+    narrow, wide = trials(0.01, [0, 1]), trials(0.1, [0, 1])
+    assert set(narrow.keys) < set(wide.keys)
+    new = [member for member, key in zip(wide.members, wide.keys, strict=True) if key not in set(narrow.keys)]
+    assert {member.learning_rate for member in new} == {0.1}
+    more = trials(0.01, [0, 1, 2])
+    assert set(narrow.keys) <= set(more.keys), "a further replicate changes no search"

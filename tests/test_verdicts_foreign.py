@@ -355,8 +355,9 @@ def test_mlflows_runs_are_read(tmp_path, monkeypatch):
         run = client.create_run(experiment, tags={"loss": row["loss"]}).info.run_id
         client.log_param(run, "seed", row["seed"])
         client.log_metric(run, "test/dice", row["score"])
-    rows = read_runs(uri, "x", "tags.loss", "params.seed", "test/dice")
-    assert len(rows) == 24
+        client.set_terminated(run)
+    rows, said = read_runs(uri, "x", "tags.loss", "params.seed", "test/dice")
+    assert (len(rows), said) == (24, [])
     with pytest.raises(UserError, match="no experiment 'y'"):
         read_runs(uri, "y", "tags.loss", "params.seed", "test/dice")
     with pytest.raises(UserError, match="none of 24 runs"):

@@ -149,3 +149,28 @@ def test_seeds_missing_in_one_arm_give_the_verdict_of_the_pairs_that_are_there(k
     (found,) = judged({"ce": CE, "dice": holes})
     (whole,) = judged({"ce": CE[np.array(kept)], "dice": DICE[np.array(kept)]})
     assert (found.n, found.p, found.verdict) == (whole.n, whole.p, whole.verdict)
+
+
+@pytest.mark.parametrize("unit", [1e12, 1e60, 1e98])
+def test_large_scores_are_written_with_a_power_of_ten(unit):
+    said = (
+        judged({"ce": unit * CE, "dice": unit * DICE}, metric="perplexity", margin=unit / 100)
+        .found[0]
+        .sentence
+    )
+    assert max(map(len, said.split())) < 20
+    assert f"e{round(math.log10(unit)) - 2} " in said
+
+
+def test_scores_whose_squares_are_nothing_are_refused():
+    with pytest.raises(UserError, match="too small to compute with"):
+        judged({"ce": 1e-300 * CE, "dice": 1e-300 * DICE}, metric="mse", margin=1e-303)
+
+
+def test_huge_scores_of_another_metric_do_not_matter():
+    rows = [
+        {"loss": loss, "seed": seed, "metric": metric, "score": score * unit}
+        for loss, scores in (("ce", CE), ("dice", DICE)) for seed, score in enumerate(scores)
+        for metric, unit in (("accuracy", 1.0), ("perplexity", 1e200))
+    ]  # fmt: skip
+    assert lossbench.verdict(rows, "ce", 0.01, "accuracy")[0].verdict == "better"

@@ -3,6 +3,7 @@
 import codecs
 import json
 import time
+from html import unescape
 
 import numpy as np
 import pytest
@@ -116,3 +117,65 @@ def test_a_spread_that_says_nothing_is_refused(given, said, monkeypatch, capsys)
         main()
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cell", ["NA", "nan", "NaN", "N/A", "None", "null", "-inf", "inf"])
+def test_what_programs_write_for_no_number_is_a_score_that_is_missing(cell, tmp_path):
+    table = PLAIN.replace("0.8\n", f"{cell}\n")
+    assert "loss 'dice' on seed 3 is " in refusal(tmp_path, table)
+    found = judged(tmp_path, table, floor=0.1)
+    assert (found[0].diverged, found.scores[""]["dice"]["3"]) == (1, 0.1)
+
+
+@pytest.mark.parametrize("label", ["metric", "experiment", "group"])
+def test_rows_without_a_label_that_others_have_are_refused(label, tmp_path):
+    """Merged cells of a spreadsheet leave the name in the first row alone."""
+    lines = [f"{line},{'a' if number == 1 else ''}" for number, line in enumerate(PLAIN.splitlines())]
+    lines[0] = f"seed,ce,dice,{label}"
+    assert f"row 3: no {label}, where row 2 has 'a'" in refusal(tmp_path, "\n".join(lines))
+
+
+def test_an_experiment_is_asked_for_where_there_is_no_such_column(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "scores.csv"
+    file.write_text(PLAIN)
+    asked = ["--baseline", "ce", "--metric", "dice", "--margin", "0.01", "--experiment", "x"]
+    monkeypatch.setattr("sys.argv", ["lossbench", "verdict", str(file), *asked])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no experiment 'x', for there is no column 'experiment'" in capsys.readouterr().err
+
+
+NAME = "[1,5] di|ce_{50%}&<b> *x* `y` _z_ #1 ~^\\ über"
+
+
+@pytest.fixture
+def ugly():
+    table = {"seed": range(7), "ce": [ce for ce, _ in ROWS], NAME: [dice for _, dice in ROWS]}
+    return lossbench.verdict(table, "ce", 0.01, "dice")
+
+
+def test_a_name_breaks_out_of_no_markdown(ugly):
+    """Rendered, the cell reads as the name and holds no mark-up."""
+    from markdown_it import MarkdownIt
+
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(ugly.markdown())
+    cells = [cell.split("<")[0] for cell in html.split("<td>")[1:]]
+    assert unescape(cells[0]) == NAME
+    assert len(cells) == 7
+    assert not any(mark in html for mark in ("<em>", "<code>", "<a ", "<b>", "<h1>"))
+
+
+def test_a_name_breaks_no_latex(ugly):
+    """A row that begins with a bracket would be the argument of the line break before it."""
+    row = next(line for line in ugly.latex().splitlines() if line.startswith("{[}1"))
+    assert r"di\textbar{}ce\_\{50\%\}\&\textless{}b\textgreater{}" in row
+    assert row.count("&") - row.count(r"\&") == 6
+
+
+def test_a_name_of_several_lines_is_one(tmp_path):
+    found = judged(
+        tmp_path, PLAIN.replace("dice", '"soft\n  dice"'), metric=" di ce\n", higher_is_better=True
+    )
+    assert found[0].arm == "soft dice"
+    assert len(found.text().splitlines()) == 2

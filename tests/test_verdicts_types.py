@@ -1,5 +1,6 @@
 """Tables and questions as Python holds them: missing cells of pandas, indices, numbers that are text."""
 
+import json
 import math
 from decimal import Decimal
 
@@ -74,6 +75,7 @@ def test_a_loss_called_by_a_number_is_found():
         ({"bounds": ("0", 1)}, r"bounds\[0\] must be a number"),
         ({"metric": 3}, "metric must be a name, found 3"),
         ({"higher_is_better": "yes"}, "higher_is_better must be True or False, found 'yes'"),
+        ({"unpaired": "no"}, "unpaired must be True or False, found 'no'"),
     ],
 )
 def test_a_question_of_the_wrong_type_is_refused_in_a_sentence(asked, said):
@@ -109,3 +111,22 @@ def test_one_seed_in_common_promises_no_number_for_the_difference_seen():
     assert "higher on 1 of 1 seed)" in said
     assert "one seed shows no spread: it takes 6 seeds at least" in said
     assert math.isnan(lossbench.verdict(table, **ASKED)[0].ci_low)
+
+
+def test_numpys_numbers_are_numbers_in_every_form():
+    floats = {
+        "margin": np.float32(0.01),
+        "level": np.float64(0.05),
+        "power": np.float32(0.8),
+        "floor": np.int64(0),
+    }
+    found = lossbench.verdict(
+        WIDE, "ce", metric="accuracy", **floats, step=np.float32(0), bounds=(np.int64(0), np.int64(1)),
+        higher_is_better=np.bool_(True), unpaired=np.bool_(False),
+    )  # fmt: skip
+    assert json.loads(found.json())["verdicts"][0]["verdict"] == "better"
+
+
+def test_blanks_around_a_columns_name_are_no_part_of_it():
+    renamed = WIDE.rename(columns={"ce": " ce", "seed": "Seed "})
+    assert lossbench.verdict(renamed, **ASKED).records == lossbench.verdict(WIDE, **ASKED).records

@@ -71,8 +71,24 @@ def records_of(params: Params, study: Path) -> Records:
                 f"have changed. Restore them, or start anew: remove '{name}' from {LOOKS}, and declare "
                 "seeds that nobody has looked at"
             )
+        _check_contrasts(params, name, record)
         made[name] = replace(record, of=digest)
     return made
+
+
+def _check_contrasts(params: Params, experiment: str, record: Record) -> None:
+    """Refuse a first look at other contrasts than are compared."""
+    first = set(record.taken[0].found) if record.taken else set()
+    compared = set(pairs(list(params.arms_of(experiment)), against(params, experiment)))
+    if first and first != compared:
+        pair = sorted(first ^ compared)[0]
+        lacking = pair in compared
+        raise UserError(
+            f"{LOOKS}: {experiment}: the look at {record.taken[0].look} seeds "
+            f"{'lacks' if lacking else 'names'} '{pair[0]}' against '{pair[1]}', which "
+            f"{'is' if lacking else 'is not'} compared (the file is written by Lossbench: take it from git "
+            "again)"
+        )
 
 
 def compared_digest(params: Params, experiment: str) -> str:

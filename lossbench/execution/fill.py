@@ -71,7 +71,8 @@ class Arm:
             recipe = recipe.model_copy(update={"epochs": self.tuning.epochs})
         members = tuning_members(self.tuning, self.loss, self.seeds)
         searches = len(self.seeds) if self.tuning.scope == "replicate" else 1
-        return self._wanted(recipe, members, [at * searches // len(members) for at in range(len(members))])
+        parts = searches * self.tuning.trials if self.tuning.is_grid else searches  # else a grid trains anew
+        return self._wanted(recipe, members, [at * parts // len(members) for at in range(len(members))])
 
     def replicates(self, found: Mapping[str, Any]) -> Wanted:
         """The replicates, trained with what the search found (its report)."""
@@ -112,8 +113,8 @@ class Arm:
     def _wanted(self, recipe: Recipe, members: Sequence[Member], apart: Sequence[int]) -> Wanted:
         """Say who is trained; ``apart``: members with different numbers share no population.
 
-        A replicate's bits depend on its population, and so a further look, or another's search, may not
-        join it.
+        A replicate's bits depend on its population, and so a further look, another's search or a grid's
+        further points may not join it.
         """
         stacked = self.params.compute.engine == "population" and not self.scripted
         together = [[one] for one in range(len(members))]

@@ -264,6 +264,7 @@ def _finding(
         level,
         tuned=trials,
         scope=str(study.tuning[contrast.arm].get("scope", "arm")),
+        tuning_seeds=len(study.tuning[contrast.arm].get("seeds", ())),
         budget=budgets.clause,
     )
     examples = None

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lossbench.errors import GateError, UserError
 from lossbench.params import Params
 from lossbench.statistics.family import holm
-from lossbench.statistics.paired import sign_flip_p
+from lossbench.statistics.paired import difference_p
 from lossbench.tasks.base import monitored, task_class
 from lossbench.tracking.outs import ArmOuts
 
@@ -36,8 +36,8 @@ def experiment_of(params: Params) -> str:
 def challenger_arm(params: Params, root: Path, experiment: str) -> str:
     """Choose the arm: the best of those shown to be better than the baseline, else the baseline.
 
-    Shown on the validation split, over seeds (paired sign-flip test, Holm over the arms). An arm that merely
-    happens to have the highest mean does not count.
+    Shown on the validation split, over seeds, by a verdict's test (the larger of the paired sign-flip's p and
+    Hall's, Holm over the arms). An arm that merely happens to have the highest mean does not count.
     """
     baseline = params.baseline_of(experiment)
     if baseline is None:
@@ -49,7 +49,7 @@ def challenger_arm(params: Params, root: Path, experiment: str) -> str:
     }
     gains = {arm: _gains(one, scores[baseline]) for arm, one in scores.items() if arm != baseline}
     gains = {arm: one for arm, one in gains.items() if len(one)}
-    adjusted = dict(zip(gains, holm([sign_flip_p(one) for one in gains.values()]), strict=True))
+    adjusted = dict(zip(gains, holm([difference_p(one) for one in gains.values()]), strict=True))
     better = [arm for arm, p in adjusted.items() if p <= params.comparison.level and gains[arm].mean() > 0]
     return max(better, key=lambda arm: (gains[arm].mean(), arm), default=baseline)
 

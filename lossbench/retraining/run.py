@@ -471,7 +471,8 @@ def _line(error: Exception) -> str:
 @contextmanager
 def registry_errors() -> Iterator[None]:
     """What MLflow raises becomes one of two exceptions."""
-    from lossbench.tracking.server import prepare_environment, server_errors
+    from lossbench.tracking.environment import prepare_environment
+    from lossbench.tracking.server import server_errors
 
     prepare_environment()
     with server_errors():

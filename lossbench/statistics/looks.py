@@ -1,6 +1,6 @@
 """Looking more than once: declared numbers of seeds at which one decides, and arms that stop once decided.
 
-Adding seeds after "undecided" until something is decided raises false verdicts from .04 to .15. So looks are
+Adding seeds after "undecided" until something is decided raises false verdicts from .04 to .14. So looks are
 declared before, and the level is spent over them: half at the first, the rest linearly in seeds (a spending
 function; Lan and DeMets 1983). What a single look may spend follows from the joint distribution of the
 statistics at all looks (Armitage, McPherson and Rowe 1969). Contrasts share the level evenly, for Holm's

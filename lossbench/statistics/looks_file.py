@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedSeq
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief
 from lossbench.options import telling
-from lossbench.statistics.record import Found, Record, Row, Verdict
+from lossbench.statistics.record import SETTLED, Found, Record, Row, Verdict
 from lossbench.system import write_atomically
 
 HEAD = """\
@@ -95,7 +95,42 @@ def record_of(block: Any, name: str, file: Path) -> Record:
                 f"declared looks are {list(one.looks)} (the file is written by Lossbench: take it from "
                 "git again)"
             )
+    _check_story(one, name, file)
     return Record(one.looks, one.level, tuple(_row(look) for look in one.taken), one.of, one.data)
+
+
+def _check_story(one: _Experiment, name: str, file: Path) -> None:
+    """Refuse what no looks could have left: who was open, and what was decided at which p."""
+    for number, look in enumerate(one.taken):
+        named = [(contrast.arm, contrast.baseline) for contrast in look.contrasts]
+        before = one.taken[number - 1].contrasts if number else ()
+        still_open = {(each.arm, each.baseline) for each in before if each.verdict not in SETTLED}
+        wrong = next((_words(each) for each in look.contrasts if not _follows(each, one.level)), "")
+        if len(set(named)) < len(named):
+            wrong = "a contrast stands there twice"
+        elif named and number and set(named) != still_open:
+            wrong = "its contrasts are not those that the look before left open"
+        elif not named and number + 1 < len(one.taken):
+            wrong = "it found nothing, and a later look was taken"
+        if wrong:
+            raise UserError(
+                f"{file}: '{name}.taken.{number}', the look at {look.look} seeds: {wrong} (the file is "
+                "written by Lossbench: take it from git again)"
+            )
+
+
+def _follows(one: _Contrast, level: float) -> bool:
+    match one.verdict:
+        case Verdict.BETTER | Verdict.WORSE:
+            return one.p <= level
+        case Verdict.TIE:
+            return one.p_tie is not None and one.p_tie <= level
+        case _:
+            return True
+
+
+def _words(one: _Contrast) -> str:
+    return f"'{one.arm}' is '{one.verdict}' at p = {one.p:g} (of a tie: {one.p_tie}), which cannot be"
 
 
 def _row(look: _Look) -> Row:

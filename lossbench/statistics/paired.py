@@ -5,7 +5,7 @@ exchangeable seed by seed (identical distributions); with equal means but unequa
 t takes the skewness of the differences into account, which is where that shows. What counts is the larger p.
 
 Nothing here is a bootstrap over seeds or a ±1.96 SE: at the seed counts of deep learning both claim too
-much (false-positive rates of .164 and .117 at n = 5 where 5 % was asked for).
+much (false-positive rates of .18 and .13 at n = 5 where 5 % was asked for).
 """
 
 import math

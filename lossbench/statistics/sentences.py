@@ -19,6 +19,9 @@ WORDS = {
 MOST_PLACES = 6
 """Decimals beyond which a value is written with a power of ten: 2.3e-7, not 0.0000002."""
 LEAST_POWER = 300
+FEWEST_TUNING_SEEDS = 3
+MOST_WRITTEN = 1e9
+"""Values from which on a power of ten is shorter: a diverged perplexity has a hundred digits."""
 
 
 def digits(value: float, spread: float) -> str:
@@ -35,7 +38,7 @@ def p_value(p: float) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a metric as people do: ``mean_iou`` is mean IoU."""
-    return " ".join(WORDS.get(word, word) for word in metric.split("_"))
+    return " ".join(WORDS.get(word, word) for word in metric.replace("_", " ").split())
 
 
 def sentence(
@@ -47,6 +50,7 @@ def sentence(
     tuned: int = 0,
     budget: str = "",
     scope: str = "arm",
+    tuning_seeds: int = 0,
 ) -> str:
     """Say a contrast's verdict in a sentence, with what bears on it in further ones.
 
@@ -62,14 +66,28 @@ def sentence(
         level: of the interval.
         tuned: trials the arms were tuned over.
         scope: whether they were tuned once an ``arm``, or anew for each ``replicate``.
+        tuning_seeds: that each trial was trained with.
         budget: how the contrast hangs on the budget, from :func:`lossbench.statistics.budget_sensitive`.
 
     """
     anew = " for each replicate" if scope == "replicate" else ""
     tuning = f", tuned over {tuned} trial{'s' * (tuned > 1)}{anew}" if tuned else ""
     said = _verdict(contrast, experiment, arm, baseline, level, tuning)
-    further = [_edges(contrast, arm, baseline), f"Budget-sensitive: {budget}." if budget else ""]
+    few = bool(tuned) and scope == "arm" and tuning_seeds in range(1, FEWEST_TUNING_SEEDS)
+    further = [
+        _edges(contrast, arm, baseline),
+        f"Budget-sensitive: {budget}." if budget else "",
+        _few_tuning_seeds(tuning_seeds) if few else "",
+    ]
     return " ".join([said, *(one for one in further if one)])
+
+
+def _few_tuning_seeds(count: int) -> str:
+    """With one, a sixth of equal losses are told apart at eight replicates (benchmarks/statistics.py)."""
+    return (
+        f"Tuned with {count} seed{'s' * (count > 1)}: losses that do not differ are told apart more often "
+        f"than the level says; give 'tuning' {FEWEST_TUNING_SEEDS} seeds, or each replicate its search."
+    )
 
 
 def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level: float, tuning: str) -> str:
@@ -168,14 +186,21 @@ def _places(spread: float, *never_zero: float) -> int:
 def _written(value: float, places: int) -> str:
     if not math.isfinite(value):
         return "–"
+    if abs(value) >= MOST_WRITTEN:
+        return _with_power(value, 2)
     written = f"{value:.{places}f}"
     if places > MOST_PLACES and float(written):
         after_first = max(0, places + math.floor(math.log10(abs(value))))
-        mantissa, power = f"{value:.{after_first}e}".split("e")
-        written = f"{mantissa}e{int(power)}"
+        written = _with_power(value, after_first)
     elif places > MOST_PLACES:
         written = "0"
-    return written.removeprefix("-") if float(written) == 0 else written.replace("-", "−")
+    written = written.replace("-", "−")
+    return written.removeprefix("−") if not written.strip("−0.") else written
+
+
+def _with_power(value: float, places: int) -> str:
+    mantissa, power = f"{value:.{places}e}".split("e")
+    return f"{mantissa}e{int(power)}".replace("-", "−")
 
 
 def _percent(level: float) -> str:

@@ -21,24 +21,12 @@ from typing import TYPE_CHECKING, Any, cast
 from lossbench.lock import lock
 from lossbench.telling import scrubbed
 from lossbench.tracking import artifacts
+from lossbench.tracking.environment import prepare_environment
 from lossbench.tracking.store import Store, check_driver, local_uri, store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
-"""How long one call may take; what the user sets in the environment wins."""
-SILENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-"""Variables (`mlflow run` sets them) that would make MLflow write into a run that is not ours."""
 CONNECT_TIMEOUT = 2.0
 BUSY = 60_000
 """Milliseconds to wait while others write to the same SQLite file."""
@@ -52,15 +40,6 @@ class ServerGoneError(Exception):
 def tracking_uri(root: Path) -> str:
     """Find the address of a study's store."""
     return store_of(root).uri
-
-
-def prepare_environment() -> None:
-    """Set MLflow's environment; must come before its import."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    os.environ.update(SILENT)
-    for name in HIJACKERS:
-        os.environ.pop(name, None)
 
 
 def connect(root: Path) -> "MlflowClient":

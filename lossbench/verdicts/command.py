@@ -99,8 +99,8 @@ def _judged(chosen: argparse.Namespace) -> "Verdicts":
     if chosen.mlflow is not None:
         from lossbench.verdicts.mlflow_runs import read_runs
 
-        rows = read_runs(chosen.mlflow, chosen.experiment, chosen.loss, chosen.seed, chosen.metric)
-        return judge_rows(rows, f"MLflow experiment '{chosen.experiment}'", question)
+        rows, said = read_runs(chosen.mlflow, chosen.experiment, chosen.loss, chosen.seed, chosen.metric)
+        return judge_rows(rows, f"MLflow experiment '{chosen.experiment}'", question, said)
     what = str(chosen.scores)
     rows = tidy(read_csv(chosen.scores), what, chosen.metric, FIRST_ROW)
     return judge_rows(_of_experiment(rows, chosen.experiment, what), what, question)
@@ -112,8 +112,10 @@ def _of_experiment(rows: list[Any], wanted: str | None, what: str) -> list[Any]:
     from lossbench.errors import nearest
 
     there = dict.fromkeys(row.experiment for row in rows)
+    if not any(there):
+        raise UserError(f"{what}: no experiment '{wanted}', for there is no column 'experiment'")
     if wanted not in there:
-        raise UserError(f"{what}: no experiment '{wanted}'; {nearest(wanted, (one for one in there if one))}")
+        raise UserError(f"{what}: no experiment '{wanted}'; {nearest(wanted, there)}")
     return [row for row in rows if row.experiment == wanted]
 
 

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ LEAST_STEP = 0.01
 """Per cent; a test sample that weighs less is one of more than ten thousand, or a share."""
 LARGEST = 1e100
 """Scores beyond which squares overflow; a diverged perplexity can be that large."""
+SMALLEST = 1e-100
+"""Scores below which, all of them, squares are 0."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def verdict(
             "margin is missing: the largest difference that does not matter to you, in the metric's unit"
         )
     named = None if baseline is None else name_of(baseline, "baseline")
-    question = Question(named, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired)
-    _check_types(question)
+    question = _plain(
+        Question(named, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired)
+    )
     if isinstance(frame, (str, Path)):
         return judge_table(read_csv(Path(frame)), str(frame), question, FIRST_ROW)
     return judge_table(rows_of(frame), "the frame", question, 0)
@@ -135,21 +138,22 @@ def judge_table(raw: Sequence[Any], what: str, question: Question, first_row: in
     return judge_rows(tidy(raw, what, question.metric, first_row), what, question)
 
 
-def judge_rows(rows: Sequence[Row], what: str, question: Question) -> Verdicts:
-    """Judge tidy rows."""
+def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequence[str] = ()) -> Verdicts:
+    """Judge tidy rows; ``said`` is what their reader has to say of them."""
     _check_numbers(question)
     metric, experiments = gather(rows, question.metric, question.floor, what)
     _refuse_training_loss(metric, what)
-    _refuse_huge(rows)
+    deciding = [row for row in rows if row.metric in ("", metric)]
+    _refuse_out_of_range(deciding)
     if question.bounds is None:
-        _refuse_two_units([row for row in rows if row.metric in ("", metric)], metric)
-    rules = _rules(metric, question, what, [row.score for row in rows if row.metric in ("", metric)])
+        _refuse_two_units(deciding, metric)
+    rules = _rules(metric, question, what, [row.score for row in deciding])
     found: list[Found] = []
-    notes = _about_units(metric, rules, question.floor)
+    notes = [*said, *_about_units(metric, rules, question.floor)]
     for name, scores in experiments.items():
-        of_experiment, said = _experiment(name, scores, metric or "score", rules, question, what)
+        of_experiment, about = _experiment(name, scores, metric or "score", rules, question, what)
         found += of_experiment
-        notes += said
+        notes += about
     return Verdicts(
         found=tuple(found),
         notes=tuple(dict.fromkeys(notes)),
@@ -169,7 +173,13 @@ def _refuse_training_loss(metric: str | None, what: str) -> None:
         )
 
 
-def _refuse_huge(rows: Sequence[Row]) -> None:
+def _refuse_out_of_range(rows: Sequence[Row]) -> None:
+    largest = max(rows, key=lambda row: abs(row.score) if math.isfinite(row.score) else -1)
+    if 0 < abs(largest.score) < SMALLEST:
+        raise UserError(
+            f"{largest.where}: no score is larger than this one's {largest.score:g}, too small to compute "
+            "with; give all in another unit"
+        )
     for row in rows:
         if math.isfinite(row.score) and abs(row.score) > LARGEST:
             raise UserError(
@@ -193,6 +203,23 @@ def _about_units(metric: str, rules: Rules, floor: float | None) -> list[str]:
     ]
 
 
+def _plain(question: Question) -> Question:
+    """Have Python's own numbers, which JSON can hold, in the place of numpy's."""
+    _check_types(question)
+    floor, bounds, higher = question.floor, question.bounds, question.higher_is_better
+    return replace(
+        question,
+        margin=float(question.margin),
+        higher_is_better=None if higher is None else bool(higher),
+        level=float(question.level),
+        power=float(question.power),
+        floor=None if floor is None else float(floor),
+        bounds=None if bounds is None else (float(bounds[0]), float(bounds[1])),
+        step=float(question.step),
+        unpaired=bool(question.unpaired),
+    )
+
+
 def _check_types(question: Question) -> None:
     """Refuse what a command line would have refused."""
     asked: dict[str, Any] = {"margin": question.margin, "level": question.level, "power": question.power}
@@ -208,6 +235,8 @@ def _check_types(question: Question) -> None:
         raise UserError(f"metric must be a name, found {brief(question.metric)}")
     if not isinstance(question.higher_is_better, (bool, np.bool_, type(None))):
         raise UserError(f"higher_is_better must be True or False, found {brief(question.higher_is_better)}")
+    if not isinstance(question.unpaired, (bool, np.bool_)):
+        raise UserError(f"unpaired must be True or False, found {brief(question.unpaired)}")
 
 
 def _two(bounds: Any) -> tuple[Any, Any]:
@@ -403,7 +432,7 @@ def _notes(
     notes += [f"{prefix}{one}" for one in _said_twice(scores)]
     for loss, seeds in scores.replaced.items():
         notes.append(
-            f"{prefix}{loss} has no score on seed{'s' * (len(seeds) > 1)} "
+            f"{prefix}{loss} has no finite score on seed{'s' * (len(seeds) > 1)} "
             f"{', '.join(dict.fromkeys(seeds))}: counted "
             "with the floor's"
         )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -19,7 +20,12 @@ COLUMNS = (
 SHOWN = ("loss", "against", "verdict", "difference", "interval", "p after Holm", "seeds")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"} | {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "−": "$-$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}",
 }  # fmt: skip
+"""A row that begins with a bracket would be an argument of the line break before it."""
+MARKED = re.compile(r"[\\`*\[\]>|~#&]|<(?=\S)|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown may take for a mark; an underscore within a word is none."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def title(one: Verdicts) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return MARKED.sub(r"\\\g<0>", text.replace("\n", " "))
 
 
 def _tex(text: str) -> str:

@@ -24,6 +24,8 @@ INDEX = re.compile(r"Unnamed: \d+")
 SEPARATOR = re.compile(r"(?i)sep=.")
 COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+MISSING = {"", "na", "n/a", "nan", "null", "none", "nil", "#n/a"}
+"""What R, SQL, pandas and spreadsheets write where there is no number."""
 MOST_BYTES = 256 * 2**20
 FIRST_ROW = 2
 """Of a CSV file; the header is its line 1."""
@@ -184,16 +186,30 @@ def tidy(rows: Sequence[Mapping[str, Any]], what: str, metric: str | None, first
     names = list(named.values())
     rows = [{named[name]: value for name, value in row.items() if name in named} for row in rows]
     numbered = [(f"{what}: row {first_row + index}", row) for index, row in enumerate(rows)]
-    if "loss" in names:
-        return _long(numbered, names, what, metric)
-    return _wide(numbered, names, what, metric)
+    found = (_long if "loss" in names else _wide)(numbered, names, what, metric)
+    _check_labels(found)
+    return found
+
+
+def _check_labels(rows: Sequence[Row]) -> None:
+    """Refuse rows that name no metric, experiment or group where others do (cells that were merged, say)."""
+    for label in OPTIONAL:
+        lacking = next((row for row in rows if not getattr(row, label)), None)
+        named = next((row for row in rows if getattr(row, label)), None)
+        if lacking is not None and named is not None:
+            raise UserError(
+                f"{lacking.where}: no {label}, where {named.where.rsplit(': ', 1)[-1]} has "
+                f"'{getattr(named, label)}'; give every row its {label}, or none"
+            )
 
 
 def _reserved(names: Sequence[str]) -> dict[str, str]:
     """Our own columns whatever their case; without the nameless ones that a saved index leaves."""
-    kept = [name for name in names if name.strip() and not INDEX.fullmatch(name.strip())]
+    kept = {name: one_line(name) for name in names if name.strip() and not INDEX.fullmatch(name.strip())}
+    there = set(kept.values())
     return {
-        name: name.lower() if name.lower() in OURS and name.lower() not in names else name for name in kept
+        name: read.lower() if read.lower() in OURS and read.lower() not in there else read
+        for name, read in kept.items()
     }
 
 
@@ -256,8 +272,13 @@ def name_of(value: Any, where: str) -> str:
         raise UserError(f"{where} is empty; every score needs its loss and its seed")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
+    text = one_line(value)
     return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
+
+
+def one_line(value: Any) -> str:
+    """Write a name as a sentence can hold it: cells and headers of spreadsheets may have several lines."""
+    return " ".join(str(value).split())
 
 
 def empty(value: Any) -> bool:
@@ -268,12 +289,12 @@ def empty(value: Any) -> bool:
 
 
 def _label(value: Any) -> str:
-    return "" if empty(value) else str(value).strip()
+    return "" if empty(value) else one_line(value)
 
 
 def _score(value: Any, where: str) -> float:
     """A score; NaN where there is none, which is for the caller to judge."""
-    if empty(value) or (isinstance(value, str) and not value.strip()):
+    if empty(value) or (isinstance(value, str) and value.strip().lower() in MISSING):
         return math.nan
     if isinstance(value, (bool, np.bool_)):
         raise UserError(f"{where} is {value}; a score is a number")
@@ -351,7 +372,7 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
     replaced: dict[str, list[str]] = {}
     for row in rows:
         score = row.score
-        if math.isnan(score) and floor is not None:
+        if not math.isfinite(score) and floor is not None:
             replaced.setdefault(row.loss, []).append(row.seed)
             score = floor
         if not math.isfinite(score):
@@ -361,8 +382,8 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
                 "that "
                 "diverged counts, with the score of a constant prediction: say it with --floor; one that "
                 "was never "
-                "trained has no row in the long form (in pandas: melt, then dropna). Leaving out what "
-                "diverged would reward diverging"
+                "trained has no row, or in a CSV file with a column per loss an empty cell (in pandas: melt, "
+                "then dropna). Leaving out what diverged would reward diverging"
             )
         grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
     _check_groups(grouped)
