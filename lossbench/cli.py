@@ -30,7 +30,7 @@ VERBS = {
     "serve": "answer over HTTP with the version that an alias names, and follow it",
     "backup": "back up MLflow's store, its artifacts and the records",
     "restore": "put a backup back into a study, wherever that lies now",
-    "schedule": "print what a scheduler needs to call `lossbench retrain`",
+    "schedule": "have cron or systemd call `lossbench retrain`, or systemd serve the champion",
     "doctor": "find and repair what crashes left behind",
     "clean": "remove what the chain wrote in a study; yours, MLflow's record and DVC's cache stay",
     "store": "list, verify and prune what was computed",

@@ -155,6 +155,8 @@ def params_for(name: str, data: Path, say: Callable[[str], None] = print) -> dic
             "learning_rate": {"low": 0.0003, "high": 0.03},
         },
         "comparison": {"baseline": next(iter(losses)), "level": 0.05, "contrasts": "baseline"},
+        # Of its own: on a server that studies share, one name would be one champion for all of them.
+        "retraining": {"model_name": f"lossbench-{name}".rstrip("_-")},
     }
 
 

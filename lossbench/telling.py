@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -44,6 +45,8 @@ LESS_MEMORY = (
     "'compute.threads'; what was finished is kept"
 )
 """What to do about it."""
+STDOUT = 1
+"""The number of standard output's file, whatever a library has put in the place of ``sys.stdout``."""
 NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")
 SHORTEST_SECRET = 4
 """Letters; what is shorter would be found in the middle of words."""
@@ -121,6 +124,7 @@ def exit_code(main: Callable[[], None]) -> int:
     """Run an entry point; turn errors of a user, a gate or the machine into a sentence and an exit code."""
     try:
         main()
+        sys.stdout.flush()  # or the interpreter meets a reader that has gone, as it ends
     except UserError as error:
         print(f"error: {printable(scrubbed(str(error)))}", file=sys.stderr)
         return 2
@@ -133,6 +137,8 @@ def exit_code(main: Callable[[], None]) -> int:
     except Exception as error:
         # Of any type, for libraries in Rust have types of their own. Nothing is swallowed: what the machine
         # refused becomes a sentence and exit code 1, all else is a bug and raised again.
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 128 + signal.SIGPIPE
         said = _of_the_machine(error)
         if said is None:
             sys.excepthook = _tell_bug
@@ -140,6 +146,21 @@ def exit_code(main: Callable[[], None]) -> int:
         print(f"refused: {printable(scrubbed(said))}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more (``… | head``): no fault, and no one to tell.
+
+    What is still to be printed then goes nowhere, or the interpreter would complain of the pipe as it ends.
+    """
+    look = select.poll()
+    look.register(STDOUT, 0)
+    if not any(event & select.POLLERR for _, event in look.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDOUT)
+    os.close(nowhere)
+    return True
 
 
 def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-LINE = re.compile(r"# (?P<file>\S+\.py), a line of (?P<table>[A-Z]+)")
+LINE = re.compile(r"# (?P<file>\S+\.py), a line of (?P<table>[A-Z_]+)")
 FENCE = re.compile(
     r"^(?: *<!-- block: (?P<mark>[^\n]*) -->\n)?(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
@@ -61,8 +61,10 @@ def follow(page: str, checkout: Path) -> None:
         first, rest = block.split("\n", 1)
         if found := LINE.fullmatch(first):
             file = checkout / found["file"]
-            begins = f"{found['table']} = {{\n"
-            head, tail = file.read_text().split(begins, 1)
+            text = file.read_text()
+            table, condition = f"{found['table']} = {{\n", f"if {found['table']}:\n"
+            begins = table if table in text else condition
+            head, tail = text.split(begins, 1)
             file.write_text(f"{head}{begins}{rest}{tail}")
         else:
             (checkout / first.removeprefix("# ")).write_text(block)

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from lossbench.errors import UserError
 from lossbench.params import load_params
+from lossbench.retraining.backup import RECORDS
 from lossbench.retraining.run import retrain
 from lossbench.scheduling import cron, systemd
 from lossbench.scheduling.address import write_address
@@ -77,7 +78,8 @@ def test_the_hosted_retraining_hides_no_failure_and_keeps_its_records() -> None:
     assert "make retrain" in commands
     assert not [one for one in commands if "||" in one]
     kept = [one["with"]["path"].split() for one in steps if "cache/" in one.get("uses", "")]
-    assert kept == [["dvc.lock", "reports/retraining.csv", "reports/retraining.html", ".lossbench"]] * 2
+    # The gate's own memory among them: without it each tick would freeze another reference and look anew.
+    assert kept == [["dvc.lock", RECORDS, ".lossbench"]] * 2
 
 
 @pytest.mark.parametrize("file", [".github/workflows/ci.yml", "deploy/ci/retrain.yml"])
@@ -303,9 +305,9 @@ def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) ->
     assert score.returncode == 0, score.stdout[-300:]
 
 
-def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A crontab of nobody's, and a program `crontab` that reads and writes it."""
     table = tmp_path / "table"
     table.write_text("0 1 * * * own job\n")
     fake = tmp_path / "bin" / "crontab"
@@ -315,6 +317,10 @@ def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    return table
+
+
+def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(job: Job, table: Path) -> None:
     cron.install(job, "17 3 * * *")
     cron.install(job, "@hourly")
     text = table.read_text()
@@ -324,6 +330,60 @@ def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
     assert "no longer scheduled" in cron.remove(job)
     assert "nothing to do" in cron.remove(job)
     assert table.read_text() == "0 1 * * * own job\n"
+
+
+def like_named(folder: Path) -> tuple[Path, Path]:
+    """Two studies whose folders have one name, as `lossbench new --folder losses` makes them."""
+    studies = folder / "50% cats/losses", folder / "dogs/losses"
+    for study in studies:
+        study.mkdir(parents=True)
+        write_params(study, params())
+    return studies
+
+
+def test_a_schedule_is_not_taken_from_another_study_of_the_same_name(tmp_path: Path, table: Path) -> None:
+    cats, dogs = like_named(tmp_path)
+    cron.install(Job.of(cats), "@daily")
+    for touch in (lambda: cron.install(Job.of(dogs), "@hourly"), lambda: cron.remove(Job.of(dogs))):
+        with pytest.raises(UserError, match=r"schedule of another study, .*50% cats/losses; --name"):
+            touch()
+    cron.install(Job.of(dogs, "dogs"), "@hourly")
+    assert table.read_text().count(ENTRY) == 2
+    cron.remove(Job.of(dogs, "dogs"))
+    cats.rename(tmp_path / "moved")  # what was moved left nothing to protect
+    cron.install(Job.of(dogs), "@hourly")
+    assert table.read_text().count(ENTRY) == 1
+    assert "cats" not in table.read_text()
+
+
+def test_units_are_not_taken_from_another_study_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cats, dogs = like_named(tmp_path)
+    for name in ("UNITS", "RUNNING", "ADDRESSES"):
+        monkeypatch.setattr(systemd, name, tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(systemd, "called", lambda *_: "")
+    systemd.install(Job.of(cats), "daily")
+    systemd.install_service(Job.of(cats), "cats")
+    touches = (
+        lambda: systemd.install(Job.of(dogs), "daily"),
+        lambda: systemd.remove(Job.of(dogs)),
+        lambda: systemd.install_service(Job.of(dogs), "dogs"),
+        lambda: systemd.remove_service(Job.of(dogs), "dogs"),
+    )
+    for touch in touches:
+        with pytest.raises(UserError, match=r"schedule of another study, .*50% cats/losses; --name"):
+            touch()
+    assert "lossbench-retrain-dogs" in systemd.install(Job.of(dogs, "dogs"), "daily")
+    assert "no longer" in systemd.remove(Job.of(cats))
+    assert "no longer" in systemd.remove_service(Job.of(cats), "cats")
+
+
+@pytest.mark.parametrize("label", ["a b", "../x", "a\nb", "@", "%i"])
+def test_a_name_that_cannot_stand_in_a_schedule_is_refused(job: Job, label: str) -> None:
+    with pytest.raises(UserError, match=r"--name is .*allowed: letters"):
+        Job.of(job.study, label)
 
 
 def test_a_percent_sign_in_a_path_is_no_line_end_to_cron_and_no_specifier_to_systemd(tmp_path: Path) -> None:

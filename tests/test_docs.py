@@ -74,6 +74,17 @@ def test_the_verbs_and_options_that_pages_name_are_taken(page: Path) -> None:
     assert wrong == []
 
 
+OF_THE_ENVIRONMENT = re.compile(r"^\s*(?:lossbench|dvc|mlflow|python|pytest|uv) ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_says_where_the_commands_come_from_that_it_has_people_type(page: Path) -> None:
+    """A fresh shell knows none of them: the environment has to be activated, or installed into."""
+    if any(OF_THE_ENVIRONMENT.search(block) for block in blocks(page, "bash")):
+        said = ("#where-the-commands-come-from", ".venv/bin/activate", "pip install")
+        assert any(words in page.read_text(encoding="utf-8") for words in said)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_blocks_of_python_compile_and_import_what_is_there(page: Path) -> None:
     for block in re.findall(
@@ -85,6 +96,22 @@ def test_the_blocks_of_python_compile_and_import_what_is_there(page: Path) -> No
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lossbench"):
                 module = import_module(str(node.module))
                 assert [one.name for one in node.names if not hasattr(module, one.name)] == []
+
+
+PATH = re.compile(
+    r"(?<![\w/.<-])(?:(?:tests|lossbench|docs|deploy|benchmarks|studies|plugins|stages|\.github|\.ci)/[\w./*-]*\w"
+    r"|requirements[\w-]*\.(?:lock|in)|[A-Z_]+\.(?:md|cff)|(?:params|dvc|looks)\.yaml|Makefile|MLproject|pyproject\.toml)"
+)
+READERS = re.compile(
+    r"studies/(?:mine|name|NAME)\b|plugins/(?:mine|stripes)\.py|tests/test_x\.py|lossbench/losses/mine\.py"
+)
+"""What pages call the reader's own."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_paths_of_ours_that_pages_name_lead_somewhere(page: Path) -> None:
+    named = {one for command in commands(page) for one in PATH.findall(command)}
+    assert [one for one in sorted(named) if not READERS.match(one) and not list(ROOT.glob(one))] == []
 
 
 def test_the_index_names_every_page() -> None:
@@ -167,7 +194,8 @@ def test_the_loss_of_the_page_holds_the_contract_that_the_page_names(tmp_path: P
         shutil.copy(ROOT / name, tmp_path)
     follow("docs/new-loss.md", tmp_path)
     (command,) = blocks(ROOT / "docs/new-loss.md", "bash")
-    words = [one for one in shlex.split(command)[1:] if one != "tests/test_losses_laws.py"]
+    words = shlex.split(command.replace("\\\n", ""))[1:]
+    words.remove("tests/test_losses_laws.py")
     run = subprocess.run(
         [sys.executable, *words, "-m", "not slow"],
         cwd=tmp_path,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from lossbench.checking import check
 from lossbench.cli import VERBS
 from lossbench.errors import UserError
 from lossbench.params import load_params
+from lossbench.reporting.in_a_line import seen_from_top
 from lossbench.studies import new_study, params_for
 
 
@@ -52,7 +54,10 @@ def test_a_folder_becomes_a_study_that_checks_and_fetches(
     folder = new_study("mine", request.getfixturevalue(kind), tmp_path)
     assert (folder / "dvc.yaml").is_symlink()
     monkeypatch.chdir(folder)
-    check(load_params())
+    params = load_params()
+    check(params)
+    assert params.retraining.model_name == "lossbench-mine", "on a shared server each study has its own"
+    assert seen_from_top(folder, params) == "studies/mine"
     run = stage(folder, "fetch", "mine")
     assert run.returncode == 0, run.stderr
     assert (folder / "data/mine/train/inputs.npy").exists()
@@ -139,6 +144,17 @@ def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) ->
 
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "dvc", "scipy", "sklearn"}
 STAGES = sorted(one.stem for one in (ROOT / "stages").glob("*.py") if one.stem not in ("__init__", "common"))
+
+
+def test_a_reader_that_has_gone_is_no_bug(tmp_path: Path) -> None:
+    """As in `lossbench params | head -1`: silence, and the exit code of a program that SIGPIPE ended."""
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lossbench", "params"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert run.stdout is not None
+    run.stdout.close()
+    _, said = run.communicate()
+    assert (run.returncode, said) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from lossbench.params import load_params
 NIGHTLY = {"cron": "17 3 * * *", "systemd": "*-*-* 03:17:00"}
 
 
-def put(action: str, scheduler: str, when: str, study: Path) -> None:
+def put(action: str, scheduler: str, when: str, study: Path, name: str = "") -> None:
     """Install, remove or show the schedule."""
     from lossbench.scheduling import cron, systemd
     from lossbench.scheduling.job import Job
 
-    job = Job.of(study)
+    job = Job.of(study, name)
     if scheduler == "serving":
         model = load_params(job.study / "params.yaml").retraining.model_name
         if action == "show":
@@ -42,9 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scheduler", choices=["cron", "systemd", "serving"])
     parser.add_argument("--when", help="in the scheduler's own words; default: every night at 03:17")
     parser.add_argument("--study", type=Path, default=Path(), help="folder with a params.yaml")
+    parser.add_argument("--name", default="", help="of the schedule; default: the study's folder")
 
 
 def main(chosen: argparse.Namespace) -> None:
     """Enter the study's folder and do it."""
     when = chosen.when or NIGHTLY.get(chosen.scheduler, "")
-    put(chosen.action, chosen.scheduler, when, chosen.study)
+    put(chosen.action, chosen.scheduler, when, chosen.study, chosen.name)

@@ -49,6 +49,9 @@ def enter_study(study: Path) -> Path:
 
     """
     if not (study / "params.yaml").is_file():
-        raise UserError(f"{study / 'params.yaml'}: no such file; a study is a folder with a params.yaml")
+        raise UserError(
+            f"{study / 'params.yaml'}: no such file; a study is a folder with a params.yaml, and "
+            "`lossbench new NAME --data FOLDER` begins one"
+        )
     os.chdir(study)
     return Path.cwd()

@@ -50,6 +50,7 @@ def record(lenient: bool = False) -> None:
 
 
 def _track(params: Params, root: Path) -> None:
+    from lossbench.reporting.in_a_line import seen_from_top
     from lossbench.serving.logged import log_model
     from lossbench.tracking.store import store_of
     from lossbench.tracking.track import track
@@ -58,10 +59,11 @@ def _track(params: Params, root: Path) -> None:
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `lossbench run`")
         return
+    study = seen_from_top(root.resolve(), params)
     print(
         f"MLflow: {len(tracked.written)} arms recorded now, {len(tracked.present)} were there"
         + (f", {len(tracked.missing)} not trained yet" if tracked.missing else "")
-        + f" ({store_of(root).shown}; `lossbench ui` shows them)"
+        + f" ({store_of(root).shown}; `lossbench ui{f' --study {study}' if study else ''}` shows them)"
     )
 
 

@@ -178,6 +178,11 @@ def _study(one: Evaluated, params: Params) -> str:
     folder = _folder(one)
     if not _has_chain(one):
         return shlex.quote(os.path.relpath(folder))
+    return seen_from_top(folder, params)
+
+
+def seen_from_top(folder: Path, params: Params) -> str:
+    """Give a study's folder, absolute, as ``--study`` takes it in the checkout; "" for the checkout's own."""
     top = (folder / params.root).resolve()
     return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""
 

@@ -31,10 +31,17 @@ def lines(job: Job, when: str) -> str:
 
 
 def install(job: Job, when: str) -> str:
-    """Put the job's block into the user's crontab, in place of an earlier one; says so."""
+    """Put the job's block into the user's crontab, in place of an earlier one; says so.
+
+    Raises:
+        UserError: if ``when`` is no schedule of cron's, or the job's name is another study's.
+
+    """
     block = lines(job, when)
+    before = _read()
+    job.expect_own(_study_in(job, before))
     address = write_address(job.study, address_file(job))
-    _write(_without(job, _read()) + block)
+    _write(_without(job, before) + block)
     if block not in _read():
         raise GateError("crontab took the lines but does not show them")
     return (
@@ -48,8 +55,14 @@ def address_file(job: Job) -> Path:
 
 
 def remove(job: Job) -> str:
-    """Take the job's block out; all other lines stay."""
+    """Take the job's block out; all other lines stay.
+
+    Raises:
+        UserError: if the job's name is another study's.
+
+    """
     before = _read()
+    job.expect_own(_study_in(job, before))
     after = _without(job, before)
     if after == before:
         return f"cron: no '{job.name}' is scheduled; nothing to do"
@@ -58,9 +71,20 @@ def remove(job: Job) -> str:
     return f"cron: '{job.name}' is no longer scheduled"
 
 
-def _without(job: Job, table: str) -> str:
+def _block(job: Job) -> re.Pattern[str]:
     name = re.escape(job.name)
-    return re.sub(rf"^# begin {name} .*?^# end {name}\n", "", table, flags=re.MULTILINE | re.DOTALL)
+    return re.compile(rf"^# begin {name} .*?^# end {name}\n", re.MULTILINE | re.DOTALL)
+
+
+def _without(job: Job, table: str) -> str:
+    return _block(job).sub("", table)
+
+
+def _study_in(job: Job, table: str) -> Path | None:
+    """Find whose block stands under the job's name: the folder that it changes to."""
+    found = _block(job).search(table)
+    entered = re.search(r" cd (.+?) && mkdir ", found[0]) if found else None
+    return Path(shlex.split(entered[1].replace(r"\%", "%"))[0]) if entered else None
 
 
 def _read() -> str:

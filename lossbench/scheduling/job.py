@@ -15,6 +15,8 @@ from lossbench.errors import GateError, UserError
 CHECKOUT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).parents[1] / "templates" / "deploy"
 """A link to ``deploy/`` in a checkout, a folder of the package where that is installed."""
+UNFIT = re.compile(r"[^A-Za-z0-9_-]")
+"""What cannot stand in a job's name."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +27,29 @@ class Job:
         root: the checkout, or where the package is installed.
         study: folder that holds the params.yaml.
         bin: folder of the environment's programs.
+        label: what the job is called by, in place of the study's folder; "" for that.
 
     """
 
     root: Path
     study: Path
     bin: Path
+    label: str = ""
 
     @classmethod
-    def of(cls, study: Path) -> "Job":
+    def of(cls, study: Path, label: str = "") -> "Job":
         """Take the study's folder, this checkout and the environment that runs.
 
         Raises:
-            UserError: if the folder holds no params.yaml, or its name cannot stand in a schedule.
+            UserError: if the folder holds no params.yaml, or a name cannot stand in a schedule.
 
         """
+        if UNFIT.search(label):
+            raise UserError(f"--name is {label!r}; allowed: letters, digits, '_' and '-'")
         study = study.resolve()
         if not (study / "params.yaml").is_file():
             raise UserError(f"{study / 'params.yaml'}: no such file; name the study's folder, or run in it")
-        job = cls(CHECKOUT, study, Path(sys.prefix) / "bin")
+        job = cls(CHECKOUT, study, Path(sys.prefix) / "bin", label)
         for path in (job.root, job.study, job.bin):
             if re.search(r"[\n\r\"\\]", str(path)):
                 raise UserError(
@@ -53,9 +59,31 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name the job: by the study, unless it is the checkout's own."""
-        suffix = re.sub(r"[^A-Za-z0-9_-]", "-", self.study.name)
-        return "lossbench-retrain" if self.study == self.root else f"lossbench-retrain-{suffix}"
+        """Name the job: by its label, or the study's folder, unless it is the checkout's own."""
+        if self.study == self.root and not self.label:
+            return "lossbench-retrain"
+        return f"lossbench-retrain-{self.label or UNFIT.sub('-', self.study.name)}"
+
+    def expect_own(self, scheduled: Path | None) -> None:
+        """Refuse to touch what is scheduled under the job's name where that is another study's.
+
+        Folders of one name are common: every repository may have its study in ``losses/``. A study that was
+        moved left nothing behind, and may take its place.
+
+        Raises:
+            UserError: naming the other study.
+
+        """
+        if (
+            scheduled is None
+            or scheduled.resolve() == self.study
+            or not (scheduled / "params.yaml").is_file()
+        ):
+            return
+        raise UserError(
+            f"'{self.name}' is the schedule of another study, {scheduled}; --name gives this one a name of "
+            "its own"
+        )
 
     @property
     def user(self) -> str:

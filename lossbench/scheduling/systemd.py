@@ -1,6 +1,7 @@
 """A systemd service and its timer, for the whole machine."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,14 +45,15 @@ def install_service(job: Job, model: str) -> str:
     """Write the serving unit, and start it now and at every boot.
 
     Raises:
-        UserError: without systemd, or without root's rights.
+        UserError: without systemd, or without root's rights, or if the unit is another study's.
 
     """
     content = service(job, model)
     _expect_systemd()
+    (name,) = content
+    job.expect_own(_study_of(name))
     address = write_address(job.study, ADDRESSES / f"{job.name}.env")
     _write(content)
-    (name,) = content
     called(["systemctl", "enable", "--now", name], NEEDS)
     return f"systemd: {name} serves 'models:/{model}@champion' on 127.0.0.1:5001" + address
 
@@ -60,12 +62,23 @@ def remove_service(job: Job, model: str) -> str:
     """Stop the serving unit and delete it."""
     _expect_systemd()
     (name,) = service(job, model)
+    job.expect_own(_study_of(name))
     if not (UNITS / name).exists():
         return f"systemd: there is no {name}; nothing to do"
     called(["systemctl", "disable", "--now", name], NEEDS)
     (UNITS / name).unlink(missing_ok=True)
     called(["systemctl", "daemon-reload"], NEEDS)
     return f"systemd: {name} serves no longer"
+
+
+def _study_of(unit: str) -> Path | None:
+    """Find which study a unit that is there works in."""
+    try:
+        text = (UNITS / unit).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
+    return Path(found[1].replace("%%", "%")) if found else None
 
 
 def _write(content: Mapping[str, str]) -> None:
@@ -81,11 +94,13 @@ def install(job: Job, when: str) -> str:
     """Write the units, and start the timer now and at every boot.
 
     Raises:
-        UserError: without systemd, without root's rights, or for an expression that systemd refuses.
+        UserError: without systemd, without root's rights, for an expression that systemd refuses, or if the
+            job's name is another study's.
 
     """
     content = units(job, when)
     _expect_systemd()
+    job.expect_own(_study_of(f"{job.name}.service"))
     if shutil.which("systemd-analyze"):
         called(["systemd-analyze", "calendar", when], NEEDS)
     address = write_address(job.study, ADDRESSES / f"{job.name}.env")
@@ -100,6 +115,7 @@ def install(job: Job, when: str) -> str:
 def remove(job: Job) -> str:
     """Stop the timer and delete the units; a retraining at work goes on to its end."""
     _expect_systemd()
+    job.expect_own(_study_of(f"{job.name}.service"))
     found = [UNITS / f"{job.name}{kind}" for kind in KINDS]
     if not any(one.exists() for one in found):
         return f"systemd: no '{job.name}' is scheduled; nothing to do"
