@@ -157,6 +157,10 @@ def test_what_cannot_be_loaded_changes_nothing_and_is_told_once(follower, troubl
         (json.dumps({"inputs": PIXELS, "params": {"raw": 1}}), 400, "params"),
         (json.dumps({"inputs": PIXELS, "params": []}), 200, "predictions"),
         (json.dumps({"inputs": PIXELS, "params": [1]}), 400, "params"),
+        ("", 400, "no JSON"),
+        ("{}", 400, "expected"),
+        ('{"\\ud800": 1}', 400, "ud800"),  # no text that UTF-8 can say
+        (json.dumps(dict.fromkeys(map(str, range(9999)))), 400, "..."),
     ],
 )
 def test_a_request_is_answered_or_refused_by_name(follower, body, status, named):
@@ -173,6 +177,47 @@ def test_only_a_registered_model_is_followed(tmp_path, monkeypatch, address):
     monkeypatch.setattr("lossbench.tracking.server.connect", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="allowed: models:/NAME@ALIAS or models:/NAME/VERSION"):
         Follower(tmp_path, address)
+
+
+@pytest.mark.parametrize("alias", ["champion", "trial"])
+def test_an_alias_that_names_no_version_is_one_sentence_that_helps(follower, alias):
+    follower.alias, follower.now = alias, None
+    follower.registry = SimpleNamespace(
+        name="digits", version_of=lambda _: None, aliases=lambda: {"previous_champion"}
+    )
+    helps = {"champion": "`lossbench retrain` makes the first", "trial": "there are: previous_champion"}
+    with pytest.raises(GateError, match=helps[alias]) as refused:
+        follower.look()
+    assert "'digits'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "named"),
+    [
+        ({"port": 65536}, UserError, "--port is 65536"),
+        ({"port": -1}, UserError, "--port is -1"),
+        ({"every": 0.0}, UserError, "--every is 0"),
+        ({"every": -1.0}, UserError, "--every is -1"),
+        ({"every": float("nan")}, UserError, "--every is nan"),
+        ({"every": 1e300}, UserError, "--every is 1e"),
+        ({"host": "no.such.host.invalid"}, GateError, "no.such.host.invalid"),
+        ({"host": "a" * 70}, GateError, "cannot be listened on"),
+        ({"host": "192.0.2.1"}, GateError, "192.0.2.1"),  # nobody's: RFC 5737
+        ({"port": "taken"}, GateError, "in use"),
+    ],
+)
+def test_where_nobody_may_listen_is_one_sentence_before_anything_is_loaded(
+    tmp_path, monkeypatch, given, error, named
+):
+    monkeypatch.setattr(unit, "Follower", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        if given.get("port") == "taken":
+            given = {"port": other.getsockname()[1]}
+        asked = {"host": "127.0.0.1", "port": 0, "every": 3.0} | given
+        with pytest.raises(error, match=named):
+            unit.serve(tmp_path, "models:/digits@champion", **asked)
 
 
 @pytest.mark.slow

@@ -121,6 +121,11 @@ class Registry:
         """Ask who is champion alone."""
         return self.version_of(CHAMPION)
 
+    def aliases(self) -> set[str]:
+        """Ask which aliases there are; none where there is no model."""
+        model = self._model()
+        return set() if model is None else set(model.aliases)
+
     def version_of(self, alias: str) -> str | None:
         """Ask which version an alias names; None where it names none."""
         model = self._model()
@@ -403,7 +408,9 @@ class Registry:
         """Download a version's files; see :meth:`folder_of`."""
         found = self.standing().versions
         if version not in found:
-            raise GateError(f"'{self.name}' has no version {version}")
+            raise GateError(
+                f"'{self.name}' has no version {version}; there are: {', '.join(found) or 'none'}"
+            )
         return download(f"models:/{self.name}/{version}", into, digests_of(version, found[version]))
 
 
