@@ -44,7 +44,10 @@ class Alias:
     name = "digits"
 
     def __init__(self):
-        self.version, self.gone = "1", False
+        self.version, self.gone, self.made = "1", False, "first"
+
+    def mark_of(self, version):
+        return self.made
 
     def version_of(self, alias):
         assert alias == "champion"
@@ -133,7 +136,7 @@ def test_what_cannot_be_loaded_changes_nothing_and_is_told_once(follower, troubl
     thread = threading.Thread(target=follower.follow, args=(0.01,), daemon=True)
     thread.start()
     time.sleep(0.2)
-    assert follower.now == Serving("1", follower.now.model)
+    assert follower.now == Serving("1", follower.now.model, "first")
     assert len([line for line in follower.said if "serves on" in line]) == 1
     assert follower.trouble
     follower.registry.gone, follower.registry.version = False, "2"
@@ -177,6 +180,15 @@ def test_only_a_registered_model_is_followed(tmp_path, monkeypatch, address):
     monkeypatch.setattr("lossbench.tracking.server.connect", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="allowed: models:/NAME@ALIAS or models:/NAME/VERSION"):
         Follower(tmp_path, address)
+
+
+def test_a_version_of_a_model_made_anew_is_another_though_its_number_is_the_same(follower):
+    before = follower.now
+    follower.look()
+    assert follower.now is before
+    follower.registry.made = "anew"
+    follower.look()
+    assert (follower.now.version, follower.now is before) == ("1", False)
 
 
 @pytest.mark.parametrize("alias", ["champion", "trial"])

@@ -14,7 +14,7 @@ from lossbench.retraining.contents import file_digest
 from lossbench.tracking import artifacts
 from lossbench.tracking.artifacts import FOLDER as ARTIFACTS
 from lossbench.tracking.outs import home_of
-from lossbench.tracking.server import RefusedError, ServerGoneError, connect
+from lossbench.tracking.server import RefusedError, ServerGoneError, connect, remove_store
 from lossbench.tracking.store import STORE, store_of
 
 RECORDS = "reports/retraining*"
@@ -123,6 +123,7 @@ def restore(root: Path, source: Path, say: Say = print) -> None:
             part = root.resolve() / f".{STORE}.part"
             _copy(source / STORE, part)
             artifacts.follow(part)
+            remove_store(root / STORE)  # the log of a store that is gone would be read into this one
             part.replace(root / STORE)
     say(f"{len(files)} files are back; `lossbench track` completes the record, `lossbench retrain` goes on")
 

@@ -136,6 +136,13 @@ class Registry:
             self._expect_none(alias)
         return None
 
+    def mark_of(self, version: str) -> str:
+        """Ask what tells a version from another of its number: a model made anew begins at 1 again."""
+        found = self.client.get_model_version(self.name, version)
+        if self._checked(found) != version:
+            raise self._nonsense(f"asked for version {version}, it answers with {found.version}")
+        return f"{found.creation_timestamp} {found.source}"
+
     def _model(self) -> "RegisteredModel | None":
         try:
             model = self.client.get_registered_model(self.name)

@@ -35,10 +35,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Serving:
-    """The version that answers now."""
+    """The version that answers now.
+
+    Attributes:
+        version: its number.
+        model: loaded.
+        mark: what tells it from another version of that number.
+
+    """
 
     version: str
     model: ReplicateModel
+    mark: str = ""
 
 
 class Follower:
@@ -79,11 +87,12 @@ class Follower:
         version = self.fixed or self.registry.version_of(self.alias)
         if version is None:
             raise _nobody(self.registry, self.alias)
-        if self.now is not None and self.now.version == version:
+        mark = self.registry.mark_of(version)
+        if self.now is not None and (self.now.version, self.now.mark) == (version, mark):
             return
         with self.registry.folder_of(version) as folder:
             model = ReplicateModel(folder)
-        before, self.now = self.now, Serving(version, model)  # one assignment: a request sees either
+        before, self.now = self.now, Serving(version, model, mark)  # one assignment: a request sees either
         instead = f", in place of version {before.version}" if before else ""
         self.say(f"version {version} of '{self.registry.name}' serves{instead}")
 
