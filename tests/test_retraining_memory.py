@@ -85,11 +85,81 @@ def test_what_the_reference_split_held_keeps_its_label_and_its_place(tmp_path):
     assert expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat")) == 0
 
 
-def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path):
-    expect_frozen(tmp_path, "mine", table(r1="cat"))
-    frozen_file(tmp_path, "mine").write_bytes(b"\xff\xfe")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("1234"), st.sampled_from(["cat", "dog"])), min_size=1, max_size=6),
+    st.randoms(),
+    st.tuples(st.sampled_from("1234"), st.sampled_from(["cat", "dog"])),
+)
+def test_an_image_that_is_there_twice_hides_no_changed_label(tmp_path_factory, rows, chance, further):
+    """In whatever order the rows come, and whether the same image had two labels from the first."""
+
+    def made(rows):
+        return pd.concat([table(**{f"r{number}": label}) for number, label in rows])
+
+    root = tmp_path_factory.mktemp("reference")
+    assert expect_frozen(root, "mine", made(rows)) == len(set(rows))
+    chance.shuffle(rows)
+    assert expect_frozen(root, "mine", made(rows)) == 0
+    rows.insert(chance.randrange(len(rows) + 1), further)
+    if rows.count(further) > 1:
+        assert expect_frozen(root, "mine", made(rows)) == 0
+    elif [number for number, _ in rows].count(further[0]) > 1:
+        with pytest.raises(GateError, match="another label"):
+            expect_frozen(root, "mine", made(rows))
+    else:
+        assert expect_frozen(root, "mine", made(rows)) == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda _: b"\xff\xfe",
+        lambda _: b"",
+        lambda _: b"sha256,label,source\n",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content + b"\0\0\n",
+        lambda content: content + b"hash of 9\n",
+        lambda content: content.replace(b",", b";"),
+        lambda content: b"<<<<<<< HEAD\n" + content,
+    ],
+)
+def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path, harm):
+    expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog"))
+    file = frozen_file(tmp_path, "mine")
+    file.write_bytes(harm(file.read_bytes()))
     with pytest.raises(UserError, match=r"retraining-reference-mine\.csv"):
-        expect_frozen(tmp_path, "mine", table(r1="dog"))
+        expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat"))
+
+
+def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path):
+    expect_frozen(tmp_path, "mine", table(r1="cat"))
+    file = frozen_file(tmp_path, "mine")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert expect_frozen(tmp_path, "mine", table(r1="cat")) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '{"mine": 3}',
+        '{"mine": {"examples": null, "taken": {}}}',
+        '{"mine": {"examples": [1], "taken": {}}}',
+        '{"mine": {"examples": [], "taken": []}}',
+        '{"mine": {"examples": [], "taken": {"a": 0}}}',
+        '{"mine": {"examples": [], "taken": {"a": "1"}}}',
+        '{"mine": {"examples": [], "taken": {"a": true}}}',
+    ],
+)
+def test_damaged_looks_are_told_and_not_spent_anew(tmp_path, content):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=r"retraining-looks\.json"):
+        Looks.read(tmp_path, "mine")
 
 
 def test_all_looks_together_spend_no_more_than_the_level():
