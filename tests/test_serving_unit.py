@@ -18,6 +18,7 @@ import requests
 
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError, UserError
+from lossbench.retraining.contents import UNREADABLE
 from lossbench.serving import unit
 from lossbench.serving.unit import Follower, Serving, application
 from lossbench.tracking.server import ServerGoneError
@@ -180,6 +181,32 @@ def test_only_a_registered_model_is_followed(tmp_path, monkeypatch, address):
     monkeypatch.setattr("lossbench.tracking.server.connect", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="allowed: models:/NAME@ALIAS or models:/NAME/VERSION"):
         Follower(tmp_path, address)
+
+
+@pytest.mark.parametrize("raised", UNREADABLE)
+def test_a_version_that_is_no_whole_model_of_ours_is_told_in_a_sentence(follower, monkeypatch, raised):
+    """Registered by hand, of another library, or cut short: no tags say what its files have to be."""
+
+    def broken(_):
+        raise raised("no arm.json\nand more")
+
+    follower.registry.version = "2"
+    monkeypatch.setattr(unit, "ReplicateModel", broken)
+    with pytest.raises(GateError, match=r"version 2 of 'digits' cannot be loaded \(.*no arm\.json.*\)"):
+        follower.look()
+    assert follower.now.version == "1"
+
+
+def test_an_answer_that_makes_no_sense_while_files_are_fetched_is_a_registry_s(follower, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def nonsense(_):
+        raise MlflowException("API request to endpoint failed with error code 503")
+
+    follower.registry.version = "2"
+    monkeypatch.setattr(follower.registry, "folder_of", nonsense)
+    with pytest.raises(ServerGoneError):
+        follower.look()
 
 
 def test_a_version_of_a_model_made_anew_is_another_though_its_number_is_the_same(follower):

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
@@ -26,7 +25,7 @@ from lossbench.params import Params
 from lossbench.retraining import records
 from lossbench.retraining.changes import fingerprint
 from lossbench.retraining.choice import challenger_arm, experiment_of
-from lossbench.retraining.contents import WEIGHTS, contents, file_digest
+from lossbench.retraining.contents import UNREADABLE, WEIGHTS, contents, file_digest
 from lossbench.retraining.gate import Decision, Groups, Slices, decide
 from lossbench.retraining.looks import Looks
 from lossbench.retraining.notify import notify
@@ -43,7 +42,7 @@ from lossbench.retraining.registry import (
 )
 from lossbench.retraining.scoring import Contender, contender, read_contender
 from lossbench.serving.logged import carry_code, log_model, median_seed
-from lossbench.telling import scrubbed
+from lossbench.telling import first_line, scrubbed
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import data_digest, digest, revision, study_name
@@ -188,7 +187,9 @@ class _Attempt:
             attempt = replace(attempt, reason=f"{error}; the champion stays")
         except Exception as error:  # a bug, or a machine's failure: an attempt that failed all the same
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
-            attempt = replace(attempt, reason=f"{type(error).__name__}: {_line(error)}; the champion stays")
+            attempt = replace(
+                attempt, reason=f"{type(error).__name__}: {first_line(error)}; the champion stays"
+            )
         self._end(attempt)
         return 1 if attempt.outcome == "failed" else 0
 
@@ -416,10 +417,9 @@ def _champion(registry: Registry, version: str | None) -> Contender | None:
         raise
     except GateError as error:
         raise GateError(f"the champion cannot be read: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserError) as error:
-        # Cut short, emptied, of another version: whatever its files make the readers raise.
+    except UNREADABLE as error:
         raise GateError(
-            f"the champion, version {version}, cannot be read ({type(error).__name__}: {_line(error)}); "
+            f"the champion, version {version}, cannot be read ({type(error).__name__}: {first_line(error)}); "
             "restore it from a backup, or roll back"
         ) from None
 
@@ -464,10 +464,6 @@ def _logged(client: "MlflowClient", params: Params, root: Path, outs: ArmOuts) -
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _line(error: Exception) -> str:
-    return (scrubbed(str(error)).splitlines() or [""])[0][:200]
 
 
 @contextmanager

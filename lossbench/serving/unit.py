@@ -10,14 +10,16 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import GateError, UserError, brief
+from lossbench.retraining.contents import UNREADABLE
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.serving.source import ADDRESS
-from lossbench.telling import printable, scrubbed
+from lossbench.telling import first_line, printable, scrubbed
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -90,11 +92,24 @@ class Follower:
         mark = self.registry.mark_of(version)
         if self.now is not None and (self.now.version, self.now.mark) == (version, mark):
             return
-        with self.registry.folder_of(version) as folder:
-            model = ReplicateModel(folder)
+        model = self._loaded(version)
         before, self.now = self.now, Serving(version, model, mark)  # one assignment: a request sees either
         instead = f", in place of version {before.version}" if before else ""
         self.say(f"version {version} of '{self.registry.name}' serves{instead}")
+
+    def _loaded(self, version: str) -> ReplicateModel:
+        from lossbench.tracking.server import server_errors
+
+        try:
+            with ExitStack() as held:
+                with server_errors():
+                    folder = held.enter_context(self.registry.folder_of(version))
+                return ReplicateModel(folder)
+        except UNREADABLE as error:
+            raise GateError(
+                f"version {version} of '{self.registry.name}' cannot be loaded "
+                f"({type(error).__name__}: {first_line(error)}); is it a model of Lossbench, and whole?"
+            ) from None
 
     def follow(self, every: float) -> None:
         """Look again and again until :meth:`end`; a failure is told once, and changes nothing."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lossbench.lock import lock
-from lossbench.telling import scrubbed
+from lossbench.telling import first_line, scrubbed
 from lossbench.tracking import artifacts
 from lossbench.tracking.store import Store, check_driver, local_uri, store_of
 
@@ -276,7 +276,7 @@ def server_errors() -> Iterator[None]:
         yield
     except MlflowException as error:
         kind = _refusal(error)
-        raise kind(_first_line(error)) from None  # its text, and its cause's, may hold a password
+        raise kind(first_line(error)) from None  # its text, and its cause's, may hold a password
     except (
         requests.RequestException,
         SQLAlchemyError,
@@ -285,7 +285,7 @@ def server_errors() -> Iterator[None]:
         ParseError,
         JSONDecodeError,
     ) as error:
-        raise ServerGoneError(_first_line(error)) from None
+        raise ServerGoneError(first_line(error)) from None
 
 
 def _refusal(error: Any) -> type[Exception]:
@@ -308,11 +308,6 @@ def _refusal(error: Any) -> type[Exception]:
     if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
         return AbsentError  # MLflow's code for a missing alias
     return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
-
-
-def _first_line(error: Exception) -> str:
-    # Scrubbed before it is cut: half a password would not be recognised.
-    return (scrubbed(str(error)).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _expect_listener(store: Store) -> None:
