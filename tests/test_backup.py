@@ -126,6 +126,23 @@ def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
     assert whole(tmp_path / "after")
 
 
+def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
+    """A store is lost on Friday, and the backup is of Monday: Tuesday's decisions stand in the record alone."""
+    folder, said = study(tmp_path / "study"), []
+    backup(folder, tmp_path / "kept", say=said.append)
+    record = folder / "reports/retraining.csv"
+    then = record.read_text()
+    now = then + "2,promoted,better still\n"
+    for times in (1, 2):
+        record.write_text(now)
+        shutil.rmtree(folder / "mlartifacts")
+        (folder / "mlflow.db").unlink()
+        restore(folder, tmp_path / "kept", say=said.append)
+        assert record.read_text() == then
+        assert (folder / f"reports/retraining.csv.before-restore-{times}").read_text() == now
+    assert sum("kept as retraining.csv.before-restore" in line for line in said) == 2
+
+
 def test_a_store_made_anew_at_its_place_is_read_by_who_had_the_former_open(tmp_path):
     """A server that follows an alias runs for months; what it holds open may long be gone."""
     before = study(tmp_path / "study")

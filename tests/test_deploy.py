@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kubernetes_validate
@@ -17,7 +17,7 @@ from dvc_cases import BIN, environment
 from retraining_cases import add_images, growing_study, params, records
 from ruamel.yaml import YAML
 
-from lossbench.errors import UserError
+from lossbench.errors import GateError, UserError
 from lossbench.params import load_params
 from lossbench.retraining.run import retrain
 from lossbench.scheduling import cron, systemd
@@ -303,9 +303,9 @@ def test_systemd_itself_finds_no_fault_in_the_units(job: Job, tmp_path: Path) ->
     assert score.returncode == 0, score.stdout[-300:]
 
 
-def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The crontab of a program that keeps it in a file, for somebody who has a job of their own."""
     table = tmp_path / "table"
     table.write_text("0 1 * * * own job\n")
     fake = tmp_path / "bin" / "crontab"
@@ -315,6 +315,10 @@ def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    return table
+
+
+def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(job: Job, table: Path) -> None:
     cron.install(job, "17 3 * * *")
     cron.install(job, "@hourly")
     text = table.read_text()
@@ -324,6 +328,42 @@ def test_installing_twice_leaves_one_block_and_removing_leaves_the_other_lines(
     assert "no longer scheduled" in cron.remove(job)
     assert "nothing to do" in cron.remove(job)
     assert table.read_text() == "0 1 * * * own job\n"
+
+
+@pytest.mark.parametrize("name", ["digits", "it's 50% of ours", "a b", "数据", "$HOME"])
+@pytest.mark.parametrize("scheduler", ["cron", "systemd", "serving"])
+def test_another_study_of_the_same_name_keeps_its_schedule(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheduler: str
+) -> None:
+    """Names are made of the folder's name alone; who has moved a study installs it anew all the same."""
+    monkeypatch.setattr(systemd, "UNITS", tmp_path)
+    monkeypatch.setattr(systemd, "_expect_systemd", lambda: None)
+    monkeypatch.setattr(systemd, "called", lambda *_: "")
+    jobs = []
+    for parent in ("here", "there"):
+        (tmp_path / parent / name).mkdir(parents=True)
+        write_params(tmp_path / parent / name, params())
+        jobs.append(Job.of(tmp_path / parent / name))
+    first, second = jobs
+    put: Callable[[Job], str]
+    put, take = {
+        "cron": (lambda job: cron.install(job, "@daily"), cron.remove),
+        "systemd": (lambda job: systemd.install(job, "daily"), systemd.remove),
+        "serving": (
+            lambda job: systemd.install_service(job, "digits"),
+            lambda job: systemd.remove_service(job, "digits"),
+        ),
+    }[scheduler]
+    assert first.name == second.name
+    put(first)
+    for call in (put, take):
+        with pytest.raises(GateError, match="the schedule of another study") as refused:
+            call(second)
+        assert str(first.study) in str(refused.value)
+    put(first)
+    first.study.rename(tmp_path / "elsewhere")
+    put(second)
+    assert "nothing to do" not in take(second)
 
 
 def test_a_percent_sign_in_a_path_is_no_line_end_to_cron_and_no_specifier_to_systemd(tmp_path: Path) -> None:

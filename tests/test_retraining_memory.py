@@ -1,6 +1,7 @@
 """What a retraining remembers: the record of attempts, the frozen reference split, the looks at a test split."""
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lossbench.retraining import records, run
 from lossbench.retraining.looks import FILE, Looks, share
 from lossbench.retraining.records import Attempt
 from lossbench.retraining.reference import expect_frozen, frozen_file
+from lossbench.retraining.registry import Standing
 
 
 def test_an_interrupted_attempt_s_row_is_completed_in_its_place(tmp_path):
@@ -208,3 +210,32 @@ def test_a_record_that_a_spreadsheet_saved_is_read(tmp_path):
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     assert records.set_aside_if_unreadable(tmp_path) is None
     assert records.last_fingerprint(tmp_path) == "f"
+
+
+@pytest.mark.parametrize("harm", ["another SHA-256", "no files", "arm.json cut"])
+def test_a_rollback_to_a_version_that_cannot_be_read_moves_nothing(tmp_path, monkeypatch, harm):
+    """At night nobody looks twice: what is put into service has to be whole."""
+    moved = []
+
+    @contextmanager
+    def folder_of(version):
+        assert version == "1"
+        if harm == "another SHA-256":
+            raise GateError("models:/mine/1: weights.safetensors is not what was promoted")
+        if harm == "arm.json cut":
+            (tmp_path / "arm.json").write_text("{")
+        yield tmp_path
+
+    registry = SimpleNamespace(
+        settle=lambda: None,
+        standing=lambda: Standing("2", "1", {"1": {}, "2": {}}),
+        folder_of=folder_of,
+        roll_back=moved.append,
+    )
+    monkeypatch.setattr(run, "connect", lambda _: None)
+    monkeypatch.setattr(run, "Registry", lambda *_: registry)
+    params = SimpleNamespace(retraining=SimpleNamespace(model_name="mine", notify=[]))
+    with pytest.raises(GateError, match="the former champion cannot be read"):
+        run.rollback(params, tmp_path)
+    assert not moved
+    assert records.read(tmp_path) == []

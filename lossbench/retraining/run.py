@@ -128,6 +128,9 @@ def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
     with registry_errors():
         registry = Registry(connect(root), params.retraining.model_name)
         _catch_up(registry, params, root, say)
+        standing = registry.standing()
+        if standing.former is not None and standing.former in standing.versions:
+            _read_version(registry, standing.former, "the former champion")
         attempt = Attempt(_now(), "promoted", "")
         now, before = registry.roll_back(asdict(attempt))
     reason = f"rolled back by hand from version {before}"
@@ -410,16 +413,26 @@ def _challenger(outs: ArmOuts, data: Dataset) -> tuple[Contender, int]:
 def _champion(registry: Registry, version: str | None) -> Contender | None:
     if version is None:
         return None
+    return _read_version(registry, version, "the champion")
+
+
+def _read_version(registry: Registry, version: str, what: str) -> Contender:
+    """Load a version as it is in the registry.
+
+    Raises:
+        GateError: its files are not what was promoted, or no model.
+
+    """
     try:
         with registry.folder_of(version) as folder:
             return read_contender(f"version {version}", folder)
     except (ServerGoneError, RefusedError):
         raise
     except GateError as error:
-        raise GateError(f"the champion cannot be read: {error}") from None
+        raise GateError(f"{what} cannot be read: {error}") from None
     except UNREADABLE as error:
         raise GateError(
-            f"the champion, version {version}, cannot be read ({type(error).__name__}: {first_line(error)}); "
+            f"{what} cannot be read (version {version}: {type(error).__name__}: {first_line(error)}); "
             "restore it from a backup, or roll back"
         ) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lossbench.errors import GateError, UserError
 from lossbench.scheduling.address import write_address
-from lossbench.scheduling.job import Job, called, filled
+from lossbench.scheduling.job import Job, called, expect_own, filled
 
 NEEDS = "on Debian: apt-get install cron"
 WHEN = re.compile(r"@(hourly|daily|weekly|monthly)|[0-9A-Za-z*/,-]+( [0-9A-Za-z*/,-]+){4}")
@@ -33,6 +33,7 @@ def lines(job: Job, when: str) -> str:
 def install(job: Job, when: str) -> str:
     """Put the job's block into the user's crontab, in place of an earlier one; says so."""
     block = lines(job, when)
+    expect_own(job, _study_in(job, _read()))
     address = write_address(job.study, address_file(job))
     _write(_without(job, _read()) + block)
     if block not in _read():
@@ -50,6 +51,7 @@ def address_file(job: Job) -> Path:
 def remove(job: Job) -> str:
     """Take the job's block out; all other lines stay."""
     before = _read()
+    expect_own(job, _study_in(job, before))
     after = _without(job, before)
     if after == before:
         return f"cron: no '{job.name}' is scheduled; nothing to do"
@@ -59,8 +61,19 @@ def remove(job: Job) -> str:
 
 
 def _without(job: Job, table: str) -> str:
+    return _block(job).sub("", table)
+
+
+def _block(job: Job) -> re.Pattern[str]:
     name = re.escape(job.name)
-    return re.sub(rf"^# begin {name} .*?^# end {name}\n", "", table, flags=re.MULTILINE | re.DOTALL)
+    return re.compile(rf"^# begin {name} .*?^# end {name}\n", re.MULTILINE | re.DOTALL)
+
+
+def _study_in(job: Job, table: str) -> Path | None:
+    """Find the study whose block stands under the job's name; None where there is none."""
+    block = _block(job).search(table)
+    place = block and re.search(r" cd (.*?) && mkdir ", block[0])
+    return Path(shlex.split(place[1].replace(r"\%", "%"))[0]) if place else None
 
 
 def _read() -> str:

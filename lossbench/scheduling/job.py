@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,27 @@ class Job:
         return {"NAME": self.name, "USER": self.user, "WHEN": when} | {
             key: os.fspath(path) for key, path in paths.items()
         }
+
+
+def expect_own(job: Job, other: Path | None) -> None:
+    """Refuse to replace, or to remove, what is installed under this name for another study.
+
+    Names are made of the folder's name alone. A study that is no longer where it was is no other: it was
+    moved here, or is gone.
+
+    Args:
+        job: whose name it is.
+        other: the folder that stands in what is installed under it now; None where nothing is.
+
+    Raises:
+        GateError: naming the other study.
+
+    """
+    if other is not None and other.resolve() != job.study and (other / "params.yaml").is_file():
+        raise GateError(
+            f"'{job.name}' is the schedule of another study, {other}; take that one out first "
+            f"(--study {shlex.quote(os.fspath(other))}), or give this study's folder another name"
+        )
 
 
 def filled(template: str, words: Mapping[str, str]) -> str:

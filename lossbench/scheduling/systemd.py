@@ -1,13 +1,14 @@
 """A systemd service and its timer, for the whole machine."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from lossbench.errors import UserError
 from lossbench.scheduling.address import write_address
-from lossbench.scheduling.job import Job, called, filled
+from lossbench.scheduling.job import Job, called, expect_own, filled
 
 UNITS = Path("/etc/systemd/system")
 RUNNING = Path("/run/systemd/system")
@@ -49,6 +50,7 @@ def install_service(job: Job, model: str) -> str:
     """
     content = service(job, model)
     _expect_systemd()
+    _expect_own(job, *content)
     address = write_address(job.study, ADDRESSES / f"{job.name}.env")
     _write(content)
     (name,) = content
@@ -60,6 +62,7 @@ def remove_service(job: Job, model: str) -> str:
     """Stop the serving unit and delete it."""
     _expect_systemd()
     (name,) = service(job, model)
+    _expect_own(job, name)
     if not (UNITS / name).exists():
         return f"systemd: there is no {name}; nothing to do"
     called(["systemctl", "disable", "--now", name], NEEDS)
@@ -88,6 +91,7 @@ def install(job: Job, when: str) -> str:
     _expect_systemd()
     if shutil.which("systemd-analyze"):
         called(["systemd-analyze", "calendar", when], NEEDS)
+    _expect_own(job, *content)
     address = write_address(job.study, ADDRESSES / f"{job.name}.env")
     _write(content)
     called(["systemctl", "enable", "--now", f"{job.name}.timer"], NEEDS)
@@ -101,6 +105,7 @@ def remove(job: Job) -> str:
     """Stop the timer and delete the units; a retraining at work goes on to its end."""
     _expect_systemd()
     found = [UNITS / f"{job.name}{kind}" for kind in KINDS]
+    _expect_own(job, *(one.name for one in found))
     if not any(one.exists() for one in found):
         return f"systemd: no '{job.name}' is scheduled; nothing to do"
     called(["systemctl", "disable", "--now", f"{job.name}.timer"], NEEDS)
@@ -108,6 +113,13 @@ def remove(job: Job) -> str:
         one.unlink(missing_ok=True)
     called(["systemctl", "daemon-reload"], NEEDS)
     return f"systemd: '{job.name}' is no longer scheduled"
+
+
+def _expect_own(job: Job, *names: str) -> None:
+    for unit in (UNITS / name for name in names):
+        content = unit.read_text(encoding="utf-8") if unit.is_file() else ""
+        place = re.search(r"^WorkingDirectory=(.*)$", content, re.MULTILINE)
+        expect_own(job, Path(place[1].replace("%%", "%")) if place else None)
 
 
 def _expect_systemd() -> None:
