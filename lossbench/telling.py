@@ -74,6 +74,11 @@ def scrubbed(text: str) -> str:
     return QUERY_SECRETS.sub(r"\1…", text)
 
 
+def first_line(error: Exception) -> str:
+    """Tell an error's first line; scrubbed before it is cut: half a password would not be recognised."""
+    return (scrubbed(str(error)).splitlines() or [type(error).__name__])[0][:200]
+
+
 def shown(address: str) -> str:
     """Show an address without the credentials and the query that it may hold."""
     scheme, colon, rest = address.partition(":")

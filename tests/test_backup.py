@@ -17,7 +17,7 @@ from lossbench.doctor.runs import examine_database
 from lossbench.errors import UserError
 from lossbench.retraining.backup import backup, restore
 from lossbench.tracking.artifacts import database
-from lossbench.tracking.server import connect, tracking_uri
+from lossbench.tracking.server import ServerGoneError, connect, tracking_uri
 from lossbench.tracking.store import local_uri
 
 
@@ -124,6 +124,45 @@ def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
     folder.rename(tmp_path / "after")
     assert examine_database(tmp_path / "after") == []
     assert whole(tmp_path / "after")
+
+
+def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
+    """A store is lost on Friday, and the backup is of Monday: Tuesday's decisions stand in the record alone."""
+    folder, said = study(tmp_path / "study"), []
+    backup(folder, tmp_path / "kept", say=said.append)
+    record = folder / "reports/retraining.csv"
+    then = record.read_text()
+    now = then + "2,promoted,better still\n"
+    for times in (1, 2):
+        record.write_text(now)
+        shutil.rmtree(folder / "mlartifacts")
+        (folder / "mlflow.db").unlink()
+        restore(folder, tmp_path / "kept", say=said.append)
+        assert record.read_text() == then
+        assert (folder / f"reports/retraining.csv.before-restore-{times}").read_text() == now
+    assert sum("kept as retraining.csv.before-restore" in line for line in said) == 2
+
+
+def test_a_store_made_anew_at_its_place_is_read_by_who_had_the_former_open(tmp_path):
+    """A server that follows an alias runs for months; what it holds open may long be gone."""
+    before = study(tmp_path / "study")
+    after = study(tmp_path / "other")
+    client, other = connect(before), connect(after)
+    client.create_registered_model("former")
+    other.create_registered_model("restored")
+    (before / "mlflow.db").unlink()
+    with pytest.raises(ServerGoneError):
+        client.search_registered_models()
+    assert not (before / "mlflow.db").exists()  # nobody made an empty one
+    assert (before / "mlflow.db-wal").exists()  # the log of the store that is gone would be read into another
+    backup(after, tmp_path / "kept")
+    shutil.rmtree(before / "mlartifacts")
+    restore(before, tmp_path / "kept")
+    assert [one.name for one in client.search_registered_models()] == ["restored", "tiny"]
+    client.create_registered_model("further")
+    assert {one.name for one in connect(before).search_registered_models()} == {
+        *("further", "restored", "tiny")
+    }
 
 
 def killed_while_tables_are_made(root: Path, statement: int) -> bool:

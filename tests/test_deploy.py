@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kubernetes_validate
@@ -384,6 +384,42 @@ def test_units_are_not_taken_from_another_study_of_the_same_name(
 def test_a_name_that_cannot_stand_in_a_schedule_is_refused(job: Job, label: str) -> None:
     with pytest.raises(UserError, match=r"--name is .*allowed: letters"):
         Job.of(job.study, label)
+
+
+@pytest.mark.parametrize("name", ["digits", "it's 50% of ours", "a b", "数据", "$HOME"])
+@pytest.mark.parametrize("scheduler", ["cron", "systemd", "serving"])
+def test_another_study_of_the_same_name_keeps_its_schedule(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheduler: str
+) -> None:
+    """Names are made of the folder's name alone; who has moved a study installs it anew all the same."""
+    monkeypatch.setattr(systemd, "UNITS", tmp_path)
+    monkeypatch.setattr(systemd, "_expect_systemd", lambda: None)
+    monkeypatch.setattr(systemd, "called", lambda *_: "")
+    jobs = []
+    for parent in ("here", "there"):
+        (tmp_path / parent / name).mkdir(parents=True)
+        write_params(tmp_path / parent / name, params())
+        jobs.append(Job.of(tmp_path / parent / name))
+    first, second = jobs
+    put: Callable[[Job], str]
+    put, take = {
+        "cron": (lambda job: cron.install(job, "@daily"), cron.remove),
+        "systemd": (lambda job: systemd.install(job, "daily"), systemd.remove),
+        "serving": (
+            lambda job: systemd.install_service(job, "digits"),
+            lambda job: systemd.remove_service(job, "digits"),
+        ),
+    }[scheduler]
+    assert first.name == second.name
+    put(first)
+    for call in (put, take):
+        with pytest.raises(UserError, match="the schedule of another study") as refused:
+            call(second)
+        assert str(first.study) in str(refused.value)
+    put(first)
+    first.study.rename(tmp_path / "elsewhere")
+    put(second)
+    assert "nothing to do" not in take(second)
 
 
 def test_a_percent_sign_in_a_path_is_no_line_end_to_cron_and_no_specifier_to_systemd(tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
 """The gate: what is better gets in, what is in doubt stays out."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.params import Dataset as DatasetParams
 from lossbench.params import Retraining
 from lossbench.recipe import Compute, Network, Recipe
-from lossbench.retraining.gate import decide, judge
+from lossbench.retraining.gate import _first, decide, judge
 from lossbench.retraining.scoring import Contender, Scored, paired_difference, score
 from lossbench.tasks import task_class
+from lossbench.tasks.base import CONSTANT, Metric, Task
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
 
@@ -68,9 +74,7 @@ def test_the_champion_itself_is_recognised(data: Dataset, strong: Contender) -> 
     assert (decision.promote, decision.reason) == (False, "the challenger is the champion, bit for bit")
 
 
-def test_the_first_one_has_to_hold_the_floor_and_no_more(
-    data: Dataset, weak: Contender, strong: Contender
-) -> None:
+def test_the_first_one_has_to_hold_the_floor(data: Dataset, weak: Contender, strong: Contender) -> None:
     floor = RULES.model_copy(
         update={"floor": 0.9 * score(strong, data.split("test")).scores.metrics["accuracy"]}
     )
@@ -78,6 +82,57 @@ def test_the_first_one_has_to_hold_the_floor_and_no_more(
     refused = decide(weak, None, data, "accuracy", floor)
     assert not refused.promote
     assert "misses the floor" in refused.reason
+
+
+@pytest.mark.parametrize("floor", [None, 0.0, -5.0])
+@pytest.mark.parametrize("margin", [0.0, 0.02])
+def test_what_says_the_same_of_every_sample_is_no_first_champion(
+    data: Dataset, strong: Contender, floor: float | None, margin: float
+) -> None:
+    """Whatever floor is declared: a majority class's share may pass it."""
+    rules = RULES.model_copy(update={"floor": floor, "margin": margin})
+    nothing = {name: torch.zeros_like(value) for name, value in strong.state.items()}
+    shares = np.bincount(np.asarray(data.split("test").targets))
+    assert shares.argmax() != np.argmax(data.info.counts)  # a class that would pass for better than a floor
+    bias = [name for name, value in nothing.items() if value.shape == (10,)][-1]
+    nothing[bias][int(shares.argmax())] = 1.0
+    decision = decide(replace(strong, state=nothing), None, data, "accuracy", rules)
+    assert (decision.promote, sorted(decision.challenger)) == (False, ["reference", "test"])
+    assert "does not beat" in decision.reason
+    assert CONSTANT in decision.reason
+    kept = decide(strong, None, data, "accuracy", rules)
+    assert kept.promote
+    assert f"a {CONSTANT} has 0." in kept.reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.booleans(),
+    st.floats(0, 2),
+    st.one_of(st.floats(0, 2), st.just(math.nan), st.none()),
+    st.floats(0, 0.5),
+)
+def test_the_first_champion_beats_the_constant_whichever_way_the_metric_counts(
+    higher: bool, value: float, constant: float | None, margin: float
+) -> None:
+    """A task of the user's own may name no constant prediction, or no value of it: then the record says so."""
+    floors = {} if constant is None else {CONSTANT: {"score": constant}}
+    task = cast(
+        "Task",
+        SimpleNamespace(
+            name="mine",
+            info=SimpleNamespace(kind="mine"),
+            floors=lambda _: floors,
+            direction=lambda _: Metric("score", higher_is_better=higher),
+        ),
+    )
+    found = _first(
+        task, cast("Dataset", None), {"test": value}, "score", RULES.model_copy(update={"margin": margin})
+    )
+    if constant is None or math.isnan(constant):
+        assert (found.promote, "names no constant prediction" in found.reason) == (True, True)
+    else:
+        assert found.promote == ((value - constant if higher else constant - value) > margin)
 
 
 def test_a_gain_below_the_margin_is_none(data: Dataset, weak: Contender, strong: Contender) -> None:

@@ -1,6 +1,7 @@
 """What a retraining remembers: the record of attempts, the frozen reference split, the looks at a test split."""
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lossbench.retraining import records, run
 from lossbench.retraining.looks import FILE, Looks, share
 from lossbench.retraining.records import Attempt
 from lossbench.retraining.reference import expect_frozen, frozen_file
+from lossbench.retraining.registry import Standing
 
 
 def test_an_interrupted_attempt_s_row_is_completed_in_its_place(tmp_path):
@@ -85,11 +87,81 @@ def test_what_the_reference_split_held_keeps_its_label_and_its_place(tmp_path):
     assert expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat")) == 0
 
 
-def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path):
-    expect_frozen(tmp_path, "mine", table(r1="cat"))
-    frozen_file(tmp_path, "mine").write_bytes(b"\xff\xfe")
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("1234"), st.sampled_from(["cat", "dog"])), min_size=1, max_size=6),
+    st.randoms(),
+    st.tuples(st.sampled_from("1234"), st.sampled_from(["cat", "dog"])),
+)
+def test_an_image_that_is_there_twice_hides_no_changed_label(tmp_path_factory, rows, chance, further):
+    """In whatever order the rows come, and whether the same image had two labels from the first."""
+
+    def made(rows):
+        return pd.concat([table(**{f"r{number}": label}) for number, label in rows])
+
+    root = tmp_path_factory.mktemp("reference")
+    assert expect_frozen(root, "mine", made(rows)) == len(set(rows))
+    chance.shuffle(rows)
+    assert expect_frozen(root, "mine", made(rows)) == 0
+    rows.insert(chance.randrange(len(rows) + 1), further)
+    if rows.count(further) > 1:
+        assert expect_frozen(root, "mine", made(rows)) == 0
+    elif [number for number, _ in rows].count(further[0]) > 1:
+        with pytest.raises(GateError, match="another label"):
+            expect_frozen(root, "mine", made(rows))
+    else:
+        assert expect_frozen(root, "mine", made(rows)) == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda _: b"\xff\xfe",
+        lambda _: b"",
+        lambda _: b"sha256,label,source\n",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content + b"\0\0\n",
+        lambda content: content + b"hash of 9\n",
+        lambda content: content.replace(b",", b";"),
+        lambda content: b"<<<<<<< HEAD\n" + content,
+    ],
+)
+def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path, harm):
+    expect_frozen(tmp_path, "mine", table(r1="cat", r2="dog"))
+    file = frozen_file(tmp_path, "mine")
+    file.write_bytes(harm(file.read_bytes()))
     with pytest.raises(UserError, match=r"retraining-reference-mine\.csv"):
-        expect_frozen(tmp_path, "mine", table(r1="dog"))
+        expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat"))
+
+
+def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path):
+    expect_frozen(tmp_path, "mine", table(r1="cat"))
+    file = frozen_file(tmp_path, "mine")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert expect_frozen(tmp_path, "mine", table(r1="cat")) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '{"mine": 3}',
+        '{"mine": {"examples": null, "taken": {}}}',
+        '{"mine": {"examples": [1], "taken": {}}}',
+        '{"mine": {"examples": [], "taken": []}}',
+        '{"mine": {"examples": [], "taken": {"a": 0}}}',
+        '{"mine": {"examples": [], "taken": {"a": "1"}}}',
+        '{"mine": {"examples": [], "taken": {"a": true}}}',
+    ],
+)
+def test_damaged_looks_are_told_and_not_spent_anew(tmp_path, content):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=r"retraining-looks\.json"):
+        Looks.read(tmp_path, "mine")
 
 
 def test_all_looks_together_spend_no_more_than_the_level():
@@ -138,3 +210,32 @@ def test_a_record_that_a_spreadsheet_saved_is_read(tmp_path):
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     assert records.set_aside_if_unreadable(tmp_path) is None
     assert records.last_fingerprint(tmp_path) == "f"
+
+
+@pytest.mark.parametrize("harm", ["another SHA-256", "no files", "arm.json cut"])
+def test_a_rollback_to_a_version_that_cannot_be_read_moves_nothing(tmp_path, monkeypatch, harm):
+    """At night nobody looks twice: what is put into service has to be whole."""
+    moved = []
+
+    @contextmanager
+    def folder_of(version):
+        assert version == "1"
+        if harm == "another SHA-256":
+            raise GateError("models:/mine/1: weights.safetensors is not what was promoted")
+        if harm == "arm.json cut":
+            (tmp_path / "arm.json").write_text("{")
+        yield tmp_path
+
+    registry = SimpleNamespace(
+        settle=lambda: None,
+        standing=lambda: Standing("2", "1", {"1": {}, "2": {}}),
+        folder_of=folder_of,
+        roll_back=moved.append,
+    )
+    monkeypatch.setattr(run, "connect", lambda _: None)
+    monkeypatch.setattr(run, "Registry", lambda *_: registry)
+    params = SimpleNamespace(retraining=SimpleNamespace(model_name="mine", notify=[]))
+    with pytest.raises(GateError, match="the former champion cannot be read"):
+        run.rollback(params, tmp_path)
+    assert not moved
+    assert records.read(tmp_path) == []

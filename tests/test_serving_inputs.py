@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
 from lossbench.serving.inputs import checked_inputs
+from lossbench.serving.logged import _span
 
 IMAGES = DatasetInfo("label", ("a", "b"), (1, 2, 2), (), (0.5,), (0.2,), (1, 1), {"train": 2})
 TOKENS = DatasetInfo("tokens", ("<unk>", "x", "y"), (4,), (4,), (0.0,), (1.0,), (1, 1, 1), {"train": 2})
@@ -84,3 +85,46 @@ def test_a_model_of_fractions_takes_finite_ones(wrong):
     assert checked_inputs([[[[0.5, 1], [2, 3]]]], IMAGES, "float32").dtype == np.float32
     with pytest.raises(UserError, match="finite numbers"):
         checked_inputs([[[[wrong, 1], [2, 3]]]], IMAGES, "float32")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-0.5, 2, width=32), min_size=4, max_size=4))
+def test_images_of_fractions_are_taken_within_the_range_that_was_stored(values):
+    """Nobody is told a class of an image that was not divided by 255."""
+    sent = [[[values[:2], values[2:]]]]
+    assert checked_inputs(sent, IMAGES, "float32").shape == (
+        1,
+        1,
+        2,
+        2,
+    )  # of a source with a range of its own
+    if all(0 <= one <= 1 for one in values):
+        assert checked_inputs(sent, IMAGES, "float32", (0, 1)).ravel().tolist() == values
+    else:
+        with pytest.raises(UserError, match="numbers from 0 to 1, as stored"):
+            checked_inputs(sent, IMAGES, "float32", (0, 1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("depth", [1, 4, 31, 33, 63, 64, 65, 400])
+@pytest.mark.parametrize("innermost", [1, True, "x", None, [], [[], []], [1, [2]], 10**400])
+def test_nested_lists_of_any_depth_are_refused_in_a_sentence(dtype, depth, innermost):
+    sent = innermost
+    for _ in range(depth):
+        sent = [sent]
+    with pytest.raises(UserError, match="this model takes") as refused:
+        checked_inputs(sent, IMAGES, dtype)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("stored", "span"),
+    [
+        (np.zeros((3, 1, 2, 2), np.uint8), None),
+        (np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 1, 2, 2), (0.0, 1.0)),
+        (np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 1, 2, 2), None),
+        (np.linspace(0, 1.01, 1200, dtype=np.float32).reshape(300, 1, 2, 2), None),
+    ],
+)
+def test_the_range_is_known_where_stored_images_keep_to_it(stored, span):
+    assert _span(stored) == span

@@ -18,6 +18,7 @@ import requests
 
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError, UserError
+from lossbench.retraining.contents import UNREADABLE
 from lossbench.serving import unit
 from lossbench.serving.unit import Follower, Serving, application
 from lossbench.tracking.server import ServerGoneError
@@ -44,7 +45,10 @@ class Alias:
     name = "digits"
 
     def __init__(self):
-        self.version, self.gone = "1", False
+        self.version, self.gone, self.made = "1", False, "first"
+
+    def mark_of(self, version):
+        return self.made
 
     def version_of(self, alias):
         assert alias == "champion"
@@ -133,7 +137,7 @@ def test_what_cannot_be_loaded_changes_nothing_and_is_told_once(follower, troubl
     thread = threading.Thread(target=follower.follow, args=(0.01,), daemon=True)
     thread.start()
     time.sleep(0.2)
-    assert follower.now == Serving("1", follower.now.model)
+    assert follower.now == Serving("1", follower.now.model, "first")
     assert len([line for line in follower.said if "serves on" in line]) == 1
     assert follower.trouble
     follower.registry.gone, follower.registry.version = False, "2"
@@ -157,6 +161,10 @@ def test_what_cannot_be_loaded_changes_nothing_and_is_told_once(follower, troubl
         (json.dumps({"inputs": PIXELS, "params": {"raw": 1}}), 400, "params"),
         (json.dumps({"inputs": PIXELS, "params": []}), 200, "predictions"),
         (json.dumps({"inputs": PIXELS, "params": [1]}), 400, "params"),
+        ("", 400, "no JSON"),
+        ("{}", 400, "expected"),
+        ('{"\\ud800": 1}', 400, "ud800"),  # no text that UTF-8 can say
+        (json.dumps(dict.fromkeys(map(str, range(9999)))), 400, "..."),
     ],
 )
 def test_a_request_is_answered_or_refused_by_name(follower, body, status, named):
@@ -173,6 +181,82 @@ def test_only_a_registered_model_is_followed(tmp_path, monkeypatch, address):
     monkeypatch.setattr("lossbench.tracking.server.connect", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="allowed: models:/NAME@ALIAS or models:/NAME/VERSION"):
         Follower(tmp_path, address)
+
+
+@pytest.mark.parametrize("raised", UNREADABLE)
+def test_a_version_that_is_no_whole_model_of_ours_is_told_in_a_sentence(follower, monkeypatch, raised):
+    """Registered by hand, of another library, or cut short: no tags say what its files have to be."""
+
+    def broken(_):
+        raise raised("no arm.json\nand more")
+
+    follower.registry.version = "2"
+    monkeypatch.setattr(unit, "ReplicateModel", broken)
+    with pytest.raises(GateError, match=r"version 2 of 'digits' cannot be loaded \(.*no arm\.json.*\)"):
+        follower.look()
+    assert follower.now.version == "1"
+
+
+def test_an_answer_that_makes_no_sense_while_files_are_fetched_is_a_registry_s(follower, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def nonsense(_):
+        raise MlflowException("API request to endpoint failed with error code 503")
+
+    follower.registry.version = "2"
+    monkeypatch.setattr(follower.registry, "folder_of", nonsense)
+    with pytest.raises(ServerGoneError):
+        follower.look()
+
+
+def test_a_version_of_a_model_made_anew_is_another_though_its_number_is_the_same(follower):
+    before = follower.now
+    follower.look()
+    assert follower.now is before
+    follower.registry.made = "anew"
+    follower.look()
+    assert (follower.now.version, follower.now is before) == ("1", False)
+
+
+@pytest.mark.parametrize("alias", ["champion", "trial"])
+def test_an_alias_that_names_no_version_is_one_sentence_that_helps(follower, alias):
+    follower.alias, follower.now = alias, None
+    follower.registry = SimpleNamespace(
+        name="digits", version_of=lambda _: None, aliases=lambda: {"previous_champion"}
+    )
+    helps = {"champion": "`lossbench retrain` makes the first", "trial": "there are: previous_champion"}
+    with pytest.raises(GateError, match=helps[alias]) as refused:
+        follower.look()
+    assert "'digits'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "named"),
+    [
+        ({"port": 65536}, UserError, "--port is 65536"),
+        ({"port": -1}, UserError, "--port is -1"),
+        ({"every": 0.0}, UserError, "--every is 0"),
+        ({"every": -1.0}, UserError, "--every is -1"),
+        ({"every": float("nan")}, UserError, "--every is nan"),
+        ({"every": 1e300}, UserError, "--every is 1e"),
+        ({"host": "no.such.host.invalid"}, GateError, "no.such.host.invalid"),
+        ({"host": "a" * 70}, GateError, "cannot be listened on"),
+        ({"host": "192.0.2.1"}, GateError, "192.0.2.1"),  # nobody's: RFC 5737
+        ({"port": "taken"}, GateError, "in use"),
+    ],
+)
+def test_where_nobody_may_listen_is_one_sentence_before_anything_is_loaded(
+    tmp_path, monkeypatch, given, error, named
+):
+    monkeypatch.setattr(unit, "Follower", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        if given.get("port") == "taken":
+            given = {"port": other.getsockname()[1]}
+        asked = {"host": "127.0.0.1", "port": 0, "every": 3.0} | given
+        with pytest.raises(error, match=named):
+            unit.serve(tmp_path, "models:/digits@champion", **asked)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from lossbench.retraining.contents import file_digest
 from lossbench.tracking import artifacts
 from lossbench.tracking.artifacts import FOLDER as ARTIFACTS
 from lossbench.tracking.outs import home_of
-from lossbench.tracking.server import RefusedError, ServerGoneError, connect
+from lossbench.tracking.server import RefusedError, ServerGoneError, connect, remove_store
 from lossbench.tracking.store import STORE, store_of
 
 RECORDS = "reports/retraining*"
@@ -118,11 +118,13 @@ def restore(root: Path, source: Path, say: Say = print) -> None:
                 raise UserError(f"{root / name}: is there already; move it away first")
         # The store last, complete and with its new addresses: without it nothing was restored.
         for name in (one for one in files if one != STORE):
+            _keep_aside(root / name, files[name], say)
             _copy(source / name, root / name)
         if STORE in files:
             part = root.resolve() / f".{STORE}.part"
             _copy(source / STORE, part)
             artifacts.follow(part)
+            remove_store(root / STORE)  # the log of a store that is gone would be read into this one
             part.replace(root / STORE)
     say(f"{len(files)} files are back; `lossbench track` completes the record, `lossbench retrain` goes on")
 
@@ -144,6 +146,17 @@ def _inventory(source: Path) -> dict[str, str]:
         if file_digest(source / name) != digest:
             raise UserError(f"{source / name}: damaged (another SHA-256 than {INVENTORY} says)")
     return files
+
+
+def _keep_aside(file: Path, digest: str, say: Say) -> None:
+    """Rename a record that is there and is another: what was decided since the backup stands in it alone."""
+    if not file.is_file() or file_digest(file) == digest:
+        return
+    number = 1
+    while (aside := file.with_name(f"{file.name}.before-restore-{number}")).exists():
+        number += 1
+    file.replace(aside)
+    say(f"{file}: was there, and another than the backup's; kept as {aside.name}")
 
 
 def _copy(file: Path, to: Path) -> None:

@@ -4,11 +4,17 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lossbench.errors import GateError
+from safetensors import SafetensorError
+
+from lossbench.errors import GateError, UserError
 
 WEIGHTS = "weights.safetensors"
 CODE = "lossbench-*.zip"
 """The package that MLflow's own server answers by."""
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError
+)  # fmt: skip
+"""What files that are cut short, emptied, of another version or no model of ours make their readers raise."""
 FILES = (WEIGHTS, "arm.json", "dataset.json", "serving.json")
 
 

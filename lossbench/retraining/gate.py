@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,11 +14,13 @@ import numpy.typing as npt
 from lossbench.data.dataset import Dataset
 from lossbench.params import Retraining
 from lossbench.retraining.scoring import Contender, Difference, Scored, drop_errors, paired_difference, score
-from lossbench.tasks.base import Scores, Task
+from lossbench.tasks.base import CONSTANT, Scores, Task
 
 Array = npt.NDArray[Any]
 Slices = Mapping[str, Mapping[str, Array]]
 """split → slice's name → numbers of its samples."""
+ONE_CLASS = ("label", "mask")
+"""Kinds of target that name one class per position."""
 Groups = Mapping[str, Array]
 """split → (N,) number of each sample's group; a split that is missing has none."""
 
@@ -54,10 +57,11 @@ def decide(
 ) -> Decision:
     """Decide on a promotion.
 
-    The challenger must hold the absolute floor; on the test split the paired interval's lower bound must
-    exceed the margin; on the reference split, which no retraining ever trains on, it must not lie wholly
-    below −margin; and no class or slice may score worse than the champion's by more than its limit and one
-    standard error. Without a champion only the floor counts.
+    The challenger must hold the absolute floor, and the first champion beat what needs no training; on the
+    test split the paired interval's lower bound must exceed the margin; on the reference split, which no
+    retraining ever trains on, it must not lie wholly below −margin; and no class or slice may score worse
+    than the champion's by more than its limit and one standard error. Without a champion only the floor
+    counts, and the task's constant prediction.
 
     Args:
         challenger: who wants the place.
@@ -78,7 +82,7 @@ def decide(
     if refusal:
         return Decision(False, refusal, challenger=found)
     if champion is None:
-        return Decision(True, f"the first champion: {_floor_held(found['test'], metric, rules)}", {}, found)
+        return _first(challenger.task, data, found, metric, rules)
     refusal = _incomparable(challenger, champion)
     if refusal:
         return Decision(False, refusal, challenger=found)
@@ -151,10 +155,48 @@ def _unfit(
     return f"the challenger's {metric} of {found['test']:.4f} misses the floor of {rules.floor:g}"
 
 
-def _floor_held(value: float, metric: str, rules: Retraining) -> str:
-    if rules.floor is None:
-        return f"{metric} {value:.4f}, no floor declared"
-    return f"{metric} {value:.4f} holds the floor of {rules.floor:g}"
+def _first(task: Task, data: Dataset, found: Mapping[str, float], metric: str, rules: Retraining) -> Decision:
+    """Judge the first champion, which has nobody to beat but the floor and what needs no training.
+
+    A declared floor does not let in what a constant beats: as data shift, the commonest class's share may
+    pass a floor that was high when it was written.
+    """
+    value, held = found["test"], "no floor declared"
+    if rules.floor is not None:
+        held = f"the floor of {rules.floor:g} is held"
+    constant = _best_constant(task, data, metric)
+    if constant is None:
+        said = f"the task '{task.name}' names no {CONSTANT} to hold it against"
+    else:
+        gain = (value - constant) * (1 if task.direction(metric).higher_is_better else -1)
+        if not gain > rules.margin:
+            margin = f" by more than {rules.margin:g}" if rules.margin else ""
+            reason = (
+                f"no first champion: {metric} {value:.4f} does not beat the {constant:.4f} of a "
+                f"{CONSTANT}, which needs no training{margin}"
+            )
+            return Decision(False, reason, challenger=found)
+        said = f"a {CONSTANT} has {constant:.4f}"
+    return Decision(True, f"the first champion: {metric} {value:.4f}, {held}; {said}", challenger=found)
+
+
+def _best_constant(task: Task, data: Dataset, metric: str) -> float | None:
+    """Score what says the same of every sample; None where a task of the user's own names nothing such.
+
+    The task's own is the commonest class of training. Where the shares of test differ by chance, whoever says
+    another class alone would pass for better: so the commonest class of test counts as well.
+    """
+    values = [task.floors(data).get(CONSTANT, {}).get(metric, math.nan)]
+    if task.info.kind in ONE_CLASS:
+        targets = np.asarray(data.split("test").targets)
+        known = targets[(targets >= 0) & (targets < len(task.info.classes))]
+        other = copy(task)
+        other.info = replace(task.info, counts=np.bincount(known, minlength=len(task.info.classes)).tolist())
+        values.append(other.score(other.majority_digests(targets), targets).metrics[metric])
+    if not math.isfinite(values[0]):
+        return None
+    best = max if task.direction(metric).higher_is_better else min
+    return best(one for one in values if math.isfinite(one))
 
 
 def _incomparable(challenger: Contender, champion: Contender) -> str | None:
@@ -163,7 +205,7 @@ def _incomparable(challenger: Contender, champion: Contender) -> str | None:
     if unknown:
         return (
             f"the champion does not know the class '{unknown[0]}'; scores on it cannot be compared: "
-            "delete the alias 'champion' to begin anew with the floor alone"
+            "delete the alias 'champion' to begin anew: a first champion is judged then"
         )
     if new.classes != old.classes:
         return "the champion's classes differ from the challenger's; scores cannot be compared"

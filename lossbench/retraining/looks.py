@@ -81,11 +81,21 @@ def _content(root: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_bytes())
-        if not all({"examples", "taken"} <= set(one) for one in content.values()):
+        if not all(map(_whole, content.values())):
             raise ValueError
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         raise UserError(
             f"{file}: not what a retraining wrote; restore it from git or a backup, or delete it: the level "
             "of the gate is then spent anew"
         ) from None
     return dict(content)
+
+
+def _whole(one: Any) -> bool:
+    """Say whether this is what one dataset's looks are written as."""
+    numbers = one["taken"].values()
+    return (
+        isinstance(one["examples"], list)
+        and all(isinstance(example, str) for example in one["examples"])
+        and all(type(number) is int and number > 0 for number in numbers)
+    )

@@ -53,25 +53,33 @@ def expect_frozen(root: Path, dataset: str, table: "pd.DataFrame", anew: bool = 
 
     """
     file = frozen_file(root, dataset)
-    known = {} if anew else _read(file)
-    now = {one.sha256: one for one in _samples(table[table["split"] == "reference"])}
+    known = [] if anew else _read(file)
+    frozen = {one.sha256 for one in known}
+    now = _samples(table[table["split"] == "reference"])
     _expect_labels(known, now, dataset)
-    elsewhere = {one.sha256: one for one in _samples(table[table["split"] != "reference"])}
-    moved = [one for key, one in known.items() if key not in now and key in elsewhere]
+    here = {one.sha256 for one in now}
+    elsewhere = {one.sha256 for one in _samples(table[table["split"] != "reference"])}
+    moved = [one for one in known if one.sha256 not in here and one.sha256 in elsewhere]
     _refuse(moved, "went to another split", dataset)
-    gone = [one for key, one in known.items() if key not in now and key not in elsewhere]
+    gone = [one for one in known if one.sha256 not in here and one.sha256 not in elsewhere]
     _refuse(gone, "are gone (or their content was changed)", dataset)
-    added = [one for key, one in now.items() if key not in known]
-    if added or anew:
-        _write(file, [*known.values(), *added])
+    added = list({(one.sha256, one.label): one for one in now if one.sha256 not in frozen}.values())
+    if added:
+        _write(file, [*known, *added])
+    elif anew:
+        file.unlink(missing_ok=True)  # an empty list is a damaged one
     return len(added)
 
 
-def _expect_labels(known: dict[str, Known], now: dict[str, Known], dataset: str) -> None:
+def _expect_labels(known: list[Known], now: list[Known], dataset: str) -> None:
+    """Refuse a label that a known sample did not have; the same image may be there twice, and with two."""
+    labels: dict[str, list[str]] = {}
+    for one in known:
+        labels.setdefault(one.sha256, []).append(one.label)
     changed = [
-        Known(key, f"{one.label} → {now[key].label}", now[key].source)
-        for key, one in known.items()
-        if key in now and now[key].label != one.label
+        Known(one.sha256, f"{' or '.join(labels[one.sha256])} → {one.label}", one.source)
+        for one in now
+        if one.label not in labels.get(one.sha256, [one.label])
     ]
     _refuse(changed, "have another label than when it was made", dataset)
 
@@ -96,18 +104,23 @@ def _samples(table: "pd.DataFrame") -> list[Known]:
     ]
 
 
-def _read(file: Path) -> dict[str, Known]:
+def _read(file: Path) -> list[Known]:
+    """Read the list; a part of it that is lost would be frozen anew, as it is then."""
     if not file.exists():
-        return {}
+        return []
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
-        return {row["sha256"]: Known(*(row[name] for name in COLUMNS)) for row in rows}
-    except (UnicodeDecodeError, csv.Error, KeyError):
+        text = file.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark first
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        found = [Known(*(row[name] for name in COLUMNS)) for row in rows]
+        whole = all(one.sha256 and one.label is not None and one.source is not None for one in found)
+        if not found or not whole or not text.endswith("\n"):
+            raise ValueError
+    except (ValueError, csv.Error, KeyError):
         raise UserError(
             f"{file}: not what a retraining wrote; restore it from git or a backup: it says what the frozen "
             "reference split holds"
         ) from None
+    return found
 
 
 def _write(file: Path, samples: list[Known]) -> None:

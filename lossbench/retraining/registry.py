@@ -122,6 +122,11 @@ class Registry:
         """Ask who is champion alone."""
         return self.version_of(CHAMPION)
 
+    def aliases(self) -> set[str]:
+        """Ask which aliases there are; none where there is no model."""
+        model = self._model()
+        return set() if model is None else set(model.aliases)
+
     def version_of(self, alias: str) -> str | None:
         """Ask which version an alias names; None where it names none."""
         model = self._model()
@@ -131,6 +136,13 @@ class Registry:
         if model is not None:
             self._expect_none(alias)
         return None
+
+    def mark_of(self, version: str) -> str:
+        """Ask what tells a version from another of its number: a model made anew begins at 1 again."""
+        found = self.client.get_model_version(self.name, version)
+        if self._checked(found) != version:
+            raise self._nonsense(f"asked for version {version}, it answers with {found.version}")
+        return f"{found.creation_timestamp} {found.source}"
 
     def _model(self) -> "RegisteredModel | None":
         try:
@@ -440,7 +452,9 @@ class Registry:
         """Download a version's files; see :meth:`folder_of`."""
         found = self.standing().versions
         if version not in found:
-            raise GateError(f"'{self.name}' has no version {version}")
+            raise GateError(
+                f"'{self.name}' has no version {version}; there are: {', '.join(found) or 'none'}"
+            )
         return download(f"models:/{self.name}/{version}", into, digests_of(version, found[version]))
 
 

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
@@ -26,7 +25,7 @@ from lossbench.params import Params
 from lossbench.retraining import records
 from lossbench.retraining.changes import fingerprint
 from lossbench.retraining.choice import challenger_arm, experiment_of
-from lossbench.retraining.contents import WEIGHTS, contents, file_digest
+from lossbench.retraining.contents import UNREADABLE, WEIGHTS, contents, file_digest
 from lossbench.retraining.gate import Decision, Groups, Slices, decide
 from lossbench.retraining.looks import Looks
 from lossbench.retraining.notify import notify
@@ -43,7 +42,7 @@ from lossbench.retraining.registry import (
 )
 from lossbench.retraining.scoring import Contender, contender, read_contender
 from lossbench.serving.logged import carry_code, log_model, median_seed
-from lossbench.telling import scrubbed
+from lossbench.telling import first_line, scrubbed
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import data_digest, digest, revision, study_name
@@ -129,6 +128,9 @@ def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
     with registry_errors():
         registry = Registry(connect(root), params.retraining.model_name)
         _catch_up(registry, params, root, say)
+        standing = registry.standing()
+        if standing.former is not None and standing.former in standing.versions:
+            _read_version(registry, standing.former, "the former champion")
         attempt = Attempt(_now(), "promoted", "")
         now, before = registry.roll_back(asdict(attempt))
     reason = f"rolled back by hand from version {before}"
@@ -188,7 +190,9 @@ class _Attempt:
             attempt = replace(attempt, reason=f"{error}; the champion stays")
         except Exception as error:  # a bug, or a machine's failure: an attempt that failed all the same
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
-            attempt = replace(attempt, reason=f"{type(error).__name__}: {_line(error)}; the champion stays")
+            attempt = replace(
+                attempt, reason=f"{type(error).__name__}: {first_line(error)}; the champion stays"
+            )
         self._end(attempt)
         return 1 if attempt.outcome == "failed" else 0
 
@@ -407,17 +411,26 @@ def _challenger(outs: ArmOuts, params: Params, data: Dataset) -> tuple[Contender
 def _champion(registry: Registry, version: str | None) -> Contender | None:
     if version is None:
         return None
+    return _read_version(registry, version, "the champion")
+
+
+def _read_version(registry: Registry, version: str, what: str) -> Contender:
+    """Load a version as it is in the registry.
+
+    Raises:
+        GateError: its files are not what was promoted, or no model.
+
+    """
     try:
         with registry.folder_of(version) as folder:
             return read_contender(f"version {version}", folder)
     except (ServerGoneError, RefusedError):
         raise
     except GateError as error:
-        raise GateError(f"the champion cannot be read: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserError) as error:
-        # Cut short, emptied, of another version: whatever its files make the readers raise.
+        raise GateError(f"{what} cannot be read: {error}") from None
+    except UNREADABLE as error:
         raise GateError(
-            f"the champion, version {version}, cannot be read ({type(error).__name__}: {_line(error)}); "
+            f"{what} cannot be read (version {version}: {type(error).__name__}: {first_line(error)}); "
             "restore it from a backup, or roll back"
         ) from None
 
@@ -462,10 +475,6 @@ def _logged(client: "MlflowClient", params: Params, root: Path, outs: ArmOuts) -
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _line(error: Exception) -> str:
-    return (scrubbed(str(error)).splitlines() or [""])[0][:200]
 
 
 @contextmanager

@@ -12,29 +12,31 @@ from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError, brief
 
 Array = npt.NDArray[Any]
+Span = tuple[float, float]
 
 
-def checked_inputs(given: Any, info: DatasetInfo, dtype: str) -> Array:
+def checked_inputs(given: Any, info: DatasetInfo, dtype: str, span: Span | None = None) -> Array:
     """Check inputs and give them as they are stored.
 
     Args:
         given: an array, or nested lists as JSON has them: (N, *input_shape).
         info: of the dataset that the model was trained on.
         dtype: of its stored inputs.
+        span: least and greatest value of the stored inputs, where their type does not say it.
 
     Raises:
         UserError: naming what was found and what is expected.
 
     """
-    expected = _expected(info, dtype)
+    low, high = span or bounds(info, dtype)
+    expected = _expected(info, dtype, low, high)
     values = given if isinstance(given, np.ndarray) else _listed(given, expected)
     if values.dtype == object or not isinstance(given, np.ndarray):
         _check_kinds(values, dtype, expected)
     elif not _fits(values.dtype, np.dtype(dtype)):
         raise UserError(f"inputs of dtype {values.dtype} (values such as {_some(values)}); {expected}")
     if values.shape[1:] != info.input_shape or values.ndim != 1 + len(info.input_shape):
-        raise UserError(f"inputs of shape {values.shape}; {expected}")
-    low, high = bounds(info, dtype)
+        raise UserError(f"inputs of shape {brief(values.shape)}; {expected}")
     if np.dtype(dtype).kind == "f":
         try:
             values = values.astype(np.float64)
@@ -43,7 +45,7 @@ def checked_inputs(given: Any, info: DatasetInfo, dtype: str) -> Array:
     if values.size:
         least, most = values.min(), values.max()
         if not (low <= least and most <= high):  # NaN is in no range
-            raise UserError(f"inputs from {least} to {most}; {expected}")
+            raise UserError(f"inputs from {_written(least)} to {_written(most)}; {expected}")
     return values.astype(dtype)
 
 
@@ -56,12 +58,21 @@ def bounds(info: DatasetInfo, dtype: str) -> tuple[float, float]:
     return limits.min, limits.max
 
 
-def _expected(info: DatasetInfo, dtype: str) -> str:
+def _expected(info: DatasetInfo, dtype: str, low: float, high: float) -> str:
     sizes = ", ".join(str(size) for size in info.input_shape)
-    low, high = bounds(info, dtype)
     whole = np.dtype(dtype).kind in "iu"
-    span = f"whole numbers from {low:g} to {high:g}" if whole else "finite numbers"
-    return f"this model takes (N, {sizes}) of {dtype}: {span}, as stored (not divided by 255, not text)"
+    if not whole and (low, high) == bounds(info, dtype):
+        span = "finite numbers, as stored (not text)"
+    elif not whole:
+        span = f"numbers from {low:g} to {high:g}, as stored (not 0 to 255, not text)"
+    else:
+        span = f"whole numbers from {low:g} to {high:g}, as stored (not divided by 255, not text)"
+    return f"this model takes (N, {sizes}) of {dtype}: {span}"
+
+
+def _written(value: Any) -> str:
+    """A number of a sentence's length, whatever JSON held."""
+    return brief(value) if isinstance(value, int) else str(value)
 
 
 def _listed(given: Any, expected: str) -> Array:
@@ -77,11 +88,12 @@ def _listed(given: Any, expected: str) -> Array:
 def _check_kinds(values: Array, dtype: str, expected: str) -> None:
     """Refuse values of another kind, by the first of them; booleans are numbers to Python, not to us."""
     allowed = {int} if np.dtype(dtype).kind in "iu" else {int, float}
-    kinds = {type(one) for one in values.flat}
+    every = values.ravel()  # not .flat, which ends at 32 dimensions
+    kinds = {type(one) for one in every}
     wrong = {one for one in kinds - allowed if not issubclass(one, np.integer)}
     if not wrong:
         return
-    first = next(one for one in values.flat if type(one) in wrong)
+    first = next(one for one in every if type(one) in wrong)
     if isinstance(first, list):
         raise UserError(f"inputs whose rows differ in length; {expected}")
     raise UserError(f"inputs hold {_kind(first)}; {expected}")

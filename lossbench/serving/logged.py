@@ -37,6 +37,8 @@ REQUIREMENTS = (
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of all files in the archive: equal code gives equal bytes."""
 EXAMPLES = 2
+ROWS = 256
+"""Inputs that are looked at together."""
 PARTS = "replicate"
 """Folder of the replicate in a model's data."""
 
@@ -194,8 +196,25 @@ def pack_replicate(folder: Path, params: Params, outs: ArmOuts, seed: int) -> No
     shutil.copyfile(outs.folder / "arm.json", folder / "arm.json")
     shutil.copyfile(data.folder / "dataset.json", folder / "dataset.json")
     options = params.datasets[name].model_extra or {} if name in params.datasets else {}
-    dtype = str(data.split("test").inputs.dtype)
-    link.write(folder, seed=seed, resize=str(options.get("resize", "stretch")), dtype=dtype)
+    seen = data.split("validation").inputs
+    more = {"resize": str(options.get("resize", "stretch")), "dtype": str(seen.dtype), "span": _span(seen)}
+    link.write(folder, seed=seed, **more)
+
+
+def _span(inputs: Any) -> tuple[float, float] | None:
+    """Least and greatest value of stored inputs, where it follows from them and not from their type.
+
+    Images of fractions lie in 0..1, as every reader of ours writes them. A source of the user's own may store
+    others: what such a model may be asked is not known.
+    """
+    if inputs.dtype.kind != "f":
+        return None
+    low, high = 0.0, 1.0
+    for start in range(0, len(inputs), ROWS):
+        rows = inputs[start : start + ROWS]
+        if rows.min() < low or rows.max() > high:
+            return None
+    return low, high
 
 
 def _signature(example: Any, parts: Path) -> "ModelSignature":

@@ -52,11 +52,13 @@ class ReplicateModel:
         said = json.loads((folder / "serving.json").read_bytes())
         self.resize = str(said.get("resize", "stretch"))
         self.dtype = str(said.get("dtype", "int64" if self.info.kind == "tokens" else "uint8"))
+        span = said.get("span")  # not in models of a time when none was written
+        self.span = None if span is None else (float(span[0]), float(span[1]))
         self.task, self.predictor = load_predictor(self.arm, self.info, folder / "weights.safetensors")
 
     def checked(self, given: Any) -> Array:
         """Check inputs (an array, or nested lists); see :func:`lossbench.serving.inputs.checked_inputs`."""
-        return checked_inputs(given, self.info, self.dtype)
+        return checked_inputs(given, self.info, self.dtype, self.span)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[Answer]:
         """Answer for each input.

@@ -7,34 +7,48 @@ not answer, changes nothing: the former version serves on, and `/health` says so
 """
 
 import json
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossbench.errors import GateError, UserError
+from lossbench.errors import GateError, UserError, brief
+from lossbench.retraining.contents import UNREADABLE
 from lossbench.serving.replicate import ReplicateModel
 from lossbench.serving.source import ADDRESS
-from lossbench.telling import printable, scrubbed
+from lossbench.telling import first_line, printable, scrubbed
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from lossbench.retraining.registry import Registry
+
 LARGEST = 64 * 2**20
 """Bytes of a request."""
+LAST_PORT = 65535
 FIELDS = {"inputs", "params"}
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Serving:
-    """The version that answers now."""
+    """The version that answers now.
+
+    Attributes:
+        version: its number.
+        model: loaded.
+        mark: what tells it from another version of that number.
+
+    """
 
     version: str
     model: ReplicateModel
+    mark: str = ""
 
 
 class Follower:
@@ -74,16 +88,28 @@ class Follower:
         """
         version = self.fixed or self.registry.version_of(self.alias)
         if version is None:
-            raise GateError(
-                f"{self.address}: the alias names no version; `lossbench retrain` makes the first champion"
-            )
-        if self.now is not None and self.now.version == version:
+            raise _nobody(self.registry, self.alias)
+        mark = self.registry.mark_of(version)
+        if self.now is not None and (self.now.version, self.now.mark) == (version, mark):
             return
-        with self.registry.folder_of(version) as folder:
-            model = ReplicateModel(folder)
-        before, self.now = self.now, Serving(version, model)  # one assignment: a request sees either
+        model = self._loaded(version)
+        before, self.now = self.now, Serving(version, model, mark)  # one assignment: a request sees either
         instead = f", in place of version {before.version}" if before else ""
         self.say(f"version {version} of '{self.registry.name}' serves{instead}")
+
+    def _loaded(self, version: str) -> ReplicateModel:
+        from lossbench.tracking.server import server_errors
+
+        try:
+            with ExitStack() as held:
+                with server_errors():
+                    folder = held.enter_context(self.registry.folder_of(version))
+                return ReplicateModel(folder)
+        except UNREADABLE as error:
+            raise GateError(
+                f"version {version} of '{self.registry.name}' cannot be loaded "
+                f"({type(error).__name__}: {first_line(error)}); is it a model of Lossbench, and whole?"
+            ) from None
 
     def follow(self, every: float) -> None:
         """Look again and again until :meth:`end`; a failure is told once, and changes nothing."""
@@ -101,6 +127,18 @@ class Follower:
     def end(self) -> None:
         """Stop following."""
         self._ended.set()
+
+
+def _nobody(registry: "Registry", alias: str) -> GateError:
+    """Say that an alias names no version, and what would help."""
+    from lossbench.retraining.registry import CHAMPION
+
+    if alias == CHAMPION:
+        return GateError(
+            f"'{registry.name}' has no champion; nothing to serve: `lossbench retrain` makes the first"
+        )
+    known = ", ".join(sorted(registry.aliases())) or "none"
+    return GateError(f"'{registry.name}' has no version that is '{alias}'; there are: {known}")
 
 
 def application(follower: Follower) -> "Starlette":
@@ -143,7 +181,8 @@ def application(follower: Follower) -> "Starlette":
 def _refused(status: int, sentence: str) -> "Response":
     from starlette.responses import JSONResponse
 
-    return JSONResponse({"error_code": "BAD_REQUEST", "message": sentence}, status_code=status)
+    # Escaped: what a client sent stands in the sentence, and may not be text that UTF-8 can say.
+    return JSONResponse({"error_code": "BAD_REQUEST", "message": printable(sentence)}, status_code=status)
 
 
 def _answer(model: ReplicateModel, body: bytes) -> list[dict[str, Any]]:
@@ -152,8 +191,8 @@ def _answer(model: ReplicateModel, body: bytes) -> list[dict[str, Any]]:
     except (ValueError, RecursionError):
         raise UserError('the request is no JSON; expected: {"inputs": [...]}') from None
     if not isinstance(asked, dict) or "inputs" not in asked or set(asked) - FIELDS:
-        found = ", ".join(sorted(map(str, asked))) if isinstance(asked, dict) else type(asked).__name__
-        raise UserError(f'the request has {found or "nothing"}; expected: "inputs", and "params" if need be')
+        found = brief(sorted(asked)) if isinstance(asked, dict) else type(asked).__name__
+        raise UserError(f'the request has {found}; expected: "inputs", and "params" if need be')
     params = asked.get("params") or {}
     if (
         not isinstance(params, dict)
@@ -167,7 +206,15 @@ def _answer(model: ReplicateModel, body: bytes) -> list[dict[str, Any]]:
 def serve(root: Path, address: str, host: str, port: int, every: float) -> None:
     """Serve until ended by a signal; requests that were begun are answered first.
 
+    Args:
+        root: the study's folder.
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        host: to listen on.
+        port: likewise; 0: any that is free.
+        every: seconds between two looks at the alias.
+
     Raises:
+        UserError: for another address, or a number out of its range.
         GateError: the model cannot be loaded, or nobody may listen there.
 
     """
@@ -175,18 +222,47 @@ def serve(root: Path, address: str, host: str, port: int, every: float) -> None:
 
     from lossbench.tracking.server import RefusedError, ServerGoneError
 
+    if not 0 < every <= threading.TIMEOUT_MAX:  # NaN is in no range
+        raise UserError(f"--every is {every:g}; allowed: seconds, more than 0")
+    with _bound(host, port) as bound:
+        try:
+            follower = Follower(root, address, _say)
+            follower.look()
+        except (ServerGoneError, RefusedError) as error:
+            raise GateError(f"--model {address}: {error}") from None
+        following = threading.Thread(target=follower.follow, args=(every,), daemon=True)
+        following.start()
+        _say(f"http://{_place(host, bound.getsockname()[1])}/invocations")
+        server = uvicorn.Server(uvicorn.Config(application(follower), log_level="warning"))
+        try:
+            server.run(sockets=[bound])
+        finally:
+            follower.end()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded; who asks before a version is there is refused, as before."""
+    if not 0 <= port <= LAST_PORT:
+        raise UserError(f"--port is {port}; allowed: 0 to {LAST_PORT}")
     try:
-        follower = Follower(root, address, _say)
-        follower.look()
-    except (ServerGoneError, RefusedError) as error:
-        raise GateError(f"--model {address}: {error}") from None
-    following = threading.Thread(target=follower.follow, args=(every,), daemon=True)
-    following.start()
-    _say(f"http://{host}:{port}/invocations")
-    try:
-        uvicorn.run(application(follower), host=host, port=port, log_level="warning")
-    finally:
-        follower.end()
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind)
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a former unit's connections
+            taken.bind(place)
+        except OSError:
+            taken.close()
+            raise
+        return taken
+    except (OSError, UnicodeError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise GateError(
+            f"{_place(host, port)} cannot be listened on ({said}); name another --port or --host"
+        ) from None
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _say(sentence: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lossbench.lock import lock
-from lossbench.telling import scrubbed
+from lossbench.telling import first_line, scrubbed
 from lossbench.tracking import artifacts
 from lossbench.tracking.environment import prepare_environment
 from lossbench.tracking.store import Store, check_driver, local_uri, store_of
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CONNECT_TIMEOUT = 2.0
+FILE = "lossbench.file"
+"""Where a pooled connection keeps which file it has open."""
 BUSY = 60_000
 """Milliseconds to wait while others write to the same SQLite file."""
 NO_ALIAS = re.compile(r"Registered model alias .* not found")
@@ -90,7 +92,7 @@ def make_store(file: Path) -> None:
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     part = file.with_name(f".{file.name}.part")
-    _remove_store(part)
+    remove_store(part)
     opened = set(_OPENED)
     engine = create_sqlalchemy_engine(local_uri(part))
     try:
@@ -100,14 +102,15 @@ def make_store(file: Path) -> None:
             left.close()
         with closing(sqlite3.connect(part)) as database:  # all into one file, for only one is renamed
             database.execute("PRAGMA journal_mode=DELETE")
-        _remove_store(file)  # an empty file, or the log of a store that is gone
+        remove_store(file)  # an empty file, or the log of a store that is gone
         part.replace(file)
     finally:
         engine.dispose()
-        _remove_store(part)
+        remove_store(part)
 
 
-def _remove_store(file: Path) -> None:
+def remove_store(file: Path) -> None:
+    """Remove a SQLite file, and the logs beside it, which belong to it alone."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
@@ -143,22 +146,50 @@ def _write_ahead() -> None:
 
     A killed process loses nothing; a power cut may take the last moments but leaves the file whole, and
     the outs still hold what it took.
+
+    A store that was lost, and made anew or restored at its place, is opened anew: who holds on to the file
+    that is gone (a server that follows an alias) would read, and write, what nobody else sees.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
+    from sqlalchemy.exc import DisconnectionError
 
-    def set_pragmas(connection: Any, _record: Any) -> None:
+    def set_pragmas(connection: Any, record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
             _OPENED.add(connection)
+            record.info[FILE] = _file_of(connection)
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={BUSY}")
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=NORMAL")
             cursor.close()
 
+    def expect_same_file(_connection: Any, record: Any, _proxy: Any) -> None:
+        known = record.info.get(FILE)
+        if known is not None and _identity(known[0]) != known[1]:
+            raise DisconnectionError(f"{known[0]} is another file than it was")
+
     event.listen(Engine, "connect", set_pragmas)
+    event.listen(Engine, "checkout", expect_same_file)
     event.listen(Engine, "close", lambda connection, _record: _OPENED.discard(connection))
     atexit.register(_close_store)
+
+
+def _file_of(connection: sqlite3.Connection) -> tuple[str, tuple[int, int]] | None:
+    """Find the file behind a connection, and what tells it from another at its place; None for memory."""
+    path = next((row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main"), "")
+    return (path, _identity(path)) if path else None
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """What tells a file from another at its place.
+
+    Raises:
+        FileNotFoundError: it is gone; to connect would make an empty one.
+
+    """
+    found = os.stat(path)  # noqa: PTH116  # asked at every statement of MLflow's
+    return found.st_dev, found.st_ino
 
 
 def _close_store() -> None:
@@ -224,7 +255,7 @@ def server_errors() -> Iterator[None]:
         yield
     except MlflowException as error:
         kind = _refusal(error)
-        raise kind(_first_line(error)) from None  # its text, and its cause's, may hold a password
+        raise kind(first_line(error)) from None  # its text, and its cause's, may hold a password
     except (
         requests.RequestException,
         SQLAlchemyError,
@@ -233,7 +264,7 @@ def server_errors() -> Iterator[None]:
         ParseError,
         JSONDecodeError,
     ) as error:
-        raise ServerGoneError(_first_line(error)) from None
+        raise ServerGoneError(first_line(error)) from None
 
 
 def _refusal(error: Any) -> type[Exception]:
@@ -256,11 +287,6 @@ def _refusal(error: Any) -> type[Exception]:
     if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
         return AbsentError  # MLflow's code for a missing alias
     return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
-
-
-def _first_line(error: Exception) -> str:
-    # Scrubbed before it is cut: half a password would not be recognised.
-    return (scrubbed(str(error)).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _expect_listener(store: Store) -> None:
