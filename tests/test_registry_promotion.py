@@ -20,7 +20,7 @@ from lossbench.retraining.registry import (
     Registry,
     UnsettledError,
 )
-from lossbench.tracking.server import AbsentError, ServerGoneError
+from lossbench.tracking.server import AbsentError, ServerGoneError, files_at
 
 NAME = "digits"
 
@@ -301,3 +301,21 @@ def test_twice_rolled_back_is_not_rolled_back(store):
     assert [one for one, tags in store.versions.items() if ROLLED_BACK in tags] == ["1"]
     assert store.versions["2"][REPLACES] == "1"
     assert '"champion": "2"' in store.versions["2"][ATTEMPT]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"[]", b"null", b'"files"', b'{"files": 3}', b'{"files": [{"size": 1}]}', b"<html>"]
+)
+def test_nonsense_about_a_model_s_files_is_an_error_of_the_server(monkeypatch, tmp_path, answer):
+    """Whoever stands before MLflow may answer any JSON; MLflow's own code reads it unseen."""
+    import requests
+    from mlflow.store.artifact import http_artifact_repo
+
+    def answered(*_, **__):
+        response = requests.Response()
+        response.status_code, response._content = 200, answer
+        return response
+
+    monkeypatch.setattr(http_artifact_repo, "http_request", answered)
+    with pytest.raises(ServerGoneError):
+        list(files_at("http://127.0.0.1:1/api/2.0/mlflow-artifacts/artifacts/1").list_artifacts("data"))

@@ -27,7 +27,7 @@ from ruamel.yaml.error import YAMLError
 
 from lossbench.errors import GateError
 from lossbench.retraining.contents import WEIGHTS, expect_contents
-from lossbench.tracking.server import AbsentError, PresentError, ServerGoneError
+from lossbench.tracking.server import AbsentError, NoFileError, PresentError, ServerGoneError, files_at
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -485,19 +485,20 @@ def download(address: str, into: Path, said: Mapping[str, str]) -> Path:
 
     Raises:
         GateError: if they are not what was promoted, or not there.
+        ServerGoneError: the server does not answer, or with nonsense.
 
     """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    stored = get_artifact_repository(address)  # its code, hundreds of files, stays there
+    stored = files_at(address)  # its code, hundreds of files, stays there
     try:
         described: dict[str, Any] = YAML(typ="safe").load(
             Path(stored.download_artifacts("MLmodel", str(into))).read_text(encoding="utf-8")
         )
         data = str(described["flavors"]["python_function"]["data"])
+        folder = Path(stored.download_artifacts(data, str(into)))
+    except (NoFileError, AbsentError) as error:
+        raise GateError(f"{address}: its files are not there ({error})") from None
     except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError) as error:
         raise GateError(f"{address}: its MLmodel cannot be read ({type(error).__name__})") from None
-    folder = Path(stored.download_artifacts(data, str(into)))
     expect_contents(folder, said, address)
     return folder
 

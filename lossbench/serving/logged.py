@@ -100,21 +100,19 @@ def carry_code(client: "MlflowClient", model_id: str) -> None:
         model_id: of a model that :func:`log_model` logged; one that has its code is left alone.
 
     """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    from lossbench.tracking.server import server_errors
+    from lossbench.tracking.server import files_at
 
     logged = client.get_logged_model(model_id)
     beside = client.get_experiment(logged.experiment_id).artifact_location
-    with tempfile.TemporaryDirectory() as scratch, server_errors():
-        stored = get_artifact_repository(logged.artifact_location)
+    with tempfile.TemporaryDirectory() as scratch:
+        stored = files_at(logged.artifact_location)
         there = {Path(one.path).name for one in stored.list_artifacts(f"data/{PARTS}")}
         if REFERENCE not in there:  # logged before archives were: its code is in it
             return
         reference = Path(stored.download_artifacts(f"data/{PARTS}/{REFERENCE}", scratch))
         name = json.loads(reference.read_bytes())["archive"]
         if name not in there:
-            archive = get_artifact_repository(beside).download_artifacts(f"code/{name}", scratch)
+            archive = files_at(beside).download_artifacts(f"code/{name}", scratch)
             stored.log_artifact(archive, f"data/{PARTS}")
 
 
@@ -135,15 +133,12 @@ def _archive(folder: Path) -> Path:
 
 def _keep_code(location: str, archive: Path) -> None:
     """Upload the archive beside the models of an experiment, unless it is there already."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from lossbench.tracking.server import files_at
 
-    from lossbench.tracking.server import server_errors
-
-    with server_errors():
-        files = get_artifact_repository(location)
-        there = {Path(one.path).name: one.file_size for one in files.list_artifacts("code")}
-        if there.get(archive.name) != archive.stat().st_size:
-            files.log_artifact(str(archive), "code")
+    files = files_at(location)
+    there = {Path(one.path).name: one.file_size for one in files.list_artifacts("code")}
+    if there.get(archive.name) != archive.stat().st_size:
+        files.log_artifact(str(archive), "code")
 
 
 def _save(folder: Path, params: Params, outs: ArmOuts, seed: int, model: Any, archive: str) -> None:

@@ -203,10 +203,23 @@ def _close_store() -> None:
             _OPENED.pop().close()
 
 
-class _Guarded:
-    """An MlflowClient whose calls raise the two errors below, and nothing else raises them."""
+def files_at(address: str) -> Any:
+    """Open where MLflow keeps files; calls raise the errors that a client's do.
 
-    def __init__(self, client: "MlflowClient") -> None:
+    Args:
+        address: a location of an experiment or a logged model, or ``models:/…``.
+
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with server_errors():
+        return _Guarded(get_artifact_repository(address))
+
+
+class _Guarded:
+    """An MlflowClient, or files, whose calls raise the two errors below, and nothing else raises them."""
+
+    def __init__(self, client: Any) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
@@ -215,9 +228,17 @@ class _Guarded:
         @wraps(call)
         def guarded(*arguments: Any, **options: Any) -> Any:
             with server_errors():
-                return call(*arguments, **options)
+                try:
+                    return call(*arguments, **options)
+                except (AttributeError, KeyError, TypeError) as error:  # MLflow reads an answer unseen
+                    said = f"its answer makes no sense ({type(error).__name__}: {first_line(error)})"
+                    raise ServerGoneError(said) from error
 
         return guarded
+
+
+class NoFileError(ServerGoneError):
+    """A file of a store on this machine is not there."""
 
 
 class RefusedError(Exception):
@@ -256,6 +277,8 @@ def server_errors() -> Iterator[None]:
     except MlflowException as error:
         kind = _refusal(error)
         raise kind(first_line(error)) from None  # its text, and its cause's, may hold a password
+    except FileNotFoundError as error:
+        raise NoFileError(first_line(error)) from None
     except (
         requests.RequestException,
         SQLAlchemyError,
