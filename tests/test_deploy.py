@@ -556,6 +556,26 @@ def test_a_study_recorded_on_a_server_is_neither_scheduled_nor_retrained_without
     expect_remembered(job.study)
 
 
+def test_a_study_whose_own_store_was_named_may_be_moved(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `mlflow run . -e retrain` names it, and the shell in which `mlflow models serve` was started."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{job.study / 'mlflow.db'}")
+    remember(job.study)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    moved = job.study.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    expect_remembered(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    remember(moved)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match="recorded in"):
+        expect_remembered(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved / 'mlflow.db'}")
+    remember(moved)  # named by hand: recorded here from now on
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    expect_remembered(moved)
+
+
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "null", '{"stor": 1}', "\0\0"])
 def test_a_damaged_word_on_where_a_study_is_recorded_is_no_leave_to_record_elsewhere(
     damaged: str, job: Job, monkeypatch: pytest.MonkeyPatch

@@ -235,6 +235,7 @@ def test_the_verb_lists_verifies_and_prunes(
     run(tmp_path, "prune", "--older-than", "30")
     assert set(study.contents()) == {("things", "cd34")}
     run(tmp_path, "verify")
+    assert "1 of 1 entries are what was written" in capsys.readouterr().out
     next((tmp_path / "shared/things/cd/cd34").glob("[0-9a-f]*")).write_bytes(b"y")
     with pytest.raises(GateError, match="1 entries are damaged"):
         run(tmp_path, "verify")

@@ -63,6 +63,9 @@ def _verify(store: Store, drop: bool) -> None:
             store.drop(kind, key)
     if damaged and not drop:
         raise GateError(f"{len(damaged)} entries are damaged; --drop has them computed anew")
+    if not damaged:
+        count = sum(1 for _ in store.entries())
+        print(f"{count} of {count} entries are what was written")
 
 
 def _prune(store: Store, days: float | None, size: int | None, dry: bool) -> None:

@@ -7,23 +7,27 @@ from pathlib import Path
 from lossbench.errors import UserError
 from lossbench.files import write_whole
 from lossbench.tracking.outs import home_of
-from lossbench.tracking.store import VARIABLE, store_of
+from lossbench.tracking.store import STORE, VARIABLE, store_of
 
 FILE = "store.json"
 
 
 def remember(root: Path, moved: bool = False) -> None:
-    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials; the default is none.
+    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials.
+
+    The study's own is none, named or not (``mlflow run`` names it): a study may be moved, its store with it.
 
     Args:
         root: the study's folder.
         moved: somebody says that the study's record goes on here: in the default one, too.
 
     """
-    if moved and not os.environ.get(VARIABLE):
-        (home_of(root) / FILE).unlink(missing_ok=True)
-    if os.environ.get(VARIABLE) and (moved or remembered(root) != store_of(root).shown):
-        write_whole(home_of(root) / FILE, json.dumps({"store": store_of(root).shown}) + "\n")
+    store, file = store_of(root), home_of(root) / FILE
+    if store.file is not None and store.file.resolve() == (root / STORE).resolve():
+        if moved or (os.environ.get(VARIABLE) and remembered(root) is not None):
+            file.unlink(missing_ok=True)
+    elif moved or remembered(root) != store.shown:
+        write_whole(file, json.dumps({"store": store.shown}) + "\n")
 
 
 def remembered(root: Path) -> str | None:
