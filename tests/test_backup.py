@@ -210,6 +210,28 @@ def test_no_room_while_tables_are_made_leaves_no_store(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*mlflow.db*"))
 
 
+def test_a_store_that_is_no_file_is_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(ServerGoneError, match=r"mlflow\.db cannot be opened: it is no file"):
+        connect(tmp_path)
+    (tmp_path / "mlflow.db").rmdir()
+    (tmp_path / "mlflow.db").write_bytes(b"x")
+    monkeypatch.setattr("lossbench.tracking.server.os.access", lambda *_: False)
+    with pytest.raises(ServerGoneError, match="not ours to read and write"):
+        connect(tmp_path)
+
+
+def test_a_store_of_another_mlflow_says_what_helps(tmp_path):
+    folder = study(tmp_path / "study")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    shutil.copytree(folder, tmp_path / "other")
+    with pytest.raises(
+        ServerGoneError, match=r"ffffffffffff.*`mlflow db upgrade`.*or install the newer one that did$"
+    ):
+        connect(tmp_path / "other")
+
+
 def test_a_half_made_store_is_moved_aside_and_one_with_runs_is_not(tmp_path):
     store = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(store)) as database, database:

@@ -32,6 +32,7 @@ FILE = "lossbench.file"
 """Where a pooled connection keeps which file it has open."""
 BUSY = 60_000
 """Milliseconds to wait while others write to the same SQLite file."""
+SCHEMA = re.compile(r"found version (\w+), but expected (\w+)")
 NO_ALIAS = re.compile(r"Registered model alias .* not found")
 
 
@@ -71,6 +72,7 @@ def connect(root: Path) -> "MlflowClient":
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         else:
+            _expect_file(file)
             with lock(file.parent / ".lossbench" / "mlflow-init.lock", wait=120):
                 make_store(file)
                 client = MlflowClient(uri)
@@ -276,7 +278,8 @@ def server_errors() -> Iterator[None]:
         yield
     except MlflowException as error:
         kind = _refusal(error)
-        raise kind(first_line(error)) from None  # its text, and its cause's, may hold a password
+        # Its text, and its cause's, may hold a password.
+        raise kind(_schema(str(error)) or first_line(error)) from None
     except FileNotFoundError as error:
         raise NoFileError(first_line(error)) from None
     except (
@@ -310,6 +313,22 @@ def _refusal(error: Any) -> type[Exception]:
     if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
         return AbsentError  # MLflow's code for a missing alias
     return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
+
+
+def _schema(text: str) -> str | None:
+    """Say what a store of another MLflow needs; MLflow's own words are long, and fit older ones alone."""
+    found = SCHEMA.search(text)
+    return found and (
+        f"the store's schema, {found[1]}, is not that of the installed MLflow, {found[2]}: back it up and "
+        "run `mlflow db upgrade` on it where an older MLflow wrote it, or install the newer one that did"
+    )
+
+
+def _expect_file(file: Path) -> None:
+    """Look before MLflow does, which tries ten times, for minutes."""
+    if file.exists() and not (file.is_file() and os.access(file, os.R_OK | os.W_OK)):
+        what = "no file" if not file.is_file() else "not ours to read and write"
+        raise ServerGoneError(f"{file} cannot be opened: it is {what}")
 
 
 def _expect_listener(store: Store) -> None:
