@@ -385,3 +385,11 @@ def test_curves_of_nobody_who_wrote_a_history_have_their_columns() -> None:
     found = curves(SimpleNamespace(params=params, evaluated={}))  # type: ignore[arg-type]  # what it asks
     assert found.empty
     assert {"experiment", "split", "metric", "epoch", "mean"} <= set(found.columns)
+
+
+def test_no_brackets_stand_within_brackets(study: Path) -> None:
+    """An interval that says its level in brackets of its own stood in a cell's brackets."""
+    html = (report(study) / "index.html").read_text()
+    small = re.findall(r"<small>(.*?)</small>", html)
+    assert any(re.fullmatch(r"[−\d.]+ to [−\d.]+, [\d.]+\u00a0%", one) for one in small)
+    assert not [one for one in small if "(" in one], "a narrow screen sets them in brackets"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -374,3 +375,20 @@ def test_seeds_before_any_training():
     for wrong in ({"sd": 0}, {"sd": math.nan}, {"margin": -1}, {"arms": 1}, {"level": 1}, {"power": 0}):
         with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
             plan(**({"sd": 0.02, "margin": 0.01, "arms": 4} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("arm", "baseline"), [("dice", "ce"), ("d" * 40, "ce"), ("d", "c" * 40), ("d" * 40, "c" * 40)]
+)
+def test_a_plots_label_has_room_and_holds_both_names(arm, baseline):
+    found = lossbench.verdict(
+        {"seed": [0, 1], baseline: [0.1, 0.2], arm: [0.3, 0.5]}, baseline, 0.01, "accuracy"
+    )
+    label = re.search(r'text-anchor="end">(.*?)<title>(.*?)</title>', found.plot().svg)
+    assert label is not None
+    assert label[2] == f"{arm} − {baseline}"
+    assert len(label[1]) <= 26
+    assert label[1] == label[2] or "…" in label[1]
+    first, _, second = label[1].partition(" − ")
+    assert first[0] == arm[0]
+    assert second[-1] == baseline[-1]

@@ -25,6 +25,7 @@ from lossbench.reporting.tables import Finding, floors_of, higher_is_better, loo
 from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
+from lossbench.statistics.verdict import Contrast
 from lossbench.tracking.cost import Seconds, memory_ratio, times
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -211,7 +212,7 @@ def _against(finding: Finding | None, is_baseline: bool) -> dict[str, Any]:
     contrast = finding.contrast
     return {
         "verdict": str(contrast.verdict),
-        "difference": rounded(contrast, finding.level),
+        "difference": _difference(contrast, finding.level),
         "seeds": seeds_said(contrast),
     }
 
@@ -252,6 +253,13 @@ def _memory(arm: str, baseline: str | None, one: Evaluated) -> tuple[str, str]:
     # rounded to three digits first: 1500 MB are not 1.5e+03
     megabytes = f"{float(f'{kept / 1e6:.3g}'):g}" if kept else "–"
     return megabytes, f"× {ratio:.1f}" if ratio is not None else ""
+
+
+def _difference(contrast: Contrast, level: float) -> tuple[str, str]:
+    """A difference and its interval, which the table sets in brackets; "" where there is none."""
+    value, interval = rounded(contrast, level)
+    bounds, _, share = interval.removesuffix(")").partition(" (")
+    return value, f"{bounds}, {share}" if share else ""
 
 
 def _commands(said: str) -> Markup:

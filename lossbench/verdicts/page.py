@@ -22,6 +22,8 @@ PRINTED = {"--better": "#00704f", "--worse": "#b34700", "--tie": "#0a5c99", "--u
 """Used where the plot stands without the page's style."""
 MOST_DOTS = 400
 TICKS = 5
+LONGEST = 26
+"""Letters of a label, wide ones."""
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -39,6 +41,7 @@ PAGE = Template("""<!DOCTYPE html>
   --paper: #15171b; --panel: #1e2126; --better: #4fd1a5; --worse: #ff9a5c; --tie: #7cc4ff;
   --undecided: #a3aab6; } }
 body { margin: 0 auto; max-width: 62rem; padding: 1rem 1.1rem 3rem;
+  overflow-wrap: anywhere;
   background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.9rem; margin: 1rem 0 .2rem; letter-spacing: -.02em; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
@@ -47,11 +50,11 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
   background: var(--panel); }
 .better { border-color: var(--better) !important; } .worse { border-color: var(--worse) !important; }
 .tie { border-color: var(--tie) !important; }
-svg { width: 100%; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
+svg { width: 100%; min-width: 38rem; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-@media print { .scroll { overflow: visible; } th, td { white-space: normal; } }
+@media print { .scroll { overflow: visible; } svg { min-width: 0; } th, td { white-space: normal; } }
 </style>
 </head>
 <body>
@@ -60,7 +63,7 @@ th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px so
 <ul class="verdicts">$sentences</ul>
 $notes
 <h2>Paired differences</h2>
-$plot
+<div class="scroll" tabindex="0">$plot</div>
 <h2>Numbers</h2>
 <div class="scroll" tabindex="0"><table><thead><tr>$head</tr></thead><tbody>$rows</tbody></table></div>
 <p class="soft">$statement</p>
@@ -145,9 +148,9 @@ def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
     one = found.contrast
     name = COLOURS[one.verdict]
     colour = f"var({name}, {PRINTED[name]})"
-    label = f"{one.arm} − {one.baseline}"
-    label = label if len(label) <= 34 else label[:33] + "…"
-    parts = [f'<text x="{LABELS - 10}" y="{y + 4:.0f}" text-anchor="end">{escape(label)}</text>']
+    whole = f"<title>{escape(f'{one.arm} − {one.baseline}')}</title>"
+    label = escape(_label(one.arm, one.baseline))
+    parts = [f'<text x="{LABELS - 10}" y="{y + 4:.0f}" text-anchor="end">{label}{whole}</text>']
     parts += [
         f'<circle cx="{x(value)}" cy="{y + 10:.0f}" r="3" fill="{colour}" opacity=".5"/>'
         for value in one.differences[:MOST_DOTS]
@@ -165,6 +168,20 @@ def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
             f'transform="rotate(45 {x(one.difference)} {y:.0f})"/>'
         )
     return parts
+
+
+def _label(arm: str, baseline: str) -> str:
+    """Both names, cut in their middle where they leave no room for each other."""
+    room = LONGEST - len(" − ")
+    second = _cut(baseline, max(room // 2, room - len(arm)))
+    return f"{_cut(arm, room - len(second))} − {second}"
+
+
+def _cut(name: str, most: int) -> str:
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[-end:]}"
 
 
 def _range(contrasts: Sequence[Contrast], margin: float) -> tuple[float, float]:
