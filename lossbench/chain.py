@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lossbench.errors import GateError
@@ -14,10 +15,11 @@ def without_git(study: Path, say: Callable[[str], None] = print) -> None:
     """Tell DVC to work without git where there is none: code that was downloaded without its history.
 
     It is told in ``.dvc/config.local``, which belongs to this machine; inside a git repository, nothing is.
+    A ``.git`` that is none (a copied submodule's, which leads nowhere) ends DVC as a missing one does.
     """
     around = (study.resolve(), *study.resolve().parents)
     repository = next((one for one in around if (one / ".dvc").is_dir()), None)
-    if repository is None or any((one / ".git").exists() for one in (repository, *repository.parents)):
+    if repository is None or any(has_git(one) for one in (repository, *repository.parents)):
         return
     from dvc.config import Config
 
@@ -27,6 +29,22 @@ def without_git(study: Path, say: Callable[[str], None] = print) -> None:
     with config.edit("local") as own:
         own["core"]["no_scm"] = True
     say(f"{repository}: no git repository; DVC is told to work without (core.no_scm in .dvc/config.local)")
+
+
+def has_git(folder: Path) -> bool:
+    """Say whether a folder is a git repository's, or a worktree or submodule that leads to one."""
+    git = folder / ".git"
+    if git.is_file():
+        with suppress(OSError, UnicodeDecodeError):
+            leads = git.read_text("utf-8").strip()
+            return leads.startswith(LEADS) and (folder / leads.removeprefix(LEADS).strip() / "HEAD").exists()
+        return False
+    # HEAD may be a link to a branch that has no commit yet.
+    return os.path.lexists(git / "HEAD") and (git / "objects").is_dir()
+
+
+LEADS = "gitdir:"
+"""How the file begins that stands in a worktree's or submodule's place of ``.git``."""
 
 
 def changed_stages(study: Path, targets: Sequence[str] = ("dvc.yaml",)) -> set[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import installed
+from lossbench.chain import has_git
 from lossbench.commented import commented
 from lossbench.errors import GateError, UserError
 from lossbench.execution.declared import LOOKS, ensure_looks
@@ -151,7 +152,7 @@ def _params(wanted: Wanted, data: Path, folder: Path, say: Say) -> dict[str, Any
     """Propose params; a path in the user's repository is written as seen from the study."""
     content = params_for(wanted.name, data, say)
     around = next(
-        (one for one in (folder, *folder.parents) if (one / ".git").exists() or (one / ".dvc").is_dir()),
+        (one for one in (folder, *folder.parents) if has_git(one) or (one / ".dvc").is_dir()),
         folder,
     )
     if data.is_relative_to(around.resolve()):
@@ -219,7 +220,7 @@ def _set_up_dvc(folder: Path, say: Say) -> None:
     around = (folder, *folder.parents)
     if any((one / ".dvc").is_dir() for one in around):
         return
-    git = next((one for one in around if (one / ".git").exists()), None)
+    git = next((one for one in around if has_git(one)), None)
     how = ["--no-scm"] if git is None else [] if git == folder else ["--subdir"]
     command = [sys.executable, "-m", "dvc", "init", "--quiet", *how]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

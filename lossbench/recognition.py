@@ -26,7 +26,7 @@ from lossbench.data.sources.pairs import (
     suffixed,
     without_ending,
 )
-from lossbench.data.sources.table import TARGETS, Row, TableOptions, entries_of, rows_of, tables_of
+from lossbench.data.sources.table import SUFFIXES, TARGETS, Row, TableOptions, entries_of, rows_of, tables_of
 from lossbench.data.sources.voc import VocOptions, annotated_groups
 from lossbench.errors import UserError, brief
 
@@ -46,7 +46,7 @@ READ = (
     "read are a folder of images per class; images and masks as " + LAYOUTS + "; boxes as Pascal VOC "
     "(JPEGImages/ and Annotations/*.xml) or COCO (annotations/instances_*.json); labels.csv with a column "
     "'file' and a 0/1 column per label, or a column 'labels'; a table with the columns 'image' "
-    "(or 'file_name') and 'label' or 'mask'"
+    "(or 'file_name') and 'label' or 'mask', as CSV, Parquet or JSON lines"
 )
 
 
@@ -217,6 +217,8 @@ def _detection(
     boxes = [box for some in groups.values() for one in some for box in one.boxes]
     if not boxes:
         raise UserError("no box in any image; nothing can be learned")
+    if not any(x1 > x0 and y1 > y0 for box in boxes for x0, y0, x1, y1 in [box.edges]):
+        raise UserError(f"{boxes[0].where}: it has no area, nor has any other box; nothing can be learned")
     images = {split: [one.file for one in some] for split, some in groups.items()}
     told = _boxes_said(boxes, sum(map(len, images.values())))
     edges = tuple(tuple(box.edges for box in one.boxes) for some in groups.values() for one in some)
@@ -322,7 +324,7 @@ def _table(root: Path, tables: list[Path]) -> Found:
         if found := _samples(root, file, tables):
             return found
         if file.parent != root or file.suffix.lower() != ".csv":
-            problems.append(f"{file}: a table beside images that is not read")
+            problems.append(_unread(file))
             continue
         try:
             names, rows = read_table(file, None)
@@ -339,8 +341,17 @@ def _table(root: Path, tables: list[Path]) -> Found:
     raise UserError(f"{problems[0]}; {READ}")
 
 
-IMAGE_COLUMNS = ("image", "file_name")
-"""What the column of images is called: by us, and in an ``imagefolder``'s metadata."""
+def _unread(file: Path) -> str:
+    try:
+        if file.suffix.lower() in SUFFIXES:
+            entries_of(file)
+    except UserError as error:
+        return str(error)
+    return f"{file}: a table beside images that is not read"
+
+
+IMAGE_COLUMNS = ("image", "file_name", "filename")
+"""What the column of images is called: by us, in an ``imagefolder``'s metadata, and by many exports."""
 
 
 def _not_listed(listed: Sequence[Path], tables: Sequence[Path]) -> tuple[str, ...]:
@@ -353,10 +364,10 @@ def _not_listed(listed: Sequence[Path], tables: Sequence[Path]) -> tuple[str, ..
 
 def _lists_samples(file: Path) -> str | None:
     """The column of images, where a table has one and a column of labels, masks or boxes beside it."""
-    if file.suffix not in (".csv", ".parquet"):
+    if file.suffix.lower() not in SUFFIXES:
         return None
     try:
-        columns, _ = entries_of(file)
+        columns = {listing.nfc(one).casefold() for one in entries_of(file)[0]}
     except UserError:  # whoever reads it says so
         return None
     image = next((one for one in IMAGE_COLUMNS if one in columns), None)

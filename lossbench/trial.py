@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
@@ -227,14 +228,17 @@ def try_model(trial: Trial) -> Tensor:
         if device == "cuda":
             _check_recurrent(model)
     try:
-        outputs = _step(model, trial, device, 2)
-    except NotImplementedError:  # an operation that the meta device lacks
+        outputs = _step(model, trial, device)
+    except (NotImplementedError, UserError):
+        if device != "meta":
+            raise
+        # It lacks operations, and refuses values: a condition on them, a constant that lies elsewhere.
         device = "cpu"
         model = _model(trial, device)
-        outputs = _step(model, trial, device, 2)
+        outputs = _step(model, trial, device)
     if trial.last == 1:
         try:
-            model(_batch(trial, device, 1))
+            _forward(model.train(), trial, device, 1)
         except MISFIT:
             recipe = trial.experiment.recipe
             raise UserError(
@@ -250,18 +254,68 @@ def _model(trial: Trial, device: str) -> nn.Module:
         return build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
 
 
-def _step(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
+def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
+    """Train and predict once; the training outputs for two samples.
+
+    Raises:
+        UserError: for what the model cannot take, or what cannot be trained, kept or scored.
+
+    """
+    before = _kept(model, trial)
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device), _as_trained(trial):
-            outputs: Tensor = model(_batch(trial, device, count)).float()
+            outputs = _forward(model, trial, device, 2).float()
             outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
-    except NotImplementedError:
+            with torch.no_grad():
+                predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
+    except (NotImplementedError, UserError):
         raise
-    except MISFIT as error:
+    except Exception as error:  # a network of one's own may raise anything
+        if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):
+            raise
         raise _of_the_device(trial, error) or UserError(
             f"{trial.where}: {trial.whose} fails: {_brief(error)}"
-        ) from None
+        ) from error
+    for count, some in predicted.items():
+        if some.shape[1:] != outputs.shape[1:]:
+            raise UserError(
+                f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample in training, but "
+                f"{_sized(some)} in evaluation mode, of a batch of {count}; expected the same"
+            )
+    after = _kept(model, trial)
+    if changed := sorted(name for name in {*before, *after} if before.get(name) != after.get(name)):
+        raise UserError(
+            f"{trial.where}: {trial.whose} makes or resizes '{changed[0]}' while it runs, which kept weights "
+            "cannot be put into; make it in __init__, of the size that it keeps"
+        )
     return outputs.detach()
+
+
+def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
+    """Run the model on some samples: it must put out floating-point numbers for as many."""
+    outputs: Tensor = model(_batch(trial, device, count))
+    if outputs.shape[:1] != (count,):  # a squeeze() loses a batch of one
+        raise UserError(
+            f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
+            f"a batch of {count}; expected {count} of whatever a sample has"
+        )
+    if not outputs.is_floating_point():
+        raise UserError(
+            f"{trial.where}: {trial.whose} puts out {str(outputs.dtype).removeprefix('torch.')} numbers; "
+            "expected floating point, the logits"
+        )
+    return outputs
+
+
+def _kept(model: nn.Module, trial: Trial) -> dict[str, tuple[int, ...]]:
+    """Name → shape of all that is kept of a trained model."""
+    state = model.state_dict()
+    if lazy := next((name for name, one in state.items() if is_lazy(one)), None):
+        raise UserError(
+            f"{trial.where}: model '{trial.experiment.model.name}' has a lazy layer ('{lazy}'), whose size "
+            "only a first batch would tell; say its sizes: replicates begin with weights from their seeds"
+        )
+    return {name: tuple(one.shape) for name, one in state.items()}
 
 
 def _batch(trial: Trial, device: str, count: int) -> Tensor:
@@ -381,4 +435,5 @@ def _sized(outputs: Tensor) -> str:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, MISFIT) and text else f"{type(error).__name__} {text}".rstrip()

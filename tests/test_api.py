@@ -716,3 +716,17 @@ def test_a_script_without_a_guard_is_run_once_and_its_modules_are_watched(here: 
     assert "all 4 trainings are done" in run()
     (here / "helpers.py").write_text("def width():\n    return 24\n")
     assert "4 replicates to train" in run()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_test_split_of_one_sample_is_reported(inline: Path) -> None:
+    random = np.random.default_rng(0)
+    splits = {
+        name: (random.integers(0, 256, (count, 1, 8, 8), np.uint8), np.arange(count) % 2)
+        for name, count in (("train", 12), ("validation", 4), ("test", 1))
+    }
+    found = lossbench.compare(
+        model="simple_cnn", losses={"ce": "cross_entropy", "focal": "focal"}, task="classification", metric="accuracy",
+        margin=0.01, seeds=2, recipe={"epochs": 1, "batch_size": 4}, classes=["a", "b"], **splits,
+    )  # fmt: skip
+    assert len(found.verdicts) == 1

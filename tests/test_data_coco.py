@@ -274,3 +274,38 @@ def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> Non
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "annotations[4]: category_id is 5" in ended.stderr
+
+
+@pytest.mark.parametrize("moved", ["images", "images/{}", "{}", "."])
+@pytest.mark.parametrize("begins", ["", "images/", "{}/", "images/{}/"])
+def test_images_are_found_wherever_their_names_begin(moved: str, begins: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for number, split in enumerate(("train2017", "val2017", "test2017")):
+        place = root / moved.format(split) / begins.format(split)
+        names = [f"{number}-{index}.png" for index in range(6)]
+        for name in names:
+            picture(place / name, (12, 20, 3))
+        write(root, f"instances_{split}.json", instances([begins.format(split) + name for name in names]))
+    opened = fetched(root, tmp_path, splits={"reference": 0})
+    assert opened.info.sizes == {"train": 6, "validation": 6, "test": 6, "reference": 0}
+
+
+def test_files_of_instances_are_found_in_any_case(tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "data")
+    for split in ("train2017", "val2017", "test2017"):
+        (root / f"annotations/instances_{split}.json").rename(
+            root / f"annotations/Instances_{split.title()}.JSON"
+        )
+    assert fetched(root, tmp_path).info.sizes["validation"] == 3
+
+
+def test_a_name_may_be_a_number_and_a_crowd_unsaid(tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "data")
+    for file in (root / "annotations").glob("instances_*.json"):
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": 7, "name": 10}, {"id": 3, "name": 2.0}]
+        content["annotations"] = [
+            {**one, "iscrowd": one["iscrowd"] or None} for one in content["annotations"]
+        ]
+        file.write_text(json.dumps(content))
+    assert fetched(root, tmp_path).info.classes == ("10", "2")

@@ -52,6 +52,23 @@ def fetched(source: str, root: Path, **options: Any) -> Dataset:
         return opened
 
 
+ALIASES = {
+    "x-gbk": "gbk", "windows-936": "gbk", "x-sjis": "shift_jis", "windows-31j": "cp932", "ms932": "cp932",
+    "windows-949": "cp949", "x-windows-949": "cp949", "x-x-big5": "big5", "windows-950": "cp950", "windows-874": "cp874",
+    "x-mac-roman": "mac_roman", "Unicode": "utf-8", "iso-8859-1": "cp1252",
+}  # fmt: skip
+"""A name that editors declare and Python lacks, or means otherwise → what the bytes are."""
+OF_ALIASES = {"gbk": "猫", "shift_jis": "犬", "cp932": "①犬", "cp949": "뷁", "big5": "貓", "cp950": "貓", "cp874": "แมว",
+           "mac_roman": "œuf", "utf-8": "猫", "cp1252": "œuf"}  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", ALIASES)
+def test_names_of_encodings_that_python_lacks_are_known(declared: str) -> None:
+    name = OF_ALIASES[ALIASES[declared]]
+    for spelled in (declared, declared.upper()):
+        assert name in decoded_xml(annotation(name, spelled).encode(ALIASES[declared]), "a.xml")
+
+
 @pytest.mark.parametrize("encoding", NAMES)
 def test_an_annotation_is_read_in_the_encoding_it_declares(encoding: str, tmp_path: Path) -> None:
     content = annotation(NAMES[encoding], encoding.upper()).encode(encoding)

@@ -13,6 +13,7 @@ from lossbench.data.expectations import validate
 from lossbench.data.fetching import fetch
 from lossbench.errors import GateError, UserError
 from lossbench.params import Expectations
+from lossbench.recognition import recognise
 from tests.data_cases import dataset, picture
 
 Boxes = tuple[tuple[str, float, float, float, float], ...]
@@ -226,3 +227,30 @@ def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> Non
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "train1.xml: object 1 ('ant'): the box from (2, 3) to (99, 8) reaches beyond" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "VAL", "Test"), ("training", "valid", "TEST"), ("TrainVal", "validation", "test")]
+)
+def test_lists_are_found_in_any_case_and_by_any_name_of_a_split(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = voc_folder(tmp_path / "data")
+    for old, new in zip(("train", "val", "test"), names, strict=True):
+        (root / f"ImageSets/Main/{old}.txt").rename(root / f"ImageSets/Main/{new}.txt")
+    opened = fetched(root, tmp_path, splits={"reference": 0})
+    assert opened.info.sizes == {"train": 6, "validation": 3, "test": 3, "reference": 0}
+
+
+def test_two_lists_of_one_split_are_refused_naming_both(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data")
+    (root / "ImageSets/Main/valid.txt").write_text("val0\n")
+    assert "val.txt and valid.txt are both lists of the validation split" in refused(root)
+
+
+def test_no_study_is_proposed_where_no_box_has_an_area(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "data", lists=False, train=6)
+    for number in range(6):
+        add(root, f"train{number}", annotation((("bee", 2, 3, 2, 8),)))
+    with pytest.raises(UserError, match=r"object 1 \('bee'\): it has no area, nor has any other box"):
+        recognise(root)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 from test_table_source import fetched, pictures, said, write
 
@@ -125,6 +126,55 @@ def test_pictures_of_weights_are_resized_with_their_masks(tmp_path: Path) -> Non
     spec = DatasetParams(source="segmentation_folder", path=str(tmp_path / "mine"), size=[12, 4])
     fetch(spec, "mine", tmp_path / "out")
     check_maps(tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [None, [12, 4]])
+@pytest.mark.parametrize(
+    "written",
+    [{"dtype": "float32"}, {"dtype": "float16"}, {"dtype": "float64"}, {"dtype": "float32", "compression": "lzw"},
+     {"dtype": "float32", "compression": "zlib", "predictor": True}, {"dtype": "float32", "byteorder": ">"},
+     {"dtype": "float32", "bigtiff": True}, {"dtype": "float32", "photometric": "miniswhite"}, {"dtype": "int32"}],
+    ids=str,
+)  # fmt: skip
+def test_a_tiff_of_weights_may_hold_any_number(
+    written: dict[str, Any], size: list[int] | None, tmp_path: Path
+) -> None:
+    masks(tmp_path / "mine", "weights", ".npy")
+    options = dict(written)
+    kind = np.dtype(options.pop("dtype"))
+    for file in (tmp_path / "mine/weights").iterdir():
+        numbers = np.load(file).astype(kind)
+        tifffile.imwrite(file.with_suffix(".tif"), numbers / 4 if kind.kind == "f" else numbers, **options)
+        file.unlink()
+    spec = DatasetParams(
+        source="segmentation_folder", path=str(tmp_path / "mine"), **({"size": size} if size else {})
+    )
+    fetch(spec, "mine", tmp_path / "out")
+    one = Dataset.open(tmp_path / "out").split("train")
+    np.testing.assert_array_equal(one.weights, (one.targets + 1) / (4 if kind.kind == "f" else 1))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (np.full((6, 8), -0.5), "weights/3.tif: a weight of -0.5; allowed: finite numbers ≥ 0"),
+        (np.full((6, 8), np.nan), "weights/3.tif: a weight of nan"),
+        (np.full((6, 8), 1e300), "weights/3.tif: a weight of 1e+300"),
+        (np.ones((3, 8)), "weights/3.tif: weights of 8×3, but its image has 8×6 pixels"),
+        (np.arange(144.0).reshape(6, 8, 3), "weights/3.tif: weights of mode"),
+    ],
+)
+def test_a_tiff_of_weights_that_does_not_fit_is_said_resized_or_not(
+    numbers: np.ndarray, words: str, tmp_path: Path
+) -> None:
+    masks(tmp_path / "mine", "weights")
+    (tmp_path / "mine/weights/3.png").unlink()
+    tifffile.imwrite(tmp_path / "mine/weights/3.tif", numbers)
+    for size in ({}, {"size": [12, 4]}):
+        spec = DatasetParams(source="segmentation_folder", path=str(tmp_path / "mine"), **size)
+        with pytest.raises(UserError) as error:
+            fetch(spec, "mine", tmp_path / "out")
+        assert words in str(error.value)
 
 
 def test_a_column_of_weight_maps_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,50 @@ def test_without_git_dvc_is_told_so_once_and_only_there(tmp_path: Path) -> None:
     ran = dvc(tmp_path / "code", "root")
     assert ran.returncode == 0, ran.stderr
     (tmp_path / "code/.dvc/config.local").unlink()
-    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/objects").mkdir(parents=True)
+    (tmp_path / ".git/HEAD").write_text("ref: refs/heads/main\n")
     without_git(tmp_path / "code", said.append)
     assert len(said) == 1
     without_git(tmp_path, said.append)  # no DVC either
     assert len(said) == 1
+
+
+def repository(folder: Path) -> Path:
+    (folder / "objects").mkdir(parents=True)
+    (folder / "HEAD").write_text("ref: refs/heads/main\n")
+    return folder
+
+
+GITS: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "a repository": (repository, True),
+    "a worktree or submodule": (
+        lambda git: git.write_text(f"gitdir: {repository(git.parent / 'elsewhere')}\n"),
+        True,
+    ),
+    "a relative submodule": (lambda git: (repository(git.parent / "x"), git.write_text("gitdir: x")), True),
+    "a link": (lambda git: git.symlink_to(repository(git.parent / "elsewhere")), True),
+    "nothing": (lambda git: None, False),
+    "a copied worktree": (lambda git: git.write_text("gitdir: /nonexistent/worktrees/x\n"), False),
+    "a copied submodule": (lambda git: git.write_text("gitdir: ../.git/modules/x\n"), False),
+    "another file": (lambda git: git.write_bytes(b"\xff\xfe"), False),
+    "an empty file": (lambda git: git.touch(), False),
+    "an empty folder": (lambda git: git.mkdir(), False),
+    "a folder without objects": (lambda git: shutil.rmtree(repository(git) / "objects"), False),
+    "a dead link": (lambda git: git.symlink_to("/nonexistent"), False),
+}
+
+
+@pytest.mark.parametrize("what", GITS)
+def test_what_is_called_git_and_is_none_is_told_to_dvc(what: str, tmp_path: Path) -> None:
+    make, whole = GITS[what]
+    (tmp_path / "code/.dvc").mkdir(parents=True)
+    (tmp_path / "code/.dvc/config").touch()
+    make(tmp_path / "code/.git")
+    said: list[str] = []
+    without_git(tmp_path / "code", said.append)
+    assert len(said) == (0 if whole else 1)
+    if not whole:
+        assert "no_scm = True" in (tmp_path / "code/.dvc/config.local").read_text()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -84,7 +85,8 @@ def pets(tmp_path: Path) -> Path:
     for label, name in enumerate(("cat", "dog")):
         for number in range(12):
             draw(tmp_path / "images" / name / f"{number}.png", 100 * label + number, side=8)
-    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/objects").mkdir(parents=True)
+    (tmp_path / ".git/HEAD").touch()
     return tmp_path / "images"
 
 
@@ -133,7 +135,7 @@ def test_a_part_of_a_bigger_repository_has_a_dvc_of_its_own(
 
 
 def test_without_git_dvc_is_told_so(pets: Path, tmp_path: Path, dvc_calls: list[list[str]]) -> None:
-    (tmp_path / ".git").rmdir()
+    shutil.rmtree(tmp_path / ".git")
     said = begun(tmp_path / "losses", pets)
     assert dvc_calls == [["init", "--quiet", "--no-scm"]]
     assert any("no git repository" in one for one in said)

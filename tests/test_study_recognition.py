@@ -309,7 +309,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda root: table(root, '{"file_name": "0.png"}', lambda n: "{}", "metadata.jsonl"),
         "metadata.jsonl: a table beside images that is not read; read are",
     ),
-    "metadata beside classes": (beside_classes, "metadata.csv: a table beside images that is not read"),
+    "metadata beside classes": (beside_classes, "metadata.csv: no row below its header"),
     "metadata that says no split": (
         splits_unsaid,
         "metadata.csv: its images lie in test/, train/, validation/, and no",

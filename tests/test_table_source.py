@@ -1,5 +1,11 @@
 """Images as a table lists them: every column means what it says, and groups never cross splits."""
 
+import csv
+import io
+import json
+import tempfile
+import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lossbench.data.fetching import fetch
+from lossbench.data.sources.listing import csv_entries, nfc
 from lossbench.data.sources.table import Row, divide_rows
 from lossbench.errors import UserError
 from lossbench.params import Dataset as DatasetParams
@@ -188,7 +195,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     [
         ("samples.csv", b'image,label\n"a"b,c\n', "cannot be read as CSV"),
         ("samples.csv", b"image,label\na,b,c\n", "row 2: more or fewer fields"),
-        ("samples.csv", b"image,image\n", "row 1: a column stands twice"),
+        ("samples.csv", b"image,image\n", "row 1: column 'image' stands twice"),
         ("samples.csv", b"", "no row below its header"),
         ("samples.csv", b"image,label\n\xff\xfe,x\n", "not UTF-8 text"),
         ("samples.parquet", b"PAR1", "cannot be read as Parquet"),
@@ -285,3 +292,122 @@ def test_what_a_table_does_not_name_and_its_classes_are_said(tmp_path: Path) -> 
     write(folder, made.assign(label="cat"))
     with pytest.raises(UserError, match="one class alone, 'cat'"):
         recognise(folder)
+
+
+TOLD = ["sep={}\n", "SEP={}\r\n", '"sep={}"\n', "\nsep={}\n", "sep={0}{0}{0}\n"]
+"""How a table tells Excel what separates."""
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ":"])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_line_that_tells_the_separator_is_no_row(told: str, separator: str, tmp_path: Path) -> None:
+    file = tmp_path / "samples.csv"
+    rows = ["image,label,,", "a.png,x,,", "b.png,y,,"]
+    text = "\n".join(rows).replace(",", separator)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes((told.format(separator) + text).encode(encoding))
+        columns, entries = csv_entries(file)
+        first = 1 + told.count("\n")
+        assert columns == ["image", "label"]  # what spreadsheets add on the right holds nothing
+        assert entries == [
+            (first + 1, {"image": "a.png", "label": "x"}),
+            (first + 2, {"image": "b.png", "label": "y"}),
+        ]
+
+
+@given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=4)), min_size=1, max_size=5), st.booleans())
+def test_what_csv_can_write_is_read_back(cells: list[tuple[str, str]], told: bool) -> None:
+    cells = [tuple(one.replace("\0", "").replace("\r", "") for one in row) for row in cells]  # type: ignore[misc]
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, delimiter=";")
+    writer.writerows([("image", "label"), *cells])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "samples.csv"
+        file.write_bytes((("sep=;\r\n" if told else "") + written.getvalue()).encode())
+        _, entries = csv_entries(file)
+    assert [(row["image"], row["label"]) for _, row in entries] == [tuple(map(nfc, row)) for row in cells]
+
+
+def lines(folder: Path, rows: list[dict[str, Any]], name: str = "metadata.jsonl") -> None:
+    (folder / name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
+
+
+def test_json_lines_are_a_table_as_csv_is(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    names = pictures(folder)
+    rows = [
+        {"file_name": name, "label": n % 2, "clinic": "a\u2028b" if n else None}
+        for n, name in enumerate(names)
+    ]
+    lines(folder, rows)
+    assert recognise(folder).options == {"table": "metadata.jsonl", "image": "file_name"}
+    found, _ = fetched(folder, table="metadata.jsonl", image="file_name")
+    by_name = found.set_index("source")
+    assert list(by_name.loc[names, "label"]) == [str(n % 2) for n in range(COUNT)]
+    assert set(by_name["clinic"]) == {"", "a\u2028b"}
+
+
+def test_json_lines_lie_in_train_and_test_as_csv_does(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "validation", "test")):
+        names = pictures(tmp_path / "mine" / split, 12 * (number + 1))[12 * number :]
+        lines(tmp_path / "mine" / split, [{"file_name": one, "label": n % 2} for n, one in enumerate(names)])
+    found, _ = fetched(
+        tmp_path / "mine", table="metadata.jsonl", image="file_name", splits={"reference": 0.0}
+    )
+    assert found["split"].value_counts().to_dict() == {"train": 12, "validation": 12, "test": 12}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"image": "a.png", "label": ', "row 1: no JSON"),
+        (b'\n["a.png", 1]', "row 2: ['a.png', 1]; expected an object"),
+        (b'{"image": "a.png", "image": "b.png"}', "row 1: no JSON: 'a key stands twice'"),
+        (b"\n\n", "no row; expected one per image"),
+        (b"[" * 100000, "row 1: no JSON"),
+        (b'{"image": "\xff"}', "not UTF-8 text"),
+    ],
+)
+def test_damaged_json_lines_are_said(content: bytes, words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_bytes(content)
+    assert words in said(folder, table="samples.jsonl")
+
+
+COLUMNS = ("image", "label", "split", "group")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_columns_and_tables_are_found_however_their_accents_are_spelled(
+    forms: tuple[str, str], ending: str, tmp_path: Path
+) -> None:
+    disk, params = (partial(unicodedata.normalize, form) for form in forms)
+    folder = tmp_path / "mine"
+    splits = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
+    cells = zip(pictures(folder), ["x", "y"] * 20, splits, range(COUNT), strict=True)
+    rows = [dict(zip((disk(f"é{one}") for one in COLUMNS), row, strict=True)) for row in cells]
+    name = f"données.{ending}"
+    if ending == "jsonl":
+        lines(folder, rows, disk(name))
+    else:
+        table = pd.DataFrame(rows)
+        write(folder, table, ending)
+        (folder / f"samples.{ending}").rename(folder / disk(name))
+    named = {one: params(f"é{one}") for one in COLUMNS}
+    found, _ = fetched(folder, table=params(name), **named, splits={"reference": 0.0})
+    assert found["split"].value_counts().to_dict() == {"train": 20, "validation": 10, "test": 10}
+
+
+def test_a_division_in_another_case_is_no_mere_column(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    table = pd.DataFrame(
+        {"Image": pictures(folder), "LABEL": ["x", "y"] * 20, "Split": ["train"] * 20 + ["val"] * 10 + ["test"] * 10,
+         "Weight": range(COUNT)}
+    )  # fmt: skip
+    write(folder, table)
+    assert "column 'weight'" not in " ".join(recognise(folder).said)
+    found, _ = fetched(folder, splits={"reference": 0.0})
+    assert found["split"].value_counts().to_dict() == {"train": 20, "validation": 10, "test": 10}
+    assert set(found["Weight"]) == {str(one) for one in range(COUNT)}  # kilograms, perhaps

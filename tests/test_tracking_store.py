@@ -54,9 +54,42 @@ def test_a_local_store_is_found_where_it_is(uri: str, file: str, tmp_path: Path,
     assert tmp_path / file in local_store(tmp_path)
 
 
-def test_a_store_in_memory_is_no_file() -> None:
-    assert parse("sqlite://").file is None
-    assert parse("sqlite:///:memory:").file is None
+@pytest.mark.parametrize("uri", ["sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///:memory:?x=1"])
+def test_a_store_in_memory_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="names no file: what is recorded would be lost with the process"):
+        parse(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///{}/m.db", "sqlite+pysqlite:///{}/m.db", "file://{}/m.db", "file:{}/m.db", "{}/m.db"]
+)
+def test_the_home_folder_is_written_out(uri: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format("~"))
+    store = store_of(tmp_path)
+    assert store.file == tmp_path / "m.db"
+    assert store.uri == uri.format(tmp_path)
+
+
+def test_a_home_that_nobody_has_is_one_sentence(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~no-such-user/m.db")
+    with pytest.raises(UserError, match=r"is sqlite:///~no-such-user/m\.db: "):
+        store_of(tmp_path)
+
+
+def test_a_driver_that_lacks_a_library_or_is_asynchronous_is_one_sentence(monkeypatch: Any) -> None:
+    from sqlalchemy.engine import make_url
+
+    def broken(_self: Any) -> None:
+        raise ImportError("no pq wrapper available.")
+
+    uri = "postgresql+psycopg://db/mlflow"
+    monkeypatch.setattr(make_url(uri).get_dialect(), "import_dbapi", classmethod(broken))
+    with pytest.raises(UserError, match=r"whose driver cannot be loaded: .no pq wrapper available\."):
+        check_driver(parse(uri))
+    for uri in ("postgresql+asyncpg://db/x", "mysql+aiomysql://db/x", "mssql+aioodbc://db/x"):
+        with pytest.raises(UserError, match="whose driver is asynchronous"):
+            check_driver(parse(uri))
 
 
 PASSWORDS = st.text(
@@ -143,7 +176,11 @@ def test_a_driver_that_is_not_installed_is_named(uri: str, monkeypatch: Any) -> 
         ("http://", "names no host"),
         ("http://host:port", "whose port cannot be read"),
         ("http://[::1", "whose host cannot be read"),
-        ("sqlite:mlflow.db", "expected '//' after 'sqlite:'"),
+        ("sqlite:mlflow.db", "expected three slashes before the file's path: sqlite:///FILE"),
+        ("sqlite://mlflow.db", "expected three slashes before the file's path: sqlite:///FILE"),
+        ("sqlite+aiosqlite:///mlflow.db", "of a driver that MLflow does not use; write 'sqlite:'"),
+        ("mysql:me:pw", "expected '//' after 'mysql:'"),
+        ("localhost:5000", "a host and a port; expected http://localhost:5000"),
         ("postgresql://db:port/x", "is no address of a database"),
     ],
 )

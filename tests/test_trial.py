@@ -1,6 +1,8 @@
 """What does not fit is said in a sentence, by `check` or, where only the data tell, by `validate`: never by training."""
 
+import re
 import shutil
+import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -307,3 +309,140 @@ def write_lock(study: Path, noted: dict[str, Any]) -> None:
 
     with (study / "dvc.lock").open("w") as stream:
         YAML().dump({"schema": "2.0", "stages": {"fetch@digits": noted}}, stream)
+
+
+HOSTILE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], outputs))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Twice(Net):
+    def forward(self, x):
+        return torch.cat([self.net(x)] * 2)
+
+
+class Squeezed(Net):
+    def forward(self, x):
+        return self.net(x).squeeze()
+
+
+class Fewer(Net):
+    def forward(self, x):
+        return self.net(x) if self.training else self.net(x)[:, :1]
+
+
+class Decides(Net):
+    def forward(self, x):
+        return self.net(x) if self.training else self.net(x).argmax(1)
+
+
+class Pair(Net):
+    def forward(self, x):
+        return self.net(x) if self.training else (self.net(x), 1)
+
+
+class Complex(Net):
+    def forward(self, x):
+        return torch.complex(self.net(x), self.net(x))
+
+
+class Raises(Net):
+    def forward(self, x):
+        return 1 / 0 if self.training else None
+
+
+class RaisesLater(Net):
+    def forward(self, x):
+        return self.net(x) if self.training else self.missing
+
+
+class Late(Net):
+    def forward(self, x):
+        self.late = getattr(self, "late", nn.Linear(1, 1))
+        return self.net(x)
+
+
+class Grows(Net):
+    def __init__(self, input_shape, outputs):
+        super().__init__(input_shape, outputs)
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward(self, x):
+        self.seen = torch.cat([self.seen, torch.zeros(1)])
+        return self.net(x)
+
+
+class Lazy(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(outputs))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Constant(Net):
+    def forward(self, x):
+        return self.net(x + torch.ones(1, device="cpu"))
+
+
+class Conditional(Net):
+    def forward(self, x):
+        return self.net(x if x.sum() > 0 else -x)
+
+
+class ByNumPy(Net):
+    def forward(self, x):
+        return self.net(torch.from_numpy(x.detach().cpu().numpy()))
+"""
+MISBEHAVED = {
+    "Twice": "puts out 4×10 for a batch of 2; expected 2",
+    "Squeezed": "puts out 10 for a batch of 1; expected 1",
+    "Fewer": "puts out 10 a sample in training, but 1 in evaluation mode",
+    "Decides": "puts out int64 numbers; expected floating point",
+    "Pair": "returns a tuple",
+    "Complex": "puts out complex64 numbers; expected floating point",
+    "Raises": "fails: ZeroDivisionError division by zero",
+    "RaisesLater": "fails: AttributeError 'RaisesLater' object has no attribute 'missing'",
+    "Late": "makes or resizes 'network.late.bias' while it runs",
+    "Grows": "makes or resizes 'network.seen' while it runs",
+    "Lazy": "has a lazy layer ('network.net.1.weight')",
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "misbehaved.py").write_text(HOSTILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "misbehaved:{}".format
+    sys.modules.pop("misbehaved", None)
+
+
+@pytest.mark.parametrize("positions", [2**30, 0], ids=["cpu", "meta"])
+@pytest.mark.parametrize("name", MISBEHAVED)
+def test_ones_own_network_is_refused_for_what_would_fail_after_hours(
+    name: str, positions: int, own: Any, trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "POSITIONS", positions)
+    made = seen(lambda one: one["experiments"]["digits"].update(model=own(name)))
+    with pytest.raises(UserError, match=re.escape(MISBEHAVED[name])) as error:
+        try_experiment("digits", parse_params(made), Dataset.open(trained_study / "data/digits"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Net", "Constant", "Conditional", "ByNumPy"])
+def test_what_the_meta_device_cannot_do_is_no_fault_of_a_network(
+    name: str, own: Any, trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "POSITIONS", 0)
+    made = seen(lambda one: one["experiments"]["digits"].update(model=own(name)))
+    try_experiment("digits", parse_params(made), Dataset.open(trained_study / "data/digits"))

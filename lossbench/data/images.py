@@ -24,7 +24,8 @@ from lossbench.errors import UserError
 
 __all__ = [
     "DAMAGE", "FORMATS", "MAX_PIXELS", "Coloured", "Header", "Orientation", "Range", "Resize", "Size",
-    "WhiteIsZero", "no_range", "read_header", "read_image", "read_mask", "resized",
+    "WhiteIsZero", "no_range", "read_header", "read_image", "read_mask", "read_weights", "resized",
+    "resized_weights",
 ]  # fmt: skip
 
 Resize = Literal["stretch", "pad", "crop"]
@@ -215,18 +216,15 @@ def read_mask(
 
     """
     with sentences(file):
-        decoded = decode(file, colours=False)
-        values, stored = _one_band(decoded, file), decoded.stored
+        decoded, values = _numbers(file, orientation, "a mask")
+        stored = decoded.stored
         if values.dtype.kind not in "bui":
             raise UserError(f"{file}: a mask of {stored.dtype} values; expected whole numbers, a class each")
-        if orientation == "apply":
-            values = turned(values, stored.orientation)
         if values.min() < -(2**31) or values.max() >= 2**31:
             raise UserError(f"{file}: mask values from {values.min()} to {values.max()}; allowed: 0 to 65535")
         if stored.black is not None and white_is_zero == "ignore":
             values = (stored.black - values).astype(values.dtype)
         # A palette's indices are the classes; its colours are only for the eye.
-        values = values[..., 0].view(np.uint8) if values.dtype == bool else values[..., 0]
         values = coloured(file, values, decoded.palette)
         if size is None or values.shape == tuple(size):
             return values  # in the type they have: most masks are bytes
@@ -234,8 +232,39 @@ def read_mask(
         return np.asarray(resized(wide, size, resize, Image.Resampling.NEAREST, fill))
 
 
-def _one_band(decoded: Decoded, file: Path) -> Array:
-    """Return a mask's values (H, W, 1), of grey that is written as colours or beside an opaque alpha too.
+def read_weights(file: Path, orientation: Orientation = "apply") -> Array:
+    """Read a number for each pixel as (H, W): grey values of any depth, or a TIFF's floating point.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+
+    """
+    with sentences(file):
+        return _numbers(file, orientation, "weights")[1]
+
+
+def resized_weights(values: Array, size: Size | None, resize: Resize) -> Array:
+    """Resize (H, W) by nearest neighbour along with its image; what padding adds weighs 0."""
+    if size is None or values.shape == tuple(size):
+        return values
+    # Places, not numbers: no mode of Pillow's holds all of them.
+    places = Image.fromarray(np.arange(1, values.size + 1, dtype=np.int32).reshape(values.shape))
+    wanted = np.asarray(resized(places, size, resize, Image.Resampling.NEAREST, 0))
+    found: Array = np.concatenate([np.zeros(1, values.dtype), values.reshape(-1)])[wanted]
+    return found
+
+
+def _numbers(file: Path, orientation: Orientation, what: str) -> tuple[Decoded, Array]:
+    """Decode a picture of one number per pixel, (H, W), the way up it is read."""
+    decoded = decode(file, colours=False)
+    values = _one_band(decoded, file, what)
+    if orientation == "apply":
+        values = turned(values, decoded.stored.orientation)
+    return decoded, values[..., 0].view(np.uint8) if values.dtype == bool else values[..., 0]
+
+
+def _one_band(decoded: Decoded, file: Path, what: str) -> Array:
+    """Return a mask's values (H, W, 1), or weights: of grey written as colours or beside an opaque alpha too.
 
     Raises:
         UserError: for colours, alpha that hides something, and other bands, naming a pixel of the first two.
@@ -244,18 +273,18 @@ def _one_band(decoded: Decoded, file: Path) -> Array:
     values, stored = decoded.values, decoded.stored
     if values.shape[2] == 1:
         return values
-    said = f"{file}: a mask of mode {stored.mode}"
+    said = f"{file}: {what} of mode {stored.mode}"
     if stored.bands != 1 and not (stored.rgb and stored.bands == 3):
         raise UserError(f"{said}; expected one value per pixel (grey or palette)")
     tinted = (values[..., : stored.bands] != values[..., :1]).any(axis=2)
     hidden = (values[..., stored.bands :] != _opaque(values)).any(axis=2)
-    for odd, what in ((tinted, "which is no grey"), (hidden, "of which alpha is not opaque")):
+    for odd, why in ((tinted, "which is no grey"), (hidden, "of which alpha is not opaque")):
         if odd.any():
             row, column = np.argwhere(odd)[0].tolist()
             pixel = tuple(values[row, column].tolist())
             raise UserError(
                 f"{said}; expected one value per pixel (grey or palette), found {pixel} in row {row}, "
-                f"column {column}, {what}"
+                f"column {column}, {why}"
             )
     return values[..., :1]
 

@@ -56,7 +56,10 @@ def _whole(raw: bytes) -> bool:
 
 def _committed(root: Path) -> bytes | None:
     """Read dvc.lock as committed; None where git knows none that is whole."""
-    shown = subprocess.run(["git", "show", f"HEAD:./{NAME}"], cwd=root, capture_output=True, check=False)
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:./{NAME}"], cwd=root, capture_output=True, check=False)
+    except OSError:  # no git on this machine
+        return None
     return shown.stdout if shown.returncode == 0 and _whole(shown.stdout) else None
 
 

@@ -268,9 +268,11 @@ def _finding(
         budget=budgets.clause,
     )
     examples = None
-    if contrast.arm in one.statistics and contrast.baseline in one.statistics:
+    some = one.statistics.get(contrast.arm)
+    # Of a single test sample nobody can say how samples vary.
+    if some is not None and contrast.baseline in one.statistics and some.shape[1] > 1:
         examples = seeds_by_examples(
-            one.statistics[contrast.arm][: contrast.n],  # looks take seeds in the order of the outs
+            some[: contrast.n],  # looks take seeds in the order of the outs
             one.statistics[contrast.baseline][: contrast.n],
             lambda total: one.task.from_statistics(one.metric, total),
             level,

@@ -4,13 +4,14 @@ Nothing here imports MLflow, so that whoever only asks where the store is does n
 """
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from lossbench.errors import UserError, nearest
+from lossbench.errors import UserError, brief, nearest
 from lossbench.telling import HOSTED, shown
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -70,7 +71,27 @@ def store_of(study: Path) -> Store:
         UserError: if the variable holds no address of a store.
 
     """
-    return parse(os.environ.get(VARIABLE, "").strip() or local_uri(study / STORE))
+    return parse(_at_home(os.environ.get(VARIABLE, "").strip()) or local_uri(study / STORE))
+
+
+HOME = re.compile(r"(sqlite(?:\+\w+)?:///|file:(?://)?|)(~[^/]*)", re.IGNORECASE)
+"""Where a home folder stands in an address: (what comes before it, ``~`` or ``~name``)."""
+
+
+def _at_home(uri: str) -> str:
+    """Write ``~`` out where an address holds a path: neither SQLAlchemy nor MLflow knows it.
+
+    Raises:
+        UserError: where nobody has such a home.
+
+    """
+    found = HOME.match(uri)
+    if found is None:
+        return uri
+    try:
+        return f"{found[1]}{Path(found[2]).expanduser()}{uri[found.end() :]}"
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{VARIABLE} is {shown(uri)}: {error}") from None
 
 
 def local_uri(file: Path) -> str:
@@ -101,14 +122,32 @@ def parse(uri: str) -> Store:
         return Store(uri, kind, file=Path(url2pathname(urlsplit(uri).path)))
     if kind in SERVERS:
         return _server(uri, kind)
+    if kind == "sqlite":
+        return _sqlite(uri, scheme, rest)
     if kind in DATABASES and rest.startswith("//"):
-        path = unquote(rest.partition("?")[0].removeprefix("//").removeprefix("/"))
-        local = kind == "sqlite" and path not in ("", ":memory:")
-        return Store(uri, kind, file=Path(path) if local else None)
-    if kind in DATABASES:
-        raise UserError(f"{VARIABLE} is {shown(uri)}; expected '//' after '{scheme}:'")
+        return Store(uri, kind)
+    if kind in DATABASES:  # what follows may be a password, and nobody can tell where it begins
+        raise UserError(f"{VARIABLE} is '{scheme}:…'; expected '//' after '{scheme}:'")
+    if rest.partition("/")[0].isdecimal():
+        raise UserError(f"{VARIABLE} is {shown(uri)}, a host and a port; expected http://{shown(uri)}")
     allowed = nearest(kind, [*SERVERS, *DATABASES, "file", "databricks"])
     raise UserError(f"{VARIABLE} is {shown(uri)}: no kind of store is called '{kind}'; {allowed}")
+
+
+def _sqlite(uri: str, scheme: str, rest: str) -> Store:
+    if scheme.lower() not in ("sqlite", "sqlite+pysqlite"):
+        raise UserError(f"{VARIABLE} is '{scheme}:…', of a driver that MLflow does not use; write 'sqlite:'")
+    if not rest.startswith("///"):
+        raise UserError(
+            f"{VARIABLE} is {shown(uri)}; expected three slashes before the file's path: {scheme}:///FILE"
+        )
+    path = unquote(rest.partition("?")[0].removeprefix("///"))
+    if path in ("", ":memory:"):
+        raise UserError(
+            f"{VARIABLE} is {shown(uri)}, which names no file: what is recorded would be lost with the "
+            f"process; write {scheme}:///FILE"
+        )
+    return Store(uri, "sqlite", file=Path(path))
 
 
 def _server(uri: str, kind: str) -> Store:
@@ -136,13 +175,20 @@ def check_driver(store: Store) -> None:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     try:
-        make_url(store.uri).get_dialect().import_dbapi()
+        dialect = make_url(store.uri).get_dialect()
+        if getattr(dialect, "is_async", False):
+            raise UserError(f"{VARIABLE} is {store.shown}, whose driver is asynchronous, and MLflow is not")
+        dialect.import_dbapi()
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         package = PACKAGES.get(module, module)
         raise UserError(
             f"{VARIABLE} is {store.shown}, which needs the package '{package}', and it is not installed; "
             f"run `.venv/bin/uv pip install '{package}'`, or name another store"
+        ) from None
+    except ImportError as error:  # it is there, and what it needs is not: libpq, ODBC
+        raise UserError(
+            f"{VARIABLE} is {store.shown}, whose driver cannot be loaded: {brief(str(error))}"
         ) from None
     except NoSuchModuleError:
         driver = store.uri.partition(":")[0]

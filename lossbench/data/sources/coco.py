@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,14 +52,14 @@ class CocoAnnotation(BaseModel):
     image_id: Id
     category_id: Id
     bbox: tuple[Finite, Finite, Finite, Finite]
-    iscrowd: int = 0
+    iscrowd: int | None = 0
 
 
 class CocoCategory(BaseModel):
     """An entry of ``categories``."""
 
     id: Id
-    name: str
+    name: Annotated[str, BeforeValidator(_as_text)]
 
 
 class Instances(BaseModel):
@@ -73,8 +74,8 @@ class CocoOptions(BoxOptions):
     """Where files lie, relative to ``path``.
 
     ``instances``: split → JSON; by default ``annotations/instances_<split>*.json``. ``images``: split →
-    folder, or one for all; by default the folder named like the rest of the JSON (``train2017``), else
-    ``images``.
+    folder, or one for all; by default the first of the folder named like the rest of the JSON
+    (``train2017``), ``images``, one of that name within it, and ``path`` that holds the first image.
     """
 
     instances: dict[Split, str] | None = Field(None, min_length=1)
@@ -112,7 +113,7 @@ def instance_groups(root: Path, options: CocoOptions, key: str) -> dict[str, lis
     groups: dict[str, list[Picture]] = {}
     seen: dict[Path, str] = {}
     for split, file in _instances(root, options, key).items():
-        groups[split] = _pictures(file, _folder(root, split, file, options, key))
+        groups[split] = _pictures(file, _folders(root, split, file, options, key))
         _refuse_twice(groups[split], seen)
     return groups
 
@@ -130,8 +131,8 @@ def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder; it holds instances_train*.json, or say '{key}.instances'")
     found: dict[str, Path] = {}
     for file in listing.entries(folder):
-        name = re.fullmatch(r"instances(?:_([a-z]+)\w*)?", file.stem)
-        if file.suffix != ".json" or name is None:
+        name = re.fullmatch(r"instances(?:_([a-z]+)\w*)?", file.stem.lower())
+        if file.suffix.lower() != ".json" or name is None:
             continue  # captions and keypoints lie here too
         split = listing.SIDES.get(name[1], POOL) if name[1] else POOL
         if split in found:
@@ -147,17 +148,29 @@ def _instances(root: Path, options: CocoOptions, key: str) -> dict[str, Path]:
     return found
 
 
-def _folder(root: Path, split: str, file: Path, options: CocoOptions, key: str) -> Path:
-    """The folder of a split's images."""
+def _folders(root: Path, split: str, file: Path, options: CocoOptions, key: str) -> list[Path]:
+    """The folder of a split's images, or those that may be it, the usual first."""
     if isinstance(options.images, str):
-        return listing.below(root, options.images, f"{key}.images")
+        return [listing.below(root, options.images, f"{key}.images")]
     if options.images is not None:
         named = {str(one): folder for one, folder in options.images.items()}
         if split not in named:
             raise UserError(f"'{key}.images' names no folder for '{split}'")
-        return listing.below(root, named[split], f"{key}.images")
-    own = root / file.stem.removeprefix("instances_")
-    return own if own.is_dir() else root / "images"
+        return [listing.below(root, named[split], f"{key}.images")]
+    own = file.stem[len("instances_") :]
+    usual = [own, "images", f"images/{own}"] if own else ["images"]
+    found = [one for name in usual if (one := listing.as_spelled(root, name)).is_dir()]
+    return [*found, root]
+
+
+def _holding(folders: Sequence[Path], images: Sequence[CocoImage]) -> Path:
+    """The folder in which the first image lies, or else the usual one: ``file_name`` may begin at any."""
+    name = images[0].file_name if images else ""
+    for folder in folders:
+        with suppress(OSError, ValueError):  # a name that none can have
+            if listing.as_spelled(folder, name).is_file():
+                return folder
+    return folders[0]
 
 
 def read_instances(file: Path) -> Instances:
@@ -192,8 +205,9 @@ def read_instances(file: Path) -> Instances:
         raise UserError(f"{file}: '{where.removeprefix('.')}'{given}: {said}") from None
 
 
-def _pictures(file: Path, folder: Path) -> list[Picture]:
+def _pictures(file: Path, folders: Sequence[Path]) -> list[Picture]:
     content = read_instances(file)
+    folder = _holding(folders, content.images)
     names = _categories(content.categories, file)
     _refuse_same_ids(content.annotations, file)
     boxes: dict[str, list[Box]] = {one.id: [] for one in content.images}

@@ -256,7 +256,8 @@ def segmented(
         targets = FromFiles.of(known, some, reading.size, np.uint8, f"{split} masks: reading")
         groups[split] = images.samples(split, targets, {**own, **((columns or {}).get(split, {}))})
     for split, files_of in _with_maps(weights or {}, root).items():
-        maps_of = maps(files_of, reading, options.size, f"{split} weights: reading")
+        sizes = [(one.height, one.width) for one in images.headers[split]]
+        maps_of = maps(files_of, sizes, reading, options.size, f"{split} weights: reading")
         groups[split] = replace(groups[split], weights=maps_of)
     return Fetched("mask", classes, groups, PROVENANCE, ignore, reading.extra)
 

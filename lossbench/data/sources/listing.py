@@ -50,8 +50,9 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-ClassName = Annotated[str, Field(min_length=1), AfterValidator(nfc)]
-ClassNames = Annotated[tuple[ClassName, ...], AfterValidator(_once)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(nfc)]
+"""A name in params.yaml that is held against names in the user's files."""
+ClassNames = Annotated[tuple[Name, ...], AfterValidator(_once)]
 """Names in params.yaml, each once."""
 
 
@@ -88,6 +89,9 @@ def read_text(file: Path) -> str:
 def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Read a table of text with a header, as CSV or as spreadsheets save it: separated by ``;`` or tabs.
 
+    A first line ``sep=;``, which tells Excel what separates, is no row; nor are blank lines. Columns without
+    a name and without a cell, which spreadsheets add on the right, are left out.
+
     Returns:
         the columns, and each row's number in the file with its cells.
 
@@ -95,27 +99,54 @@ def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
         UserError: naming file and row.
 
     """
+    (head, columns), *below = _csv_rows(file)
+    columns = [name.strip() for name in columns]
+    for number, row in below:
+        if len(row) != len(columns):
+            raise UserError(f"{file}, row {number}: more or fewer fields than the header has columns")
+    bare = {place for place, name in enumerate(columns) if not (name or any(row[place] for _, row in below))}
+    kept = [place for place in range(len(columns)) if place not in bare]
+    names = [columns[place] for place in kept]
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise UserError(f"{file}, row {head}: column {brief(twice)} stands twice; each name may stand once")
+    if not below:
+        raise UserError(f"{file}: no row below its header; expected one per image")
+    return names, [(number, {columns[place]: row[place] for place in kept}) for number, row in below]
+
+
+def _csv_rows(file: Path) -> list[tuple[int, list[str]]]:
+    """Read the rows that are not blank, the header first, each with its number in the file."""
     text = nfc(read_text(file))
+    if (place := text.find("\0")) >= 0:
+        raise UserError(
+            f"{file}, row {text.count(chr(10), 0, place) + 1}: a NUL, as binary files have; expected text, "
+            "in UTF-8 or with a byte order mark"
+        )
+    skipped, separator, text = _told_separator(text)
     try:
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
-        columns = table.fieldnames = [name.strip() for name in table.fieldnames or ()]
-        entries = [(table.line_num, dict(entry)) for entry in table]
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        return [(skipped + rows.line_num, row) for row in rows if row] or [(1, [])]
     except csv.Error as error:
         raise UserError(f"{file}: cannot be read as CSV: {error}") from None
-    if len(set(columns)) != len(columns):
-        raise UserError(f"{file}, row 1: a column stands twice; each name may stand once")
-    if not entries:
-        raise UserError(f"{file}: no row below its header; expected one per image")
-    for row, entry in entries:
-        if None in entry or None in entry.values():
-            raise UserError(f"{file}, row {row}: more or fewer fields than the header has columns")
-    return columns, entries
 
 
-def _delimiter(text: str) -> str:
-    """What separates the names of columns: the first of these that stands between them."""
-    head = text.partition("\n")[0]
-    return next((one for one in DELIMITERS if one in head), ",")
+TOLD = re.compile(r'\A((?:[ \t]*\r?\n)*)"?sep=(.)[^\w\r\n]*(?:\r\n|\r|\n)', re.IGNORECASE)
+"""The line by which a table tells Excel what separates, perhaps in quotes or filled up with separators."""
+
+
+def _told_separator(text: str) -> tuple[int, str, str]:
+    """Read what separates cells: as the table's first line tells, else as its header shows.
+
+    Returns:
+        how many lines tell nothing else, the separator, and the lines after these.
+
+    """
+    if told := TOLD.match(text):
+        return len(told[0].splitlines()), told[2], text[told.end() :]
+    lines = text.splitlines(keepends=True)
+    blank = next((place for place, line in enumerate(lines) if line.strip()), 0)
+    head = lines[blank] if lines else ""
+    return blank, next((one for one in DELIMITERS if one in head), ","), "".join(lines[blank:])
 
 
 def user_path(path: str, key: str) -> Path:
@@ -210,7 +241,7 @@ def below(folder: Path, name: str, where: str) -> Path:
 
     """
     try:
-        named = _as_spelled(folder, name)
+        named = as_spelled(folder, name)
         found = named.resolve()
         there = found.is_file() or found.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL byte, a loop of links
@@ -222,7 +253,7 @@ def below(folder: Path, name: str, where: str) -> Path:
     return named
 
 
-def _as_spelled(folder: Path, name: str) -> Path:
+def as_spelled(folder: Path, name: str) -> Path:
     r"""Find ``folder / name`` where it is spelled otherwise: an accent, a letter's case, ``\`` for ``/``.
 
     A name is found as it stands if it can be; else by what it is alike to, if there is one such.
@@ -286,6 +317,25 @@ def split_folders(folder: Path) -> Mapping[str, Path] | None:
     if "train" not in found:
         raise UserError(f"{folder}: no train folder beside {', '.join(one.name for one in below)}")
     return found
+
+
+def split_lists(folder: Path, names: Mapping[str, str] = SIDES) -> dict[str, Path]:
+    """Find a folder's ``train.txt``, ``val.txt`` and ``test.txt``, in any case: split → the list.
+
+    Args:
+        folder: which need not be there.
+        names: a list's name, in lower case, without its ending → the split.
+
+    Raises:
+        UserError: for two lists of one split.
+
+    """
+    found: dict[str, Path] = {}
+    for one in entries(folder) if folder.is_dir() else ():
+        split = names.get(one.stem.lower()) if one.suffix.lower() == ".txt" and one.is_file() else None
+        if split is not None and found.setdefault(split, one) != one:
+            raise UserError(f"{found[split]} and {one.name} are both lists of the {split} split; keep one")
+    return {split: found[split] for split in dict.fromkeys(names.values()) if split in found}
 
 
 def _allowed() -> str:

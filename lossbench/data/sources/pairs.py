@@ -241,10 +241,7 @@ def _voc(root: Path) -> dict[str, Pairs]:
     masks = listing.by_stem(_files(root / "SegmentationClass"))
     lists = root / "ImageSets" / "Segmentation"
     found: dict[str, Pairs] = {}
-    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
-        file = lists / f"{name}.txt"
-        if not file.is_file():
-            continue
+    for split, file in listing.split_lists(lists).items():
         found[split] = {}
         for row, line in enumerate(listing.read_text(file).splitlines(), 1):
             if stem := listing.nfc(line.strip()):

@@ -1,6 +1,7 @@
 """The user's own images as a table lists them: a row per sample, with a label, a mask or a file of boxes."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,8 +36,8 @@ TAKEN = frozenset((
 class TableOptions(MaskOptions):
     """Which table, and what its columns are called.
 
-    ``table`` is the CSV or Parquet file within ``path``, or one within each of its ``train``, ``val`` and
-    ``test``. ``image``, ``label``, ``mask``, ``boxes``, ``split``
+    ``table`` is the CSV, Parquet or JSON lines file within ``path``, or one within each of its ``train``,
+    ``val`` and ``test``. ``image``, ``label``, ``mask``, ``boxes``, ``split``
     and ``group`` name its columns; one of ``label``, ``mask`` and ``boxes`` (a file of Pascal VOC's XML) is
     the target: the one that is named here, or else the one that is there. Rows of one ``group`` never fall
     into two splits. Further columns go into the manifest, where ``retraining.slices`` finds them.
@@ -48,15 +49,15 @@ class TableOptions(MaskOptions):
     labels the likeliest class is the label.
     """
 
-    table: str = Field("samples.csv", pattern=r"^[^/\\]+\.(csv|parquet)$")
-    image: str = "image"
-    label: str | None = None
-    mask: str | None = None
-    boxes: str | None = None
-    split: str = "split"
-    group: str = "group"
-    weight: str | None = "weight"
-    weights: str | None = "weights"
+    table: str = Field("samples.csv", pattern=r"^[^/\\]+\.(?i:csv|parquet|jsonl)$")
+    image: listing.Name = "image"
+    label: listing.Name | None = None
+    mask: listing.Name | None = None
+    boxes: listing.Name | None = None
+    split: listing.Name = "split"
+    group: listing.Name = "group"
+    weight: listing.Name | None = "weight"
+    weights: listing.Name | None = "weights"
     probabilities: listing.ClassNames | None = Field(None, min_length=2)
     beyond: Literal["clip", "refuse"] = "refuse"
     classes: listing.ClassNames | None = Field(None, min_length=1)
@@ -166,24 +167,28 @@ def tables_of(root: Path, options: TableOptions, key: str) -> dict[str, Path]:
         UserError: naming the tables that are there, if none has the name, or both the folder and a split's.
 
     """
-    below = [one for one in listing.entries(root) if (one / options.table).is_file()]
-    if (root / options.table).is_file():
-        twin = next((one for one in below if one.name.lower() in listing.SIDES), None)
+    own = listing.as_spelled(root, options.table)
+    below = [listing.as_spelled(one, options.table) for one in listing.entries(root) if one.is_dir()]
+    twin = next((one for one in below if one.is_file() and one.parent.name.lower() in listing.SIDES), None)
+    if own.is_file():
         if twin is not None:
             raise UserError(
-                f"{root / options.table} and {twin / options.table} are both there, and one of "
+                f"{own} and {twin} are both there, and one of "
                 f"them would not be read; keep one, or rename one ('{key}.table' names the table)"
             )
-        return {POOL: root / options.table}
-    if any(one.name.lower() in listing.SIDES for one in below):
+        return {POOL: own}
+    if twin is not None:
         sides = listing.split_folders(root) or {}
-        return {split: _existing(folder / options.table, key) for split, folder in sides.items()}
-    return {POOL: _existing(root / options.table, key)}
+        return {
+            split: _existing(listing.as_spelled(folder, options.table), key)
+            for split, folder in sides.items()
+        }
+    return {POOL: _existing(own, key)}
 
 
 def _existing(file: Path, key: str) -> Path:
     if not file.is_file():
-        tables = [one.name for one in listing.entries(file.parent) if one.suffix in (".csv", ".parquet")]
+        tables = [one.name for one in listing.entries(file.parent) if one.suffix.lower() in SUFFIXES]
         there = f"; there is {', '.join(tables[:5])}" if tables else ""
         raise UserError(f"{file}: no such file{there}; '{key}.table' names the table in '{key}.path'")
     return file
@@ -237,6 +242,7 @@ def entries_told(
     options: TableOptions,
 ) -> tuple[str, list[Row]]:
     """Read the rows of a table that is in memory already; see :func:`read_rows`."""
+    columns, entries = _as_named(file, columns, entries, options)
     kind, target = _target(file, columns, options)
     for name in (options.image, *([] if target is None else [target]), *(options.probabilities or ())):
         if name not in columns:
@@ -255,6 +261,31 @@ def entries_told(
         if first != row.where:
             raise UserError(f"{row.where}: '{row.image.name}' stands in {first.rpartition(', ')[2]} already")
     return kind, rows
+
+
+def _as_named(
+    file: Path,
+    columns: Sequence[str],
+    entries: Sequence[tuple[int, Mapping[str, Any]]],
+    options: TableOptions,
+) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Give columns the names that options have for them: ``Split`` is no mere column beside ``split``.
+
+    Not so what weighs: a ``Weight`` is more often a patient's.
+    """
+    spelled = {listing.nfc(name).strip(): name for name in columns}
+    if len(spelled) < len(columns):
+        twice = next(one for one in columns if spelled[listing.nfc(one).strip()] != one)
+        raise UserError(f"{file}: column {brief(twice)} stands twice; each name may stand once")
+    names = dict(spelled)
+    for part in ("image", *TARGETS, "split", "group"):
+        wanted = getattr(options, part) or part
+        alike = [name for name in spelled if name.casefold() == wanted.casefold()]
+        if wanted not in names and len(alike) == 1:
+            names = {wanted if name == alike[0] else name: found for name, found in names.items()}
+    return list(names), [
+        (number, {name: entry[found] for name, found in names.items()}) for number, entry in entries
+    ]
 
 
 @dataclass(frozen=True)
@@ -353,7 +384,7 @@ def entries_of(file: Path) -> tuple[Sequence[str], Sequence[tuple[int, Mapping[s
         UserError: naming the file, if it cannot be read.
 
     """
-    return _parquet(file) if file.suffix == ".parquet" else listing.csv_entries(file)
+    return READERS.get(file.suffix.lower(), listing.csv_entries)(file)
 
 
 def _parquet(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
@@ -370,6 +401,37 @@ def _parquet(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     return columns, [
         (number, dict(zip(columns, cells, strict=True))) for number, cells in enumerate(whole, 1)
     ]
+
+
+def _json_lines(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    """Read an object a line, as an ``imagefolder``'s ``metadata.jsonl`` has; what one lacks is empty."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(listing.read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line, object_pairs_hook=_keys_once)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file}, row {number}: no JSON: {brief(str(error))}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{file}, row {number}: {brief(found)}; expected an object, {{column: value, …}}")
+        rows.append((number, found))
+    if not rows:
+        raise UserError(f"{file}: no row; expected one per image")
+    columns = list(dict.fromkeys(name for _, row in rows for name in row))
+    return columns, [(number, {name: row.get(name) for name in columns}) for number, row in rows]
+
+
+def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = {listing.nfc(name): value for name, value in pairs}
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+READERS = {".parquet": _parquet, ".jsonl": _json_lines}
+"""Ending → what reads such a table; others are CSV."""
+SUFFIXES = (".csv", *READERS)
 
 
 def _row(

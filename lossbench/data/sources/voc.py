@@ -16,8 +16,6 @@ from lossbench.params import Dataset
 PROVENANCE = {"name": "the user's own folder, Pascal VOC layout", "licence": "the user's own"}
 MOST_BYTES = 2**24
 """Of one annotation: a thousand objects take half a megabyte."""
-LISTS = (("train", ("train", "trainval")), ("validation", ("val",)), ("test", ("test",)))
-"""Split → lists in ImageSets/Main that name its images, the first that exists."""
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 WHOLE = re.compile(r"-?[0-9]{1,9}(\.0*)?")
 
@@ -78,7 +76,9 @@ def _divided(root: Path) -> dict[str, Pairs]:
             raise UserError(f"{root / name}: no such folder; expected JPEGImages/ and Annotations/ in {root}")
         found[name] = listing.by_stem(listing.files_in(root / name, f"'{name}'"))
     images, annotations = found["JPEGImages"], found["Annotations"]
-    lists = _lists(root / "ImageSets" / "Main")
+    lists = listing.split_lists(root / "ImageSets" / "Main")
+    if "train" not in lists:
+        lists |= listing.split_lists(root / "ImageSets" / "Main", {"trainval": "train"})
     if not lists:
         _refuse_single(images, annotations, root)
         return {POOL: [(image, annotations[stem]) for stem, image in images.items()]}
@@ -89,16 +89,6 @@ def _divided(root: Path) -> dict[str, Pairs]:
         split: [_pair(stem, row, file, images, annotations, listed) for row, stem in _stems(file)]
         for split, file in lists.items()
     }
-
-
-def _lists(folder: Path) -> dict[str, Path]:
-    """Split → the list that names its images."""
-    found = {}
-    for split, names in LISTS:
-        there = [folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()]
-        if there:
-            found[split] = there[0]
-    return found
 
 
 def _names(lists: Mapping[str, Path]) -> str:
@@ -187,8 +177,15 @@ DECLARED = re.compile(
     rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,39})["'][^>]{0,200}\?>"""
 )
 DECLARATION = re.compile(r"\s*<\?xml[^>]{0,400}\?>")
+ALIASES = re.compile(
+    r"(?:x-)*(?:windows-(31j|874|9\d\d)|ms-?(9\d\d)|(sjis|gbk|big5|mac-roman))", re.IGNORECASE
+)
+"""Names of encodings that editors declare and Python lacks: a code page's number, or a name after ``x-``."""
+PAGES = {"31j": "cp932", "sjis": "shift_jis", "gbk": "gbk", "big5": "big5", "mac-roman": "mac_roman"}
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"}
 """Encoding → the one that people mean by its name: the same, and more characters."""
+MEANT = {"iso8859-1": "cp1252"}
+"""Encoding → what is tried first: of these bytes Latin-1 makes control characters, which no name holds."""
 NO_TEXT = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 """Python's codecs of text that are no encodings of it; others are refused by ``bytes.decode``."""
 
@@ -207,7 +204,7 @@ def decoded_xml(content: bytes, where: str) -> str:
     else:
         found = DECLARED.match(content)
         name = found[1].decode() if found else "utf-8"
-        if name.lower().startswith(("utf-16", "utf-32", "ucs")):
+        if name.lower().startswith(("utf-16", "utf-32", "ucs")) or name.lower() == "unicode":
             name = "utf-8"  # or the declaration could not have been read byte by byte
         text = _decoded_as(content, name, where)
     return DECLARATION.sub("", text, count=1) if text.lstrip().startswith("<?xml") else text
@@ -215,11 +212,11 @@ def decoded_xml(content: bytes, where: str) -> str:
 
 def _decoded_as(content: bytes, name: str, where: str) -> str:
     try:
-        codec = codecs.lookup(name).name
+        codec = codecs.lookup(_known(name)).name
         if codec.replace("_", "-") in NO_TEXT:
             raise LookupError
         problem = ""
-        for one in (codec, WIDER.get(codec, codec)):
+        for one in (MEANT.get(codec, codec), codec, WIDER.get(codec, codec)):
             try:
                 return content.decode(one)
             except UnicodeDecodeError as error:
@@ -227,6 +224,13 @@ def _decoded_as(content: bytes, name: str, where: str) -> str:
     except LookupError:
         raise UserError(f"{where}: no readable XML: it declares an unknown encoding, '{name}'") from None
     raise UserError(f"{where}: not {name} text ({problem})")
+
+
+def _known(name: str) -> str:
+    """Name an encoding as Python does."""
+    found = ALIASES.fullmatch(name)
+    page = (found[1] or found[2] or found[3]).lower() if found else ""
+    return PAGES.get(page, f"cp{page}") if page else name
 
 
 def _left_out(one: Any, options: VocOptions) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lossbench.data.images import FORMATS, Size, read_mask
+from lossbench.data.images import FORMATS, Size, read_weights, resized_weights
 from lossbench.data.rows import Array, FromFiles
 from lossbench.data.sources import listing
 from lossbench.data.sources.pairs import plain, without_ending
@@ -71,11 +71,14 @@ def _shown(text: str) -> str:
     return brief(text) if text else "empty"
 
 
-def maps(files: Sequence[Path], reading: Reading, size: Size | None, label: str) -> FromFiles:
-    """Read weight maps, (N, H, W) float32: of each pixel its grey value, or its number in an .npy file.
+def maps(
+    files: Sequence[Path], images: Sequence[Size], reading: Reading, size: Size | None, label: str
+) -> FromFiles:
+    """Read weight maps, (N, H, W) float32: a pixel's grey value, or its number in a TIFF or an .npy file.
 
     Args:
         files: one per sample.
+        images: (H, W) of the image of each.
         reading: how the images are read.
         size: what params resize images to, or None; pictures are resized along, by nearest neighbour, and
             what padding adds weighs 0. Arrays have that size already.
@@ -85,18 +88,22 @@ def maps(files: Sequence[Path], reading: Reading, size: Size | None, label: str)
         UserError: once a map is read that does not fit.
 
     """
-    return FromFiles.of(partial(_map, reading=reading, size=size), files, reading.size, np.float32, label)
+    read = partial(_map, reading=reading, size=size)
+    pairs = list(zip(files, images, strict=True))
+    return FromFiles.of(read, pairs, reading.size, np.float32, label)
 
 
-def _map(file: Path, reading: Reading, size: Size | None) -> Array:
+def _map(given: tuple[Path, Size], reading: Reading, size: Size | None) -> Array:
+    file, (height, width) = given
     if file.suffix.lower() == ".npy":
         found = _array(file)
-    else:
-        found = read_mask(file, size, reading.resize, 0, reading.orientation)
-    if found.shape != reading.size:
         height, width = reading.size
+    else:
+        found = read_weights(file, reading.orientation)
+    if found.shape != (height, width):
         sizes = "×".join(map(str, reversed(found.shape)))
         raise UserError(f"{file}: weights of {sizes or 'no size'}, but its image has {width}×{height} pixels")
+    found = resized_weights(found, size, reading.resize)
     wrong = ~((found >= 0) & (found <= MOST))  # NaN, too
     if wrong.any():
         raise UserError(f"{file}: a weight of {found[wrong][0]:g}; allowed: finite numbers ≥ 0, ≤ {MOST:.2g}")
