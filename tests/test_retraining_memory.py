@@ -121,6 +121,8 @@ def test_an_image_that_is_there_twice_hides_no_changed_label(tmp_path_factory, r
         lambda _: b"sha256,label,source\n",
         lambda content: content[:-1],
         lambda content: content[: len(content) // 2],
+        lambda content: b"".join(content.splitlines(keepends=True)[:-1]),
+        lambda content: b"".join(content.splitlines(keepends=True)[:1]),
         lambda content: content + b"\0\0\n",
         lambda content: content + b"hash of 9\n",
         lambda content: content.replace(b",", b";"),
@@ -133,6 +135,18 @@ def test_a_damaged_list_of_the_reference_split_is_no_empty_one(tmp_path, harm):
     file.write_bytes(harm(file.read_bytes()))
     with pytest.raises(UserError, match=r"retraining-reference-mine\.csv"):
         expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat"))
+
+
+def test_a_list_that_is_gone_after_a_promotion_is_not_made_anew_unasked(tmp_path):
+    swapped = table(r1="dog", r2="cat")
+    with pytest.raises(
+        UserError, match=r"retraining-reference-mine\.csv: gone; restore it .*--new-reference"
+    ):
+        expect_frozen(tmp_path, "mine", swapped, promoted=True)
+    assert not frozen_file(tmp_path, "mine").exists()
+    assert expect_frozen(tmp_path, "mine", swapped, anew=True, promoted=True) == 2
+    assert expect_frozen(tmp_path, "mine", swapped, promoted=True) == 0
+    assert expect_frozen(tmp_path, "other", table(t1="dog"), promoted=True) == 0  # no such split
 
 
 def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("sha256", "label", "source")
+COUNT = "rows="
+"""Begins the last word of the header, which says how many rows follow: a list may be cut at a line's end."""
 NAMED = 3
 """Samples that a refusal names."""
 
@@ -35,7 +37,9 @@ def frozen_file(root: Path, dataset: str) -> Path:
     return root / "reports" / f"retraining-reference-{dataset}.csv"
 
 
-def expect_frozen(root: Path, dataset: str, table: "pd.DataFrame", anew: bool = False) -> int:
+def expect_frozen(
+    root: Path, dataset: str, table: "pd.DataFrame", anew: bool = False, promoted: bool = False
+) -> int:
     """Hold the reference split against the list of what it holds, and add what is new to the list.
 
     Args:
@@ -43,19 +47,25 @@ def expect_frozen(root: Path, dataset: str, table: "pd.DataFrame", anew: bool = 
         dataset: its name.
         table: the dataset's manifest.
         anew: somebody says that the split is right as it is now: it is frozen as it is.
+        promoted: a challenger was once promoted on this dataset, so that a split that it has is frozen.
 
     Returns:
         how many samples were added.
 
     Raises:
         GateError: a known sample has another label, went to another split, or is gone; some are named.
-        UserError: the list is damaged.
+        UserError: the list is damaged, or lost.
 
     """
     file = frozen_file(root, dataset)
     known = [] if anew else _read(file)
     frozen = {one.sha256 for one in known}
     now = _samples(table[table["split"] == "reference"])
+    if now and promoted and not known and not anew:
+        raise UserError(
+            f"{file}: gone; restore it from git or a backup, or `lossbench retrain --new-reference` if the "
+            "reference split is right as it is now"
+        )
     _expect_labels(known, now, dataset)
     here = {one.sha256 for one in now}
     elsewhere = {one.sha256 for one in _samples(table[table["split"] != "reference"])}
@@ -113,7 +123,8 @@ def _read(file: Path) -> list[Known]:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         found = [Known(*(row[name] for name in COLUMNS)) for row in rows]
         whole = all(one.sha256 and one.label is not None and one.source is not None for one in found)
-        if not found or not whole or not text.endswith("\n"):
+        counts = [one.removeprefix(COUNT) for one in rows[0] if one and one.startswith(COUNT)] if rows else []
+        if not whole or counts != [str(len(found))] or not text.endswith("\n"):
             raise ValueError
     except (ValueError, csv.Error, KeyError):
         raise UserError(
@@ -126,6 +137,6 @@ def _read(file: Path) -> list[Known]:
 def _write(file: Path, samples: list[Known]) -> None:
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
+    rows.writerow((*COLUMNS, f"{COUNT}{len(samples)}"))
     rows.writerows((one.sha256, one.label, one.source) for one in samples)
     write_whole(file, text.getvalue())

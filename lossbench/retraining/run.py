@@ -306,7 +306,12 @@ class _Attempt:
         return attempt
 
     def _expect_frozen(self, data: Dataset, table: "pd.DataFrame") -> None:
-        added = expect_frozen(self.root, data.folder.name, table, self.told.new_reference)
+        name, arms = data.folder.name, self.params.arms
+        promoted = any(
+            one.outcome == "promoted" and one.arm in arms and arms[one.arm].dataset == name
+            for one in records.read(self.root)
+        )
+        added = expect_frozen(self.root, name, table, self.told.new_reference, promoted)
         if added:
             self.say(f"{added} samples of the reference split are frozen from now on")
 
