@@ -17,7 +17,6 @@ from lossbench.reference import knobs, schema, told
 from lossbench.variables import VARIABLES
 
 ROOT = Path(__file__).parent.parent
-SPEC = importlib.util.spec_from_file_location("make_params", ROOT / "docs/make_params.py")
 STUDIES = [ROOT / "params.yaml", *sorted(ROOT.glob("studies/*/params.yaml"))]
 PYTHON = [*ROOT.glob("lossbench/**/*.py"), *ROOT.glob("stages/*.py"), *ROOT.glob("benchmarks/*.py")]
 
@@ -28,13 +27,15 @@ def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_pages_are_current() -> None:
-    assert SPEC is not None
-    assert SPEC.loader is not None
-    made = importlib.util.module_from_spec(SPEC)
-    SPEC.loader.exec_module(made)
+@pytest.mark.parametrize("maker", ["make_params", "make_models"])
+def test_the_pages_are_current(maker: str) -> None:
+    spec = importlib.util.spec_from_file_location(maker, ROOT / f"docs/{maker}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
     for name, text in made.pages().items():
-        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "run `python docs/make_params.py`"
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, f"run `python docs/{maker}.py`"
 
 
 def test_every_key_is_told_of() -> None:
