@@ -169,7 +169,8 @@ def test_a_tiff_of_weights_that_does_not_fit_is_said_resized_or_not(
 ) -> None:
     masks(tmp_path / "mine", "weights")
     (tmp_path / "mine/weights/3.png").unlink()
-    tifffile.imwrite(tmp_path / "mine/weights/3.tif", numbers)
+    photometric = "rgb" if numbers.ndim == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "mine/weights/3.tif", numbers, photometric=photometric)
     for size in ({}, {"size": [12, 4]}):
         spec = DatasetParams(source="segmentation_folder", path=str(tmp_path / "mine"), **size)
         with pytest.raises(UserError) as error:
