@@ -122,6 +122,23 @@ class Dataset(Open):
     expectations: Expectations = Expectations()
     subset: Count | None = None
     """Use so many samples, drawn by hash; null: all."""
+    folds: Annotated[int, Field(ge=3)] | None = None
+    """Divide the data so many times, so that every sample is tested; seeds go round the folds. null: once."""
+
+    @model_validator(mode="after")
+    def _folds_divide(self) -> "Dataset":
+        if self.folds is None:
+            return self
+        untouched = Splits(salt=self.splits.salt).model_dump()
+        shares = [one for one, share in self.splits.model_dump().items() if share != untouched[one]]
+        if shares:
+            raise ValueError(
+                f"folds divide the data, and so does splits.{shares[0]}; keep one (of splits, only 'salt' "
+                "goes with folds)"
+            )
+        if self.anomaly is not None:
+            raise ValueError("folds beside anomaly, whose samples are tested and never trained on; keep one")
+        return self
 
 
 class Range(Model):
@@ -540,6 +557,7 @@ def _check_references(params: Params, file: str) -> None:
         losses = [arm.loss for arm in params.arms_of(name).values()]
         _expect(loss, losses, f"comparison.baselines.{name}", f"loss in '{name}'", file)
     _check_seeds(params, file)
+    _check_folds(params, file)
     _check_arms(params, file)
     for name, claim in params.hypotheses.items():
         _expect(claim.experiment, params.experiments, f"hypotheses.{name}.experiment", "experiment", file)
@@ -555,6 +573,7 @@ def _check_references(params: Params, file: str) -> None:
             )
     if params.retraining.experiment is not None:
         _expect(params.retraining.experiment, params.experiments, "retraining.experiment", "experiment", file)
+        expect_undivided(params, params.retraining.experiment, f"{file}: 'retraining.experiment'")
 
 
 def _expect(name: str, known: Any, key: str, what: str, file: str) -> None:
@@ -583,6 +602,45 @@ def _check_seeds(params: Params, file: str) -> None:
         raise UserError(
             f"{file}: the last of 'comparison.looks' needs {looks[-1]} seeds, 'seeds' declares "
             f"{len(params.seeds)}"
+        )
+
+
+def _check_folds(params: Params, file: str) -> None:
+    """Hold seeds, looks, search and retraining against folds: each has to count as often as another."""
+    for name, experiment in params.experiments.items():
+        key, folds = f"datasets.{experiment.dataset}.folds", params.datasets[experiment.dataset].folds
+        if folds is None:
+            continue
+        counts = {"seeds": [len(params.seeds)], "comparison.looks": params.comparison.looks}
+        for what, found in counts.items():
+            odd = next((one for one in found if one % folds), None)
+            if odd is not None:
+                raise UserError(
+                    f"{file}: '{what}' has {odd}, but '{key}' is {folds}, and each fold is to be tested as "
+                    f"often as another; allowed: multiples of {folds}"
+                )
+        tuning = params.tuning_of(name)
+        if tuning.trials and tuning.scope == "arm":
+            where = "tuning" if experiment.tuning is None else f"experiments.{name}.tuning"
+            raise UserError(
+                f"{file}: '{where}.scope' is 'arm', but '{key}' is {folds}: one search for all would see "
+                "what other folds test; allowed: replicate, or trials: 0"
+            )
+
+
+def expect_undivided(params: Params, experiment: str, what: str) -> None:
+    """Refuse to put models of an experiment into service whose data are divided several times.
+
+    Raises:
+        UserError: beginning with ``what``.
+
+    """
+    dataset = params.experiments[experiment].dataset
+    if params.datasets[dataset].folds is not None:
+        raise UserError(
+            f"{what} is '{experiment}', whose data 'datasets.{dataset}.folds' divides several times: each of "
+            "its models saw other data, and none are kept aside to judge one; allowed: an experiment whose "
+            "dataset has no folds"
         )
 
 

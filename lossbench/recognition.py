@@ -336,8 +336,10 @@ def _table(root: Path, tables: list[Path]) -> Found:
             images.setdefault(row.split, []).append(row.file)
         left = _not_listed([row.file for row in rows], [file])
         shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-        said = f"labels: {shown} in {len(rows)} rows of {file.name}"
-        return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(said, *left))
+        said = [f"labels: {shown} in {len(rows)} rows of {file.name}"]
+        if rows and rows[0].weight is not None:
+            said.append("column 'weight' says how much each row counts in training")
+        return Found("multilabel_csv", "multilabel", images, {"table": file.name}, said=(*said, *left))
     raise UserError(f"{problems[0]}; {READ}")
 
 

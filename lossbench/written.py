@@ -176,8 +176,8 @@ DATA = Layout(
         "provenance.json": frozenset({"content_sha256"}),
     },
     re.compile(
-        r"dataset\.json|provenance\.json|manifest\.parquet"
-        r"|(train|validation|test|reference)(/(inputs|targets|weights|soft)\.npy)?"
+        r"(fold-\d+/)?(dataset\.json|provenance\.json|manifest\.parquet"
+        r"|(train|validation|test|reference)(/(inputs|targets|weights|soft)\.npy)?)|fold-\d+"
     ),
 )
 UNFINISHED = Layout(

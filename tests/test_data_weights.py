@@ -198,6 +198,7 @@ def test_a_column_of_weight_maps_is_read(tmp_path: Path) -> None:
         ({}, {"weight": "importance"}, "row 1: no column 'importance'"),
         ({}, {"weights": "maps"}, "row 1: no column 'maps'"),
         ({"weights": "a"}, {"weights": "weights"}, "row 1: 'weights: weights' beside targets of kind label; allowed"),
+        ({"weights": "a"}, {}, "allowed beside: mask; 'weights: null' if it weighs nothing"),
         ({"a": 0.5, "b": 0.2}, {"probabilities": ["a", "b"]}, "row 2: a, b sum to 0.7; allowed: probabilities"),
         ({"a": 1.5, "b": -0.5}, {"probabilities": ["a", "b"]}, "row 2: 'a' is '1.5'; allowed: a probability, 0 to 1"),
         ({"a": 0.5, "b": None}, {"probabilities": ["a", "b"]}, "row 2: 'b' is empty; allowed: a probability"),

@@ -15,6 +15,7 @@ from lossbench.data.fetching import fetch
 from lossbench.data.sources.multilabel_csv import read_table
 from lossbench.errors import UserError
 from lossbench.params import Dataset as DatasetParams
+from lossbench.params import Splits
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
@@ -146,12 +147,39 @@ def write_csv(folder: Path, text: str, images: int = 3) -> Path:
         ("file,cat,split\n0.png,1,tset\n", "row 2: split is 'tset'"),
         ("file,cat\n", "no row below its header"),
         ("file,cat,labels\n0.png,1,cat\n", "both a column 'labels' and columns per label"),
+        ("file,cat,weight\n0.png,1,-2\n", "row 2: 'weight' is '-2'; allowed: a finite number"),
+        ("file,cat,weight\n0.png,1,\n", "row 2: 'weight' is empty; allowed: a finite number"),
     ],
 )
 def test_a_bad_table_is_refused_with_file_and_row(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as refusal:
         read_table(write_csv(tmp_path, text), ("cat", "dog") if "labels" in text else None)
     assert str(refusal.value).startswith(f"{tmp_path / 'labels.csv'}")
+
+
+def test_a_column_of_weights_weighs_and_is_no_label(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.png,{n % 2},{split},{weight}\n" for n, (split, weight) in enumerate(
+        [("train", 2), ("train", 0.5), ("val", 1), ("test", "")]
+    ))  # fmt: skip
+    write_csv(tmp_path, "file,cat,split,weight\n" + rows, images=4)
+    spec = DatasetParams(source="multilabel_csv", path=str(tmp_path), splits=Splits(reference=0))
+    fetch(spec, "mine", tmp_path / "out")
+    data = Dataset.open(tmp_path / "out")
+    assert (data.info.classes, data.info.weights) == (("cat",), "sample")
+    weights = data.split("train").weights
+    assert weights is not None
+    assert weights.tolist() == [2, 0.5]
+
+
+def test_a_label_may_be_called_weight(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "file,cat,weight\n0.png,1,1\n")
+    assert read_table(file, None)[0] == ("cat",)
+    assert read_table(file, None, None)[0] == ("cat", "weight")
+    assert read_table(file, ("cat", "weight"))[0] == ("cat", "weight")
+    with pytest.raises(UserError, match="row 1: no column 'heavy'"):
+        read_table(file, None, "heavy", named=True)
+    with pytest.raises(UserError, match="'weight: file', but that column is read for something else"):
+        read_table(file, None, "file", named=True)
 
 
 def test_a_table_that_is_not_utf_8_or_an_image_that_is_a_video_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lossbench.data.anomaly import hold_out
 from lossbench.data.corruptions import corrupt
 from lossbench.data.dataset import TRAINED, DatasetInfo, full_scale
 from lossbench.data.facts import Facts, pooled_moments
+from lossbench.data.folds import folded
 from lossbench.data.kinds import KINDS
 from lossbench.data.manifest import SOFT, WEIGHTS, manifest
 from lossbench.data.rows import save
@@ -23,6 +24,7 @@ from lossbench.data.samples import Fetched, Samples, kept, looked_at
 from lossbench.data.sources.base import source
 from lossbench.data.splits import divided, position, side, split
 from lossbench.errors import UserError
+from lossbench.folds import fold_folder
 from lossbench.params import Dataset
 from lossbench.written import DATA, SAMPLES, UNFINISHED, expect_ours, half, make_room
 
@@ -54,7 +56,12 @@ def write(fetched: Fetched, dataset: Dataset, name: str, out: Path) -> None:
     make_room(part, UNFINISHED, known=True)
     try:
         part.mkdir(parents=True)
-        _write(part, *_divided(fetched, dataset, name, part / "decoded"), dataset)
+        divisions, fetched = _divided(fetched, dataset, name, part / "decoded")
+        for fold, splits in enumerate(divisions):
+            folder = fold_folder(part, fold)
+            folder.mkdir(exist_ok=True)
+            _write(folder, splits, fetched, dataset)
+        shutil.rmtree(part / "decoded", ignore_errors=True)
     except BaseException as error:
         with suppress(OSError, UserError):  # the next run says why it stays
             make_room(part, UNFINISHED, known=True)
@@ -67,16 +74,34 @@ def write(fetched: Fetched, dataset: Dataset, name: str, out: Path) -> None:
 
 def _divided(
     fetched: Fetched, dataset: Dataset, name: str, folder: Path
-) -> tuple[Mapping[str, Samples], Fetched]:
-    """Look at all samples, divide them, and damage them where asked; what is decoded lies in ``folder``."""
+) -> tuple[list[Mapping[str, Samples]], Fetched]:
+    """Look at all samples, divide them, and damage them where asked; what is decoded lies in ``folder``.
+
+    Returns:
+        split → samples, once for each fold; and what the source said, with what the look found.
+
+    """
     whole, shares = divided(fetched.groups, dataset.splits)
     carved = partial(side, shares=shares, salt=dataset.splits.salt)
+    if dataset.folds is not None:
+        carved = partial(side, shares={}, salt="")  # a sample lies in another split of each fold
     groups = {
         group: kept(samples, fetched, folder / group, carved if group == whole else lambda _: "all")
         for group, samples in fetched.groups.items()
     }
     fetched = replace(fetched, groups=groups)
-    splits = split(fetched.groups, dataset.splits, name)
+    if dataset.folds is None:
+        divisions = [split(fetched.groups, dataset.splits, name)]
+    else:
+        divisions = folded(fetched, dataset.folds, dataset.splits.salt, name)
+    done = [_finished(one, fetched, dataset, name) for one in divisions]
+    return [splits for splits, _ in done], done[0][1]
+
+
+def _finished(
+    splits: dict[str, Samples], fetched: Fetched, dataset: Dataset, name: str
+) -> tuple[Mapping[str, Samples], Fetched]:
+    """Do to divided samples what the dataset's block says besides."""
     if dataset.subset is not None:
         splits["train"] = smallest_hashes(splits["train"], dataset.subset, dataset.splits.salt)
     if dataset.anomaly is not None:
@@ -114,7 +139,6 @@ def _write(folder: Path, splits: Mapping[str, Samples], fetched: Fetched, datase
             save(samples.weights, folder / name / "weights.npy")
         if samples.soft is not None:
             save(samples.soft, folder / name / "soft.npy")
-    shutil.rmtree(folder / "decoded", ignore_errors=True)
     table = manifest(splits, fetched)
     table.to_parquet(folder / "manifest.parquet", index=False)
     info = describe(splits, fetched)

@@ -11,13 +11,14 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lossbench.errors import GateError
 from lossbench.execution.declared import seeds_of, seeds_told
 from lossbench.execution.fill import Arm, Experiment, Weights
 from lossbench.execution.jobs import FLOORS, GALLERY, SCORES, TRAIN
-from lossbench.execution.scripted import floors_of, out_file
+from lossbench.execution.scripted import floors_of, mean, out_file
 from lossbench.outs import Outs
 from lossbench.params import Params, ScriptExperiment
 from lossbench.store import DamagedError, Entry, Store
@@ -119,7 +120,8 @@ def _last_loss(entry: Entry) -> float | None:
 
 def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
     chosen = arm.params.arms[arm.name]
-    first = next(iter(entries.values())).content["described"]
+    described = [entry.content["described"] for entry in entries.values()]
+    first, constants = described[0], [one["constant_loss"] for one in described]
     return {
         "arm": arm.name,
         "experiment": chosen.experiment,
@@ -130,7 +132,8 @@ def _described(arm: Arm, entries: Mapping[int, Entry]) -> dict[str, Any]:
             for key in ("task", "task_options", "loss_parameters", "model", "recipe", "compute")
         },
         "seeds": list(entries),
-        "constant_loss": first["constant_loss"],
+        **({"folds": {str(seed): arm.fold(seed) for seed in entries}} if len(arm.folds) > 1 else {}),
+        "constant_loss": None if None in constants else median(constants),
         "kept_bytes": first["kept_bytes"],
         "epochs": {str(seed): entry.content["epoch"] for seed, entry in entries.items()},
         "diverged": [seed for seed, entry in entries.items() if entry.content["diverged"]],
@@ -215,7 +218,7 @@ def collect_evaluation(
 
     params, out = experiment.params, outs.evaluation(experiment.name)
     scored = {
-        (name, seed): _there(store, SCORES, arm.identity.scores(weights[name][seed][0]))
+        (name, seed): _there(store, SCORES, arm.identity_of(seed).scores(weights[name][seed][0]))
         for name, arm in experiment.arms.items()
         for seed in arm.seeds
     }
@@ -232,7 +235,7 @@ def collect_evaluation(
     if scripted:
         floors = floors_of([entry.content for entry in scored.values()])
     else:
-        floors = _there(store, FLOORS, experiment.floors).content["floors"]
+        floors = _mean_floors([_there(store, FLOORS, experiment.floors(fold)) for fold in experiment.folds])
     write_rows(
         out / "floors.csv",
         [
@@ -242,14 +245,14 @@ def collect_evaluation(
         ],
     )
     if all("statistics.npy" in entry.files for entry in scored.values()):
-        _expect_as_many(scored, experiment.name)
+        _expect_as_many(scored, experiment)
         (out / "statistics").mkdir()
         for name in experiment.arms:
             of_arm = [
                 read_array(_file(store, SCORES, scored[name, seed], "statistics.npy"))
                 for seed in experiment.arms[name].seeds
             ]
-            np.save(out / "statistics" / f"{name}.npy", np.stack(of_arm))
+            np.save(out / "statistics" / f"{name}.npy", np.stack(_rounds(of_arm, len(experiment.folds))))
         metric = params.experiments[experiment.name].metric
         described = {"metric": metric, "seeds": seeds_told(params, outs.study, experiment.name)}
         (out / "statistics.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
@@ -264,20 +267,50 @@ def collect_evaluation(
     (out / "gallery.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _expect_as_many(scored: Mapping[tuple[str, int], Entry], experiment: str) -> None:
+def _rounds(of_seeds: Sequence[Any], folds: int) -> list[Any]:
+    """Put together what the seeds of one round tested: (examples, K) each, all samples once.
+
+    Args:
+        of_seeds: (examples of its fold, K) of each seed, in their order.
+        folds: how many seeds make a round; with 1 each is one by itself.
+
+    """
+    import numpy as np
+
+    starts = range(0, len(of_seeds), folds)
+    return [np.concatenate(of_seeds[start : start + folds]) for start in starts]
+
+
+def _expect_as_many(scored: Mapping[tuple[str, int], Entry], experiment: Experiment) -> None:
     """Refuse statistics of another number of examples: a script may have drawn its test split anew.
 
     Raises:
         GateError: naming two replicates.
 
     """
-    counts = {entry.content["examples"]: who for who, entry in scored.items() if "examples" in entry.content}
-    if len(counts) > 1:
-        told = " and ".join(f"{count} of '{arm}' with seed {seed}" for count, (arm, seed) in counts.items())
-        raise GateError(
-            f"experiment '{experiment}': 'per_example' has {told}; allowed: the same test "
-            "examples in every run"
-        )
+    of_folds: dict[int, dict[int, tuple[str, int]]] = {}
+    for (arm, seed), entry in scored.items():
+        if "examples" in entry.content:
+            counts = of_folds.setdefault(experiment.arms[arm].fold(seed), {})
+            counts[entry.content["examples"]] = (arm, seed)
+    for counts in of_folds.values():
+        if len(counts) > 1:
+            told = " and ".join(
+                f"{count} of '{arm}' with seed {seed}" for count, (arm, seed) in counts.items()
+            )
+            raise GateError(
+                f"experiment '{experiment.name}': 'per_example' has {told}; allowed: the same test "
+                "examples in every run"
+            )
+
+
+def _mean_floors(of_folds: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """What predictors without training reach: the mean over the folds."""
+    found: list[dict[str, dict[str, float]]] = [entry.content["floors"] for entry in of_folds]
+    return {
+        name: {metric: mean([one[name][metric] for one in found]) for metric in metrics}
+        for name, metrics in found[0].items()
+    }
 
 
 NOTHING_SHOWN: Mapping[str, Any] = {"index": [], "arms": [], "texts": {}, "share_disagreeing": None}
@@ -292,7 +325,7 @@ def _budget_rows(experiment: Experiment, store: Store, outs: Outs) -> Rows:
         described = json.loads((outs.arm(experiment.name, name) / "arm.json").read_bytes())
         diverged = {one["share"]: one["diverged"] for one in described.get("budgets", ())}
         for (share, seed), (weights, _) in budgets_of(params, name, outs).items():
-            content = _there(store, SCORES, arm.identity.scores(weights)).content
+            content = _there(store, SCORES, arm.identity_of(seed).scores(weights)).content
             failed = not content["finite"] or seed in diverged[share]
             rows += [
                 {"arm": name, "loss": params.arms[name].loss, "seed": seed, "share": share}

@@ -96,6 +96,8 @@ def compared_digest(params: Params, experiment: str) -> str:
     arms = {arm: params.losses[one.loss] for arm, one in params.arms_of(experiment).items()}
     block = params.experiments[experiment]
     dataset = params.datasets[block.dataset].model_dump(mode="json", exclude={"path", "expectations"})
+    if dataset["folds"] is None:
+        del dataset["folds"]  # looks that were taken before there were any hold the hash without them
     tuning = params.tuning_of(experiment).model_dump(mode="json")
     content = [block.model_dump(mode="json"), dataset, tuning, arms, against(params, experiment)]
     return hashed(content)[:16]

@@ -13,6 +13,7 @@ from typing import Any
 
 from lossbench.errors import GateError, UserError
 from lossbench.execution.declared import plan_of, seeds_of
+from lossbench.execution.identity import Identity
 from lossbench.execution.jobs import (
     FLOORS,
     GALLERY,
@@ -30,6 +31,7 @@ from lossbench.execution.jobs import (
 )
 from lossbench.execution.scripted import identity_of, kept_file, monitor_of
 from lossbench.execution.scripted import outcome as script_outcome
+from lossbench.folds import fold_of, folds_of
 from lossbench.params import Params, ScriptExperiment
 from lossbench.recipe import Recipe
 from lossbench.store import Entry, Store, hashed
@@ -46,6 +48,8 @@ class Wanted:
     keys: tuple[str, ...]
     together: tuple[tuple[int, ...], ...]
     """Numbers of the members that are trained in one job."""
+    folds: tuple[int, ...]
+    """Which fold each is trained on; those of one job on the same."""
 
 
 class Arm:
@@ -54,7 +58,9 @@ class Arm:
     def __init__(self, params: Params, name: str, study: Path) -> None:
         self.params, self.name, self.study = params, name, study
         self.experiment = params.arms[name].experiment
-        self.identity = identity_of(params, name, study)
+        folds = range(folds_of(params, self.experiment))
+        self.folds = [identity_of(params, name, study, fold) for fold in folds]
+        self.identity = self.folds[0]
         self.scripted = isinstance(params.experiments[self.experiment], ScriptExperiment)
         self.kept = kept_file(params, self.experiment)
         """Name of the file that a replicate's training leaves."""
@@ -72,22 +78,32 @@ class Arm:
         members = tuning_members(self.tuning, self.loss, self.seeds)
         searches = len(self.seeds) if self.tuning.scope == "replicate" else 1
         parts = searches * self.tuning.trials if self.tuning.is_grid else searches  # else a grid trains anew
-        return self._wanted(recipe, members, [at * parts // len(members) for at in range(len(members))])
+        apart = [at * parts // len(members) for at in range(len(members))]
+        whose = [at * searches // len(members) for at in range(len(members))]
+        return self._wanted(recipe, members, apart, [self.fold(self.seeds[at]) for at in whose])
 
     def replicates(self, found: Mapping[str, Any]) -> Wanted:
         """The replicates, trained with what the search found (its report)."""
-        return self._wanted(self.recipe, self._members(found), self._looks())
+        return self._wanted(self.recipe, self._members(found), self._looks(), self._folds())
 
     def budgets(self, found: Mapping[str, Any]) -> dict[float, Wanted]:
         """The same replicates at each smaller budget."""
         declared = self.params.experiments[self.experiment].recipe
         members = self._members(found)
-        apart = self._looks()
+        apart, folds = self._looks(), self._folds()
         return {
-            share: self._wanted(declared.at(share), members, apart)
+            share: self._wanted(declared.at(share), members, apart, folds)
             for share in declared.budgets
             if share != 1
         }
+
+    def fold(self, seed: int) -> int:
+        """Which fold a replicate is trained and tested on."""
+        return fold_of(self.params, self.experiment, seed)
+
+    def identity_of(self, seed: int) -> Identity:
+        """What a replicate's keys are made of: on its own fold."""
+        return self.folds[self.fold(seed)]
 
     def _members(self, found: Mapping[str, Any]) -> list[Member]:
         return [Member(seed, **point_of(found, seed)) for seed in self.seeds]
@@ -110,8 +126,10 @@ class Arm:
             return monitor_of(experiment), [script_outcome(one, experiment) for one in trials]
         return trials[0]["described"]["monitor"], [outcome(one) for one in trials]
 
-    def _wanted(self, recipe: Recipe, members: Sequence[Member], apart: Sequence[int]) -> Wanted:
-        """Say who is trained; ``apart``: members with different numbers share no population.
+    def _wanted(
+        self, recipe: Recipe, members: Sequence[Member], apart: Sequence[int], folds: Sequence[int]
+    ) -> Wanted:
+        """Say who is trained; members with different numbers in ``apart``, or ``folds``, share no population.
 
         A replicate's bits depend on its population, and so a further look, another's search or a grid's
         further points may not join it.
@@ -119,18 +137,22 @@ class Arm:
         stacked = self.params.compute.engine == "population" and not self.scripted
         together = [[one] for one in range(len(members))]
         if stacked:
-            divided: dict[tuple[int, int], list[int]] = {}
+            divided: dict[tuple[int, int, int], list[int]] = {}
             for part, numbers in enumerate(populations(self.loss, members)):
                 for number in numbers:
-                    divided.setdefault((part, apart[number]), []).append(number)
+                    divided.setdefault((part, apart[number], folds[number]), []).append(number)
             together = list(divided.values())
         keys: dict[int, str] = {}
         for numbers in together:
             company = [members[number] for number in numbers] if stacked else ()
             for number in numbers:
-                keys[number] = self.identity.training(members[number], recipe, company)
+                keys[number] = self.folds[folds[number]].training(members[number], recipe, company)
         in_order = tuple(keys[number] for number in range(len(members)))
-        return Wanted(recipe, tuple(members), in_order, tuple(tuple(numbers) for numbers in together))
+        trained = tuple(tuple(numbers) for numbers in together)
+        return Wanted(recipe, tuple(members), in_order, trained, tuple(folds))
+
+    def _folds(self) -> list[int]:
+        return [self.fold(seed) for seed in self.seeds]
 
     def _looks(self) -> list[int]:
         """Number, for each replicate, the look that wants it first."""
@@ -153,10 +175,11 @@ class Arm:
                 wanted.recipe,
                 tuple(wanted.members[number] for number in numbers),
                 tuple(wanted.keys[number] for number in numbers),
-                self.identity.scores(""),
+                self.folds[wanted.folds[numbers[0]]].scores(""),
                 trial or budget,
                 shown,
                 budget,
+                wanted.folds[numbers[0]],
             )
             for numbers in wanted.together
             if any(wanted.keys[number] in lacking for number in numbers)
@@ -224,11 +247,14 @@ def score_jobs(
     """
     if shown is None:
         shown = seed == arm.params.seeds[0] and not arm.scripted  # who keeps to itself what it decides
-    key = arm.identity.scores(weights)
+    identity = arm.identity_of(seed)
+    key = identity.scores(weights)
     lacking = store.get(SCORES, key) is None
     if shown:
-        lacking = lacking or store.get(SHOWN, arm.identity.shown(weights)) is None
-    return [Score(where, arm.params, arm.name, seed, source, key, shown)] if lacking else []
+        lacking = lacking or store.get(SHOWN, identity.shown(weights)) is None
+    if not lacking:
+        return []
+    return [Score(where, arm.params, arm.name, seed, source, key, shown, fold=arm.fold(seed))]
 
 
 Weights = tuple[str, str | Path]
@@ -242,10 +268,14 @@ class Experiment:
         self.params, self.name = params, name
         self.arms = {arm: Arm(params, arm, study) for arm in params.arms_of(name)}
 
-    @cached_property
-    def floors(self) -> str:
-        """Key of the scores of predictors that need no training."""
-        first = next(iter(self.arms.values())).identity
+    @property
+    def folds(self) -> range:
+        """Numbers of the folds; of 0 alone where the data are divided once."""
+        return range(folds_of(self.params, self.name))
+
+    def floors(self, fold: int) -> str:
+        """Key of the scores of predictors that need no training, on a fold."""
+        first = next(iter(self.arms.values())).folds[fold]
         return hashed([first.task, "floors"])
 
     def gallery(self, shown: Sequence[tuple[str, str]]) -> str:
@@ -271,8 +301,11 @@ class Experiment:
         """
         wave: list[Job] = []
         scripted = isinstance(self.params.experiments[self.name], ScriptExperiment)
-        if not scripted and store.get(FLOORS, self.floors) is None:
-            wave.append(Floors(where, self.params, self.name, self.floors))
+        wave += [
+            Floors(where, self.params, self.name, self.floors(fold), fold=fold)
+            for fold in self.folds
+            if not scripted and store.get(FLOORS, self.floors(fold)) is None
+        ]
         for name, arm in self.arms.items():
             for seed, (digest, source) in weights[name].items():
                 wave += score_jobs(arm, store, where, seed, digest, source)

@@ -16,6 +16,7 @@ from typing import Any
 
 from lossbench import losses, models, tasks
 from lossbench.closure import Closure, closure, versions_of
+from lossbench.folds import fold_folder
 from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
@@ -57,15 +58,16 @@ class Identity:
         params: of the study.
         arm: its name.
         study: the study's folder.
+        fold: which, where the dataset has any.
 
     """
 
-    def __init__(self, params: Params, arm: str, study: Path) -> None:
+    def __init__(self, params: Params, arm: str, study: Path, fold: int = 0) -> None:
         chosen = params.arms[arm]
         self.params, self.arm, self.study = params, arm, study
         self.experiment = params.experiments[chosen.experiment]
         self.loss = params.losses[chosen.loss]
-        self.data = study / "data" / chosen.dataset
+        self.data = fold_folder(study / "data" / chosen.dataset, fold)
 
     def training(self, member: Member, recipe: Recipe, company: Sequence[Member] = ()) -> str:
         """Key of one replicate; ``company`` are the members of its population, for bits depend on it."""

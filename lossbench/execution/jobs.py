@@ -52,6 +52,8 @@ class Train:
     """Whether it is no replicate to be recorded: a point of a search, or a smaller budget."""
     shown: frozenset[int] = field(default_factory=frozenset)
     budget: bool = False
+    fold: int = 0
+    """Of the data, where these are divided several times."""
 
     @property
     def group(self) -> str:
@@ -83,6 +85,8 @@ class Score:
     key: str
     shown: bool
     epochs: int = 0
+    fold: int = 0
+    """On which the replicate was trained."""
 
     @property
     def group(self) -> str:
@@ -104,6 +108,7 @@ class Floors:
     experiment: str
     key: str
     epochs: int = 0
+    fold: int = 0
 
     @property
     def group(self) -> str:

@@ -46,10 +46,10 @@ UNRESOLVED = ("data", "out", "threads", "device")
 """Placeholders that decide no result, or stand in its key already."""
 
 
-def identity_of(params: Params, arm: str, study: Path) -> Identity:
-    """Make what an arm's keys are made of."""
+def identity_of(params: Params, arm: str, study: Path, fold: int = 0) -> Identity:
+    """Make what an arm's keys are made of, on one of its folds where there are any."""
     scripted = isinstance(params.experiments[params.arms[arm].experiment], ScriptExperiment)
-    return (ScriptIdentity if scripted else Identity)(params, arm, study)
+    return (ScriptIdentity if scripted else Identity)(params, arm, study, fold)
 
 
 def kept_file(params: Params, experiment: str) -> str:
@@ -162,7 +162,7 @@ def train(job: Train, emit: Emit) -> None:
         GateError: a sentence on what went wrong; nothing is kept then.
 
     """
-    identity = ScriptIdentity(job.params, job.arm, job.where.study)
+    identity = ScriptIdentity(job.params, job.arm, job.where.study, job.fold)
     [member], [key] = job.members, job.keys
     _agree(job, identity, identity.training(member, job.recipe), key)
     described = _described(identity, job)
@@ -234,7 +234,7 @@ def _run(
         result = read_result(out / METRICS)
         _check(result, identity.scripted, job)
         history = _history(result, read_history(out), job.recipe.epochs)
-        if ScriptIdentity(job.params, job.arm, study).training(member, job.recipe) != key:
+        if ScriptIdentity(job.params, job.arm, study, job.fold).training(member, job.recipe) != key:
             raise WrongResultError(
                 "was edited while it ran, or something that it depends on; run the same again"
             )
@@ -306,7 +306,8 @@ def _name(identity: ScriptIdentity) -> str:
 
 def score(job: Score) -> None:
     """Read a replicate's scores from what its script wrote."""
-    identity, store = ScriptIdentity(job.params, job.arm, job.where.study), Store(job.where.store)
+    identity = ScriptIdentity(job.params, job.arm, job.where.study, job.fold)
+    store = Store(job.where.store)
     if isinstance(job.weights, Path):
         written = job.weights.read_bytes()
     else:
@@ -355,7 +356,7 @@ def _keep_scores(store: Store, identity: ScriptIdentity, written: str, result: R
     store.put(SCORES, identity.scores(written), content, files)
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Mean; equal values are not rounded."""
     return values[0] if len(set(values)) == 1 else fmean(values)
 
@@ -367,6 +368,4 @@ def floors_of(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
         for name, floor in content["floors"].items():
             for metric, value in floor.items():
                 found.setdefault(name, {}).setdefault(metric, []).append(value)
-    return {
-        name: {metric: _mean(values) for metric, values in floor.items()} for name, floor in found.items()
-    }
+    return {name: {metric: mean(values) for metric, values in floor.items()} for name, floor in found.items()}

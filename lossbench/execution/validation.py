@@ -6,6 +6,7 @@ everything is known.
 
 import json
 import sys
+from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -16,6 +17,7 @@ from typing import Any
 from lossbench.closure import closure, versions_of
 from lossbench.errors import GateError, UserError
 from lossbench.execution.identity import described_hash
+from lossbench.folds import fold_folder
 from lossbench.lifetime import without_main
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -29,7 +31,8 @@ def key(params: Params, dataset: str, outs: Outs) -> str:
     """Key of what the expectations say of a dataset: data, knobs, the user's own, code and packages."""
     knobs, code = params.datasets[dataset].expectations, closure([MODULE])
     extra = hashed(_extra(knobs.extra, outs.study)) if knobs.extra else None
-    what = [dataset, described_hash(outs.data(dataset).resolve()), knobs.model_dump(mode="json"), extra]
+    data = [described_hash(folder.resolve()) for folder in _folders(params, dataset, outs).values()]
+    what = [dataset, data[0] if len(data) == 1 else data, knobs.model_dump(mode="json"), extra]
     return hashed([*what, code.digest, versions_of(code.foreign)])
 
 
@@ -58,16 +61,42 @@ def validated(params: Params, dataset: str, outs: Outs, store: Store) -> Entry:
         return known
     from lossbench.data.expectations import validate
 
-    knobs = params.datasets[dataset].expectations
+    knobs, failed, reports = params.datasets[dataset].expectations, [], []
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        try:
-            validate(outs.data(dataset), knobs, dataset, report=report, docs=outs.home / "gx" / dataset)
-            failed = None
-        except GateError as error:
-            failed = str(error)
-        written = report.read_bytes()
-    return store.put(KIND, where, {"failed": failed}, {"report.json": written})
+        for name, data in _folders(params, dataset, outs).items():
+            try:
+                validate(data, knobs, name, report=report, docs=outs.home / "gx" / name)
+            except GateError as error:
+                failed.append(str(error))
+            reports.append(report.read_bytes())
+    written = reports[0] if len(reports) == 1 else _worst(dataset, reports)
+    said = {"failed": "\n".join(failed) if failed else None}
+    return store.put(KIND, where, said, {"report.json": written})
+
+
+def _folders(params: Params, dataset: str, outs: Outs) -> dict[str, Path]:
+    """Name what is validated: the dataset, or each of its folds."""
+    folds = params.datasets[dataset].folds
+    if folds is None:
+        return {dataset: outs.data(dataset)}
+    return {f"{dataset}-fold-{fold}": fold_folder(outs.data(dataset), fold) for fold in range(folds)}
+
+
+def _worst(dataset: str, reports: Sequence[bytes]) -> bytes:
+    """Make one report of those on folds: of each expectation the first that failed, else the first."""
+    contents = [json.loads(one) for one in reports]
+    expectations = [
+        next((one for one in of_folds if not one["success"]), of_folds[0])
+        for of_folds in zip(*(content["expectations"] for content in contents), strict=True)
+    ]
+    merged = {
+        "dataset": dataset,
+        "success": all(content["success"] for content in contents),
+        "evaluated": sum(one["evaluated"] for one in expectations),
+        "expectations": expectations,
+    }
+    return (json.dumps(merged, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def collect_validation(params: Params, dataset: str, outs: Outs, store: Store) -> None:

@@ -34,6 +34,7 @@ from lossbench.execution.jobs import (
     Train,
 )
 from lossbench.execution.serialised import array_bytes, plain, read_array
+from lossbench.folds import fold_folder, fold_of
 from lossbench.losses.schedules import changes_stated
 from lossbench.params import Params, ScriptExperiment
 from lossbench.store import DamagedError, Entry, Store, hashed
@@ -100,7 +101,7 @@ def _scripted(job: Train | Score) -> bool:
 
 
 def _train(job: Train, emit: Emit) -> None:
-    identity = Identity(job.params, job.arm, job.where.study)
+    identity = Identity(job.params, job.arm, job.where.study, job.fold)
     setting = _setting(job)
     company = job.members if job.params.compute.engine == "population" else ()
     keys = tuple(identity.training(member, job.recipe, company) for member in job.members)
@@ -176,7 +177,7 @@ def _beside(setting: Setting, job: Train) -> dict[str, Any]:
     Found once by each worker.
     """
     member = replace(job.members[0], seed=0)
-    key = hashed([job.arm, member.own, setting.recipe.batch_size])
+    key = hashed([job.arm, job.fold, member.own, setting.recipe.batch_size])
     if key not in _BESIDE:
         with threads(setting.compute.threads):
             found = constant_loss(setting, member)
@@ -210,7 +211,8 @@ def _stated(setting: Setting, member: Member) -> dict[str, Any]:
 
 
 def _score(job: Score) -> None:
-    identity, store = Identity(job.params, job.arm, job.where.study), Store(job.where.store)
+    identity = Identity(job.params, job.arm, job.where.study, job.fold)
+    store = Store(job.where.store)
     if isinstance(job.weights, Path):
         written = job.weights.read_bytes()
     else:
@@ -225,7 +227,7 @@ def _score(job: Score) -> None:
 
 def _keep_scores(store: Store, identity: Identity, weights: str, state: Any, seed: int, shown: bool) -> None:
     experiment, params = identity.experiment, identity.params
-    task, data = _task(params, params.arms[identity.arm].experiment, identity.study)
+    task, data = _task(params, params.arms[identity.arm].experiment, identity.data)
     scored = score_replicate(
         state, experiment.model, seed, task, experiment.metric, data, params.compute, write=shown
     )
@@ -275,15 +277,16 @@ def _keep_costs(identity: Identity, store: Store, seconds: float) -> None:
 
 def _floors(job: Floors) -> None:
     experiment = Experiment(job.params, job.experiment, job.where.study)
-    _agree(job, experiment.floors, job.key)
-    task, data = _task(job.params, job.experiment, job.where.study)
+    _agree(job, experiment.floors(job.fold), job.key)
+    task, data = _task(job.params, job.experiment, _data(job, job.experiment, job.fold))
     Store(job.where.store).put(FLOORS, job.key, {"floors": plain(task.floors(data))})
 
 
 def _gallery(job: Gallery) -> None:
     experiment = Experiment(job.params, job.experiment, job.where.study)
     _agree(job, experiment.gallery(job.shown), job.key)
-    task, data = _task(job.params, job.experiment, job.where.study)
+    fold = fold_of(job.params, job.experiment, job.seed)
+    task, data = _task(job.params, job.experiment, _data(job, job.experiment, fold))
     store = Store(job.where.store)
     decisions, texts = {}, {}
     for arm, key in job.shown:
@@ -310,7 +313,7 @@ def _setting(job: Train) -> Setting:
     """Prepare an arm; data are read once for all arms and trials that see them alike."""
     params, arm = job.params, job.params.arms[job.arm]
     network, loss = params.experiments[arm.experiment].model, params.losses[arm.loss]
-    task, data = _task(params, arm.experiment, job.where.study)
+    task, data = _task(params, arm.experiment, _data(job, arm.experiment, job.fold))
     alike = [
         params.experiments[arm.experiment].task.model_dump(mode="json"),
         data_hash(data.folder.resolve()),
@@ -334,7 +337,11 @@ KEPT = 2
 _PREPARED: dict[str, Setting] = {}
 
 
-def _task(params: Params, experiment: str, study: Path) -> tuple[Task, Dataset]:
+def _data(job: Job, experiment: str, fold: int) -> Path:
+    return fold_folder(job.where.study / "data" / job.params.experiments[experiment].dataset, fold)
+
+
+def _task(params: Params, experiment: str, folder: Path) -> tuple[Task, Dataset]:
     chosen = params.experiments[experiment]
-    data = Dataset.open(study / "data" / chosen.dataset)
+    data = Dataset.open(folder)
     return task_for(chosen.task.name, chosen.metric)(data.info, chosen.task.options), data

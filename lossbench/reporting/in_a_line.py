@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lossbench.folds import folds_of
 from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
@@ -77,6 +78,7 @@ def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Param
     if any(costs):
         said.append(f"{' and '.join(filter(None, costs))} of {one.loss_of(baseline)}")
     said += _sample(found)
+    said += _folds(folds_of(params, one.name), len(params.seeds))
     return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 
 
@@ -114,6 +116,14 @@ def _sample(found: Sequence[Finding]) -> list[str]:
     """Say what one test sample weighs: a difference of that size may be one image."""
     step = max(each.contrast.step for each in found)
     return [f"one test sample weighs up to {step:.2g}"] if step else []
+
+
+def _folds(folds: int, seeds: int) -> list[str]:
+    """Say where the data are divided several times: then all samples are tested, each by some seeds."""
+    if folds == 1:
+        return []
+    each = seeds // folds
+    return [f"{folds} folds: every sample is tested, by {each} of {seeds} declared seeds"]
 
 
 def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.execution.declared import against, is_compared, losses_of, plan_of
+from lossbench.folds import folds_of
 from lossbench.params import ScriptExperiment
 from lossbench.reporting.budgets import Budgeted, budgeted
 from lossbench.reporting.inputs import Evaluated, Study
@@ -201,12 +202,12 @@ def rules_of(one: Evaluated, study: Study) -> Rules:
         higher_is_better=higher_is_better(one, one.metric),
         power=comparison.power,
         bounds=(there.low, there.high) if there else None,
-        step=_step(one),
+        step=_step(one) * folds_of(study.params, one.name),
     )
 
 
 def _step(one: Evaluated) -> float:
-    """What one test sample weighs, for the arm on which it weighs most; 0 where that is not known."""
+    """What one of all that are tested weighs, for the arm on which it weighs most; 0 where not known."""
     weights = [
         sample_weight(values, lambda total: one.task.from_statistics(one.metric, total))
         for values in one.statistics.values()
@@ -269,11 +270,12 @@ def _finding(
     )
     examples = None
     some = one.statistics.get(contrast.arm)
-    # Of a single test sample nobody can say how samples vary.
-    if some is not None and contrast.baseline in one.statistics and some.shape[1] > 1:
+    rounds = contrast.n // folds_of(study.params, one.name)  # over folds several seeds test all samples once
+    # Of a single test sample, or round, nobody can say how samples, or seeds, vary.
+    if some is not None and contrast.baseline in one.statistics and min(rounds, some.shape[1]) > 1:
         examples = seeds_by_examples(
-            some[: contrast.n],  # looks take seeds in the order of the outs
-            one.statistics[contrast.baseline][: contrast.n],
+            some[:rounds],  # looks take seeds in the order of the outs
+            one.statistics[contrast.baseline][:rounds],
             lambda total: one.task.from_statistics(one.metric, total),
             level,
         )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lossbench.errors import GateError, UserError
-from lossbench.params import Params
+from lossbench.params import Params, expect_undivided
 from lossbench.statistics.family import holm
 from lossbench.statistics.paired import difference_p
 from lossbench.tasks.base import monitored, task_class
@@ -26,7 +26,9 @@ def experiment_of(params: Params) -> str:
     if params.retraining.experiment is not None:
         return params.retraining.experiment
     if len(params.experiments) == 1:
-        return next(iter(params.experiments))
+        only = next(iter(params.experiments))
+        expect_undivided(params, only, "params.yaml: the only experiment")
+        return only
     raise UserError(
         "params.yaml: 'retraining.experiment' is missing; it names whose winner goes into service: "
         + ", ".join(params.experiments)

@@ -177,11 +177,13 @@ def pack_replicate(folder: Path, params: Params, outs: ArmOuts, seed: int) -> No
     import torch
 
     from lossbench.data.dataset import Dataset
+    from lossbench.folds import fold_folder
     from lossbench.serving.link import fit_link
     from lossbench.serving.replicate import load_predictor
 
     name = str(outs.described["dataset"])
-    data = Dataset.open(outs.root / "data" / name)
+    fold = outs.described.get("folds", {}).get(str(seed), 0)  # each is normalised as its own was
+    data = Dataset.open(fold_folder(outs.root / "data" / name, fold))
     weights = outs.folder / f"seed-{seed}.safetensors"
     task, predictor = load_predictor(outs.described, data.info, weights)
     with torch.no_grad():

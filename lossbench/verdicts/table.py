@@ -348,8 +348,7 @@ def gather(
                 "is in "
                 f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
                 "of test "
-                "examples: a column 'group'; of several experiments: a column 'experiment'; of several "
-                "folds: seeds named after both, as 3-1)"
+                "examples, or folds: a column 'group'; of several experiments: a column 'experiment')"
             )
     return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
 

@@ -123,11 +123,12 @@ class Table(Source[TableOptions]):
         """Read the table, or those of the splits, then what they name."""
         root = listing.existing_folder(dataset.path, key)
         kind, rows = rows_of(tables_of(root, options, key), options)
-        return fetched_of(kind, rows, options, dataset.splits, root / options.table, key)
+        splits = dataset.splits if dataset.folds is None else None
+        return fetched_of(kind, rows, options, splits, root / options.table, key)
 
 
 def fetched_of(
-    kind: str, rows: Sequence[Row], options: TableOptions, splits: Splits, file: Path, key: str
+    kind: str, rows: Sequence[Row], options: TableOptions, splits: Splits | None, file: Path, key: str
 ) -> Fetched:
     """Read what rows name.
 
@@ -135,13 +136,13 @@ def fetched_of(
         kind: which of ``label``, ``mask`` and ``boxes`` the target is.
         rows: of the table.
         options: of the table.
-        splits: shares of what has no split.
+        splits: shares of what has no split; None where folds divide the rows.
         file: the table; what it names lies below its folder.
         key: path of its block in params.yaml, for messages.
 
     """
-    groups = divide_rows(rows, splits, file)
-    for split in ("train", "validation", "test"):
+    groups = _undivided(rows, key) if splits is None else divide_rows(rows, splits, file)
+    for split in () if splits is None else ("train", "validation", "test"):
         if not groups.get(split, rows):
             known = len({row.group for row in rows})
             raise UserError(
@@ -307,15 +308,20 @@ class Weighing:
 
 
 def _weighing(file: Path, columns: Sequence[str], options: TableOptions, kind: str) -> Weighing:
-    """Find the columns that only training reads; a kind that takes none has them as mere columns."""
+    """Find the columns that only training reads.
+
+    Raises:
+        UserError: for one that a kind of targets does not take: that it weighs nothing is to be said.
+
+    """
     kinds = {"weight": ("label", "mask"), "weights": ("mask",)}
     found: dict[str, str | None] = {}
     for part, taking in kinds.items():
         name = getattr(options, part)
-        if name in columns and kind not in taking and part in options.model_fields_set:
+        if name in columns and kind not in taking and name not in (options.probabilities or ()):
             raise UserError(
                 f"{file}, row 1: '{part}: {name}' beside targets of kind {kind}; allowed beside: "
-                f"{' or '.join(taking)}"
+                f"{' or '.join(taking)}; '{part}: null' if it weighs nothing"
             )
         if name in (options.probabilities or ()) and part in options.model_fields_set:
             raise UserError(f"{file}, row 1: '{part}' and 'probabilities' both name the column '{name}'")
@@ -559,6 +565,21 @@ def divide_rows(rows: Sequence[Row], splits: Splits, file: Path) -> dict[str, li
         digest = hashlib.sha256(f"group:{row.group}".encode()).hexdigest()
         found[side(digest, shares, splits.salt)].append(row)
     return found
+
+
+def _undivided(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """Leave all rows to the folds.
+
+    Raises:
+        UserError: for a row that has a split.
+
+    """
+    split = next((row for row in rows if row.split != POOL), None)
+    if split is not None:
+        raise UserError(
+            f"{split.where}: the split is '{split.split}', but '{key}.folds' divides the rows; keep one"
+        )
+    return {POOL: list(rows)}
 
 
 def _refuse_crossing(rows: Sequence[Row]) -> None:
