@@ -235,7 +235,10 @@ def try_model(trial: Trial) -> Tensor:
         # It lacks operations, and refuses values: a condition on them, a constant that lies elsewhere.
         device = "cpu"
         model = _model(trial, device)
-        outputs = _step(model, trial, device)
+        try:
+            outputs = _step(model, trial, device)
+        except NotImplementedError as error:
+            raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
     if trial.last == 1:
         try:
             _forward(model.train(), trial, device, 1)
@@ -265,6 +268,11 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device), _as_trained(trial):
             outputs = _forward(model, trial, device, 2).float()
+            if not outputs.requires_grad:
+                raise UserError(
+                    f"{trial.where}: {trial.whose} cannot learn: no gradient leads from its outputs to a "
+                    "weight; allowed: logits that depend on weights, without detach or NumPy"
+                )
             outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
             with torch.no_grad():
                 predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
@@ -347,6 +355,11 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
         shown = mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
         with _as_trained(trial):
             value = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
+            if not value.requires_grad:
+                raise UserError(
+                    f"{trial.where}: no gradient leads from what loss '{name}' returns to the logits; "
+                    "allowed: a value that depends on them, without detach, a comparison or NumPy"
+                )
             value.backward()  # type: ignore[no-untyped-call]  # torch's own
     except MISFIT as error:
         raise _of_the_device(trial, error, f"{trial.where}: loss '{name}'") or UserError(

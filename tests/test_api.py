@@ -264,6 +264,23 @@ class Pair(Plain):
         return self.layers(images), images
 
 
+class Mean(Plain):
+    def __init__(self) -> None:
+        super().__init__(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images).mean(0, keepdim=True)
+
+
+class Decided(Mean):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images).detach()
+
+
+class Formless(nn.Module):
+    """Somebody forgot its forward."""
+
+
 def cell(text: str, space: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a notebook's cell as IPython does: its source is known by a name of its own, what it ends with is shown."""
     name = f"<cell {abs(hash(text))}>"
@@ -406,6 +423,11 @@ class Broken(Growing):
         raise FileNotFoundError("cat.png")
 
 
+class Endless(Growing):
+    def __len__(self) -> int:
+        raise TypeError("no end to it")
+
+
 class Three(Growing):
     def __getitem__(self, number: int) -> Any:
         return torch.zeros(3, 8, 8), 0, "cat"
@@ -467,6 +489,10 @@ def call(**changes: Any) -> dict[str, Any]:
         ({"train": Growing()}, "train: sample 1 has an input of shape \\(3, 9, 8\\), sample 0 one of \\(3, 8, 8\\)"),
         ({"train": Random()}, "train: sample 0 is another one each time it is read; .*augmentation="),
         ({"train": Broken()}, "train: sample 0 cannot be read: FileNotFoundError: cat.png"),
+        ({"train": Endless()}, "train: the Dataset's length cannot be read: TypeError: .?no end to it"),
+        ({"model": 3}, "model: a int; expected a class, a function, or a name"),
+        ({"model": [Plain]}, "model: a list; expected a class"),
+        ({"model": {"width": 3}}, "model: a NoneType; expected a class, a function, or a name"),
         ({"train": Three()}, "train: sample 0 is a tuple of 3; expected \\(input, target\\)"),
         ({"train": 3}, "train: a int; expected"),
         ({"table": {"size": (8, 8)}}, "table is for data frames; train is none"),
@@ -494,6 +520,11 @@ def test_a_mistake_is_one_sentence(inline: Path, changes: dict[str, Any], senten
         ({"losses": {"a": "cross_entrpy"}}, "losses.a.name is 'cross_entrpy'; did you mean 'cross_entropy'"),
         ({"losses": {"a": {"name": "focal", "gama": 2}}}, "losses.a.gama is no parameter of focal; did you mean 'gamma'"),
         ({"model": Pair}, "model 'test_api:Pair' returns a tuple; allowed: a tensor"),
+        ({"model": Mean}, "puts out 1×4 for a batch of 2; expected 2"),
+        ({"model": Decided}, "cannot learn: no gradient leads from its outputs to a weight"),
+        ({"model": Formless}, r"fails: Module \[Formless\] is missing the required .forward. function"),
+        ({"model": {"name": Plain, "classes": 4}, "losses": {"a": lambda logits, target: logits.detach().sum()}},
+         "no gradient leads from what loss 'a' returns to the logits"),
         ({"model": {"name": Plain, "classes": 2}}, "puts out 2 a sample"),
         ({"model": {"name": Plain, "classes": 7}}, "puts out 7 a sample, but task 'classification' needs 4 \\(of 4 classes"),
         ({"model": {"name": Plain, "clases": 4}}, "unknown key 'model.clases'; (did you mean|allowed)"),

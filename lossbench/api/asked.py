@@ -181,7 +181,7 @@ def _object(made: Any, key: str, code: Code) -> dict[str, Any]:
 def _ours(made: Any, table: Mapping[str, str], package: str) -> str | None:
     """Name a loss or model of ours as params.yaml does."""
     module, _, last = str(getattr(made, "__module__", "")).rpartition(".")
-    name = made.__dict__.get("name") if isinstance(made, type) else made.__name__
+    name = made.__dict__.get("name") if isinstance(made, type) else getattr(made, "__name__", None)
     return str(name) if module == package and table.get(str(name)) == last else None
 
 
@@ -265,6 +265,8 @@ def _network(made: Any, code: Code) -> str:
             f"own; pass the class, "
             f"model={kind}, or a function that builds it"
         )
+    if not callable(made):
+        raise UserError(f"model: a {type(made).__name__}; expected a class, a function, or a name")
     return _ours(made, MODELS, "lossbench.models") or code.name_of(made, "model")
 
 

@@ -12,7 +12,7 @@ from lossbench.api.weighing import soft_labels, weighed, with_soft
 from lossbench.data.rows import Array, Keeper, Stored
 from lossbench.data.samples import Fetched, Samples
 from lossbench.data.sources.table import TableOptions, entries_told, fetched_of
-from lossbench.errors import UserError, nearest
+from lossbench.errors import UserError, brief, nearest
 from lossbench.options import parse_options
 from lossbench.params import Splits
 from lossbench.progress import bar
@@ -126,7 +126,12 @@ def _pair(one: Any, split: str, given: Given, notes: Notes) -> tuple[Any, Any]:
 
 def _of_dataset(dataset: Any, split: str, given: Given, notes: Notes) -> tuple[Stored, Any]:
     """Read a Dataset once, onto the disk: its samples are never in memory together."""
-    count = len(dataset)
+    try:
+        count = len(dataset)
+    except Exception as error:  # whatever its author raises
+        raise UserError(
+            f"{split}: the Dataset's length cannot be read: {type(error).__name__}: {brief(str(error))}"
+        ) from None
     if not count:
         raise UserError(f"{split}: no sample")
     first = _read(dataset, 0, split, given, notes)
