@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_params
-from dvc_cases import checkout, dvc, lossbench
+from dvc_cases import checkout, lossbench
 from PIL import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -122,9 +122,3 @@ def test_weights_and_soft_labels_reach_training_and_nothing_else(tmp_path: Path)
     assert all(values.mean() > 0.5 for values in reached.values()), reached  # most labels are wrong
     page = (folder / "reports/index.html").read_text()
     assert all(name in page for name in DATASETS)
-    # another weight is other data: what reads it is made anew, and nothing else
-    table = folder / "mine/masks/maps/1.png"
-    Image.fromarray(np.full((8, 8), 3, np.uint8)).save(table)
-    status = dvc(folder, "status").stdout
-    assert "fetch@pixels:" in status
-    assert "fetch@weighed" not in status
