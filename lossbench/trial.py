@@ -229,9 +229,11 @@ def try_model(trial: Trial) -> Tensor:
             _check_recurrent(model)
     try:
         outputs = _step(model, trial, device)
-    except (NotImplementedError, UserError):
+    except (NotImplementedError, UserError) as error:
         if device != "meta":
-            raise
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
         # It lacks operations, and refuses values: a condition on them, a constant that lies elsewhere.
         device = "cpu"
         model = _model(trial, device)
