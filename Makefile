@@ -1,4 +1,4 @@
-# On a fresh machine `make repro` and `make test` do everything. Needs Python 3.11 or 3.12, git and make.
+# On a fresh machine `make repro` and `make test` do everything. Needs Python 3.11 to 3.13, git and make.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,7 +17,7 @@ help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/installed: requirements.lock requirements-uv.lock
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] in ((3, 11), (3, 12)) else f"Lossbench needs Python 3.11 or 3.12; {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] in ((3, 11), (3, 12), (3, 13)) else f"Lossbench needs Python 3.11 to 3.13; {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@# Compiled once here, so that no stage compiles its imports anew: a second off each, and off every dvc command.
