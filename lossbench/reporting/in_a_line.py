@@ -14,8 +14,8 @@ from lossbench.statistics.sentences import digits, metric_name
 from lossbench.tracking.cost import Seconds, cost_said, memory_said
 from lossbench.written import CHAIN
 
-REST = (("tie", "ties with it"), ("undecided", "undecided"), ("not trained", "not trained"))
-"""Verdicts that are listed after the answer, and their words."""
+REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"), ("not trained", "not trained"))
+"""Verdicts that are listed after the answer, and their words: each was held against the baseline alone."""
 NO_VERDICT = "no verdict: it takes two losses and two seeds"
 """The answer where there is none."""
 IMAGE = 3
@@ -70,7 +70,7 @@ def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Param
     arms = tuple(each.contrast.arm for each in better) or (baseline,)
     said = [_recommended(one, better, groups, one.loss_of(baseline))]
     said += [
-        f"{words}: {_listed([one.loss_of(each.contrast.arm) for each in rest], 'and')}"
+        f"{words.format(baseline=one.loss_of(baseline))}: {_listed(_losses(one, rest), 'and')}"
         for verdict, words in REST
         if (rest := groups.get(verdict))
     ]
@@ -82,6 +82,10 @@ def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Param
     return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 
 
+def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
+    return [one.loss_of(each.contrast.arm) for each in found]
+
+
 def _recommended(
     one: Evaluated, better: Sequence[Finding], groups: dict[str, list[Finding]], baseline: str
 ) -> str:
@@ -91,7 +95,7 @@ def _recommended(
     gains = [abs(each.contrast.difference) for each in better]
     half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
     spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
-    names = _listed([one.loss_of(each.contrast.arm) for each in better], "or")
+    names = _listed(_losses(one, better), "or")
     several = len(better) > 1
     said = f"train with {names}: {'each ' if several else ''}better than {baseline} by {spread} "
     said += f"{metric_name(one.metric)} ({_ahead(better)})"
