@@ -99,7 +99,7 @@ class Folder:
         """Write a file unless there is one: linking fails where the name is taken."""
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{part_name(file.name)}")
+        part = file.with_name(f".{part_name(f'{file.name}.{uuid.uuid4().hex}')}")  # threads share a writer
         try:
             part.write_bytes(content)
             os.link(part, file)

@@ -60,7 +60,7 @@ class KillsIdle(LocalExecutor):
             if worker.job is None and worker.process.is_alive():
                 assert worker.process.pid is not None
                 os.kill(worker.process.pid, signal.SIGKILL)
-                psutil.Process(worker.process.pid).wait(10)
+                worker.process.join(10)  # its number is gone a moment before its end is known
                 KillsIdle.killed += 1
         super()._begin()
 
