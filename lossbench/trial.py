@@ -229,7 +229,7 @@ def try_model(trial: Trial) -> Tensor:
             _check_recurrent(model)
     try:
         outputs = _step(model, trial, device)
-    except (NotImplementedError, UserError) as error:
+    except (NotImplementedError, UserError) as error:  # meta has not every operation; a sentence goes on
         if device != "meta":
             if isinstance(error, UserError):
                 raise
@@ -239,7 +239,7 @@ def try_model(trial: Trial) -> Tensor:
         model = _model(trial, device)
         try:
             outputs = _step(model, trial, device)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # an operation that the processor has not: told
             raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
     if trial.last == 1:
         try:
@@ -278,7 +278,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
             outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
             with torch.no_grad():
                 predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
-    except (NotImplementedError, UserError):
+    except (NotImplementedError, UserError):  # the caller tells them apart
         raise
     except Exception as error:  # a network of one's own may raise anything
         if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):

@@ -317,7 +317,7 @@ def test_a_line_that_tells_the_separator_is_no_row(told: str, separator: str, tm
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=4)), min_size=1, max_size=5), st.booleans())
 def test_what_csv_can_write_is_read_back(cells: list[tuple[str, str]], told: bool) -> None:
-    cells = [tuple(one.replace("\0", "").replace("\r", "") for one in row) for row in cells]  # type: ignore[misc]
+    cells = [tuple(one.replace("\0", "").replace("\r", "") for one in row) for row in cells]  # type: ignore[misc]  # of two
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter=";")
     writer.writerows([("image", "label"), *cells])
