@@ -9,8 +9,10 @@ from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
 from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
+from lossbench.execution import sites
 from lossbench.execution.declared import records_of
 from lossbench.execution.identity import use_own_code
+from lossbench.execution.local import worker_count
 from lossbench.losses.building import check_distributions
 from lossbench.losses.schedules import is_learned
 from lossbench.originals import protect
@@ -205,12 +207,13 @@ def _check_engine(params: Params) -> None:
 
 
 def check_compute(compute: Compute) -> None:
-    """Refuse a GPU that is not there, and what the device cannot compute in or repeat.
+    """Refuse a GPU that is not there, what the device cannot compute in or repeat, and processes in vain.
 
     Raises:
         UserError: naming the key, or the variable.
 
     """
+    _check_processes(compute)
     if compute.device == "cpu":
         if compute.precision == "tf32":
             raise UserError(
@@ -232,3 +235,16 @@ def check_compute(compute: Compute) -> None:
             f"'compute.precision' is '{compute.precision}', but {torch.cuda.get_device_name()} (capability "
             f"{major}) computes in neither tf32 nor bf16; allowed here: fp32"
         )
+
+
+def _check_processes(compute: Compute) -> None:
+    if compute.processes == 1:
+        return
+    for key, found, wanted in (("engine", compute.engine, "loop"), ("graphs", compute.graphs, False)):
+        if found != wanted:
+            raise UserError(
+                f"'compute.{key}' is '{str(found).lower()}', which several processes of one replicate cannot "
+                f"be ('compute.processes' is {compute.processes}); allowed with them: {str(wanted).lower()}"
+            )
+    if sites.is_local():  # of another machine this one knows nothing
+        worker_count(compute)

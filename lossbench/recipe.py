@@ -214,6 +214,14 @@ class Compute(Model):
     """Threads of one training; part of what decides its bits."""
     graphs: bool = False
     """Whether a GPU records a training step once and replays it (CUDA graphs); bits are the same."""
+    processes: Count = 1
+    """Processes that train one replicate together, each a part of every batch; they decide its bits, too."""
+
+    @model_serializer(mode="wrap")
+    def _without_one_process(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the knob that came later where it is not used: what was trained before keeps its key."""
+        made: dict[str, Any] = serialised(self)
+        return made if self.processes > 1 else {key: one for key, one in made.items() if key != "processes"}
 
     @field_validator("device", mode="before")
     @classmethod

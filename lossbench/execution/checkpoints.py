@@ -36,6 +36,10 @@ class SharedCheckpoint(Checkpoint):
         super().__init__(file)
         self._store, self._copy = store, f"{FOLDER}/{file.name}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process by name: a connection to the store cannot."""
+        return _shared, (self.file, self._store.address)
+
     def save(self, content: dict[str, Any]) -> None:
         """Write both; a store that does not answer now may do so later, and training goes on."""
         super().save(content)
@@ -58,3 +62,7 @@ class SharedCheckpoint(Checkpoint):
         """Forget both."""
         super().remove()
         self._store.place.remove(self._copy)
+
+
+def _shared(file: Path, address: str) -> SharedCheckpoint:
+    return SharedCheckpoint(file, Store(address))

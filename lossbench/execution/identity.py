@@ -36,6 +36,8 @@ ENGINES = {
     "loop": ("lossbench.training.loop", MEASURED),
     "population": ("lossbench.training.population", MEASURED),
 }
+SEVERAL = ("lossbench.training.rank", "lossbench.training.ranks")
+"""What several processes of one replicate run beside the loop."""
 SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that choose the processor's kernels, and so the bits."""
 GPU_SWITCHES = (
@@ -101,7 +103,9 @@ class Identity:
         loss_modules = [module_of(name, losses, loss_names.MODULES) for name in losses_named(self.loss)]
         if own := self.experiment.recipe.augmentation.own:
             loss_modules.append(own.partition(":")[0])
-        roots = [*ENGINES[self.params.compute.engine], "lossbench.training.setting", *self._task_and_model]
+        compute = self.params.compute
+        engine = [*ENGINES[compute.engine], *(SEVERAL if compute.processes > 1 else ())]
+        roots = [*engine, "lossbench.training.setting", *self._task_and_model]
         return closure([*roots, *loss_modules], user_code(self.params, self.study))
 
     @cached_property

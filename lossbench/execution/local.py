@@ -6,7 +6,6 @@ has shown how much it takes, from the memory; on GPUs there is one process for e
 """
 
 import os
-import pickle
 import signal
 import sys
 import time
@@ -31,6 +30,7 @@ from lossbench.recipe import Compute
 from lossbench.store import Store
 from lossbench.system import available_memory, keep_memory, peak_memory, processors, reset_peak, resident
 from lossbench.telling import LESS_MEMORY
+from lossbench.travelling import in_words
 
 GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
@@ -49,20 +49,36 @@ LOST = 255
 def worker_count(compute: Compute) -> int:
     """How many jobs run side by side, memory permitting.
 
-    ``LOSSBENCH_WORKERS``, or as many as this process's processors have room for; one a GPU.
+    ``LOSSBENCH_WORKERS``, or as many as this process's processors have room for; one a GPU, or one for as
+    many as a replicate's processes take.
 
     Raises:
-        UserError: if the variable is no positive number.
+        UserError: if the variable is no positive number, or a replicate asks for more than there is.
 
     """
+    _check_processes(compute)
     wanted = os.environ.get("LOSSBENCH_WORKERS")
     if wanted is not None:
         if not wanted.isdigit() or int(wanted) < 1:
             raise UserError(f"LOSSBENCH_WORKERS is {wanted!r}; allowed: a whole number from 1")
         return int(wanted)
     if compute.device == "cuda":
-        return max(1, len(gpus.ours()))
-    return max(1, processors() // compute.threads)
+        return max(1, len(gpus.ours()) // compute.processes)
+    return max(1, processors() // (compute.threads * compute.processes))
+
+
+def _check_processes(compute: Compute) -> None:
+    """Refuse more processes of one replicate than can run side by side."""
+    if compute.processes == 1:
+        return
+    cuda = compute.device == "cuda"
+    there, what = (len(gpus.ours()), "GPU") if cuda else (processors(), "processor")
+    each = 1 if cuda else compute.threads
+    if compute.processes * each > there:
+        raise UserError(
+            f"'compute.processes' is {compute.processes}, each with {each} {what}{'s' * (each > 1)}, but we "
+            f"have {there} of this machine; allowed here: 1 to {max(1, there // each)}"
+        )
 
 
 def where(params: Params, outs: Outs, store: Store) -> Where:
@@ -72,10 +88,11 @@ def where(params: Params, outs: Outs, store: Store) -> Where:
 
 
 def sharing(compute: Compute, workers: int) -> int:
-    """Among how many workers a memory is shared: all of the machine's, or those of one GPU."""
+    """Among how many processes that train a memory is shared: all of the machine's, or those of one GPU."""
+    sharers = workers * compute.processes
     if compute.device != "cuda":
-        return workers
-    return -(-workers // max(1, len(gpus.ours())))
+        return sharers
+    return -(-sharers // max(1, len(gpus.ours())))
 
 
 def warm_up() -> None:
@@ -217,7 +234,9 @@ class LocalExecutor:
         if self.compute.device != "cuda":
             return {}
         names = gpus.ours()
-        return {gpus.VISIBLE: names[place % len(names)]} if names else {}
+        each = self.compute.processes
+        ours = [names[number % len(names)] for number in range(place * each, (place + 1) * each) if names]
+        return {gpus.VISIBLE: ",".join(ours)} if names else {}
 
     def _receive(self, worker: _Worker) -> Event | None:
         job = worker.job
@@ -310,14 +329,6 @@ def _serve(
         except Exception as error:  # whatever it was, the driver tells it
             if not isinstance(error, UserError | GateError):
                 error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
-            pipe.send(("failed", _picklable(error)))
+            pipe.send(("failed", in_words(error)))
             if compute.device == "cuda" and lost(error):
                 return  # whatever this process does with its GPU fails from now on: another one begins
-
-
-def _picklable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
-    except Exception:  # an exception that cannot travel is told in words
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error

@@ -85,7 +85,7 @@ class RaySite:
                 f"{ADDRESS} is '{address}', for Ray's client; allowed: host:port of the head, from a machine "
                 "of the cluster (`ray job submit` starts a driver there)"
             )
-        self._share = gpu_share()
+        self._share = gpu_share(self.params.compute.processes)
 
     @property
     def workers(self) -> int:
@@ -106,8 +106,11 @@ class RaySite:
         return Cluster(self.params, self.where(), self.store.identify(), self._share)
 
 
-def gpu_share() -> float:
+def gpu_share(processes: int = 1) -> float:
     """Part of a GPU that a job takes, by ``LOSSBENCH_GPU_SHARE``; small nets may share one.
+
+    Args:
+        processes: of a replicate; several take a whole GPU each.
 
     Raises:
         UserError: if it is no such part.
@@ -120,6 +123,11 @@ def gpu_share() -> float:
         share = 0.0
     if not 0 < share <= 1:
         raise UserError(f"{GPU_SHARE} is '{text}'; allowed: a part of a GPU, above 0 and up to 1")
+    if processes > 1 and share < 1:
+        raise UserError(
+            f"{GPU_SHARE} is '{text}', but 'compute.processes' is {processes}, which take a whole GPU each; "
+            "allowed with it: 1"
+        )
     return share
 
 
@@ -145,9 +153,11 @@ class Cluster:
 
     def __init__(self, params: Params, where: Where, store: str, share: float) -> None:
         self.params, self.where, self.store = params, where, store
-        self.demand: dict[str, Any] = {"num_cpus": params.compute.threads, "max_retries": 0}
-        if params.compute.device == "cuda":
-            self.demand["num_gpus"] = share
+        compute = params.compute
+        self.processors = compute.threads * compute.processes
+        self.demand: dict[str, Any] = {"num_cpus": self.processors, "max_retries": 0}
+        if compute.device == "cuda":
+            self.demand["num_gpus"] = share if compute.processes == 1 else compute.processes
         connect()
         self._facts: dict[str, Facts] = {}
         self.bundle: Any = None
@@ -202,12 +212,12 @@ class Cluster:
         nodes = {
             one["NodeID"]: one
             for one in ray.nodes()
-            if one["Alive"] and one["Resources"].get("CPU", 0) >= self.params.compute.threads
+            if one["Alive"] and one["Resources"].get("CPU", 0) >= self.processors
         }
         if not nodes:
             raise GateError(
-                f"no node of the cluster has the {self.params.compute.threads} processors that "
-                "'compute.threads' asks for"
+                f"no node of the cluster has the {self.processors} processors that 'compute.threads' and "
+                "'compute.processes' ask for"
             )
         seen = self._look(list(nodes))
         blind = [node for node, one in seen.items() if isinstance(one, Seen) and one.facts is None]
@@ -215,7 +225,7 @@ class Cluster:
             self.send()
             seen |= self._look(blind)
         for node, one in nodes.items():
-            self.seats[node] = one["Resources"]["CPU"] // self.params.compute.threads
+            self.seats[node] = one["Resources"]["CPU"] // self.processors
         for node, one in seen.items():
             if why := self._objection(nodes[node]["NodeManagerHostname"], one):
                 self.refuse(node, why)

@@ -6,14 +6,12 @@ from the driver's is named and the job refused, so that no result stands under a
 
 import hashlib
 import os
-import pickle
 import signal
 import socket
 import stat
 import tempfile
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +28,7 @@ from lossbench.params import Params
 from lossbench.store import Store
 from lossbench.system import processors, write_atomically
 from lossbench.telling import LESS_MEMORY
+from lossbench.travelling import in_words
 
 TRIES = 4
 """Of a job whose worker or node died: the first, and three more."""
@@ -177,7 +176,7 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
         return Outcome(node, error)
     except Exception as error:  # of any kind: it goes to the driver, which tells it of its arm
         error.add_note(f"in the {task.job.label}, on {node}")
-        return Outcome(node, told_in_words(error))
+        return Outcome(node, in_words(error))
     return Outcome(node)
 
 
@@ -192,15 +191,6 @@ def _asked_to_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def told_in_words(error: Exception) -> Exception:
-    """Return an exception that can travel: itself, or what it says."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
-    except Exception:  # an exception that cannot travel is told in words
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
 
 
 def agree(task: Task, mine: Facts, store: str) -> None:

@@ -17,6 +17,7 @@ from lossbench.params import Params
 from lossbench.store import Store
 
 EXECUTOR = "LOSSBENCH_EXECUTOR"
+LOCAL = "local"
 
 
 class Site(Protocol):
@@ -55,6 +56,11 @@ class LocalSite:
         return LocalExecutor(self.params.compute, self.workers)
 
 
+def is_local() -> bool:
+    """Whether jobs are computed on the machine at hand."""
+    return (os.environ.get(EXECUTOR) or LOCAL) == LOCAL
+
+
 def _ray(params: Params, outs: Outs, store: Store) -> Site:
     _installed("ray", "ray")
     from lossbench.execution.ray_site import RaySite
@@ -69,7 +75,7 @@ def _slurm(params: Params, outs: Outs, store: Store) -> Site:
     return SlurmSite(params, outs, store)
 
 
-SITES: dict[str, Callable[[Params, Outs, Store], Site]] = {"local": LocalSite, "ray": _ray, "slurm": _slurm}
+SITES: dict[str, Callable[[Params, Outs, Store], Site]] = {LOCAL: LocalSite, "ray": _ray, "slurm": _slurm}
 
 
 def site(params: Params, outs: Outs, store: Store) -> Site:
@@ -79,7 +85,7 @@ def site(params: Params, outs: Outs, store: Store) -> Site:
         UserError: if it names no such place, or what that needs is not installed or not set.
 
     """
-    name = os.environ.get(EXECUTOR) or "local"
+    name = os.environ.get(EXECUTOR) or LOCAL
     if name not in SITES:
         raise UserError(f"{EXECUTOR} is '{name}'; {nearest(name, SITES)}")
     return SITES[name](params, outs, store)

@@ -77,12 +77,16 @@ class SlurmOptions(BaseModel):
 
     def parameters(self, params: Params) -> dict[str, Any]:
         """Put them into submitit's words."""
-        threads = params.compute.threads
-        common: dict[str, Any] = {"timeout_min": self.minutes, "cpus_per_task": threads, "name": "lossbench"}
+        compute = params.compute
+        common: dict[str, Any] = {
+            "timeout_min": self.minutes,
+            "cpus_per_task": compute.threads * compute.processes,
+            "name": "lossbench",
+        }
         if self.memory_gb is not None:
             common["mem_gb"] = self.memory_gb
-        if params.compute.device == "cuda":
-            common["gpus_per_node"] = self.gpus
+        if compute.device == "cuda":
+            common["gpus_per_node"] = max(self.gpus, compute.processes)
         named = {"partition": self.partition, "account": self.account, "qos": self.qos}
         additional = {**self.additional, **{key: one for key, one in named.items() if one is not None}}
         return {

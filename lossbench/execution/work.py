@@ -117,7 +117,13 @@ def _train(job: Train, emit: Emit) -> None:
     def on_epoch(seed: int, epoch: int, values: Mapping[str, float]) -> None:
         emit(("epoch", seed, epoch, dict(values)))
 
-    replicates = train(setting, job.members, on_epoch, checkpoint)
+    def on_memory(held: int) -> None:
+        emit(("memory", held))
+
+    replicates = train(setting, job.members, on_epoch, checkpoint, on_memory)
+    if setting.compute.processes > 1:  # each has imported the code when it began
+        identity = Identity(job.params, job.arm, job.where.study)
+        _agree(job, (*keys, identity.scores("")), (*job.keys, job.scoring), identity.code, identity.scoring)
     for key, member, replicate in zip(keys, job.members, replicates, strict=True):
         # what breaks ties between points
         with threads(setting.compute.threads):

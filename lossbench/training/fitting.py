@@ -10,6 +10,7 @@ from lossbench.training.interruption import noticing_sigterm
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member, populations
 from lossbench.training.population import train_population
+from lossbench.training.ranks import train_in_ranks
 from lossbench.training.replicate import Replicate
 from lossbench.training.setting import Setting
 
@@ -46,6 +47,7 @@ def train(
     members: Sequence[Member],
     on_epoch: OnEpoch = lambda *_: None,
     checkpoint: Checkpoint | None = None,
+    on_memory: Callable[[int], None] = lambda _: None,
 ) -> list[Replicate]:
     """Train one replicate, or one population; SIGTERM ends it with its checkpoint written.
 
@@ -54,6 +56,7 @@ def train(
         members: one for the loop; those of a population share a loss.
         on_epoch: told of each epoch.
         checkpoint: where an interrupted training left its state, and leaves it again.
+        on_memory: told the bytes of memory held at most, where other processes hold some of it.
 
     """
     devices = [torch.cuda.current_device()] if setting.compute.device == "cuda" else []
@@ -71,7 +74,10 @@ def train(
                 interruption,
             )
         (member,) = members
-        made = train_replicate(
-            setting, member, lambda event: on_epoch(member.seed, *event), checkpoint, interruption
-        )
-        return [made]
+
+        def emit(event: tuple[int, dict[str, float]]) -> None:
+            on_epoch(member.seed, *event)
+
+        if setting.compute.processes > 1:
+            return [train_in_ranks(setting, member, emit, checkpoint, interruption, on_memory)]
+        return [train_replicate(setting, member, emit, checkpoint, interruption)]

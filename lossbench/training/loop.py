@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import deterministic, precision
 from lossbench.training.graphs import Steps, hindrance
+from lossbench.training.group import ALONE, Group
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, l1_penalty, make_optimizer, make_weighing, rate_factor
@@ -33,6 +34,7 @@ def train_replicate(
     emit: Emit = lambda _: None,
     checkpoint: Checkpoint | None = None,
     interruption: Interruption | None = None,
+    group: Group = ALONE,
 ) -> Replicate:
     """Train one replicate.
 
@@ -42,11 +44,12 @@ def train_replicate(
         emit: told (epoch, values) after each epoch.
         checkpoint: where an interrupted training left its state, and leaves it again.
         interruption: looked at between steps; the state is written, then SystemExit raised.
+        group: the processes that train it together, each calling this; the leading one has the checkpoint.
 
     """
     began = time.perf_counter()
     with deterministic(setting.compute):
-        run = _Run(setting, member, checkpoint, interruption or Interruption())
+        run = _Run(setting, member, checkpoint, interruption or Interruption(), group)
         while not run.progress.over(run.recipe):
             emit((run.progress.epoch + 1, run.epoch()))
         return run.replicate(time.perf_counter() - began)
@@ -56,9 +59,14 @@ class _Run:
     """One replicate on its way."""
 
     def __init__(
-        self, setting: Setting, member: Member, checkpoint: Checkpoint | None, interruption: Interruption
+        self,
+        setting: Setting,
+        member: Member,
+        checkpoint: Checkpoint | None,
+        interruption: Interruption,
+        group: Group,
     ) -> None:
-        self.setting, self.member = setting, member
+        self.setting, self.member, self.group = setting, member, group
         self.checkpoint, self.interruption = checkpoint, interruption
         self.recipe = setting.recipe_of(member)
         self.loss = setting.loss_of(member)
@@ -84,6 +92,17 @@ class _Run:
     def epoch(self) -> dict[str, float]:
         """Train one epoch (or what is left of it), validate, note; return ``split/metric`` → value."""
         self._train()
+        self.group.see_alike(self.model)
+        values, finite = self.group.agreed(self._measured)
+        keep = self._copy if self.recipe.checkpoint == "best" and self.group.leads else None
+        self.progress.note(values, self.setting.task.monitor, finite, keep)
+        self.step = 0
+        self.total.zero_()
+        self._save_or_stop()
+        return values
+
+    def _measured(self) -> tuple[dict[str, float], bool]:
+        """Say how an epoch went, and whether loss and outputs were finite."""
         values = {"train/loss": (self.total / self.plan.per_epoch).item()}
         finite = math.isfinite(values["train/loss"])
         for name, weight in self.loss.weights_learned().items():
@@ -91,12 +110,7 @@ class _Run:
         if finite:
             scores, finite = self._validate()
             values |= {f"validation/{name}": value for name, value in scores.items()}
-        keep = self._copy if self.recipe.checkpoint == "best" else None
-        self.progress.note(values, self.setting.task.monitor, finite, keep)
-        self.step = 0
-        self.total.zero_()
-        self._save_or_stop()
-        return values
+        return values, finite
 
     def _train(self) -> None:
         number = self.progress.epoch + 1
@@ -127,18 +141,19 @@ class _Run:
         inputs, targets = given["inputs"], given["targets"]
         extra = {name: one for name, one in given.items() if name not in ("inputs", "targets")}
         with precision(self.setting.compute):
-            outputs = self.model(channels_last(inputs))
+            outputs = self.group.outputs(self.model, channels_last(inputs))
         value = self.setting.task.objective(self.loss, outputs.float(), targets, inputs, **extra)
         self.total += value.detach()
         self._update(value, rates[0])
 
     def _update(self, value: Tensor, rate: float | Tensor) -> None:
-        if self.recipe.l1:
+        if self.recipe.l1 and self.group.leads:  # once, where the processes' gradients are summed
             value = value + self.recipe.l1 * l1_penalty(self.model)
         optimizers = self._optimizers
         for optimizer in optimizers:
             optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        self.group.sum_gradients(self.model.parameters())
         if self.recipe.gradient_clip is not None:
             # One after another: all at once they copy addresses from the host, which a graph cannot hold.
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip, foreach=False)
@@ -196,7 +211,7 @@ class _Run:
         }
 
     def _restore(self) -> None:
-        content = None if self.checkpoint is None else self.checkpoint.load()
+        content = self.group.agreed(lambda: None if self.checkpoint is None else self.checkpoint.load())
         if content is None:
             return
         self.model.load_state_dict(content["model"])

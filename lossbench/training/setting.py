@@ -1,7 +1,8 @@
 """Everything a replicate's training needs that all replicates of an arm share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class Setting:
         validation: validation samples as the data have them.
         pool: both, where each seed divides them anew.
         rare: (classes,) bool, classes whose samples alone are augmented; None for all.
+        again: prepares the same in another process, to which a setting, with its data, does not travel.
 
     """
 
@@ -47,6 +49,7 @@ class Setting:
     validation: Portion
     pool: Portion | None = None
     rare: Tensor | None = None
+    again: "Callable[[], Setting] | None" = None
 
     def recipe_of(self, member: Member) -> Recipe:
         """Return the recipe with the member's own learning rate and weight decay."""
@@ -154,7 +157,8 @@ def prepare(
     if recipe.augmentation.rare_classes_only:
         counts = torch.tensor(task.info.counts, dtype=torch.float64)
         rare = counts < counts.mean()
-    return Setting(task, network, recipe, loss, compute, shape, train, validation, pool, rare)
+    again = partial(prepare, task, data, network, recipe, loss, compute, share)
+    return Setting(task, network, recipe, loss, compute, shape, train, validation, pool, rare, again)
 
 
 def _samples(data: Dataset, name: str) -> Split:

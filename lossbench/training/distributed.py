@@ -1,0 +1,126 @@
+"""One replicate in several processes: each computes its part of every batch, all take the same step.
+
+Every process draws the same order, augmentation and mixing from the same seeds, computes its part of the
+batch's outputs, has those of the others sent, and computes the whole loss: a loss that is no mean over
+samples is what it is in one process. Gradients of the weights are summed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lossbench.errors import GateError, UserError
+from lossbench.recipe import Compute
+from lossbench.training.collectives import (
+    every,
+    gathered,
+    of_the_lead,
+    part_of,
+    sum_gradients,
+    told_by_the_lead,
+)
+from lossbench.training.group import Group
+from lossbench.training.parts import TOLERANCE, Part, differs
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""Of a process that waits for the others: whoever started them ends all when one is gone."""
+
+
+class Ranks(Group):
+    """A process, among those of a replicate.
+
+    Args:
+        compute: device and precision.
+
+    """
+
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.leads = self.rank == 0
+        self._known = False
+
+    def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Compute a part of a batch's outputs, and have the others'.
+
+        A batch of fewer samples than processes is computed by each of them.
+
+        Raises:
+            UserError: if the model does to a part of a batch anything else than to the whole.
+
+        """
+        count = len(inputs)
+        if count < self.world:
+            outputs: Tensor = model(inputs)
+            return of_the_lead(outputs.float())
+        if not self._known:
+            self._look_at(model, inputs)
+        part = part_of(count, self.rank, self.world)
+        with Part(count, part):
+            outputs = model(inputs[part])
+        return gathered(outputs.float(), count)
+
+    def _look_at(self, model: nn.Module, inputs: Tensor) -> None:
+        mine = partial(part_of, rank=self.rank, world=self.world)
+        found = differs(model, inputs, mine, TOLERANCE[self.compute.precision])
+        if any(
+            every(torch.tensor(float(found), device=inputs.device))
+        ):  # the first process's draws may agree
+            raise UserError(
+                f"'compute.processes' is {self.world}, but the model's outputs for a sample depend on "
+                "the other samples of its batch, or on draws that cannot be divided (dropout within "
+                "attention, say; layers of batch normalisation and dropout can); allowed with it: 1"
+            )
+        self._known = True
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients of the parts."""
+        sum_gradients(parameters)
+
+    def agreed(self, find: Callable[[], T]) -> T:
+        """Let the leading process find something, and all have it."""
+        return told_by_the_lead(find, self.compute.device)
+
+    def see_alike(self, model: nn.Module) -> None:
+        """See that all processes have the same weights.
+
+        Raises:
+            GateError: if they have not.
+
+        """
+        total = torch.stack([one.detach().double().sum() for one in model.parameters()]).sum()
+        found = every(total)
+        if len({repr(one) for one in found}) > 1:
+            raise GateError(
+                f"the {self.world} processes of one training have come to different weights; are their "
+                "processors or GPUs of different kinds?"
+            )
+
+
+@contextmanager
+def among(rank: int, compute: Compute, meeting: Path) -> Iterator[Ranks]:
+    """Meet the other processes of a replicate, on this machine.
+
+    Args:
+        rank: number of this process, from 0.
+        compute: how many there are, and their device.
+        meeting: a file that does not exist yet, in a folder of these processes alone.
+
+    """
+    dist.init_process_group(
+        "nccl" if compute.device == "cuda" else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=compute.processes,
+        timeout=PATIENCE,
+    )
+    yield Ranks(compute)
+    dist.destroy_process_group()

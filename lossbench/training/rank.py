@@ -1,0 +1,75 @@
+"""One process of a replicate: `python -m lossbench.training.rank FD`, started by `training.ranks`."""
+
+import pickle
+import re
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from lossbench.errors import GateError, UserError
+from lossbench.system import keep_memory, peak_memory
+from lossbench.training.determinism import threads
+from lossbench.training.distributed import among
+from lossbench.training.interruption import Interruption, noticing_sigterm
+from lossbench.training.loop import train_replicate
+from lossbench.training.ranks import Request
+from lossbench.travelling import in_words
+
+LOST = re.compile(r"gloo/|NCCL|Connection (closed|reset|refused)")
+"""What torch says where another process has gone."""
+
+
+def main() -> int:
+    """Train with the others, and tell how it went."""
+    keep_memory()
+    pipe = Connection(int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leading process answers it, once it trains
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        request: Request = pickle.loads(pipe.recv_bytes())  # noqa: S301  # of who started us
+    except EOFError:  # it has gone
+        return 1
+
+    def say(kind: str, content: Any) -> None:
+        pipe.send_bytes(pickle.dumps((kind, content)))
+
+    try:
+        _train(request, say)
+    except Exception as error:  # whatever it was, whoever started us tells it
+        if not isinstance(error, UserError | GateError):
+            error.add_note(f"in process {request.rank + 1} of a replicate:\n" + traceback.format_exc())
+        lost = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+        say("lost" if lost else "failed", in_words(error))
+        return 1
+    return 0
+
+
+def _train(request: Request, say: Any) -> None:
+    if request.memory is not None:
+        torch.cuda.set_per_process_memory_fraction(request.memory)
+    setting = request.setting()
+    leads, told = request.rank == 0, False
+
+    def emit(news: tuple[int, dict[str, float]]) -> None:
+        nonlocal told
+        if not told:  # an epoch has seen all that a training takes
+            say("memory", peak_memory())
+            told = True
+        if leads:
+            say("epoch", news)
+
+    with threads(setting.compute.threads), among(request.rank, setting.compute, request.meeting) as group:
+        if not leads:
+            train_replicate(setting, request.member, emit, None, Interruption(), group)
+            return
+        with noticing_sigterm() as interruption:
+            made = train_replicate(setting, request.member, emit, request.checkpoint, interruption, group)
+        say("done", made)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
