@@ -12,12 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from conftest import ROOT, tiny_params, train_study, write_params
+from safetensors.torch import load_file
 
 from benchmarks.fault_study import outliving
 from lossbench.errors import GateError, UserError
@@ -174,6 +177,27 @@ def test_workers_times_threads_fit_the_processors(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LOSSBENCH_WORKERS", raising=False)
     monkeypatch.setattr(local, "processors", lambda: 7)
     assert [worker_count(Compute(threads=count)) for count in (1, 2, 7, 9)] == [7, 3, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_workers_replicate_of_two_processes_is_kept_under_a_key_of_its_own(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's workers start the processes; weights are those of one process but for rounding."""
+    monkeypatch.setattr(local, "processors", lambda: 2)
+    name, made, codes = "digits-focal", [], []
+    for processes in (1, 2):
+        write_params(own, load(own) | {"tuning": {"trials": 0}, "seeds": [0]})
+        params = load_params(own / "params.yaml")
+        compute = params.compute.model_copy(update={"processes": processes})
+        params = params.model_copy(update={"arms": {name: params.arms[name]}, "compute": compute})
+        executor = partial(LocalExecutor, compute, worker_count(compute))
+        assert filled(own, executor, params).trained == [f"{name} 0"]
+        made.append(load_file(Outs(own).arm("digits", name) / "seed-0.safetensors"))
+        codes.append(set(Arm(params, name, own).identity.code.files))
+    assert all(torch.allclose(made[0][part], made[1][part], rtol=0, atol=1e-4) for part in made[0])
+    assert any(not torch.equal(made[0][part], made[1][part]) for part in made[0])
+    assert "lossbench.training.ranks" in codes[1] - codes[0]
 
 
 def test_a_job_that_fails_ends_its_arm_and_the_others_go_on(own: Path) -> None:
