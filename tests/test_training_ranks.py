@@ -30,6 +30,7 @@ from lossbench.execution.checkpoints import SharedCheckpoint
 from lossbench.losses import REGISTRY
 from lossbench.recipe import Compute
 from lossbench.store import Store
+from lossbench.tasks.base import task_for
 from lossbench.training import Member, Setting, checkpoint, fit, ranks
 from lossbench.training.collectives import part_of
 from lossbench.training.distributed import Ranks
@@ -362,6 +363,20 @@ def test_the_world_size_is_part_of_what_is_hashed_where_there_is_more_than_one()
     assert "processes" not in Compute().model_dump(mode="json")
     assert Compute(processes=2).model_dump(mode="json")["processes"] == 2
     assert Compute.model_validate(Compute(processes=2).model_dump()) == Compute(processes=2)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "test_training_ranks:share"])
+def test_a_task_travels_with_the_metric_that_decides(data, metric):
+    """A class made for a metric stands in no module; another process makes it again from its names."""
+    made = task_for("classification", metric)(data.info)
+    found = pickle.loads(pickle.dumps(made))  # noqa: S301  # our own bytes
+    assert (found.monitor, found.metrics, found.info) == (made.monitor, made.metrics, made.info)
+    assert found.options == made.options
+    assert type(found).__mro__[-4:] == type(made).__mro__[-4:]
+
+
+def share(decisions, targets):
+    return float((decisions == targets).mean())
 
 
 def test_a_checkpoint_beside_a_store_that_is_no_folder_travels_to_the_leading_process(tmp_path):

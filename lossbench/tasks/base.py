@@ -372,8 +372,22 @@ def task_for(name: str, metric: str, key: str = "experiment") -> type[Task]:
 
     """
     task = task_class(name, f"{key}.task")
-    if not is_path(metric):
-        return monitored(task, metric)
+    made = _measured(task, metric, key) if is_path(metric) else monitored(task, metric)
+    if made is not task:  # a class made at run time travels as its names
+
+        def reduced(self: Task) -> tuple[Any, ...]:
+            return _remade, (name, metric, self.info, self.options)
+
+        made.__reduce__ = reduced  # type: ignore[assignment, method-assign]  # of this class alone
+    return made
+
+
+def _remade(name: str, metric: str, info: DatasetInfo, options: Any) -> Task:
+    """Make an experiment's task again, in another process."""
+    return task_for(name, metric)(info, options)
+
+
+def _measured(task: type[Task], metric: str, key: str) -> type[Task]:
     measure = load_object(metric, f"{key}.metric")
     if not callable(measure):
         raise UserError(

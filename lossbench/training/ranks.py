@@ -113,7 +113,7 @@ def _started(setting: Setting, member: Member, checkpoint: Checkpoint | None) ->
     if setting.again is None:
         raise ValueError("a setting that prepare() has not made cannot be prepared in other processes")
     compute, own = setting.compute, {}
-    for name in ("network", "recipe", "loss", "compute"):
+    for name in ("task", "network", "recipe", "loss", "compute"):
         own[name] = getattr(setting, name)
     devices = _devices(compute)
     with ExitStack() as stack:
