@@ -108,6 +108,7 @@ def assert_close(alone: Any, others: list[Any], name: str) -> None:
             assert math.isclose(one[3], expected[3], rel_tol=CLOSE, abs_tol=CLOSE), (name, one, expected)
 
 
+@pytest.mark.slow
 def test_every_knob_of_a_recipe_trains_as_in_one_process(data, tmp_path):
     cases = {name: setting(data, **{**UNEVEN, **knobs}) for name, knobs in KNOBS.items()}
     found = results(lambda group: {name: state(one, group) for name, one in cases.items()}, tmp_path)

@@ -1,5 +1,6 @@
 """One process of a replicate: `python -m lossbench.training.rank FD`, started by `training.ranks`."""
 
+import os
 import pickle
 import re
 import signal
@@ -24,7 +25,7 @@ LOST = re.compile(r"gloo/|NCCL|Connection (closed|reset|refused)")
 
 
 def main() -> int:
-    """Train with the others, and tell how it went."""
+    """Train with the others, and tell how it went; returns the exit code."""
     keep_memory()
     pipe = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leading process answers it, once it trains
@@ -39,6 +40,8 @@ def main() -> int:
 
     try:
         _train(request, say)
+    except SystemExit as asked:  # it was asked to end, and has written its state
+        return asked.code if isinstance(asked.code, int) else 1
     except Exception as error:  # whatever it was, whoever started us tells it
         if not isinstance(error, UserError | GateError):
             error.add_note(f"in process {request.rank + 1} of a replicate:\n" + traceback.format_exc())
@@ -72,4 +75,8 @@ def _train(request: Request, say: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # The interpreter's own end takes down threads that still talk to the others: that may abort the process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
