@@ -10,8 +10,9 @@ A baseline and three arms, eight seeds, normal scores of standard deviation 1 wh
 and .8. A false verdict: some arm is said to differ from the baseline where none does. Power: an arm truly
 1.5 standard deviations better is found. Each package is used as its documentation says, at its defaults
 for a level of 5 %, on the same families; each gets ``--seconds`` at most, all packages side by side, and
-every row says how many families it saw; ``--go-on`` adds further ones to a slow package's. Writes
-benchmarks/results/peers.json.
+every row says how many families it saw; ``--go-on`` adds further ones to a slow package's. ASO, which takes
+105 CPU-seconds a family, is computed by benchmarks/aso.py, whose matrices are held against the package's own.
+Writes benchmarks/results/peers.json.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from benchmarks.aso import multi_aso as quick_aso
 from benchmarks.common import commit, machine, write
 from benchmarks.simulation import BETTER, WORSE, decide
 from lossbench.statistics import Rules, Verdict, compare
@@ -45,6 +47,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 """Eight scores want no pool of threads: beside other processes the threads wait for one another."""
 FAST = "lossbench"
 """Judges many families at once."""
+ASO = "deep-significance ASO"
+HELD = 2
+"""Matrices on which the quick ASO is held against the package's: a minute and a half each."""
 
 Judge = Callable[[Array], list[int]]
 """(arms, seeds) scores, the baseline first → for every other arm 1 (better), -1 (worse) or 0."""
@@ -107,10 +112,34 @@ def baycomp_signed_rank(scores: Array) -> list[int]:
 
 def aso(scores: Array) -> list[int]:
     """Almost stochastic order with its Bonferroni correction; ε below .5 says that one dominates."""
+    return _dominates(_packages_aso(scores))
+
+
+def aso_quickly(scores: Array) -> list[int]:
+    """Judge as :func:`aso` does, from the matrix that benchmarks/aso.py computes."""
+    return _dominates(quick_aso(scores, LEVEL))
+
+
+def _packages_aso(scores: Array) -> Array:
     from deepsig import multi_aso
 
-    matrix = multi_aso(scores, confidence_level=1 - LEVEL, show_progress=False, seed=0)
-    return [int(matrix[arm, 0] < 0.5) - int(matrix[0, arm] < 0.5) for arm in range(1, len(scores))]
+    return np.asarray(multi_aso(scores, confidence_level=1 - LEVEL, show_progress=False, seed=0))
+
+
+def hold_aso(count: int) -> None:
+    """Hold the quick ASO against the package's on so many matrices.
+
+    Raises:
+        AssertionError: if a matrix differs by more than rounding.
+
+    """
+    for scores in list(cells(0).values())[:count]:
+        if not np.allclose(quick_aso(scores, LEVEL), _packages_aso(scores), rtol=0, atol=1e-12):
+            raise AssertionError("the quick ASO is not the package's")
+
+
+def _dominates(matrix: Array) -> list[int]:
+    return [int(matrix[arm, 0] < 0.5) - int(matrix[0, arm] < 0.5) for arm in range(1, len(matrix))]
 
 
 def ictonyx(scores: Array) -> list[int]:
@@ -134,8 +163,10 @@ JUDGES: dict[str, Judge] = {
     "autorank bayesian": autorank_bayesian,
     "baycomp signed rank": baycomp_signed_rank,
     "ictonyx": ictonyx,
-    "deep-significance ASO": aso,
+    ASO: aso,
 }
+QUICK: dict[str, Judge] = {ASO: aso_quickly}
+"""The same answers sooner."""
 
 
 def simulated(rng: np.random.Generator, correlation: float, effect: float) -> Array:
@@ -174,13 +205,14 @@ def rates(name: str, families: range, seconds: float) -> list[dict[str, Any]]:
         A row per correlation: how many families, how often a false verdict fell and the effect was found.
 
     """
+    judge = QUICK.get(name, JUDGES[name])
     ends = time.monotonic() + seconds
     said: dict[tuple[float, float], list[list[int]]] = {}
     for family in families:
         if time.monotonic() > ends:
             break
         for cell, scores in cells(family).items():
-            said.setdefault(cell, []).append(quietly(JUDGES[name], scores))
+            said.setdefault(cell, []).append(quietly(judge, scores))
     return [
         _row(name, correlation, said[correlation, 0.0], said[correlation, EFFECT])
         for correlation in CORRELATIONS
@@ -286,6 +318,9 @@ def main() -> None:
     parser.add_argument(
         "--go-on", action="store_true", help="add further families to the rows that are there"
     )
+    parser.add_argument(
+        "--held", type=int, default=HELD, help=f"matrices of ASO held against its own ({HELD})"
+    )
     parser.add_argument("--only", choices=list(JUDGES), action="append", help="keep the others' rows")
     chosen = parser.parse_args()
     names = chosen.only or list(JUDGES)
@@ -302,6 +337,8 @@ def main() -> None:
     begin = {name: before[name, 0.0]["families"] if (name, 0.0) in before else 0 for name in names}
     rows = [row for row in kept.get("rows", ()) if row["package"] not in names]
     rows += ours_at_once(chosen.families) if FAST in names else []
+    if ASO in names:
+        hold_aso(chosen.held)
     os.environ.update(ONE_THREAD)  # read where a worker imports numpy, hence new processes, no forks
     with ProcessPoolExecutor(len(names), multiprocessing.get_context("spawn")) as pool:
         waiting = [

@@ -21,41 +21,54 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks import simulation as sim
-from benchmarks.common import commit, machine, write
+from benchmarks.common import commit, machine, stored, write
 from benchmarks.overhead import BIN, ROOT, checkout, replicates, run, seconds_of
-from lossbench.statistics import Plan
+from lossbench.statistics import Plan, smallest_p
 from lossbench.statistics.looks import stage_of
 
 LOOKS = (8, 12, 16, 24, 32)
+OTHER_LOOKS = ((10, 12, 16, 24, 32), tuple(range(10, 33, 2)))
+"""The first at which seven contrasts can be decided: their two-sided sign-flip p is 2/2^n at least."""
 TRUTH = np.array([-2.0, -2.0, -2.0, 1.5, 0.0, 0.0, 0.0])
-MARGINS = (0.5, sim.TINY)
-"""In standard deviations of the differences; with the second nothing ties, and equal arms run to the end."""
+MARGINS = (0.5, sim.TINY, 1.0, 1.5)
+"""In standard deviations of the differences; with the first two nothing ties: equal arms run to the end."""
 
-COMPARED = 400
+COMPARED, FEWER_COMPARED = 400, 50
 """Families judged once with all seeds too: exact sign flips of 32 seeds take milliseconds a contrast."""
 
 
-def raced(rng: np.random.Generator, families: int, margin: float) -> dict[str, object]:
-    scores = sim.normal(rng, (families, len(TRUTH) + 1, LOOKS[-1])) / np.sqrt(2)
+def raced(
+    rng: np.random.Generator,
+    families: int,
+    margin: float,
+    looks: tuple[int, ...] = LOOKS,
+    compared: int = COMPARED,
+) -> dict[str, object]:
+    scores = sim.normal(rng, (families, len(TRUTH) + 1, looks[-1])) / np.sqrt(2)
     differences = scores[:, 1:] - scores[:, :1] + TRUTH[:, None]
-    plan = Plan(tuple(range(LOOKS[-1])), LOOKS)
-    stages = [stage_of(plan, look, len(TRUTH)) for look in range(len(LOOKS))]
-    found, used = sim.looks_until_decided(differences, LOOKS, stages, margin)
+    plan = Plan(tuple(range(looks[-1])), looks)
+    stages = [stage_of(plan, look, len(TRUTH)) for look in range(len(looks))]
+    found, used = sim.looks_until_decided(differences, looks, stages, margin)
     trainings = used.sum(axis=1) + used.max(axis=1)  # the baseline goes as far as the last arm that is open
-    at_once = sim.decide(differences[:COMPARED], margin)
-    both = (found[:COMPARED] != sim.UNDECIDED) & (at_once != sim.UNDECIDED)
+    at_once = sim.decide(differences[:compared], margin)
+    both = (found[:compared] != sim.UNDECIDED) & (at_once != sim.UNDECIDED)
     wrong = np.where(
         TRUTH == 0, sim.claimed(found), (found == sim.TIE) | (sim.claimed(found) & (found != _right()))
     )
-    all_of_them = LOOKS[-1] * (len(TRUTH) + 1)
+    all_of_them = looks[-1] * (len(TRUTH) + 1)
+    soonest = next(
+        n for n, stage in zip(looks, stages, strict=True) if stage and smallest_p(n) <= stage.difference
+    )
+    least = looks[-1] * (1 + np.count_nonzero(TRUTH == 0)) + soonest * np.count_nonzero(TRUTH)
     return {
         "margin_sd": margin,
-        "looks": list(LOOKS),
+        "looks": list(looks),
         "truth_sd": TRUTH.tolist(),
         "trainings": float(trainings.mean()),
         "of": all_of_them,
         "share": float(trainings.mean() / all_of_them),
-        "same_verdict_where_both_decide": float((found[:COMPARED] == at_once)[both].mean()),
+        "share_at_least_where_equal_arms_run_to_the_end": float(least / all_of_them),
+        "same_verdict_where_both_decide": float((found[:compared] == at_once)[both].mean()),
         "decided_racing": float((found != sim.UNDECIDED).mean()),
         "decided_at_once": float((at_once != sim.UNDECIDED).mean()),
         "any_false_verdict": sim.rate(wrong.any(axis=1)),
@@ -156,13 +169,19 @@ def main() -> None:
     parser.add_argument("--subset", type=int, help="samples of the digits (default: all)")
     chosen = parser.parse_args()
     families = chosen.families
-    rows = [raced(np.random.default_rng(seed), families, margin) for seed, margin in enumerate(MARGINS)]
+    cases = [(margin, LOOKS, COMPARED if margin < 1 else FEWER_COMPARED) for margin in MARGINS]
+    cases += [(MARGINS[0], looks, FEWER_COMPARED) for looks in OTHER_LOOKS]
+    rows = [raced(np.random.default_rng(seed), families, *case) for seed, case in enumerate(cases)]
     for row in rows:
         print(row)
     shares = {"simulated": rows[0]["share"]}
-    measured = real(chosen.looks, chosen.epochs, chosen.subset) if chosen.real else None
-    if measured is not None:
+    if chosen.real:
+        made = {"epochs": chosen.epochs, "machine": machine("numpy", "scipy", "torch"), "commit": commit()}
+        measured = made | real(chosen.looks, chosen.epochs, chosen.subset)
         print(json.dumps(measured, indent=1))
+    else:
+        measured = stored("racing").get("real")
+    if measured is not None:
         shares["real"] = measured["share_of_trainings"]
     goals = [
         {

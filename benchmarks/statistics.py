@@ -7,7 +7,7 @@ benchmarks/aa_pool.py) the A/A runs over real replicates too, of the wild losses
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks import simulation as sim
-from benchmarks.common import RESULTS, commit, machine, write
-from benchmarks.simulation import LEVEL, TIE, Array, Row, claimed, decide, rate
+from benchmarks.common import RESULTS, commit, machine, stored, write
+from benchmarks.simulation import LEVEL, TIE, Array, Row, claimed, decide, holm, rate
 from lossbench.statistics import (
     Plan,
     answer,
@@ -28,6 +28,7 @@ from lossbench.statistics import (
     share_interval,
     tie_power,
 )
+from lossbench.statistics.equivalence import tost_ps
 from lossbench.statistics.hypotheses import Claim, Outcome
 from lossbench.statistics.looks import stage_of
 
@@ -35,8 +36,10 @@ FAMILIES = 10_000
 FEWER = 4_000
 DESIGNS = ((8, 3), (20, 9))  # (seeds, contrasts): the default comparison, and ten losses
 FOLDS = 5
-FOLDED = 100
-"""Seed of the part that came later: the others keep theirs."""
+LATER = 100
+"""Seed of the first part that came later: the others keep theirs."""
+UNDECLARED = tuple(range(8, 33, 4))
+"""After "undecided" four more seeds, from 8 to 32, and nobody said so before."""
 LOOKS = ((8, 12, 16, 24, 32), (8, 16, 32), (5, 10, 20), (8, 12, 16, 20, 24, 28, 32))
 
 
@@ -122,15 +125,14 @@ def looks(rng: np.random.Generator) -> Iterator[Row]:
             found, used = sim.looks_until_decided(differences, design, stages)
             row = {"what": "power, looks", "shape": "normal", **base, "effect_sd": 1.0}
             yield {**row, **rate(found[:, 0] == sim.BETTER), "mean_n": float(used[:, 0].mean())}
-    undeclared = tuple(range(8, 33, 4))
     for contrasts in (1, 3):
         scores = sim.normal(rng, (FEWER, contrasts + 1, 32))
-        none = [None] * len(undeclared)
-        found, _ = sim.looks_until_decided(scores[:, 1:] - scores[:, :1], undeclared, none)
-        row = {"what": "A/A, looks that nobody declared", "shape": "normal", "looks": list(undeclared)}
+        none = [None] * len(UNDECLARED)
+        found, _ = sim.looks_until_decided(scores[:, 1:] - scores[:, :1], UNDECLARED, none)
+        row = {"what": "A/A, looks that nobody declared", "shape": "normal", "looks": list(UNDECLARED)}
         yield {**row, "contrasts": contrasts, **rate(claimed(found).any(axis=1))}
-    found, _ = sim.looks_until_decided(1 + sim.normal(rng, (FEWER, 1, 32)), undeclared, [None] * 7, 1.0)
-    row = {"what": "wrong ties, looks that nobody declared", "shape": "normal", "looks": list(undeclared)}
+    found, _ = sim.looks_until_decided(1 + sim.normal(rng, (FEWER, 1, 32)), UNDECLARED, [None] * 7, 1.0)
+    row = {"what": "wrong ties, looks that nobody declared", "shape": "normal", "looks": list(UNDECLARED)}
     yield {**row, "contrasts": 1, **rate((found == TIE).any(axis=1))}
 
 
@@ -209,6 +211,35 @@ def tuned_aa(rng: np.random.Generator) -> Iterator[Row]:
     found = decide((arm - sim.normal(rng, (FAMILIES, 8)))[:, None])
     row = {"what": "tuned on the replicates' own seeds, one-sided", "shape": "normal", "n": 8, "contrasts": 1}
     yield {**row, **rate(found[:, 0] == sim.BETTER)}
+
+
+def reused_seeds(rng: np.random.Generator) -> Iterator[Row]:
+    """A loss of several points alike in truth, the best on the very seeds that its replicates use again.
+
+    What it is worth depends on how many points there were to choose among.
+    """
+    for n in (5, 8, 20):
+        for points in (2, 4, 6, 9, 12, 20):
+            trials = sim.normal(rng, (FEWER, points, n))
+            best = trials.mean(2).argmax(1)[:, None, None]
+            arm = np.take_along_axis(trials, best, axis=1)
+            found = decide(arm - sim.normal(rng, (FEWER, 1, n)))
+            row = {"what": "best of several points on the same seeds, one-sided", "shape": "normal", "n": n}
+            yield {**row, "points": points, "contrasts": 1, **rate(found[:, 0] == sim.BETTER)}
+
+
+def ties_sought(rng: np.random.Generator) -> Iterator[Row]:
+    """Wrong ties at the margin over undeclared looks where nothing but a tie ends the search.
+
+    Where a difference ends it too, as in `looks`, most searches end there before they could err.
+    """
+    for margin in (0.5, 1.0, 2.0):
+        for contrasts in (1, 3):
+            differences = margin + sim.normal(rng, (FEWER, contrasts, UNDECLARED[-1]))
+            looked = [differences[..., :look] for look in UNDECLARED]
+            tied = [(holm(tost_ps(one, margin)) <= LEVEL).any(axis=1) for one in looked]
+            row = {"what": "wrong ties, undeclared looks that ties alone end", "shape": "normal"}
+            yield {**row, "margin_sd": margin, "contrasts": contrasts, **rate(np.any(tied, axis=0))}
 
 
 def _one_contrast(arm: Array, baseline: Array) -> Array:
@@ -362,6 +393,19 @@ def goals(rows: list[Row]) -> list[Row]:
     return found
 
 
+def parts(pool: Path) -> dict[str, tuple[int, Callable[[np.random.Generator], Iterator[Row]]]]:
+    """Name every part, with the seed of its own that it keeps whatever else is computed."""
+    first = (
+        aa_scores, equal_means, power, wrong_ties, not_used, coverage, tuned_aa, planning, collapse,
+        near_duplicates, whole_report, population, looks,
+    )  # fmt: skip
+    named = {part.__name__: (seed, part) for seed, part in enumerate(first)}
+    if pool.exists():
+        named["real_aa"] = (len(first), lambda rng: real_aa(pool, rng))
+    later = (folds, reused_seeds, ties_sought)
+    return named | {part.__name__: (LATER + number, part) for number, part in enumerate(later)}
+
+
 def show(row: Row) -> None:
     fixed = ("what", "shape", "rate", "lower", "upper", "of")
     extra = "  ".join(
@@ -379,25 +423,19 @@ def show(row: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pool", type=Path, default=RESULTS / "aa_pool.csv")
+    parser.add_argument("--only", action="append", help="compute this part (a function)")
     options = parser.parse_args()
-    rows = []
-    parts = (
-        aa_scores, equal_means, power, wrong_ties, not_used, coverage, tuned_aa, planning, collapse,
-        near_duplicates, whole_report, population, looks,
-    )  # fmt: skip
-    for seed, part in enumerate(parts):
-        for row in part(np.random.default_rng(seed)):
-            show(row)
-            rows.append(row)
-    if options.pool.exists():
-        for row in real_aa(options.pool, np.random.default_rng(len(parts))):
-            show(row)
-            rows.append(row)
-    else:
+    if not options.pool.exists():
         print(f"A/A, real replicates: not measured, no {options.pool.name} (benchmarks/aa_pool.py writes it)")
-    for row in folds(np.random.default_rng(FOLDED)):
-        show(row)
-        rows.append(row)
+    rows = []
+    for name, (seed, part) in parts(options.pool).items():
+        if options.only is None or name in options.only:
+            for row in part(np.random.default_rng(seed)):
+                show(row)
+                rows.append(row)
+    if options.only:
+        anew = {row["what"] for row in rows}
+        rows = [row for row in stored("statistics")["rows"] if row["what"] not in anew] + rows
     reached = goals(rows)
     for goal in reached:
         word = {True: "met", False: "UNMET", None: "not measured"}[goal["met"]]

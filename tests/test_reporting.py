@@ -202,6 +202,12 @@ def test_in_a_browser_the_page_draws_all_charts_and_cuts_nothing_without_errors_
             page.emulate_media(media="print")
             page.screenshot(path=shots / f"report-print-{scheme}.png", full_page=True)
             assert set(page.evaluate(INKS)) <= {"rgb(51, 55, 61)", "none", "rgb(227, 230, 234)"}
+            assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+            page.add_style_tag(
+                content=f"body {{ width: {PAPER}px; }}"
+            )  # printing resizes nothing, and redraws nothing
+            assert page.evaluate(BEYOND_PAPER) == []
+            assert set(page.evaluate(BREAKABLE)) == {"avoid"}
         browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
@@ -210,6 +216,15 @@ def test_in_a_browser_the_page_draws_all_charts_and_cuts_nothing_without_errors_
 DRAWN = ", ".join(f'.chart [stroke="{ink}"]' for ink in ("#d6dae1", "#33373d", "#363b44", "#e3e6ea"))
 INKS = f"[...document.querySelectorAll('{DRAWN}')].map(one => getComputedStyle(one).stroke)"
 """What axes, grids and intervals are drawn with on paper."""
+PAPER = 703
+"""A4 between margins of 12 mm, in CSS's pixels."""
+BEYOND_PAPER = (
+    "[...document.querySelectorAll('header *, main *, footer *')].filter(one => one.getClientRects().length && "
+    f"one.getBoundingClientRect().right > {PAPER} + 1).map(one => one.outerHTML.slice(0, 120))"
+)
+BREAKABLE = (
+    "[...document.querySelectorAll('tr, .chart, .verdicts li')].map(one => getComputedStyle(one).breakInside)"
+)
 TOO_WIDE = "one => one.scrollWidth > one.clientWidth"
 
 

@@ -111,6 +111,12 @@ def test_edges_budgets_and_collapses_stand_in_the_sentence():
     )
 
 
+def test_an_edge_of_some_seeds_says_of_how_many():
+    state = Condition(edges=(Edge("learning_rate", 0.1, "highest", 3, 8),))
+    said = sentence(contrast(Verdict.TIE, baseline_condition=state), "digits", "Dice", "CE", 0.05)
+    assert "CE's learning rate of 0.1 is the highest that was tried (for 3 of 8 seeds)" in said
+
+
 @pytest.mark.parametrize(
     ("count", "words"), [(1, "1 diverged replicate counted."), (2, "2 diverged replicates counted.")]
 )

@@ -12,9 +12,19 @@ from pydantic import ValidationError
 from lossbench.execution.fill import Arm
 from lossbench.params import Range, Tuning, parse_params
 from lossbench.reporting.searches import expected_best
+from lossbench.reporting.tables import edges_of
 from lossbench.tasks import names
 from lossbench.tasks.base import monitored, task_class
-from lossbench.tuning.search import chosen, edges, outcome, own_ranges, point_of, trial_points, tuning_members
+from lossbench.tuning.search import (
+    chosen,
+    edges,
+    edges_said,
+    outcome,
+    own_ranges,
+    point_of,
+    trial_points,
+    tuning_members,
+)
 
 RATE = {"low": 0.0003, "high": 0.03}
 SUM = {"sum": {"cross_entropy": 1.0, "dice": {"weight": 2.0, "over": "batch"}}}
@@ -86,6 +96,32 @@ def test_where_losses_differ_their_values_break_no_tie():
     found = tuning(trials=3, learning_rate=RATE, seeds=[1001], loss_parameters=True)
     best = chosen(found, SUM, "mean_iou", [(0.8, 0.9), (0.8, 0.1), (0.8, 0.2)], SEEDS)
     assert best["best"] == trial_points(found, SUM)[0]
+
+
+def test_each_replicates_own_point_is_checked_for_edges():
+    """The commonest point lies inside the range; one seed chose the lowest rate, one the highest."""
+    inside, low, high = (
+        [(0.1, 1), (0.9, 1), (0.2, 1)],
+        [(0.9, 1), (0.1, 1), (0.2, 1)],
+        [(0.1, 1), (0.2, 1), (0.9, 1)],
+    )
+    found = tuning(trials=3, learning_rate=RATE, seeds=[1001], scope="replicate")
+    best = chosen(found, {"name": "focal"}, "accuracy", [*inside, *low, *inside, *high], (7, 8, 9, 10))
+    assert best["best"] == {"learning_rate": 0.003}
+    assert best["edge"] == ["learning_rate"]
+    assert best["edge_of"] == {"8": ["learning_rate"], "10": ["learning_rate"]}
+    assert edges_said(best) == ["learning_rate (2 of 4 seeds)"]
+    assert [(one.value, one.end, one.seeds, one.of) for one in edges_of(best)] == [
+        (0.0003, "lowest", 1, 4), (0.03, "highest", 1, 4),
+    ]  # fmt: skip
+    none = chosen(found, {"name": "focal"}, "accuracy", inside * 4, (7, 8, 9, 10))
+    assert (none["edge"], none["edge_of"], edges_said(none), edges_of(none)) == ([], {}, [], ())
+
+
+def test_a_search_of_all_replicates_has_its_edge_without_a_count():
+    best = report([(0.7, 1.0), (0.8, 1.0), (0.9, 1.0)])[1]
+    assert edges_said(best) == ["learning_rate"]
+    assert [(one.value, one.end, one.seeds, one.of) for one in edges_of(best)] == [(0.03, "highest", 0, 0)]
 
 
 def test_where_every_point_diverged_the_params_stand_as_written():

@@ -52,7 +52,7 @@ def test_a_table_says_the_same_however_a_spreadsheet_saved_it(content, tmp_path)
 @pytest.mark.parametrize("number", ["1.234,5", "1,234,567"])
 def test_commas_that_may_be_thousands_are_refused(number, tmp_path):
     said = refusal(tmp_path, EXCEL + f"7;{number};0,8\n")
-    assert "row 9, 'ce'" in said
+    assert "line 9, 'ce'" in said
     assert "write 0.5, not 0,5" in said
 
 
@@ -132,7 +132,7 @@ def test_rows_without_a_label_that_others_have_are_refused(label, tmp_path):
     """Merged cells of a spreadsheet leave the name in the first row alone."""
     lines = [f"{line},{'a' if number == 1 else ''}" for number, line in enumerate(PLAIN.splitlines())]
     lines[0] = f"seed,ce,dice,{label}"
-    assert f"row 3: no {label}, where row 2 has 'a'" in refusal(tmp_path, "\n".join(lines))
+    assert f"line 3: no {label}, where line 2 has 'a'" in refusal(tmp_path, "\n".join(lines))
 
 
 def test_an_experiment_is_asked_for_where_there_is_no_such_column(tmp_path, monkeypatch, capsys):

@@ -27,6 +27,7 @@ from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
 from lossbench.statistics.verdict import Contrast
 from lossbench.tracking.cost import Seconds, memory_ratio, times
+from lossbench.tuning.search import edges_said
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 """What a browser runs; a block of another type is data to it."""
@@ -160,7 +161,10 @@ def section_of(
         unknown=unknown(one),
         measured=any(content.get("kept_bytes") for content in one.arms.values()),
         seeds=_seeds_said(one),
-        tuning=[{"loss": one.loss_of(arm), **study.tuning[arm]} for arm in one.arms],
+        tuning=[
+            {"loss": one.loss_of(arm), **study.tuning[arm], "edge": edges_said(study.tuning[arm])}
+            for arm in one.arms
+        ],
     )
 
 

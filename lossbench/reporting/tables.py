@@ -233,17 +233,21 @@ def training_of(one: Evaluated, arm: str, study: Study) -> Training:
     return Training(
         last_losses=tuple(float(value) for value in losses),
         constant_loss=None if constant is None else float(constant),
-        edges=_edges_of(study.tuning[arm]),
+        edges=edges_of(study.tuning[arm]),
     )
 
 
-def _edges_of(search: Mapping[str, Any]) -> tuple[Edge, ...]:
-    """Tuned values at the end of what was tried."""
+def edges_of(search: Mapping[str, Any]) -> tuple[Edge, ...]:
+    """Tuned values at the end of what was tried, of every replicate that has a search of its own."""
     found = []
+    own, count = search.get("best_of", {}), len(search.get("best_of", {}))
     for name in search["edge"]:
         tried = sorted({trial[name] for trial in search["trials"]})
-        value = search["best"][name]
-        found.append(Edge(name, value, "lowest" if value == tried[0] else "highest"))
+        chosen = [point.get(name) for point in own.values()] or [search["best"][name]]
+        if tried[0] in chosen:
+            found.append(Edge(name, tried[0], "lowest", chosen.count(tried[0]) * bool(own), count))
+        if tried[-1] in chosen and tried[-1] != tried[0]:
+            found.append(Edge(name, tried[-1], "highest", chosen.count(tried[-1]) * bool(own), count))
     return tuple(found)
 
 

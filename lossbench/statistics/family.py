@@ -9,6 +9,8 @@ from scipy import special, stats
 from lossbench.statistics.paired import EXACT_UP_TO, hall_ratio, normal_skewness
 
 MOST_SEEDS = 100_000
+FLOAT_BITS = 1000
+"""Whole numbers of more are beyond a float, or close."""
 LARGEST_SHIFT = 30.0
 """Noncentrality beyond which the power is 1 to double precision at any level in use."""
 
@@ -36,14 +38,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def smallest_p(n: int) -> float:
     """Smallest two-sided sign-flip p that n non-zero differences can give: 2/2^n."""
-    return 1.0 if n == 0 else 2.0 / 2.0**n
+    return 1.0 if n == 0 else math.ldexp(2.0, -n)  # 0 beyond what a float holds
 
 
 def smallest_unpaired_p(first: int, second: int) -> float:
     """Smallest p of dealing the scores of two arms anew: one way of all, two where sides are as large."""
     if min(first, second) < 2:
         return 1.0
-    return (2.0 if first == second else 1.0) / math.comb(first + second, first)
+    ways = math.comb(first + second, first)
+    return (2.0 if first == second else 1.0) / ways if ways.bit_length() < FLOAT_BITS else 0.0
 
 
 def floor_unpaired(contrasts: int, level: float) -> int:

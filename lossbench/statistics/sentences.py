@@ -254,6 +254,7 @@ def _edges(contrast: Contrast, arm: str, baseline: str) -> str:
     sides = ((arm, contrast.arm_condition), (baseline, contrast.baseline_condition))
     found = [
         f"{name}'s {edge.parameter.replace('_', ' ')} of {edge.value:g} is the {edge.end} that was tried"
+        + (f" (for {edge.seeds} of {edge.of} seeds)" if edge.of else "")
         for name, one in sides
         for edge in one.edges
     ]

@@ -18,11 +18,22 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Edge:
-    """A tuned value that stands at an end of the range it was searched in."""
+    """A tuned value that stands at an end of the range it was searched in.
+
+    Attributes:
+        parameter: tuned.
+        value: that was chosen.
+        end: of what was tried.
+        seeds: for how many replicates it was chosen, where each has a search of its own.
+        of: their number; 0 where one search is all replicates'.
+
+    """
 
     parameter: str
     value: float
     end: Literal["lowest", "highest"]
+    seeds: int = 0
+    of: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lossbench.tracking.provenance import (
     versions,
 )
 from lossbench.tracking.replay import Replay, find_replay
+from lossbench.tuning.search import edges_said
 
 PARAM_LENGTH = 500
 LOSS, STATED = "loss_parameters.", "stated_loss_parameters"
@@ -189,7 +190,7 @@ class _Builder:
             "stage": "train",
             "replicates": str(len(seeds)),
             "diverged": str(len(self.outs.described.get("diverged", ()))),
-            "tuning_edge": ", ".join(map(str, self.outs.tuning.get("edge", ()))) or "none",
+            "tuning_edge": ", ".join(edges_said(self.outs.tuning)) or "none",
         }
         return Run(
             name=self.outs.arm,

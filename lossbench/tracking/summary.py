@@ -88,7 +88,11 @@ class Reports:
         clauses = [said.get("budget_sensitive") for said in of_experiment if _is(said, outs)]
         nothing: dict[str, Any] = {"untrained": [], "collapsed": 0, "edges": []}
         state = next((one for one in mine if one), nothing)
-        edges = [f"{one['parameter']} {one['value']:g} is the {one['end']}" for one in state["edges"]]
+        edges = [
+            f"{one['parameter']} {one['value']:g} is the {one['end']}"
+            + (f" for {one['seeds']} of {one['of']} seeds" if one.get("of") else "")
+            for one in state["edges"]
+        ]
         return {
             "untrained": " and ".join(state["untrained"]),
             "collapsed": str(state["collapsed"] or ""),

@@ -211,7 +211,8 @@ def chosen(
 
     Returns:
         trials, the best point (empty: the params as written) and whether it lies at the edge of a range. With
-        a search for each replicate ``best_of`` has a point for each, and ``best`` is the commonest.
+        a search for each replicate ``best_of`` has a point for each, ``best`` is the commonest, and
+        ``edge_of`` names for each seed the ranges at whose end its own point lies.
 
     """
     points, count = trial_points(tuning, loss), len(tuning.seeds)
@@ -249,8 +250,31 @@ def chosen(
         "edge": edges(tuning, best),
     }
     if tuning.scope == "replicate":
-        report["best_of"] = {str(seed): dict(one or {}) for seed, one in zip(wanted, bests, strict=False)}
+        report |= _of_replicates(tuning, wanted, bests)
     return report
+
+
+def _of_replicates(
+    tuning: Tuning, seeds: Sequence[int | None], bests: Sequence[Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """Each replicate's point, and at which ends it lies: the commonest point may lie at none."""
+    best_of = {str(seed): dict(one or {}) for seed, one in zip(seeds, bests, strict=False)}
+    edge_of = {seed: found for seed, point in best_of.items() if (found := edges(tuning, point))}
+    edge = [name for name in tuning.ranges if any(name in one for one in edge_of.values())]
+    return {"best_of": best_of, "edge": edge, "edge_of": edge_of}
+
+
+def edges_said(found: Mapping[str, Any]) -> list[str]:
+    """Name the ranges at whose end a search chose; where replicates have their own, for how many seeds.
+
+    Args:
+        found: content of ``reports/tuning/<arm>.json``.
+
+    """
+    if "edge_of" not in found:
+        return [str(name) for name in found.get("edge", ())]
+    at_end, of = list(found["edge_of"].values()), len(found["best_of"])
+    return [f"{name} ({sum(name in one for one in at_end)} of {of} seeds)" for name in found["edge"]]
 
 
 def point_of(found: Mapping[str, Any], seed: int) -> dict[str, Any]:

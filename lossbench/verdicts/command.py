@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "seed and a column per loss) or from MLflow's runs. Exit codes: 0; 1 with --fail-on; 2 for bad "
         "input."
     )
-    parser.add_argument("scores", nargs="?", type=Path, help="CSV file, long or wide")
+    parser.add_argument("scores", nargs="?", type=Path, help="CSV file, long or wide; - for standard input")
     parser.add_argument("--mlflow", metavar="URI", help="read runs from this tracking server instead")
     parser.add_argument("--experiment", help="only this experiment of the table; with --mlflow: its name")
     parser.add_argument(
@@ -79,8 +79,9 @@ def main(chosen: argparse.Namespace) -> None:
 
 
 def _judged(chosen: argparse.Namespace) -> "Verdicts":
+    from lossbench.verdicts.files import named, read_csv
     from lossbench.verdicts.judging import Question, judge_rows
-    from lossbench.verdicts.table import FIRST_ROW, read_csv, tidy
+    from lossbench.verdicts.table import tidy
 
     if (chosen.scores is None) == (chosen.mlflow is None):
         raise UserError("name a CSV file of scores, or a tracking server with --mlflow; one of the two")
@@ -101,8 +102,8 @@ def _judged(chosen: argparse.Namespace) -> "Verdicts":
 
         rows, said = read_runs(chosen.mlflow, chosen.experiment, chosen.loss, chosen.seed, chosen.metric)
         return judge_rows(rows, f"MLflow experiment '{chosen.experiment}'", question, said)
-    what = str(chosen.scores)
-    rows = tidy(read_csv(chosen.scores), what, chosen.metric, FIRST_ROW)
+    what = named(chosen.scores)
+    rows = tidy(read_csv(chosen.scores), what, chosen.metric)
     return judge_rows(_of_experiment(rows, chosen.experiment, what), what, question)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from lossbench.statistics.samples import Paired, Sample, Unpaired
 from lossbench.statistics.sentences import level_over_report, sentence
 from lossbench.statistics.trained import condition
 from lossbench.statistics.verdict import Comparison, Contrast, Rules, judge
+from lossbench.verdicts.files import named as name_of_file
+from lossbench.verdicts.files import read_csv
 from lossbench.verdicts.result import Found, Verdicts
-from lossbench.verdicts.table import FIRST_ROW, Row, Scores, gather, name_of, read_csv, rows_of, tidy
+from lossbench.verdicts.table import Located, Row, Scores, gather, name_of, rows_of, tidy
 
 Array = npt.NDArray[Any]
 PERCENT = 100
+FEW_TIMES = 2
+"""Two losses differ by less, where one is given in per cent and one in shares."""
 FEWEST_TO_REPEAT = 4
 LEAST_STEP = 0.01
 """Per cent; a test sample that weighs less is one of more than ten thousand, or a share."""
@@ -117,25 +121,24 @@ def verdict(
         Question(named, margin, metric, higher_is_better, level, power, floor, bounds, step, unpaired)
     )
     if isinstance(frame, (str, Path)):
-        return judge_table(read_csv(Path(frame)), str(frame), question, FIRST_ROW)
-    return judge_table(rows_of(frame), "the frame", question, 0)
+        return judge_table(read_csv(Path(frame)), name_of_file(Path(frame)), question)
+    return judge_table(rows_of(frame), "the frame", question)
 
 
-def judge_table(raw: Sequence[Any], what: str, question: Question, first_row: int) -> Verdicts:
+def judge_table(raw: Sequence[Located], what: str, question: Question) -> Verdicts:
     """Judge rows as read.
 
     Args:
-        raw: a mapping a row.
+        raw: a row each: where it stands, and column → cell.
         what: their name in messages.
         question: what is asked.
-        first_row: number of the first row in messages.
 
     Raises:
         UserError: for scores that cannot be judged.
 
     """
     _refuse_training_loss(question.metric, what)
-    return judge_rows(tidy(raw, what, question.metric, first_row), what, question)
+    return judge_rows(tidy(raw, what, question.metric), what, question)
 
 
 def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequence[str] = ()) -> Verdicts:
@@ -150,6 +153,8 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequenc
     rules = _rules(metric, question, what, [row.score for row in deciding])
     found: list[Found] = []
     notes = [*said, *_about_units(metric, rules, question.floor)]
+    if question.bounds is None and known(metric) is None:
+        notes += _two_units_likely(deciding)
     for name, scores in experiments.items():
         of_experiment, about = _experiment(name, scores, metric or "score", rules, question, what)
         found += of_experiment
@@ -277,6 +282,23 @@ def _refuse_two_units(rows: Sequence[Row], metric: str) -> None:
         )
 
 
+def _two_units_likely(rows: Sequence[Row]) -> list[str]:
+    """Say where a metric that is not known looks like shares in one loss and per cent in another."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if math.isfinite(row.score):
+            scores.setdefault(row.loss, []).append(row.score)
+    shares = {loss: max(found) for loss, found in scores.items() if 0 <= min(found) <= max(found) <= 1}
+    percents = {loss: max(found) for loss, found in scores.items() if 1 < min(found) <= max(found) <= PERCENT}
+    return [
+        f"'{first}' has scores up to {high:g}, '{second}' none above {low:g}, a hundredth: per cent beside "
+        "shares? If so, give all in one unit"
+        for first, high in percents.items()
+        for second, low in shares.items()
+        if PERCENT / FEW_TIMES < high / max(low, SMALLEST) < PERCENT * FEW_TIMES
+    ]
+
+
 def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) -> Rules:
     there = known(metric)
     higher = question.higher_is_better
@@ -361,7 +383,7 @@ def _comparison(
     if unpaired:
         values = (np.array(list(first.values())), np.array(list(second.values())))
         sample: Sample = Unpaired(*values)
-        why = "as asked" if question.unpaired else "no seed has scores of both"
+        why = "as asked" if question.unpaired else f"no seed has scores of both: {_apart(first, second)}"
         said.append(
             f"{arm} and {other} are compared unpaired ({why}): Welch's t under permutation, {len(first)} and "
             f"{len(second)} seeds"
@@ -391,6 +413,13 @@ def _comparison(
         baseline_condition=condition(values[1], floors, rules.margin, rules.higher_is_better),
         once=bool(once),
     ), [*said, *once]
+
+
+def _apart(first: Mapping[str, float], second: Mapping[str, float]) -> str:
+    """Show the seeds: written in two ways they are one to their owner, and two here."""
+    return " against ".join(
+        ", ".join([*seeds[:2], *["…"] * (len(seeds) > 2)]) for seeds in (list(first), list(second))
+    )
 
 
 def _repeats(values: Array) -> bool:
@@ -487,8 +516,3 @@ def _over_groups(contrast: Contrast, scores: Scores, rules: Rules) -> tuple[floa
         arrays[0], arrays[1], lambda total: total[..., 0] / total[..., 1], rules.level
     )
     return found.low, found.high
-
-
-def read_file(file: Path, question: Question) -> Verdicts:
-    """Judge a CSV file."""
-    return judge_table(read_csv(file), str(file), question, FIRST_ROW)

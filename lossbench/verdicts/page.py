@@ -36,7 +36,7 @@ PAGE = Template("""<!DOCTYPE html>
 <style>
 :root { --ink: #1b1d21; --soft: #5c6370; --line: #dcdfe4; --paper: #fff; --panel: #f6f7f9;
   --better: #00704f; --worse: #b34700; --tie: #0a5c99; --undecided: #5c6370; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab6;
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --soft: #a3aab6;
   --line: #363b44;
   --paper: #15171b; --panel: #1e2126; --better: #4fd1a5; --worse: #ff9a5c; --tie: #7cc4ff;
   --undecided: #a3aab6; } }
@@ -54,7 +54,10 @@ svg { width: 100%; min-width: 38rem; height: auto; color: var(--ink); } .scroll 
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-@media print { .scroll { overflow: visible; } svg { min-width: 0; } th, td { white-space: normal; } }
+@page { margin: 14mm 12mm; }
+@media print { :root { color-scheme: light; } body { font-size: 14px; max-width: none; padding: 0; }
+  .scroll { overflow: visible; } svg { min-width: 0; } th, td { white-space: normal; }
+  h2 { break-after: avoid; } svg, tr, li { break-inside: avoid; } }
 </style>
 </head>
 <body>

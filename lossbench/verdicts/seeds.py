@@ -66,6 +66,10 @@ def plan(
 
     _expect(sd > 0 and math.isfinite(sd), f"--sd must be a number above 0, found {sd:g}")
     _expect(margin > 0 and math.isfinite(margin), f"--margin must be a number above 0, found {margin:g}")
+    _expect(
+        0 < margin / sd < math.inf,
+        f"--margin of {margin:g} and a standard deviation of {sd:g} are too far apart to compute with",
+    )
     _expect(arms >= 2, f"--arms must be 2 or more, found {arms}")
     _expect(0 < level < 0.5, f"--level must lie between 0 and 0.5, found {level:g}")
     _expect(0 < power < 1, f"--power must lie between 0 and 1, found {power:g}")

@@ -1,13 +1,11 @@
-"""Scores as people have them, a CSV file or a data frame, long or wide, into one score per loss and seed."""
+"""Scores as people have them, rows of a file or a data frame, long or wide, into one per loss and seed."""
 
-import codecs
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -21,14 +19,16 @@ OPTIONAL = ("metric", "experiment", "group")
 OURS = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
 INDEX = re.compile(r"Unnamed: \d+")
 """What pandas calls a column without a name."""
-SEPARATOR = re.compile(r"(?i)sep=.")
-COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
-POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+NO_LOSSES = {
+    "batch_size", "date", "epoch", "epochs", "fold", "id", "index", "iteration", "level_0", "n", "run",
+    "run_id", "split", "step", "time", "timestamp", "trial",
+}  # fmt: skip
+"""Columns that tables of scores have beside losses; judged as one, such a column costs the others level."""
 MISSING = {"", "na", "n/a", "nan", "null", "none", "nil", "#n/a"}
 """What R, SQL, pandas and spreadsheets write where there is no number."""
-MOST_BYTES = 256 * 2**20
-FIRST_ROW = 2
-"""Of a CSV file; the header is its line 1."""
+
+Located = tuple[str, Mapping[str, Any]]
+"""Where a row stands ("line 7"), and column → cell."""
 
 
 @dataclass(frozen=True)
@@ -60,81 +60,23 @@ class Row:
     group: str
 
 
-def read_csv(file: Path) -> list[dict[str, Any]]:
-    """Read a CSV file (comma, semicolon or tab) into one mapping a row.
-
-    Raises:
-        UserError: naming the file, and the row, and what is wrong with it.
-
-    """
-    try:
-        if file.stat().st_size > MOST_BYTES:
-            raise UserError(f"{file}: larger than {MOST_BYTES >> 20} MB; a table of scores is expected")
-        text = _text(file.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f'{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as "CSV UTF-8"'
-        ) from None
-    except (IsADirectoryError, PermissionError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"{file}: cannot be read: {said}") from None
-    lines = text.splitlines()
-    if lines and SEPARATOR.fullmatch(lines[0].strip()):  # what Excel writes for itself; the header shows it
-        lines[0] = ""
-    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    header = lines[first] if lines else ""
-    if not header.strip():
-        raise UserError(f"{file}: empty; expected a header, {LONG} or {WIDE}, and a row per score")
-    delimiter = max(",;\t", key=header.count)
-    try:
-        rows = [
-            row
-            for row in csv.reader(lines, delimiter=delimiter, strict=True)
-            if any(cell.strip() for cell in row)
-        ]
-    except csv.Error as error:
-        raise UserError(f"{file}: not a table of comma-separated values: {error}") from None
-    names = [name.strip() for name in rows[0]]
-    for number, row in enumerate(rows[1:], start=FIRST_ROW):
-        if len(row) != len(names):
-            raise UserError(f"{file}: row {number} has {len(row)} cells, the header {len(names)}")
-    _check_header(names, str(file))
-    cells = [[cell.strip() for cell in row] for row in rows[1:]]
-    if delimiter != ",":
-        cells = _decimal_points(cells)
-    return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def _text(content: bytes) -> str:
-    """Decode UTF-8, or the UTF-16 in which spreadsheets save "Unicode text" and which says so itself."""
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig")
-
-
-def _decimal_points(cells: list[list[str]]) -> list[list[str]]:
-    """Write 0,5 as 0.5 where commas part no cells, and no number has a point: else one could be thousands."""
-    if not any(COMMA.fullmatch(cell) for row in cells for cell in row):
-        return cells
-    if any(POINT.fullmatch(cell) for row in cells for cell in row):
-        return cells
-    return [[cell.replace(",", ".") if COMMA.fullmatch(cell) else cell for cell in row] for row in cells]
-
-
-def rows_of(frame: Any) -> list[dict[str, Any]]:
-    """Bring a data frame, a mapping of columns, or a list of rows into one mapping a row.
+def rows_of(frame: Any) -> list[Located]:
+    """Bring a data frame, a mapping of columns, or a list of rows into one mapping a row, with its number.
 
     Raises:
         UserError: if it is none of these, or columns differ in length.
 
     """
+    return [(f"row {number}", row) for number, row in enumerate(_rows_of(frame))]
+
+
+def _rows_of(frame: Any) -> list[dict[str, Any]]:
     if hasattr(frame, "to_dict") and hasattr(frame, "columns"):  # pandas, without importing it
         names = [str(name) for name in frame.columns]
-        _check_header(names, "the frame")
+        check_header(names, "the frame")
         indexed = [str(name) for name in frame.index.names]
         if any(name.lower() in OURS for name in indexed) and not set(indexed) & set(names):
-            return rows_of(frame.reset_index())  # seeds (or losses) that stand in the index
+            return _rows_of(frame.reset_index())  # seeds (or losses) that stand in the index
         values = [frame.iloc[:, index].tolist() for index in range(len(names))]
         return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
     if hasattr(frame, "to_dicts"):  # polars
@@ -161,31 +103,38 @@ def _column(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def _check_header(names: Sequence[str], what: str) -> None:
+def check_header(names: Sequence[str], what: str) -> None:
+    """Refuse a column that stands twice.
+
+    Raises:
+        UserError: naming it.
+
+    """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{what}: column '{twice[0]}' stands twice in the header")
 
 
-def tidy(rows: Sequence[Mapping[str, Any]], what: str, metric: str | None, first_row: int) -> list[Row]:
+def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]:
     """Bring long or wide rows into one form.
 
     Args:
-        rows: as read.
+        located: a row each: where it stands ("line 7"), and column → cell.
         what: their name in messages, a file or "the frame".
         metric: what a table that names no metric holds.
-        first_row: number of the first row in messages.
 
     Raises:
         UserError: if columns are missing or unknown, or a cell is no score.
 
     """
-    if not rows:
+    if not located:
         raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
-    named = _reserved(list(dict.fromkeys(name for row in rows for name in row)))
+    named = _reserved(list(dict.fromkeys(name for _, row in located for name in row)))
     names = list(named.values())
-    rows = [{named[name]: value for name, value in row.items() if name in named} for row in rows]
-    numbered = [(f"{what}: row {first_row + index}", row) for index, row in enumerate(rows)]
+    numbered = [
+        (f"{what}: {where}", {named[name]: value for name, value in row.items() if name in named})
+        for where, row in located
+    ]
     found = (_long if "loss" in names else _wide)(numbered, names, what, metric)
     _check_labels(found)
     return found
@@ -249,6 +198,12 @@ def _wide(
             "that have nothing in common: --unpaired)"
         )
     losses = [name for name in names if name not in ("seed", *OPTIONAL)]
+    odd = next((name for name in losses if name.lower() in NO_LOSSES), None)
+    if odd is not None:
+        raise UserError(
+            f"{what}: column '{odd}' would be a loss, as every column beside 'seed' is; take it out, or "
+            f"call it 'group' if it divides the test data and 'experiment' if the comparison; or write {LONG}"
+        )
     found = []
     for where, row in rows:
         seed = name_of(row.get("seed"), f"{where}, 'seed'")
@@ -299,7 +254,11 @@ def _score(value: Any, where: str) -> float:
     if isinstance(value, (bool, np.bool_)):
         raise UserError(f"{where} is {value}; a score is a number")
     try:
-        return float(value)
+        return float("no number" if "_" in str(value) else value)  # Python reads 0_75 as 75
+    except OverflowError:
+        raise UserError(
+            f"{where} is a whole number too large to compute with; give all in another unit"
+        ) from None
     except (TypeError, ValueError):
         raise UserError(f"{where} is {brief(value)}; a score is a number{_hint(value)}") from None
 
@@ -310,7 +269,7 @@ def _hint(value: Any) -> str:
     if text.rstrip().endswith("%"):
         return "; write 71.3 without the sign, and the margin in per cent too"
     if "," in text:
-        return "; write 0.5, not 0,5"
+        return "; write 0.5, not 0,5, and 1234 without separators"
     if any(letter.isalpha() for letter in text):
         return f" (in the long form, {LONG}, the losses' names stand in a column 'loss')"
     return ""
@@ -337,6 +296,7 @@ def gather(
     if not rows:
         raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
     chosen, rows = _of_metric(rows, metric, what)
+    _check_names(rows)
     gathered: dict[str, dict[tuple[str, str, str], Row]] = {}
     for row in rows:
         of_experiment = gathered.setdefault(row.experiment, {})
@@ -351,6 +311,21 @@ def gather(
                 "examples, or folds: a column 'group'; of several experiments: a column 'experiment')"
             )
     return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
+
+
+def _check_names(rows: Sequence[Row]) -> None:
+    """Refuse losses whose names differ by case or blanks alone: half of one's seeds would be another's."""
+    written: dict[str, Row] = {}
+    for row in rows:
+        seen = "".join(one for one in normalize("NFKC", row.loss) if category(one) != "Cf")
+        name = " ".join(seen.casefold().replace("_", " ").split())
+        first = written.setdefault(name, row)
+        if first.loss != row.loss:
+            raise UserError(
+                f"{row.where}: loss '{row.loss}', but '{first.loss}' in {first.where.rsplit(': ', 1)[-1]}: "
+                "names that differ by case, blanks, underscores or what cannot be seen; write one loss in "
+                "one way, and give two losses names that differ by more"
+            )
 
 
 def _of_metric(rows: Sequence[Row], metric: str | None, what: str) -> tuple[str, list[Row]]:
