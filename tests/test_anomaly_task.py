@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from sklearn import metrics as sk
 
 from lossbench.data.anomaly import hold_out
@@ -53,7 +54,7 @@ def test_training_and_validation_hold_normal_samples_alone(digits: Dataset) -> N
 
 
 @given(st.integers(0, 10_000), st.sets(st.sampled_from("abc"), min_size=1, max_size=2))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_nothing_is_lost_in_test_and_nothing_abnormal_is_trained_on(seed: int, normal: set[str]) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=30)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from torchmetrics.detection import MeanAveragePrecision
 
 from lossbench.data.dataset import DatasetInfo
@@ -63,7 +64,7 @@ def slow_precision(found: np.ndarray, targets: np.ndarray, label: int, least: fl
 
 
 @given(SEEDS, st.sampled_from([0.5, 0.75]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_average_precision_is_its_definition(seed: int, least: float) -> None:
     found, targets = planted(seed)
     precisions = average_precision(found, targets, CLASSES, [least]).at(least)
@@ -72,7 +73,7 @@ def test_average_precision_is_its_definition(seed: int, least: float) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_scores_equal_torchmetrics(seed: int) -> None:
     found, targets = planted(seed)
     scores = task().score(found, targets)
@@ -98,7 +99,7 @@ def as_torchmetrics(boxes: np.ndarray) -> dict[str, Any]:
 
 
 @given(SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_the_validation_score_is_the_test_score(seed: int) -> None:
     found, targets = planted(seed)
     validated = task().validate(torch.from_numpy(found), torch.from_numpy(targets))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from nltk.lm import KneserNeyInterpolated, Lidstone
 from nltk.util import everygrams
 
@@ -53,7 +54,7 @@ def test_add_k_adds_k_to_every_count():
 texts = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(texts, st.integers(1, 4), st.lists(st.integers(0, 4), max_size=5))
 def test_kneser_ney_is_its_definition_whatever_the_texts(some, order, context):
     model = NGram([np.array(one) for one in some], 5, order)
@@ -92,7 +93,7 @@ def _counts(some, n: int, highest: bool) -> dict[tuple[int, ...], int]:
     return dict(preceded)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     texts,
     st.integers(1, 4),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -105,7 +106,7 @@ def test_what_says_the_same_of_every_sample_is_no_first_champion(
     assert f"a {CONSTANT} has 0." in kept.reason
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.booleans(),
     st.floats(0, 2),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -199,7 +200,7 @@ def test_differences_of_a_bounded_metric_have_bounded_intervals():
     assert -1 <= found.ci_low <= found.ci_high <= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families, st.permutations(["arm0", "arm1", "arm2", "arm3", "arm4"]))
 def test_the_order_of_the_arms_changes_nothing(scores, order):
     reordered = {arm: scores[arm] for arm in order if arm in scores}
@@ -213,7 +214,7 @@ def test_the_order_of_the_arms_changes_nothing(scores, order):
         )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families)
 def test_no_claim_contradicts_a_verdict(scores):
     """With the margin for ``by``: supported nowhere but where the arm is better by more, never beside a tie."""
@@ -224,7 +225,7 @@ def test_no_claim_contradicts_a_verdict(scores):
             assert contrast.verdict == Verdict.BETTER
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families)
 def test_better_and_worse_rest_on_p_and_interval_and_ties_on_the_margin(scores):
     for contrast in compare(scores, "arm0", "accuracy", RULES):

@@ -26,6 +26,7 @@ from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
 from lossbench.tracking.store import store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
+from tests.law_cases import examples
 from tests.tracking_study import (
     EPOCHS,
     described,
@@ -218,7 +219,7 @@ class DyingServer:
         return maybe
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=st.integers(1, 45), after=st.booleans())
 def test_a_server_that_dies_at_any_call_leaves_nothing_doubled(tmp_path_factory, empty_store, calls, after):
     root = tmp_path_factory.mktemp("study")
