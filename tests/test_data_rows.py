@@ -177,6 +177,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["image_folder", "segmentation_folder"])
 def test_fetching_takes_a_part_of_the_decoded_size(tmp_path, source):
     for index in range(COUNT):

@@ -558,6 +558,7 @@ def test_every_committed_study_names_its_paths(tmp_path: Path) -> None:
         assert {f"'datasets.{name}.path'" for name in params.datasets} <= found
 
 
+@pytest.mark.slow
 def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tmp_path: Path) -> None:
     from lossbench.reporting import write_report
 

@@ -187,6 +187,7 @@ def test_a_damaged_record_is_refused(tmp_path, text, said):
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(25))
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.01, 0.05]))
 def test_no_arm_is_decided_twice_and_the_record_tells_the_same_story(seed, gap):

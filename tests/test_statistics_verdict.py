@@ -300,6 +300,7 @@ def _numbers(contrast):
     return columns | {f"difference {seed}": value for seed, value in enumerate(columns.pop("differences"))}
 
 
+@pytest.mark.slow
 def test_under_the_null_a_family_is_rarely_wrong():
     rng = np.random.default_rng(0)
     rules = Rules(margin=1e-9)

@@ -124,6 +124,7 @@ def test_a_verb_on_a_folder_without_params_exits_2(verb: str, tmp_path: Path) ->
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     before = (tmp_path / "params.yaml").read_bytes()

@@ -455,6 +455,7 @@ def test_a_deleted_experiment_is_restored(study):
     assert_mirrors(study)
 
 
+@pytest.mark.slow
 def test_the_stage_says_what_it_did_and_where_the_server_is_missing(study):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lossbench", "track"]
@@ -517,6 +518,7 @@ def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_re
         assert parent.data.tags.get("mlflow.runColor") == ("#d55e00" if coloured else None)
 
 
+@pytest.mark.slow
 def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study, tmp_path_factory):
     ended = stage(study, "track")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -540,6 +542,7 @@ def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
     assert parent.data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_one_sentence(study):
     (study / ".lossbench" / "track.lock").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -130,6 +130,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_arms_alike_in_truth_are_rarely_told_apart_in_any_shape(shape, n):
