@@ -6,14 +6,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from law_cases import examples
+from losses_cases import Late
 from torch import Tensor
-from torchvision import ops
 
 from lossbench.tasks.boxes import generalized_iou, iou, suppress
 from lossbench.tasks.grid import Grid
 from lossbench.tasks.matching import disagreement, matched, mistakes, overlaps
 
 SEEDS = st.integers(0, 2**32 - 1)
+ops = Late("torchvision.ops")
 
 
 def random_boxes(seed: int, *shape: int, side: float = 30.0) -> Tensor:
