@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -173,9 +173,9 @@ class _Memory:
         return self.code[key]
 
     def distributions(self, package: str) -> list[str]:
-        """Name the distributions that give a top-level package; to ask for all takes a second."""
+        """Name the distributions that give a top-level package."""
         if package not in self.providers:
-            self.providers[package] = sorted(set(packages_distributions().get(package, ())))
+            self.providers[package] = sorted(set(_providers(_stamps()).get(package, ())))
             self._new = True
         return self.providers[package]
 
@@ -191,6 +191,17 @@ class _Memory:
 @cache
 def _memory() -> _Memory:
     return _Memory()
+
+
+@lru_cache(maxsize=1)
+def _providers(_: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """List which distributions give each package: a second's reading, done once until one is installed."""
+    return packages_distributions()
+
+
+def _stamps() -> tuple[tuple[str, int], ...]:
+    """When each folder of ``sys.path`` last got or lost an entry, as it does when something is installed."""
+    return tuple((one, Path(one or ".").stat().st_mtime_ns) for one in sys.path if Path(one or ".").exists())
 
 
 def _shape(node: ast.AST) -> Iterator[str]:

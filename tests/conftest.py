@@ -1,5 +1,7 @@
 """Fixtures shared by all tests: a small study, trained for real."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -7,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import hypothesis
+import law_cases
 import losses_cases
 import pytest
 import torch
@@ -16,6 +19,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 from server_cases import Server
 
+from lossbench import cli
 from lossbench.execution.declared import ensure_looks
 
 ROOT = Path(__file__).parent.parent
@@ -24,9 +28,7 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-# How long an example takes says how busy the machine is, and nothing of the code.
-hypothesis.settings.register_profile("lossbench", deadline=None)
-hypothesis.settings.load_profile("lossbench")
+law_cases.register()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -137,6 +139,23 @@ def stage(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
         check=False,
         timeout=240,
     )
+
+
+def in_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb of `lossbench` in a study's folder as :func:`stage` does, but by this process, which has imported."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", ["lossbench", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    code = ended.value.code
+    return subprocess.CompletedProcess(arguments, code if isinstance(code, int) else int(code is not None),
+                                       out.getvalue(), err.getvalue())  # fmt: skip
 
 
 def train_study(root: Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What the loss tests share: every registered loss with each kind of target it takes, and random input."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -12,6 +13,19 @@ from lossbench.losses import REGISTRY, CrossEntropy, Dice, Loss, Sum
 
 CLASSES = 4
 IGNORE = 255
+
+
+class Late:
+    """Another library, imported where a test asks for it: while tests are collected, every process would pay."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, part: str) -> Any:
+        whole = importlib.import_module(self._name)
+        if hasattr(whole, part):
+            return getattr(whole, part)
+        return importlib.import_module(f"{self._name}.{part}")
 
 
 class Case(NamedTuple):

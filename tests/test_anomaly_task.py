@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
+from law_cases import examples
+from losses_cases import Late
 
 from lossbench.data.anomaly import hold_out
 from lossbench.data.dataset import Dataset
@@ -28,6 +29,7 @@ from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
 
 NETWORK = Network(name="autoencoder", width=8, latent=6)
+sk = Late("sklearn.metrics")
 LOSSES = ("brier", "mae", "binary_cross_entropy", "gradient", "dice")
 
 
@@ -53,7 +55,7 @@ def test_training_and_validation_hold_normal_samples_alone(digits: Dataset) -> N
 
 
 @given(st.integers(0, 10_000), st.sets(st.sampled_from("abc"), min_size=1, max_size=2))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_nothing_is_lost_in_test_and_nothing_abnormal_is_trained_on(seed: int, normal: set[str]) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=30)

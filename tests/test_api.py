@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from api_cases import Decided, Formless, Mean, Pair, Plain, Wide
 from conftest import ROOT, tiny_params
 from docs_cases import blocks
 from torch import nn
@@ -240,45 +241,6 @@ def test_looks_are_taken_until_everything_is_decided(trained_study: Path, inline
     found = lossbench.compare(**asked(trained_study, "digits", seeds=3, looks=(2, 3)))
     assert found.scores["seed"].nunique() == 3
     assert "seeds" in found._repr_html_()
-
-
-class Plain(nn.Module):
-    """A network as people have them: it knows its own sizes."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
-
-
-class Wide(Plain):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers[1] = nn.Linear(192, 4)
-
-
-class Pair(Plain):
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.layers(images), images
-
-
-class Mean(Plain):
-    def __init__(self) -> None:
-        super().__init__(4)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images).mean(0, keepdim=True)
-
-
-class Decided(Mean):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images).detach()
-
-
-class Formless(nn.Module):
-    """Somebody forgot its forward."""
 
 
 def cell(text: str, space: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -519,7 +481,7 @@ def test_a_mistake_is_one_sentence(inline: Path, changes: dict[str, Any], senten
         ({"model": "lenett"}, "'model' names no model: 'lenett'; did you mean 'lenet'"),
         ({"losses": {"a": "cross_entrpy"}}, "losses.a.name is 'cross_entrpy'; did you mean 'cross_entropy'"),
         ({"losses": {"a": {"name": "focal", "gama": 2}}}, "losses.a.gama is no parameter of focal; did you mean 'gamma'"),
-        ({"model": Pair}, "model 'test_api:Pair' returns a tuple; allowed: a tensor"),
+        ({"model": Pair}, "model 'api_cases:Pair' returns a tuple; allowed: a tensor"),
         ({"model": Mean}, "puts out 1×4 for a batch of 2; expected 2"),
         ({"model": Decided}, "cannot learn: no gradient leads from its outputs to a weight"),
         ({"model": Formless}, r"fails: Module \[Formless\] is missing the required .forward. function"),

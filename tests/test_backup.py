@@ -11,6 +11,7 @@ import pytest
 from conftest import tiny_params, write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.cli import main
 from lossbench.doctor.runs import examine_database
@@ -27,7 +28,7 @@ def own_store(monkeypatch):
     monkeypatch.delenv("LOSSBENCH_HOME", raising=False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12))
 def test_the_address_of_a_store_leads_back_to_its_file_whatever_its_path_holds(name):
     file = Path("/somewhere").resolve() / f"x{name}" / "mlflow.db"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from law_cases import examples
 from scipy import ndimage
 
 from lossbench.data.dataset import DatasetInfo
@@ -85,7 +86,7 @@ def eroded_band(mask: np.ndarray, width: int) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=width, border_value=0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data(), widths)
 def test_the_bands_are_those_of_scipys_erosion(data: st.DataObject, width: int) -> None:
     truth, guess = both(data)
@@ -97,7 +98,7 @@ def test_the_bands_are_those_of_scipys_erosion(data: st.DataObject, width: int) 
             assert found[image, CLASSES + label] == (first | second).sum()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data(), widths)
 def test_boundary_iou_lies_in_0_to_1_is_symmetric_and_is_1_only_for_equal_bands(
     data: st.DataObject, width: int
@@ -114,7 +115,7 @@ def test_boundary_iou_lies_in_0_to_1_is_symmetric_and_is_1_only_for_equal_bands(
         assert (value == 1) == np.array_equal(*bands)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data())
 def test_boundary_iou_with_a_band_wider_than_the_image_is_iou(data: st.DataObject) -> None:
     truth, guess = both(data)
@@ -122,7 +123,7 @@ def test_boundary_iou_with_a_band_wider_than_the_image_is_iou(data: st.DataObjec
     assert boundary_iou(truth, guess, CLASSES, width=9) == pytest.approx(expected, nan_ok=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data(), st.integers(0, 2**31))
 @pytest.mark.parametrize("score", [boundary_f1, boundary_iou])
 def test_ignored_positions_change_no_contour_score(score, data: st.DataObject, seed: int) -> None:
@@ -135,7 +136,7 @@ def test_ignored_positions_change_no_contour_score(score, data: st.DataObject, s
     assert np.array_equal(first, second, equal_nan=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data(), st.booleans(), st.booleans())
 @pytest.mark.parametrize("score", [boundary_f1, boundary_iou])
 def test_contour_scores_do_not_depend_on_orientation(

@@ -16,6 +16,7 @@ from lossbench.data.fetching import fetch
 from lossbench.data.sources.listing import nfc
 from lossbench.errors import UserError
 from tests.data_cases import dataset, picture
+from tests.law_cases import examples
 
 CATEGORIES = [{"id": 7, "name": "bee", "supercategory": "insect"}, {"id": 3, "name": "ant"}]
 
@@ -125,7 +126,7 @@ def test_an_image_without_a_box_is_kept(tmp_path: Path) -> None:
 
 
 @given(ids=st.lists(st.uuids().map(str) | TEXT, min_size=5, max_size=5, unique=True))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_ids_may_be_any_text_as_long_as_they_agree(ids: list[str]) -> None:
     with TemporaryDirectory() as folder:
         root = coco_folder(Path(folder) / "data")

@@ -13,6 +13,7 @@ import pytest
 from data_cases import dataset, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -128,7 +129,7 @@ def test_an_entity_is_refused_in_every_encoding(encoding: str, tmp_path: Path) -
         fetched("voc", voc(tmp_path / "mine", [content] * 12))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(encoding=st.sampled_from(list(NAMES)), text=st.text(max_size=8), declared=st.booleans())
 def test_what_an_encoding_can_write_is_read_back(encoding: str, text: str, declared: bool) -> None:
     label = "".join(one for one in text if one.isprintable() and one not in "<&>")
@@ -147,7 +148,7 @@ def spelled(name: str, way: str) -> str:
     return unicodedata.normalize(way, name)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(name=ACCENTS, ways=st.permutations(["NFC", "NFD", "NFC"]))
 def test_a_class_is_one_however_its_folders_are_spelled(name: str, ways: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
@@ -293,7 +294,7 @@ def test_a_size_that_is_not_known_is_not_compared(size: dict[str, Any], tmp_path
 EDGES = st.floats(-10, 45, allow_nan=False).map(lambda one: round(one, 2))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     boxes=st.lists(st.tuples(EDGES, EDGES, st.floats(0, 50), st.floats(0, 50)), min_size=1, max_size=4),
     beyond=st.sampled_from(["clip", "refuse"]),

@@ -106,12 +106,24 @@ def test_sound_data_meet_every_expectation(kind: str, context: Any) -> None:
     assert failed(sound(kind)[0], kind, context) == []
 
 
+@pytest.mark.parametrize(("kind", "share"), [("label", 0), ("label", 1), ("label", 2), ("mask", 0)])
+def test_defects_planted_together_fail_just_their_expectations(kind: str, share: int, context: Any) -> None:
+    """Every third one, or those of masks: none of them hides another. Each alone is among the slow tests."""
+    names = [*LABEL_DEFECTS][share::3] if kind == "label" else [*MASK_DEFECTS]
+    table = sound(kind)[0]
+    for name in names:
+        table = (LABEL_DEFECTS | MASK_DEFECTS)[name](table)
+    assert sorted(failed(table, kind, context)) == sorted(names)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABEL_DEFECTS)
 def test_a_planted_defect_of_labelled_images_fails_just_its_expectation(name: str, context: Any) -> None:
     table = LABEL_DEFECTS[name](sound("label")[0])
     assert failed(table, "label", context) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASK_DEFECTS)
 def test_a_planted_defect_of_masks_fails_just_its_expectation(name: str, context: Any) -> None:
     assert failed(MASK_DEFECTS[name](sound("mask")[0]), "mask", context) == [name]
@@ -266,6 +278,7 @@ def test_the_report_is_the_same_in_two_runs_and_the_data_docs_are_built(tmp_path
     assert list((site / "validations").rglob("*.html"))
 
 
+@pytest.mark.slow
 def test_the_stage_exits_with_1_for_bad_data_and_writes_passed_only_for_good(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     (tmp_path / "params.yaml").write_text(

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from PIL import Image
 
 from lossbench.data.images import read_header, read_image, read_mask
@@ -63,7 +64,7 @@ KEPT = {"L": [0], "LA": [0], "RGB": [0, 1, 2], "RGBA": [0, 1, 2], "RGB + A + NIR
 """Bands that are no alpha; all others are kept whole."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     shape=SHAPES,
     layout=st.sampled_from(list(LAYOUTS)),
@@ -103,7 +104,7 @@ def test_a_tiff_is_read_as_numpy_turns_its_raw_pixels(
             np.testing.assert_array_equal(read_mask(file, None, "stretch", 0, how), expected[0])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     shape=SHAPES,
     form=st.sampled_from(["PNG", "TIFF", "WEBP", "JPEG"]),
@@ -167,7 +168,7 @@ def test_depths_are_brought_together_without_a_loss_of_scale(kind: type, wanted:
         np.testing.assert_allclose(found / 65535, share, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     shape=SHAPES,
     kind=st.sampled_from(

@@ -9,6 +9,7 @@ import pytest
 from data_cases import dataset, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from PIL import Image
 
 from lossbench.data.dataset import Dataset
@@ -32,7 +33,7 @@ def with_palette(file: Path, values: np.ndarray, order: list[int]) -> None:
     image.save(file)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     ending=st.sampled_from([".png", ".gif", ".bmp", ".tif"]),
     masks=st.lists(

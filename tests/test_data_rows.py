@@ -12,6 +12,7 @@ from data_cases import class_folder, dataset, mask_folder, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from law_cases import examples
 
 from lossbench.data import facts as facts_module
 from lossbench.data import rows as rows_module
@@ -36,7 +37,7 @@ BLOCKS = st.sampled_from(DTYPES).flatmap(
 
 
 @pytest.mark.parametrize("large", [1, 2**16], ids=["counted", "in floats"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(block=BLOCKS, at_once=st.sampled_from([1, 7, 2**20]))
 def test_moments_are_those_of_numpy_in_float64_whatever_the_type_and_however_many_at_a_time(
     large, block, at_once
@@ -56,7 +57,7 @@ def test_moments_are_those_of_numpy_in_float64_whatever_the_type_and_however_man
     assert list(found["sha256"]) == content_hashes(block)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     values=arrays.arrays(np.uint8, st.integers(1, 400)),
     dtype=st.sampled_from([np.uint8, np.int64]),
@@ -73,13 +74,13 @@ def test_what_is_found_in_a_mask_is_what_counting_each_position_finds(values, dt
     assert list(found["counts"][0]) == [int((mask == one).sum()) for one in range(classes)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_bytes_are_counted(values):
     np.testing.assert_array_equal(histogram(values), np.bincount(values.ravel(), minlength=256))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
     each=st.lists(st.integers(1, 3), max_size=3).map(tuple),
@@ -176,6 +177,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["image_folder", "segmentation_folder"])
 def test_fetching_takes_a_part_of_the_decoded_size(tmp_path, source):
     for index in range(COUNT):

@@ -5,14 +5,16 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from law_cases import examples
+from losses_cases import Late
 from torch import Tensor
-from torchvision import ops
 
 from lossbench.tasks.boxes import generalized_iou, iou, suppress
 from lossbench.tasks.grid import Grid
 from lossbench.tasks.matching import disagreement, matched, mistakes, overlaps
 
 SEEDS = st.integers(0, 2**32 - 1)
+ops = Late("torchvision.ops")
 
 
 def random_boxes(seed: int, *shape: int, side: float = 30.0) -> Tensor:
@@ -23,7 +25,7 @@ def random_boxes(seed: int, *shape: int, side: float = 30.0) -> Tensor:
 
 
 @given(SEEDS)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_overlaps_equal_torchvisions(seed: int) -> None:
     first, second = random_boxes(seed, 7), random_boxes(seed + 1, 5)
     first[:, 2:] += 1  # torchvision divides by an area of zero
@@ -43,7 +45,7 @@ def test_iou_of_shifted_squares_is_known(shift: float, expected: float) -> None:
 
 
 @given(SEEDS, st.floats(0.2, 0.8))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_suppression_keeps_what_torchvision_keeps(seed: int, most: float) -> None:
     boxes = random_boxes(seed, 3, 20)
     boxes[..., 2:] += 1
@@ -79,7 +81,7 @@ def some_targets(seed: int, images: int = 3, most: int = 4, side: int = 30) -> T
 
 
 @given(SEEDS, st.sampled_from([2, 4, 8]), st.integers(0, 2))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_what_a_cell_states_of_its_box_is_that_box_again(seed: int, stride: int, radius: int) -> None:
     grid = Grid.over(30, 30, stride)
     assigned = grid.assign(some_targets(seed), radius)
@@ -89,7 +91,7 @@ def test_what_a_cell_states_of_its_box_is_that_box_again(seed: int, stride: int,
 
 
 @given(SEEDS, st.sampled_from([2, 4, 8]), st.integers(0, 2))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_cells_are_assigned_as_one_by_one(seed: int, stride: int, radius: int) -> None:
     targets = some_targets(seed)
     grid = Grid.over(30, 30, stride)
@@ -152,7 +154,7 @@ def test_assignment_can_be_mapped_over_a_population() -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_matching_is_symmetric_and_complete_for_the_same_boxes(seed: int) -> None:
     first, second = some_targets(seed)[0].numpy(), some_targets(seed + 1)[0].numpy()
     assert matched(first, second) == matched(second, first)

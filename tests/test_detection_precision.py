@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.detection import MeanAveragePrecision
+from law_cases import examples
+from losses_cases import Late
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.tasks.average_precision import COCO_OVERLAPS, Precisions, average_precision
 from lossbench.tasks.detection import Detection
 from lossbench.tasks.matching import overlaps as overlap_shares
 
+detection = Late("torchmetrics.detection")
 SEEDS = st.integers(0, 2**32 - 1)
 CLASSES = 3
 
@@ -63,7 +65,7 @@ def slow_precision(found: np.ndarray, targets: np.ndarray, label: int, least: fl
 
 
 @given(SEEDS, st.sampled_from([0.5, 0.75]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_average_precision_is_its_definition(seed: int, least: float) -> None:
     found, targets = planted(seed)
     precisions = average_precision(found, targets, CLASSES, [least]).at(least)
@@ -72,13 +74,13 @@ def test_average_precision_is_its_definition(seed: int, least: float) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 def test_scores_equal_torchmetrics(seed: int) -> None:
     found, targets = planted(seed)
     scores = task().score(found, targets)
     # Its defaults are float32: a recall of exactly 0.35 then lies below the level 0.35.
     levels = np.linspace(0, 1, 101).tolist()
-    oracle = MeanAveragePrecision(
+    oracle = detection.MeanAveragePrecision(
         class_metrics=True, iou_thresholds=list(COCO_OVERLAPS), rec_thresholds=levels
     )
     oracle.update([as_torchmetrics(some) for some in found], [as_torchmetrics(some) for some in targets])
@@ -98,7 +100,7 @@ def as_torchmetrics(boxes: np.ndarray) -> dict[str, Any]:
 
 
 @given(SEEDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_the_validation_score_is_the_test_score(seed: int) -> None:
     found, targets = planted(seed)
     validated = task().validate(torch.from_numpy(found), torch.from_numpy(targets))

@@ -140,6 +140,7 @@ def test_a_square_with_a_hole_becomes_a_frame(trained: Trained) -> None:
     assert boxes(frame)[:, 4].tolist() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

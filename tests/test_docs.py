@@ -161,13 +161,9 @@ assert "mean distance" in (root / "reports/report.md").read_text(), "no verdict"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "check"),
-    [
-        ("new-loss", NEW_LOSS),
-        ("new-model", NEW_MODEL),
-        pytest.param("new-task", NEW_TASK, marks=pytest.mark.slow),
-    ],
+    ("page", "check"), [("new-loss", NEW_LOSS), ("new-model", NEW_MODEL), ("new-task", NEW_TASK)]
 )
 def test_the_code_a_page_shows_runs(page: str, check: str, tmp_path: Path) -> None:
     # Compiled files too, which saves a second, but for those that somebody is writing.

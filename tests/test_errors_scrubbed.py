@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.errors import GateError, UserError
 from lossbench.telling import exit_code, scrubbed, shown
@@ -25,7 +26,7 @@ TEXTS = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(["http", "https", "postgresql", "postgresql+psycopg2"]),
     PLAIN,
@@ -39,7 +40,7 @@ def test_an_address_in_a_text_loses_its_name_and_password(scheme, name, password
     assert "host.example:5000/path" in told
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(SECRET.filter(lambda text: ":" not in text), SECRET)
 def test_a_password_of_the_tracking_address_is_found_wherever_it_stands(name, password):
     """Whatever signs it is made of, and in pieces: libraries quote addresses in many ways."""
@@ -85,7 +86,7 @@ def test_entry_points_print_no_password(error, capsys):
     assert "https://mlflow.example" in told
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.sampled_from(["databricks", "databricks-uc", "uc"]),
     st.sampled_from(
@@ -105,7 +106,7 @@ def test_of_a_hosted_store_nothing_but_its_kind_is_told(kind, form, profile, sec
             assert profile not in told or "put-secret" in told
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(["http:/{}@host", "http:{}@host", "//{}@host:5000", "{}@host:5000", "https://{}@host"]),
     SECRET.filter(lambda text: ":" not in text and not text.startswith("/")),

@@ -56,6 +56,7 @@ def test_cross_entropy_neglects_a_rare_class_that_overlaps_a_common_one(neglecte
     assert neglected < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

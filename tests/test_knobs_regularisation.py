@@ -40,6 +40,7 @@ def plain(noisy: Dataset) -> list[float]:
     return [outcome(arm(noisy, network=LARGE, epochs=40), noisy, seed).gap for seed in SEEDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knob",
     [

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.lm import KneserNeyInterpolated, Lidstone
-from nltk.util import everygrams
+from law_cases import examples
+from losses_cases import Late
 
 from lossbench.tasks.ngram import NGram, stretches
 
+nltk = Late("nltk")
 A, B, C, D = range(4)
 TEXT = np.array([A, B, A, B, A, C])
 
@@ -53,7 +54,7 @@ def test_add_k_adds_k_to_every_count():
 texts = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(texts, st.integers(1, 4), st.lists(st.integers(0, 4), max_size=5))
 def test_kneser_ney_is_its_definition_whatever_the_texts(some, order, context):
     model = NGram([np.array(one) for one in some], 5, order)
@@ -92,7 +93,7 @@ def _counts(some, n: int, highest: bool) -> dict[tuple[int, ...], int]:
     return dict(preceded)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     texts,
     st.integers(1, 4),
@@ -118,8 +119,8 @@ def words():
 
 def test_kneser_ney_agrees_with_nltk(words):
     said, names, text = words
-    theirs = KneserNeyInterpolated(3, discount=0.1)
-    theirs.fit([list(everygrams(said, max_len=3))], names)
+    theirs = nltk.lm.KneserNeyInterpolated(3, discount=0.1)
+    theirs.fit([list(nltk.util.everygrams(said, max_len=3))], names)
     ours = NGram([text], len(names), 3, discounts=(0.0, 0.1, 0.1))
     for i in range(2, len(said)):
         p = distribution(ours, *text[i - 2 : i])
@@ -128,8 +129,8 @@ def test_kneser_ney_agrees_with_nltk(words):
 
 def test_add_k_agrees_with_nltk(words):
     said, names, text = words
-    theirs = Lidstone(0.3, 2)
-    theirs.fit([list(everygrams(said, max_len=2))], names)
+    theirs = nltk.lm.Lidstone(0.3, 2)
+    theirs.fit([list(nltk.util.everygrams(said, max_len=2))], names)
     ours = NGram([text], len(names) + 1, 2, "add_k", k=0.3)  # nltk's vocabulary holds <UNK> too
     for i in range(1, len(said)):
         p = distribution(ours, text[i - 1])[:-1]

@@ -16,6 +16,7 @@ from lossbench.statistics.calibration import fit_temperature
 from lossbench.tasks import task_class
 from lossbench.tasks.language import TEMPERATURES, LanguageModel, best_temperature, join
 from tests.language_cases import NURSERY, dataset, task
+from tests.law_cases import examples
 
 CLASSES = ("<unk>", "a", "b", "c", "\n")
 V, N, L = len(CLASSES), 40, 16
@@ -78,7 +79,7 @@ def test_the_metrics_come_out_of_their_statistics():
         assert scores.statistics[name].shape == (N, 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.floats(0.02, 50), st.integers(0, 5))
 def test_the_fitted_temperature_is_that_of_the_calibration(scale, seed):
     outputs, targets = scored(scale, seed)

@@ -13,6 +13,7 @@ from conftest import tiny_params, write_params
 from dvc_cases import checkout, environment, lock, lossbench, repro
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.errors import UserError
 from lossbench.execution.declared import (
@@ -123,7 +124,7 @@ def test_arms_ask_for_the_seeds_of_their_looks(tmp_path):
 verdicts = st.sampled_from(list(Verdict))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.tuples(verdicts, verdicts), max_size=3))
 def test_seeds_only_grow_are_shared_from_the_first_on_and_stop_where_decided(found):
     """Whatever looks found, in whatever order."""

@@ -4,14 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import monai.losses
 import numpy as np
 import pytest
 import scipy.ndimage
-import timm.loss
 import torch
 import torch.nn.functional as F
-from losses_cases import IGNORE
+from losses_cases import IGNORE, Late
 from numpy.typing import NDArray
 
 from lossbench.losses import (
@@ -34,6 +32,7 @@ from lossbench.losses import (
 )
 
 torch.set_num_threads(1)
+monai, timm = Late("monai"), Late("timm")
 close = torch.testing.assert_close
 Array = NDArray[np.float64]
 Row = Callable[[Array, int], float]

@@ -457,6 +457,7 @@ def with_weights(loss: Loss, given: Input) -> torch.nn.Module:
     return Called()
 
 
+@pytest.mark.slow
 @every_loss
 def test_can_be_traced(case: Case) -> None:
     """Nothing of the example's values is left in the trace; its shapes are, of which torch warns."""

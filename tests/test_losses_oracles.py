@@ -2,15 +2,10 @@
 
 from collections.abc import Callable
 
-import kornia
-import monai.losses
 import pytest
-import segmentation_models_pytorch.losses as smp
-import sklearn.metrics
-import timm.loss
 import torch
 import torch.nn.functional as F
-import torchvision
+from losses_cases import Late
 from torch import Tensor
 
 from lossbench.losses import (
@@ -38,6 +33,8 @@ from lossbench.losses import (
 )
 
 torch.set_num_threads(1)
+kornia, monai, sklearn, timm, torchvision = map(Late, ("kornia", "monai", "sklearn", "timm", "torchvision"))
+smp = Late("segmentation_models_pytorch.losses")
 C = 4
 WEIGHTS = [0.5, 1.0, 2.0, 0.25]
 SHAPES = {"points": (), "sequence": (6,), "image": (5, 4), "volume": (3, 4, 2)}
@@ -260,10 +257,20 @@ def monai_dice(logits: Tensor, target: Tensor) -> Tensor:
     return monai.losses.DiceLoss(softmax=True)(logits, one_hot(target))
 
 
+def smp_dice(logits: Tensor, target: Tensor) -> Tensor:
+    found: Tensor = smp.DiceLoss("multiclass")(logits, target)
+    return found
+
+
+def kornia_dice(logits: Tensor, target: Tensor) -> Tensor:
+    found: Tensor = kornia.losses.dice_loss(logits, target)
+    return found
+
+
 PRESETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "monai": monai_dice,
-    "smp": smp.DiceLoss("multiclass"),
-    "kornia": kornia.losses.dice_loss,
+    "smp": smp_dice,
+    "kornia": kornia_dice,
     "nnunet": nnunet_dice,
     "mmseg": mmseg_dice,
 }

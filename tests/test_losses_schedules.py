@@ -9,6 +9,7 @@ from conftest import ROOT
 from docs_cases import blocks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from losses_cases import CASES, CLASSES, inputs
 from ruamel.yaml import YAML
 from training_cases import digest, labels_dataset, masks_dataset, setting
@@ -64,7 +65,7 @@ def test_the_last_epoch_is_the_end_and_the_first_the_beginning(epochs: int) -> N
     assert run[0] == (0.0 if epochs > 1 else 1.0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(shares)
 def test_a_loss_at_a_share_of_the_training_is_the_one_with_these_numbers(progress: float) -> None:
     smooth = {"from": 0.5, "to": 3.0}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from torch import nn
 from torch.nn import functional as F
 from training_cases import digest, labels_dataset, setting
@@ -50,7 +51,7 @@ def filters(setting: Setting, seed: int) -> torch.Tensor:
     return layer.get_buffer("weight")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(channels=st.integers(1, 3), side=st.integers(3, 9), mixing=st.integers(0, 1000))
 def test_the_training_patches_become_uncorrelated_and_of_variance_one(channels, side, mixing):
     random = torch.Generator().manual_seed(mixing)
@@ -124,7 +125,7 @@ def test_a_mirror_image_is_predicted_to_the_bit_alike(data):
     torch.testing.assert_close(straight, (sides[0] + sides[1]) / 2)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(count=st.integers(1, 300), epoch=st.integers(1, 9), seed=st.integers(0, 100))
 def test_two_epochs_in_a_row_show_every_image_from_both_sides(count, epoch, seed):
     first = alternating(count, epoch, generator(seed, "flip"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from PIL import Image
 from sklearn import metrics as sk
 
@@ -50,7 +51,7 @@ def scored(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 10_000), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_ranking_scores_equal_scikit_learns_ties_included(seed: int, ties: bool) -> None:
     scores, positive = scored(seed, ties)
     assert auroc(scores, positive) == pytest.approx(sk.roc_auc_score(positive, scores))
@@ -58,7 +59,7 @@ def test_ranking_scores_equal_scikit_learns_ties_included(seed: int, ties: bool)
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_scores_equal_scikit_learns(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, outputs = (rng.random((30, 3)) < 0.4).astype(np.uint8), rng.normal(size=(30, 3))
@@ -77,7 +78,7 @@ def test_scores_equal_scikit_learns(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 5), st.floats(-3, 3))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_no_loss_is_favoured_by_its_scale(seed: int, factor: float, shift: float) -> None:
     """Any increasing change of a label's scores leaves all scores as they are."""
     rng = np.random.default_rng(seed)

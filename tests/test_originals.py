@@ -14,6 +14,7 @@ from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench import written
 from lossbench.checking import check
@@ -132,7 +133,9 @@ SPELLINGS: list[Callable[[str], str]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     place=st.sampled_from(PLACES),
     link=st.sampled_from(LINKS),
@@ -555,6 +558,7 @@ def test_every_committed_study_names_its_paths(tmp_path: Path) -> None:
         assert {f"'datasets.{name}.path'" for name in params.datasets} <= found
 
 
+@pytest.mark.slow
 def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tmp_path: Path) -> None:
     from lossbench.reporting import write_report
 

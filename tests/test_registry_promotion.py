@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.errors import GateError
 from lossbench.retraining.registry import (
@@ -103,7 +104,7 @@ def test_a_promotion_is_refused_where_another_came_first(store):
     assert store.aliases[CHAMPION] == "3"
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.integers(1, 24), st.booleans())
 def test_of_two_promoters_without_a_common_lock_one_is_champion_and_the_other_knows(moment, first_is_lower):
     """The second acts as a whole between two calls of the first, wherever that is."""
@@ -135,7 +136,7 @@ def test_of_two_promoters_without_a_common_lock_one_is_champion_and_the_other_kn
     assert store.aliases[PREVIOUS] == store.versions[champion][REPLACES] != champion
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.booleans(), max_size=80), st.booleans())
 @example([one == "1" for one in "00001001100110000100100100100"], True)  # both give way, again and again
 @example([], False)
@@ -192,7 +193,7 @@ def test_of_two_promoters_whose_calls_mix_in_any_order_none_is_told_what_is_not_
     assert Registry(store, NAME).settle() == {"version": champion}  # and the record is completed by it
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 20), st.booleans(), st.booleans())
 def test_dead_before_or_after_any_call_one_champion_is_left_and_the_next_call_completes_the_rest(
     moment, before, back

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -105,7 +106,7 @@ def test_what_says_the_same_of_every_sample_is_no_first_champion(
     assert f"a {CONSTANT} has 0." in kept.reason
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.booleans(),
     st.floats(0, 2),
@@ -182,9 +183,12 @@ def test_a_regression_in_one_class_keeps_the_gate_shut(
     [
         (35, 2, True),  # 5.7 points, standard error 3.9: noise
         (35, 8, False),  # 22.9 points, standard error 7.1
-        (350, 20, True),  # 5.7 points, standard error 1.2: beyond the limit by less than that
-        (350, 28, False),  # 8 points, standard error 1.5
-        (5, 3, False),  # few samples, but more than half of them
+        # 5.7 points, standard error 1.2: beyond the limit by less than that
+        pytest.param(350, 20, True, marks=pytest.mark.slow),
+        # 8 points, standard error 1.5
+        pytest.param(350, 28, False, marks=pytest.mark.slow),
+        # few samples, but more than half of them
+        pytest.param(5, 3, False, marks=pytest.mark.slow),
         (1, 1, False),
     ],
 )

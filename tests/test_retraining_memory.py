@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.errors import GateError, UserError
 from lossbench.retraining import records, run
@@ -29,7 +30,7 @@ def test_an_interrupted_attempt_s_row_is_completed_in_its_place(tmp_path):
     assert records.knows(tmp_path, done)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
 )
@@ -87,7 +88,7 @@ def test_what_the_reference_split_held_keeps_its_label_and_its_place(tmp_path):
     assert expect_frozen(tmp_path, "mine", table(r1="dog", r2="cat")) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("1234"), st.sampled_from(["cat", "dog"])), min_size=1, max_size=6),
     st.randoms(),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
@@ -24,7 +25,7 @@ def right(value, high):
     return type(value) is int and 0 <= value <= high
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(VALUES, min_size=4, max_size=4))
 def test_images_are_taken_if_and_only_if_every_value_is_a_whole_number_from_0_to_255(values):
     given_ = [[[values[:2], values[2:]]]]
@@ -39,7 +40,7 @@ def test_images_are_taken_if_and_only_if_every_value_is_a_whole_number_from_0_to
         checked_inputs(given_, IMAGES, "uint8")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.integers(-2, 6), min_size=4, max_size=4))
 def test_tokens_are_numbers_of_the_vocabulary(values):
     if all(0 <= one <= 2 for one in values):
@@ -87,7 +88,7 @@ def test_a_model_of_fractions_takes_finite_ones(wrong):
         checked_inputs([[[[wrong, 1], [2, 3]]]], IMAGES, "float32")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.floats(-0.5, 2, width=32), min_size=4, max_size=4))
 def test_images_of_fractions_are_taken_within_the_range_that_was_stored(values):
     """Nobody is told a class of an image that was not divided by 255."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
@@ -121,7 +122,7 @@ def test_the_temperature_is_the_minimum_that_another_optimizer_finds():
     assert fit_temperature(logits, labels) == pytest.approx(expected, rel=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.floats(0.05, 20))
 def test_the_link_undoes_any_scale_of_the_scores(scale):
     """Hinge and MSE scores have scales of their own: after the link that cannot matter."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from scipy import stats
 
 from lossbench.errors import UserError
@@ -186,7 +187,8 @@ def test_a_damaged_record_is_refused(tmp_path, text, said):
     assert str(file) in str(caught.value)
 
 
-@settings(deadline=None, max_examples=25)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=examples(25))
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.01, 0.05]))
 def test_no_arm_is_decided_twice_and_the_record_tells_the_same_story(seed, gap):
     scores = replicates({"ce": 0.9, "a": 0.9 + gap, "b": 0.9}, spread=0.02, seed=seed)

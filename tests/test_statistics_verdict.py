@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
+from losses_cases import Late
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from lossbench.statistics import Claim, Rules, Training, Verdict, answer, compare, hall_p, tost_p
 
+multitest = Late("statsmodels.stats.multitest")
 RULES = Rules(level=0.05, margin=0.01)
 arm_scores = st.lists(st.integers(0, 360).map(lambda hits: hits / 360), min_size=8, max_size=8).map(np.array)
 families = st.lists(arm_scores, min_size=2, max_size=5).map(
@@ -45,7 +47,7 @@ def test_every_number_of_a_contrast_is_scipys():
         assert contrast.p_tie == tost_p(arm - baseline, 0.01)
         assert contrast.correlation == pytest.approx(stats.pearsonr(arm, baseline).statistic)
     assert [contrast.p_holm for contrast in found] == pytest.approx(
-        list(multipletests(p_values, method="holm")[1])
+        list(multitest.multipletests(p_values, method="holm")[1])
     )
 
 
@@ -199,7 +201,7 @@ def test_differences_of_a_bounded_metric_have_bounded_intervals():
     assert -1 <= found.ci_low <= found.ci_high <= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families, st.permutations(["arm0", "arm1", "arm2", "arm3", "arm4"]))
 def test_the_order_of_the_arms_changes_nothing(scores, order):
     reordered = {arm: scores[arm] for arm in order if arm in scores}
@@ -213,7 +215,7 @@ def test_the_order_of_the_arms_changes_nothing(scores, order):
         )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families)
 def test_no_claim_contradicts_a_verdict(scores):
     """With the margin for ``by``: supported nowhere but where the arm is better by more, never beside a tie."""
@@ -224,7 +226,7 @@ def test_no_claim_contradicts_a_verdict(scores):
             assert contrast.verdict == Verdict.BETTER
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(families)
 def test_better_and_worse_rest_on_p_and_interval_and_ties_on_the_margin(scores):
     for contrast in compare(scores, "arm0", "accuracy", RULES):
@@ -299,6 +301,7 @@ def _numbers(contrast):
     return columns | {f"difference {seed}": value for seed, value in enumerate(columns.pop("differences"))}
 
 
+@pytest.mark.slow
 def test_under_the_null_a_family_is_rarely_wrong():
     rng = np.random.default_rng(0)
     rules = Rules(margin=1e-9)
@@ -368,7 +371,7 @@ def test_a_claims_numbers_are_scipys_one_sample_test_against_by():
 def test_claims_are_a_holm_family_of_their_own():
     claims = [claim(noisy(0.004, 8, 0.004, seed), name=str(seed)) for seed in range(5)]
     found = answer(claims, 0.05)
-    expected = multipletests([one.p for one in found], method="holm")[1]
+    expected = multitest.multipletests([one.p for one in found], method="holm")[1]
     assert [one.p_holm for one in found] == pytest.approx(list(expected))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.backing import File, Folder, Remote, absolute, place_of, without_secrets
 from lossbench.commands import store as command
@@ -160,7 +161,7 @@ class Listed:
         self.there = {name: one for name, one in self.there.items() if not f"{name}/".startswith(f"{path}/")}
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(AGES, st.none() | st.integers(0, 100), st.none() | st.integers(0, 5000))
 def test_pruning_leaves_what_is_young_and_fits_the_youngest_first(
     ages: list[tuple[int, int]], days: int | None, size: int | None

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from PIL import Image
 
 from lossbench.data.fetching import fetch
@@ -116,7 +117,7 @@ def test_boxes_are_read_from_their_files(tmp_path: Path) -> None:
     assert set(found["clinic"]) == {"a", "b"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     groups=st.lists(st.integers(0, 12), min_size=1, max_size=40),
     given_split=st.sampled_from(["none", "train", "train and test"]),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from sklearn import metrics as sk
 
 from lossbench.data.dataset import DatasetInfo
@@ -24,7 +25,7 @@ def classified(seed: int, n: int = 60, classes: int = 4) -> tuple[np.ndarray, np
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_classification_scores_equal_scikit_learns(seed: int) -> None:
     outputs, labels = classified(seed)
     scores = task_class("classification")(info("label", 4)).score(outputs, labels)
@@ -36,7 +37,7 @@ def test_classification_scores_equal_scikit_learns(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_segmentation_scores_equal_scikit_learns_over_pixels(seed: int) -> None:
     rng = np.random.default_rng(seed)
     outputs, masks = rng.normal(size=(5, 3, 12, 12)), rng.integers(3, size=(5, 12, 12))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.evaluation.thresholds import GRID, METRICS, Counts, applies, best_threshold
 from lossbench.tasks.confusion import confusion_matrix, f1, iou
@@ -36,7 +37,7 @@ def slowly(targets, logits, threshold, metric, ignore_index):
     return np.nanmean((iou if metric == "mean_iou" else f1)(matrix))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(st.integers(0, 999), st.booleans(), st.sampled_from(METRICS))
 def test_scores_at_each_threshold_are_those_of_masks_cut_there(seed, ignored, metric):
     targets, logits = scenes(seed, ignored=ignored)

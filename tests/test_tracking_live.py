@@ -96,7 +96,9 @@ def test_what_was_shown_live_keeps_its_addresses_and_becomes_whole(study):
     assert {run.info.run_id for run in runs_of(study)} == live_ids
 
 
-@pytest.mark.parametrize("death", range(1, 12))
+@pytest.mark.parametrize(
+    "death", [pytest.param(at, marks=[] if at in (2, 5, 9) else pytest.mark.slow) for at in range(1, 12)]
+)
 def test_a_pass_that_dies_while_adopting_live_runs_leaves_nothing_doubled(study, monkeypatch, death):
     from lossbench.tracking.server import ServerGoneError
     from tests.test_tracking_ship import DyingServer
@@ -149,6 +151,7 @@ def test_a_doubtful_attempt_is_written_again_whole(study):
     assert_mirrors(study, arms=1)
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_closed_as_killed(study):
     params = load_params(study / "params.yaml")
     code = (
@@ -201,6 +204,7 @@ def test_a_dead_server_slows_no_training(study, monkeypatch):
     assert time.monotonic() - start < 2.0
 
 
+@pytest.mark.slow
 def test_a_long_training_starts_one_shipper_that_ends_after_it(study, monkeypatch):
     monkeypatch.setattr(journal, "LIVE_AFTER", 0.0)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

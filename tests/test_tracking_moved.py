@@ -16,6 +16,7 @@ from lossbench.tracking import artifacts
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.track import Drawn, track
+from tests.law_cases import examples
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import train, write_outs, write_report, write_study
 
@@ -76,8 +77,14 @@ def database_alone(old, new):
     shutil.copytree(old, new, ignore=shutil.ignore_patterns("mlartifacts"))
 
 
-@pytest.mark.parametrize("way", [copied, renamed, database_alone])
-@pytest.mark.parametrize("name", ["new", "a b/ä#ü%20"])
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        pytest.param(way, name, marks=[pytest.mark.slow] if (way is copied) == (name == "new") else [])
+        for way in (copied, renamed, database_alone)
+        for name in ("new", "a b/ä#ü%20")
+    ],
+)
 def test_what_a_moved_checkout_records_is_in_the_new_place(tmp_path, empty_store, monkeypatch, way, name):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old, new = tmp_path / "old", tmp_path / name
@@ -114,7 +121,7 @@ def test_the_files_of_a_shared_database_are_beside_it(tmp_path, empty_store, mon
     assert not list(tmp_path.glob("one/mlartifacts")) + list(tmp_path.glob("two/mlartifacts"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.text("ab %#é'_?", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=1, max_size=3

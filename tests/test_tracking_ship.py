@@ -26,6 +26,7 @@ from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
 from lossbench.tracking.store import store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
+from tests.law_cases import examples
 from tests.tracking_study import (
     EPOCHS,
     described,
@@ -218,7 +219,7 @@ class DyingServer:
         return maybe
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=st.integers(1, 45), after=st.booleans())
 def test_a_server_that_dies_at_any_call_leaves_nothing_doubled(tmp_path_factory, empty_store, calls, after):
     root = tmp_path_factory.mktemp("study")
@@ -454,6 +455,7 @@ def test_a_deleted_experiment_is_restored(study):
     assert_mirrors(study)
 
 
+@pytest.mark.slow
 def test_the_stage_says_what_it_did_and_where_the_server_is_missing(study):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lossbench", "track"]
@@ -516,6 +518,7 @@ def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_re
         assert parent.data.tags.get("mlflow.runColor") == ("#d55e00" if coloured else None)
 
 
+@pytest.mark.slow
 def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study, tmp_path_factory):
     ended = stage(study, "track")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -539,6 +542,7 @@ def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
     assert parent.data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_one_sentence(study):
     (study / ".lossbench" / "track.lock").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

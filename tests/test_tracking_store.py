@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, stage, tiny_params, write_params
+from conftest import ROOT, in_process, tiny_params, write_params
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -206,7 +206,7 @@ def test_every_entry_point_says_it_in_one_sentence(entry: str, tmp_path: Path) -
     made["retraining"] = {"experiment": "digits"}
     write_params(tmp_path, made)
     uri = f"postgres://me:{SECRET}@db/mlflow"
-    ran = stage(tmp_path, entry, MLFLOW_TRACKING_URI=uri)
+    ran = in_process(tmp_path, entry, MLFLOW_TRACKING_URI=uri)
     said = ran.stdout + ran.stderr
     assert ran.returncode in (1, 2), said
     assert "no kind of store is called 'postgres'" in said

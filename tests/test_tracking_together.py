@@ -98,7 +98,7 @@ class Slow:
         return slow
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_two_checkouts_that_record_at_once_leave_one_copy(tmp_path, store, monkeypatch, seed):
     monkeypatch.setattr(
         "lossbench.tracking.track.connect", lambda root: Slow(connect(root), random.Random(f"{root}{seed}"))
@@ -205,6 +205,7 @@ def rounds(folder, uri, count, models):
         assert len(role(runs_of(found[0]), "arm")) == 2 * (number + 1)
 
 
+@pytest.mark.slow
 def test_two_processes_that_record_at_once_leave_one_copy(tmp_path, store):
     rounds(tmp_path, store, count=1, models=False)
 
@@ -239,7 +240,8 @@ GONE = Owner(Owner.me().host, Owner.me().boot, 2**22 - 1, 1.0, Owner.me().space)
     ("owner", "age", "lease", "spared"),
     [
         (GONE, 0.0, 120.0, False),  # its process is known to be gone
-        (ELSEWHERE, 0.0, 4.0, True),  # nothing is known of it: it may be writing
+        # nothing is known of it: it may be writing
+        pytest.param(ELSEWHERE, 0.0, 4.0, True, marks=pytest.mark.slow),
         (ELSEWHERE, 86_400.0, 120.0, False),  # nothing was heard of it for a day
     ],
 )

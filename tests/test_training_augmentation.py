@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 from lossbench.recipe import Augmentation
 from lossbench.training.augmentation import Draws, augment, draw
@@ -13,7 +14,7 @@ def drawn(how: Augmentation, count: int, size=(6, 5), seed: int = 0, chosen=None
     return draw(how, count, size, torch.Generator().manual_seed(seed), chosen)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     shift=st.integers(0, 3),
     flip=st.booleans(),

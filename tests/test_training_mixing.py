@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
 from lossbench import losses
@@ -41,7 +42,7 @@ def task(name: str, ignore_index: int | None = None) -> SimpleNamespace:
     return SimpleNamespace(kinds=kinds, multilabel=name == "multilabel", loss_classes=3, info=info)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.floats(0, 0.99))
 def test_a_smoothed_target_is_a_distribution_whose_peak_is_the_class(index, smoothing):
     made = distribution(torch.tensor(index), 5, None, smoothing)
@@ -54,7 +55,7 @@ def test_a_smoothed_target_is_a_distribution_whose_peak_is_the_class(index, smoo
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.floats(0.1, 4), st.integers(1, 12), st.integers(0, 2**40), st.sampled_from(["mixup", "cutmix", "both"])
 )

@@ -39,6 +39,7 @@ def eager(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["loop", "population"])
 def test_killed_at_random_moments_the_replicates_are_the_undisturbed_ones(data, tmp_path, eager, engine):
     made = setting(

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 
 import lossbench
 from lossbench.cli import main
@@ -329,14 +330,14 @@ def test_it_needs_numpy_and_scipy_alone():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(st.permutations(range(8)), st.permutations(["ce", "dice", "focal"]))
 def test_the_order_of_rows_and_columns_changes_no_verdict(rows, columns):
     table = {name: [TABLE[name][row] for row in rows] for name in ("seed", *columns)}
     assert words(table) == words()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(st.integers(-64, 64).map(lambda k: k / 32), st.sampled_from([2.0**k for k in range(-6, 7)]))
 def test_shift_and_unit_change_no_verdict(shift, unit):
     moved = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import examples
 from scipy import stats
 
 import lossbench
@@ -129,6 +130,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_arms_alike_in_truth_are_rarely_told_apart_in_any_shape(shape, n):
@@ -142,7 +144,7 @@ def test_arms_alike_in_truth_are_rarely_told_apart_in_any_shape(shape, n):
     assert stats.binomtest(wrong, families, 0.05, alternative="greater").pvalue > 1e-4
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.lists(st.booleans(), min_size=8, max_size=8).filter(lambda kept: sum(kept) >= 2))
 def test_seeds_missing_in_one_arm_give_the_verdict_of_the_pairs_that_are_there(kept):
     holes = [value if there else None for value, there in zip(DICE, kept, strict=True)]

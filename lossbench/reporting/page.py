@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -79,8 +79,9 @@ def page(
     board: pd.DataFrame,
     found: Sequence[Finding],
     answered: Sequence[Answer],
-    learned: pd.DataFrame,
+    learned: pd.DataFrame | None = None,
     seconds: Seconds | None = None,
+    sections: Sequence[Section] | None = None,
 ) -> str:
     """Render the page.
 
@@ -91,9 +92,14 @@ def page(
         answered: hypotheses.
         learned: learning curves.
         seconds: arm → seed → seconds of training; for the untracked twin only: they differ between runs.
+        sections: those of :func:`sections_of`, where they are made already: charts take most of the time.
 
     """
-    sections = [section_of(one, study, board, found, learned, seconds) for one in study.evaluated.values()]
+    sections = sections_of(study, board, found, learned) if sections is None else sections
+    if seconds is not None:
+        sections = [
+            replace(one, rows=_leaders(one.one, study, board, one.found, seconds)) for one in sections
+        ]
     specs = {chart.key: chart.spec for section in sections for chart in section.charts}
     rendered = (
         environment()
@@ -138,20 +144,26 @@ def environment() -> Environment:
     )
 
 
+def sections_of(
+    study: Study, board: pd.DataFrame, found: Sequence[Finding], learned: pd.DataFrame | None
+) -> list[Section]:
+    """Gather every experiment's part of the page, without seconds: a page and its twin share them."""
+    return [section_of(one, study, board, found, learned) for one in study.evaluated.values()]
+
+
 def section_of(
     one: Evaluated,
     study: Study,
     board: pd.DataFrame,
     found: Sequence[Finding],
     learned: pd.DataFrame | None = None,
-    seconds: Seconds | None = None,
 ) -> Section:
     """Gather an experiment's part of the page; without learning curves it has no charts."""
     own = [finding for finding in found if finding.experiment == one.name]
     return Section(
         one=one,
         found=own,
-        rows=_leaders(one, board, own, study.params.baseline_of(one.name), seconds),
+        rows=_leaders(one, study, board, own),
         metrics=_metrics(one, board),
         charts=[]
         if learned is None
@@ -176,13 +188,13 @@ def _seeds_said(one: Evaluated) -> str:
 
 def _leaders(
     one: Evaluated,
+    study: Study,
     board: pd.DataFrame,
     found: Sequence[Finding],
-    baseline: str | None,
-    seconds: Seconds | None,
+    seconds: Seconds | None = None,
 ) -> list[dict[str, Any]]:
     """The leaderboard by the deciding metric: arms by rank, then what constant predictions reach."""
-    lost = one.diverged()
+    lost, baseline = one.diverged(), study.params.baseline_of(one.name)
     # With all pairs compared an arm has several verdicts; these columns hold the one against the baseline.
     against = {each.contrast.arm: each for each in found if each.contrast.baseline == baseline}
     rows = []
