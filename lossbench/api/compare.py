@@ -365,7 +365,7 @@ def _run(params: "Params", outs: "Outs", store: "Store", record: bool) -> None:
     from lossbench.execution.collect import filled_and_collected
     from lossbench.execution.declared import begin_looks, record_found
     from lossbench.processes import step
-    from lossbench.reporting import write_report
+    from lossbench.reporting.write import write_report
     from lossbench.running import fill
 
     while True:
