@@ -12,10 +12,11 @@ RESULTS = Path(os.environ.get("LOSSBENCH_RESULTS", Path(__file__).parent / "resu
 
 
 def machine(*packages: str) -> str:
-    """CPU, Python and the versions of ``packages``."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"{cpu}; Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
+    """CPU, its family and model, Python and the versions of ``packages``."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    what = f"{cpu['model name']} (family {cpu['cpu family']}, model {cpu['model']})"
+    return f"{what}; Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
 
 
 def commit() -> str:

@@ -1,11 +1,13 @@
 """Three ways to train the same network, for benchmarks.training: the tutorial's loop, Lightning, and ours."""
 
-import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from lossbench.system import processors
 
 BATCH, RATE = 128, 1e-3
 VALIDATION, TEST = 512, 2000
@@ -25,7 +27,7 @@ class Way:
 
 def ways(replicates: int) -> list[Way]:
     """List the rows; ours train one replicate on all cores, or ``replicates`` on one core each."""
-    cores = len(os.sched_getaffinity(0))
+    cores = processors()
     return [
         Way("tutorial", "tutorial", cores),
         Way("lightning", "lightning", cores),
@@ -229,16 +231,41 @@ def flops_per_step(problem: Problem) -> int:
 
 
 def ceiling(threads: int, precision: str, seconds: float = 1.0) -> float:
-    """FLOP/s of a large matrix product: the most that this many threads give in this precision."""
+    """FLOP/s of a large matrix product: the most that this many threads give in this precision.
+
+    In fp32 the better of MKL, which torch takes, and oneDNN: MKL leaves AVX-512 off on processors of others.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    size, best = 1536, 0.0
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
-    end = time.perf_counter() + seconds
+    half = precision == "bf16"
+    kind = torch.bfloat16 if half else torch.float32
+    left, right = (torch.randn(1536, 1536).to(kind) for _ in range(2))
+    if half or not onednn_in_fp32():
+        return _rate(lambda: left @ right, seconds)
+    products = torch.backends.mkldnn.matmul
+    before, found = products.fp32_precision, []
+    try:
+        for way in ("none", "bf16"):
+            products.fp32_precision = way
+            found.append(_rate(lambda: left @ right, seconds))
+    finally:
+        products.fp32_precision = before
+    return max(found)
+
+
+def onednn_in_fp32() -> bool:
+    """Whether oneDNN can be asked for fp32: its switch means bf16 where AMX exists, and fp32 elsewhere."""
+    import torch
+
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "amx_" not in flags and hasattr(torch.backends.mkldnn, "matmul")
+
+
+def _rate(multiply: Callable[[], object], seconds: float) -> float:
+    best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
-        left @ right
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+        multiply()
+        best = max(best, 2 * 1536**3 / (time.perf_counter() - began))
     return best

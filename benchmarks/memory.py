@@ -27,6 +27,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks.common import commit, machine, write
+from lossbench.system import processors
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         grid = [(int(side), int(count)) for side, count in (one.split(",") for one in given.only)]
     model = {"name": "unet", **{name: getattr(given, name) for name in MODEL}}
     head = {
-        "machine": f"{machine('torch', 'pillow', 'numpy')}; {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{machine('torch', 'pillow', 'numpy')}; {processors()} cores",
         "commit": commit(),
         "model": model,
         "batch": given.batch,

@@ -4,29 +4,36 @@ Runs the default `make repro` in a fresh copy of this checkout, with a probe in 
 by program where the processors' time went: training proper (the workers of the pool), imports, the rest, how
 long processors had nothing to do, how many processes there were and how many of them imported torch. Around
 training is all but training proper: the clock's seconds less those for which training proper keeps all
-processors busy. Then one arm is trained for longer with the live shipper beside it, for what MLflow costs
-while training runs: about two minutes, as long as an arm trains before it gets a shipper at all. What the
-shipper does once, but for its imports, counts as if it did it again in every two minutes: an upper bound. At
-last three runs in which nothing is trained, each the best of some: `dvc repro` with nothing changed; a run
-whose replicates are all in the store while dvc.lock is gone; and the same with many arms, alike but for their
-names. Prints a table and writes benchmarks/results/overhead.json. `--params FILE` takes another comparison
-than the default one.
+processors busy. Then runs in which nothing is trained, each the median of some: `dvc repro` with nothing
+changed; a run whose replicates are all in the store while dvc.lock is gone; and the same with many arms,
+alike but for their names. At last one arm is trained for longer with the live shipper beside it, for what
+MLflow costs while training runs: about two minutes, as long as an arm trains before it gets a shipper at all.
+What the shipper does once, but for its imports, counts as if it did it again in every two minutes: an upper
+bound.
+
+`--only PART` measures one part (run, idle, store, arms, live); the others stay as they were measured, each
+with its machine, commit and load. All but `run` can begin at a store that is there (`--store FOLDER`, which
+is copied), so that nothing is trained first. Prints a table and writes benchmarks/results/overhead.json after
+each part. `--params FILE` takes another comparison than the default one.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmarks.common import commit, machine, write
+from benchmarks.common import commit, machine, stored, write
 from benchmarks.probe import Process, read, site_folder, workers_cpu
 from lossbench.store import Store
 from lossbench.system import processors
@@ -35,6 +42,7 @@ Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 HOUR = 3600.0
+LOSSBENCH = (sys.executable, "-m", "lossbench")
 TRAINING = "workers"
 ARMS = 50
 LIVE = """
@@ -172,25 +180,23 @@ def more_arms(folder: Path, count: int) -> None:
         yaml.dump(content, stream)
 
 
-def untrained(folder: Path, rounds: int, arms: int) -> Row:
-    """Time what runs when nothing is to be trained: the best of some rounds."""
+def timed(begin: Callable[[], None], command: Sequence[str], folder: Path, rounds: int) -> Row:
+    """Time a command that trains nothing, by the clock and in processor seconds, round after round."""
     before = set(replicates(folder))
-    environment = dict(os.environ)
-    lossbench = [sys.executable, "-m", "lossbench", "run"]
-
-    def collected() -> float:
-        without_lock(folder)
-        return run(lossbench, folder, environment)
-
-    found = {
-        "idle_dvc_repro": min(run([str(BIN / "dvc"), "repro"], folder, environment) for _ in range(rounds)),
-        "all_in_the_store": min(collected() for _ in range(rounds)),
-    }
-    more_arms(folder, arms)
-    found["many_arms_in_the_store"] = collected()
+    clock, spent = [], []
+    for _ in range(rounds):
+        begin()
+        at = _children()
+        clock.append(round(run(command, folder, dict(os.environ)), 3))
+        spent.append(round(_children() - at, 3))
     if set(replicates(folder)) != before:
         raise RuntimeError("a run whose replicates are in the store has trained some")
-    return found
+    return {"n": rounds, "seconds": clock, "processor_seconds": spent}
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def live(folder: Path, times: int) -> Row:
@@ -267,7 +273,7 @@ def conclude(wall: float, rows: Sequence[Row], cores: int, entry: float, count: 
 
 
 def goals(found: Row) -> list[Row]:
-    """Hold the shares against the goals."""
+    """Hold what was measured against the goals."""
     wanted = (
         ("everything around training, share of the default `make repro`", "share", 0.20),
         ("everything around training, extrapolated to an hour of training", "share_of_an_hour", 0.01),
@@ -275,12 +281,13 @@ def goals(found: Row) -> list[Row]:
          "mlflow_share_of_an_hour", 0.01),
         ("MLflow's journal in the default run, share of training time", "journal_share", 0.01),
         ("`dvc repro` with nothing changed, seconds", "idle_dvc_repro", 1.5),
-        ("`make repro` with all replicates in the store, dvc.lock gone, seconds", "all_in_the_store", 15.0),
+        ("a run with all replicates in the store, dvc.lock gone, seconds", "all_in_the_store", 15.0),
         (f"the same with {ARMS} arms, seconds", "many_arms_in_the_store", 45.0),
     )  # fmt: skip
     return [
         {"name": name, "goal": bound, "measured": round(found[key], 4), "met": found[key] <= bound}
         for name, key, bound in wanted
+        if key in found
     ]
 
 
@@ -307,47 +314,129 @@ def rounded(row: Row) -> Row:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
+def whole_run(folder: Path, cores: int) -> Row:
+    """Run the comparison with a probe in every process; rows by program, and what is drawn from them."""
+    wall = run([*LOSSBENCH, "run"], folder, site_folder(folder / "probe"))
+    processes, trained = ended(folder / "probe", 1), list(replicates(folder).values())
+    rows = by_program(processes, seconds_of(trained))
+    rows.append(idle(rows, wall, cores))
+    names = ("processes", "torch", "seconds", "training", "imports", "rest")
+    rows.append({"what": "all", **{key: sum(row[key] for row in rows) for key in names}})
+    return {
+        "wall": wall,
+        "rows": rows,
+        "keys_seconds": keys(folder),
+        "entry": journal(folder),
+        "epochs": epochs(trained),
+    }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What can be measured by itself, in a copy of the checkout."""
+
+    folder: Path
+    rounds: int
+    arms: int
+    longer: int
+    cores: int
+
+    def run(self) -> Row:
+        return whole_run(self.folder, self.cores)
+
+    def idle(self) -> Row:
+        return timed(lambda: None, [str(BIN / "dvc"), "repro"], self.folder, self.rounds)
+
+    def store(self) -> Row:
+        return timed(lambda: without_lock(self.folder), [*LOSSBENCH, "run"], self.folder, self.rounds)
+
+    def arms_in_store(self) -> Row:
+        """Measure in a copy: more arms are another comparison."""
+        copy = self.folder.with_name("arms")
+        shutil.copytree(self.folder, copy, symlinks=True)
+        more_arms(copy, self.arms)
+        return timed(lambda: without_lock(copy), [*LOSSBENCH, "run"], copy, self.rounds)
+
+    def live(self) -> Row:
+        return live(self.folder, self.longer)
+
+
+PARTS: dict[str, Callable[[Parts], Row]] = {
+    "run": Parts.run,
+    "idle": Parts.idle,
+    "store": Parts.store,
+    "arms": Parts.arms_in_store,
+    "live": Parts.live,
+}
+TIMED = {"idle": "idle_dvc_repro", "store": "all_in_the_store", "arms": "many_arms_in_the_store"}
+
+
+def shares(parts: Row, cores: int) -> Row:
+    """Draw from the parts that there are what the goals are held against."""
+    found = {key: median(parts[part]["seconds"]) for part, key in TIMED.items() if part in parts}
+    if "run" in parts:
+        one = parts["run"]
+        everything = next(row for row in one["rows"] if row["what"] == "all")
+        found |= {"processes": everything["processes"], "torch_imports": everything["torch"]}
+        if "live" in parts:
+            programs = [row for row in one["rows"] if row["what"] != "all"]
+            found |= conclude(one["wall"], programs, cores, one["entry"], one["epochs"], parts["live"])
+    return found
+
+
+def noted(name: str, part: str, found: Row, cores: int) -> Row:
+    """Write a part into the JSON, beside what was measured of the others; the whole."""
+    result = stored(name)
+    about = {
+        "machine": f"{machine('torch', 'dvc', 'mlflow', 'great-expectations')}; {cores} cores",
+        "commit": commit(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    parts = {**result.get("parts", {}), part: {**about, **found}}
+    drawn = {**result.get("shares", {}), **shares(parts, cores)}
+    result |= {**about, "parts": parts, "shares": rounded(drawn), "goals": goals(drawn)}
+    if part == "run":
+        result |= {
+            "rows": [rounded(row) for row in found["rows"]],
+            "keys_seconds": round(found["keys_seconds"], 4),
+        }
+    print(f"written: {write(name, result)}", flush=True)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be given again")
+    parser.add_argument("--store", type=Path, help="of finished replicates, to begin with")
     parser.add_argument("--longer", type=int, default=40, help="times the epochs of the arm shown live")
-    parser.add_argument("--rounds", type=int, default=3, help="of the runs that train nothing")
-    parser.add_argument("--arms", type=int, default=ARMS, help="of the last run")
+    parser.add_argument("--rounds", type=int, default=5, help="of the runs that train nothing")
+    parser.add_argument("--arms", type=int, default=ARMS, help="of the part `arms`")
     parser.add_argument("--name", default="overhead", help="of the JSON in benchmarks/results")
     given = parser.parse_args(arguments)
-    cores = processors()
+    chosen = [name for name in PARTS if name in (given.only or PARTS)]
+    if given.store and "run" in chosen:
+        parser.error("--store: the part `run` trains what there is to train; choose others with --only")
+    cores, result = processors(), {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = checkout(Path(temporary) / "copy", given.params)
-        environment = site_folder(folder / "probe")
-        wall = run([sys.executable, "-m", "lossbench", "run"], folder, environment)
-        processes = ended(folder / "probe", 1)
-        trained = list(replicates(folder).values())
-        rows = by_program(processes, seconds_of(trained))
-        rows.append(idle(rows, wall, cores))
-        looked_up = keys(folder)
-        empty = untrained(folder, given.rounds, given.arms)
-        shown = live(folder, given.longer)
-        found = conclude(wall, rows, cores, journal(folder), epochs(trained), shown) | empty
-    names = ("processes", "torch", "seconds", "training", "imports", "rest")
-    rows.append({"what": "all", **{key: sum(row[key] for row in rows) for key in names}})
-    show(rows, wall * cores)
-    print(f"\n{wall:.1f} s by the clock; all keys made and looked up, by each driver: {looked_up:.2f} s")
-    checked = goals(found)
+        if given.store:
+            shutil.copytree(given.store, folder / ".lossbench/store")
+        if chosen[0] != "run":
+            run([*LOSSBENCH, "run"], folder, dict(os.environ))
+        parts = Parts(folder, given.rounds, given.arms, given.longer, cores)
+        for name in chosen:
+            result = noted(given.name, name, PARTS[name](parts), cores)
+    if "run" in chosen:
+        wall = result["parts"]["run"]["wall"]
+        show(result["rows"], wall * cores)
+        print(f"\n{wall:.1f} s by the clock; all keys made and looked up: {result['keys_seconds']:.2f} s")
     print("\ngoals")
-    for one in checked:
+    for one in result["goals"]:
         met = "met" if one["met"] else "MISSED"
         print(f"{met:<7}{one['measured']:>9.4f} ≤ {one['goal']:<6.2f} {one['name']}")
-    result = {
-        "machine": f"{machine('torch', 'dvc', 'mlflow', 'great-expectations')}; {cores} cores",
-        "commit": commit(),
-        "rows": [rounded(row) for row in rows],
-        "keys_seconds": round(looked_up, 4),
-        "shares": rounded(found),
-        "goals": checked,
-    }
-    print(f"written: {write(given.name, result)}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.common import commit, machine, stored, write
 from benchmarks.overhead import BIN, ROOT, checkout, replicates, run, seconds_of
 from lossbench.statistics import Plan, smallest_p
 from lossbench.statistics.looks import stage_of
+from lossbench.system import processors
 
 LOOKS = (8, 12, 16, 24, 32)
 OTHER_LOOKS = ((10, 12, 16, 24, 32), tuple(range(10, 33, 2)))
@@ -193,7 +194,7 @@ def main() -> None:
         for name, share in shares.items()
     ]
     result = {"machine": machine("numpy", "scipy", "torch"), "commit": commit(), "rows": rows}
-    write("racing", {**result, "real": measured, "processors": os.cpu_count(), "goals": goals})
+    write("racing", {**result, "real": measured, "processors": processors(), "goals": goals})
 
 
 if __name__ == "__main__":

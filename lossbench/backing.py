@@ -6,7 +6,6 @@ file systems it is written beside its place and renamed.
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ class Folder:
         """Write a file unless there is one: linking fails where the name is taken."""
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{part_name(f'{file.name}.{uuid.uuid4().hex}')}")  # threads share a writer
+        part = file.with_name(f".{part_name(file.name)}")
         try:
             part.write_bytes(content)
             os.link(part, file)
@@ -200,7 +199,7 @@ class Remote:
         """Write a file beside its place, then put it there."""
         where = self._at(path)
         folder, _, name = where.rpartition("/")
-        part = f"{folder}/.{part_name(f'{name}.{uuid.uuid4().hex}')}"
+        part = f"{folder}/.{part_name(name)}"
         self._files.makedirs(folder, exist_ok=True)
         try:
             self._files.pipe_file(part, content)

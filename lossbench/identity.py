@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SPACE = Path("/proc/self/ns/pid")
@@ -88,7 +89,9 @@ def is_alive(owner: Owner, sign: float, silence: float = SILENCE) -> bool:
 
 
 def part_name(name: str) -> str:
-    """Name a file or folder that is being written: its later ``name``, then who writes it.
+    """Name a file or folder that is being written: its later ``name``, a token, then who writes it.
+
+    Each call gives another name: threads of one process do not take each other's part.
 
     Example:
         >>> part_name("weights").startswith("weights.")
@@ -97,7 +100,7 @@ def part_name(name: str) -> str:
     """
     me = Owner.me()
     writer = f"{me.pid}-{round(me.started * TICKS)}-{me.boot[:BOOT_DIGITS]}-{me.space}-{me.host}"
-    return f"{name}.{writer}.part"
+    return f"{name}.{uuid4().hex[:12]}.{writer}.part"
 
 
 def abandoned(part: Path, silence: float = SILENCE) -> bool:

@@ -1,9 +1,14 @@
 """Where everything of a study lies."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lossbench.written import home
+
+if TYPE_CHECKING:
+    from lossbench.params import Params
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,9 @@ class Outs:
     def evaluation(self, experiment: str) -> Path:
         """Scores of an experiment's replicates."""
         return self.study / "reports" / "evaluation" / experiment
+
+
+def seen_from_top(folder: Path, params: "Params") -> str:
+    """Give a study's folder, absolute, as ``--study`` takes it in the checkout; "" for the checkout's own."""
+    top = (folder / params.root).resolve()
+    return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""

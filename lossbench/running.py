@@ -19,6 +19,7 @@ from lossbench import gpus, installed
 from lossbench.chain import without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
+from lossbench.collecting import collect_at_once
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError
@@ -113,7 +114,7 @@ def begin(params: Params, study: Path, looks: Looks) -> bool:
 def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
     """Fill the store and let DVC collect; write down what was found at looks, and go on to the next."""
     while True:
-        fill(params, outs, store)
+        collect_at_once(params, outs, store, settled=fill(params, outs, store))
         step("dvc", "repro")
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
@@ -175,7 +176,7 @@ def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[],
             waiting.close()
 
 
-def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> None:
+def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> frozenset[str]:
     """Compute all that the outs of a study need and the store lacks.
 
     Args:
@@ -183,6 +184,9 @@ def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> None
         outs: of the study.
         store: that is filled.
         journal: whether what is trained is written down for MLflow.
+
+    Returns:
+        Stages that need nothing though the store lacks something of theirs: see :func:`settled`.
 
     """
     from lossbench.tracking.watch import Watcher
@@ -196,6 +200,7 @@ def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> None
     filling = Filling(place.executor, watcher)
     add_all(filling, params, arms, outs, store, place.where(), done)
     filling.run()
+    return done
 
 
 def add_all(

@@ -15,7 +15,7 @@ def main() -> None:
     """Read all outs, write reports/."""
     params = load_params()
     expect_locked(params, Path())
-    from lossbench.reporting import write_report
+    from lossbench.reporting.write import write_report
 
     write_report(params, Path(), Outs().home)
 

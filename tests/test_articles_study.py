@@ -9,7 +9,7 @@ from conftest import ROOT, train_study
 from ruamel.yaml import YAML
 
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = {"train": 32, "validation": 16, "test": 16, "reference": 4}

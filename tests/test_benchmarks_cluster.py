@@ -9,7 +9,7 @@ from conftest import tiny_params, write_params
 
 from benchmarks.small_study import multiply
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 from lossbench.tracking.track import track
 
 ARMS, SEEDS, EPOCHS = 3, 2, 4

@@ -78,7 +78,7 @@ def test_a_row_states_its_rate_and_the_share_of_the_ceiling():
 
 
 def test_the_others_get_as_many_threads_as_the_machine_has():
-    cores = len(os.sched_getaffinity(0))
+    cores = processors()
     chosen = {way.name: way for way in ways(8)}
     assert {chosen[name].threads for name in ("tutorial", "lightning", "ours, one replicate")} == {cores}
     assert chosen["ours, 8 side by side"].threads == 1
@@ -214,14 +214,16 @@ def test_the_overhead_is_measured_stage_by_stage(tmp_path):
     write_params(tmp_path, params)
     found = run("overhead", tmp_path, "--params", str(tmp_path / "params.yaml"), "--longer", "4", "--rounds", "1", "--arms", "3")  # fmt: skip
     rows = {row["what"]: row for row in found["rows"]}
-    assert {"stages.fetch", "stages.validate", "stages.train", "workers", "lossbench", "dvc"} <= set(rows)
-    assert rows["stages.train"]["processes"] == 2
-    assert rows["stages.train"]["torch"] == 0
+    assert {"stages.fetch", "stages.validate", "stages.report", "workers", "lossbench", "dvc"} <= set(rows)
+    assert "stages.train" not in rows  # all arms are collected at once
+    assert rows["stages.fetch"]["torch"] == rows["dvc"]["torch"] == 0
     assert rows["workers"]["torch"] == rows["workers"]["processes"] == 1
     assert rows["workers"]["training"] > 0
     parts = [row["seconds"] for name, row in rows.items() if name != "all"]
     assert sum(parts) == pytest.approx(found["shares"]["wall"] * processors(), rel=0.001)
     assert rows["idle processors"]["seconds"] > 0
+    assert {name: found["parts"][name]["n"] for name in ("idle", "store", "arms")} == {"idle": 1, "store": 1, "arms": 1}  # fmt: skip
+    assert len(found["goals"]) == 7
     assert found["shares"]["shipper_core_seconds_per_training_core_second"] > 0
 
 

@@ -9,7 +9,7 @@ from conftest import tiny_params, train_study
 
 from lossbench.checking import check
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 
 pytestmark = pytest.mark.slow
 LOSSES = {

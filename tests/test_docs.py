@@ -142,7 +142,7 @@ import pandas as pd
 sys.path.insert(0, sys.argv[2])
 from conftest import tiny_params, train_study
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 content = tiny_params()
 for block in ("datasets", "experiments"):
     del content[block]["scenes"]

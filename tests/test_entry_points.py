@@ -20,7 +20,7 @@ from lossbench.commands.summary import aligned
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import UserError
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 from lossbench.studies import new_study
 
 

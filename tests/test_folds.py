@@ -26,7 +26,7 @@ from lossbench.outs import Outs
 from lossbench.params import Dataset as DatasetParams
 from lossbench.params import load_params, parse_params
 from lossbench.recipe import Compute
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 from lossbench.retraining.choice import experiment_of
 from lossbench.serving.source import load_model
 from lossbench.store import opened

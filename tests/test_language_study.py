@@ -15,7 +15,7 @@ from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.evaluation.replicates import score_replicate
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 from tests.language_cases import NURSERY, SMALL, task
 
 

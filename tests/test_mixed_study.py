@@ -10,7 +10,7 @@ from conftest import tiny_params, train_study
 from lossbench.checking import check
 from lossbench.commands.track import record
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 
 LOSSES = {
     "cross_entropy": {"name": "cross_entropy"},

@@ -560,7 +560,7 @@ def test_every_committed_study_names_its_paths(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stages_called_by_hand_write_over_nobody_s_files(trained_study: Path, tmp_path: Path) -> None:
-    from lossbench.reporting import write_report
+    from lossbench.reporting.write import write_report
 
     study = copy_of(trained_study, tmp_path / "study")
     mine = tmp_path / "mine.html"

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,13 @@ from PIL import Image
 
 from lossbench.cli import main
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting import charts
 from lossbench.reporting.gallery import image_address, mask_address
 from lossbench.reporting.in_a_line import _looked_at
-from lossbench.reporting.page import _memory, _script_json, _seeds_said
-from lossbench.reporting.tables import curves
+from lossbench.reporting.inputs import read_study
+from lossbench.reporting.page import _memory, _script_json, _seeds_said, draw
+from lossbench.reporting.tables import curves, findings, leaderboard
+from lossbench.reporting.write import write_report
 
 FILES = (
     "leaderboard.csv",
@@ -54,6 +57,21 @@ def report(study: Path) -> Path:
     kept = study.parent / f"reports-{len(WRITTEN)}"
     WRITTEN[said] = Path(shutil.copytree(study / "reports", kept))
     return study / "reports"
+
+
+def test_charts_are_what_vega_lite_allows_and_the_same_when_that_is_not_looked_at(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = read_study(load_params(study / "params.yaml"), study)
+    given = read, leaderboard(read), findings(read), curves(read)
+
+    def specs() -> dict[str, list[object]]:
+        return {name: [chart.spec for chart in drawn] for name, drawn in draw(*given).items()}
+
+    quick = specs()
+    monkeypatch.setattr(charts, "unchecked", nullcontext)
+    assert specs() == quick
+    assert all(quick.values())
 
 
 def test_the_leaderboard_holds_every_arm_with_mean_sd_interval_and_rank(study: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import tiny_params, write_params
 
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 
 NEEDS_FINITE_OUTPUTS = "nll|brier|ece"
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import train_study, write_params
 
 from lossbench.params import load_params
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 
 TORCH = """
 import argparse

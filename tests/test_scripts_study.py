@@ -22,7 +22,7 @@ from lossbench.execution.local import LocalExecutor, where
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params, parse_params
 from lossbench.recipe import Compute
-from lossbench.reporting import write_report
+from lossbench.reporting.write import write_report
 from lossbench.serving.source import load_model
 from lossbench.store import Store
 from lossbench.tracking.outs import ArmOuts

@@ -15,8 +15,8 @@ from PIL import Image
 from lossbench.checking import check
 from lossbench.cli import VERBS
 from lossbench.errors import UserError
+from lossbench.outs import seen_from_top
 from lossbench.params import load_params
-from lossbench.reporting.in_a_line import seen_from_top
 from lossbench.studies import new_study, params_for
 
 

@@ -15,7 +15,7 @@ from lossbench.errors import UserError
 from lossbench.statistics import Rules, compare
 from lossbench.statistics.family import floor_unpaired, seeds_unpaired, smallest_unpaired_p
 from lossbench.statistics.hypotheses import Claim, answer
-from lossbench.statistics.sentences import digits
+from lossbench.statistics.writing import digits
 
 RNG = np.random.default_rng(14)
 CE = 0.70 + 0.01 * RNG.normal(size=8)

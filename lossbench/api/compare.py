@@ -362,15 +362,15 @@ def check_asked(params: "Params", study: Path) -> None:
 
 def _run(params: "Params", outs: "Outs", store: "Store", record: bool) -> None:
     """Fill the store, collect, judge; look after look where any are declared."""
-    from lossbench.execution.collect import filled_and_collected
+    from lossbench.execution.collect import collect_all, filled_and_collected
     from lossbench.execution.declared import begin_looks, record_found
     from lossbench.processes import step
-    from lossbench.reporting import write_report
+    from lossbench.reporting.write import write_report
     from lossbench.running import fill
 
     while True:
         filled_and_collected(
-            lambda: fill(params, outs, store, journal=record), lambda: collected(params, outs, store)
+            lambda: fill(params, outs, store, journal=record), lambda: collect_all(params, outs, store)
         )
         if not params.comparison.looks:
             break
@@ -380,17 +380,3 @@ def _run(params: "Params", outs: "Outs", store: "Store", record: bool) -> None:
     if record:
         write_report(params, outs.study, outs.study)
         step(sys.executable, "-m", "lossbench", "track", "--lenient", "--study", str(outs.study))
-
-
-def collected(params: "Params", outs: "Outs", store: "Store") -> None:
-    """Write models and evaluation of a study from its store."""
-    from lossbench.data.dataset import DatasetInfo
-    from lossbench.execution.collect import collect_arm, collect_evaluation, weights_in_models
-    from lossbench.execution.fill import Arm, Experiment
-
-    for arm in params.arms:
-        collect_arm(Arm(params, arm, outs.study), store, outs)
-    for name, experiment in params.experiments.items():
-        classes = DatasetInfo.read(outs.data(experiment.dataset)).classes
-        weights = weights_in_models(params, name, outs)
-        collect_evaluation(Experiment(params, name, outs.study), weights, classes, store, outs)

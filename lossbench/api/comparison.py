@@ -77,14 +77,15 @@ class Comparison:
 
         """
         from lossbench.files import write_whole
-        from lossbench.reporting.page import page
+        from lossbench.reporting.page import draw, page
         from lossbench.reporting.tables import curves, leaderboard
 
         file = Path(path).expanduser()
         if file.suffix not in (".html", ".htm"):
             file = file / "index.html"
-        whole = page(self._study, leaderboard(self._study), self._found, [], curves(self._study))
-        write_whole(file, whole)
+        board = leaderboard(self._study)
+        drawn = draw(self._study, board, self._found, curves(self._study))
+        write_whole(file, page(self._study, board, self._found, [], drawn))
         return file
 
     def models(self, loss: str) -> dict[int, "nn.Module"]:

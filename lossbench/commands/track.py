@@ -50,7 +50,7 @@ def record(lenient: bool = False) -> None:
 
 
 def _track(params: Params, root: Path) -> None:
-    from lossbench.reporting.in_a_line import seen_from_top
+    from lossbench.outs import seen_from_top
     from lossbench.serving.logged import log_model
     from lossbench.tracking.store import store_of
     from lossbench.tracking.track import track

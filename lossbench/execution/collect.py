@@ -33,7 +33,7 @@ ATTEMPTS = 3
 """At filling the store and writing outs from it: an entry may turn out to be damaged."""
 
 
-def filled_and_collected(fill: Callable[[], None], collect: Callable[[], None]) -> None:
+def filled_and_collected(fill: Callable[[], object], collect: Callable[[], None]) -> None:
     """Fill the store, then write outs from it; what turns out to be damaged is filled in anew.
 
     Raises:
@@ -50,6 +50,23 @@ def filled_and_collected(fill: Callable[[], None], collect: Callable[[], None]) 
             print(f"warning: {lost}; it is computed anew", file=sys.stderr)
         else:
             return
+
+
+def collect_all(params: Params, outs: Outs, store: Store) -> None:
+    """Write models and evaluation of a study from its store.
+
+    Raises:
+        LostError: if an entry cannot be read.
+
+    """
+    from lossbench.data.dataset import DatasetInfo
+
+    for arm in params.arms:
+        collect_arm(Arm(params, arm, outs.study), store, outs)
+    for name, experiment in params.experiments.items():
+        classes = DatasetInfo.read(outs.data(experiment.dataset)).classes
+        weights = weights_in_models(params, name, outs)
+        collect_evaluation(Experiment(params, name, outs.study), weights, classes, store, outs)
 
 
 def collect_arm(arm: Arm, store: Store, outs: Outs) -> None:

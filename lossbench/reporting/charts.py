@@ -1,15 +1,17 @@
 """Charts as Vega-Lite specs: data inlined, widths that follow the page, colours safe for the colour-blind."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.utils import schemapi
 
 from lossbench.reporting.inputs import Evaluated
 from lossbench.reporting.tables import Finding, floors_of
-from lossbench.statistics.sentences import digits, metric_name
+from lossbench.statistics.writing import digits, metric_name
 
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#b8a900", "#666666"]
 VERDICT_COLOURS = {
@@ -32,6 +34,18 @@ FAR = 1.0
 alt.data_transformers.disable_max_rows()
 
 Spec = dict[str, Any]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Draw without holding every part against Vega-Lite's schema: half of the time. A test holds all."""
+    with schemapi.debug_mode(False):
+        yield
+
+
+def _tips(*fields: str) -> list[alt.Tooltip]:
+    """Name what a tooltip shows; altair takes 20 ms to find out that a bare string is a field."""
+    return [alt.Tooltip(field) for field in fields]
 
 
 def _losses(names: Sequence[str]) -> alt.Color:
@@ -69,7 +83,9 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     )
     y = alt.Y("contrast:N", title=None, sort=None, axis=alt.Axis(labelLimit=220))
     band = alt.Chart(pd.DataFrame([{"a": -margin, "b": margin}])).mark_rect(opacity=0.13, color="#0072b2")
-    zero = alt.Chart(pd.DataFrame([{"x": 0}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x="x:Q")
+    zero = (
+        alt.Chart(pd.DataFrame([{"x": 0}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x=alt.X("x:Q"))
+    )
     points = (
         alt.Chart(pd.DataFrame(dots))
         .mark_circle(size=34, opacity=0.55)
@@ -78,11 +94,11 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
             y=y,
             color=colour,
             yOffset=alt.value(9),
-            tooltip=["contrast", "seed", "difference"],
+            tooltip=_tips("contrast", "seed", "difference"),
         )
     )
     base = alt.Chart(pd.DataFrame(means)).encode(
-        y=y, color=colour, tooltip=["contrast", "verdict", "difference", "low", "high"]
+        y=y, color=colour, tooltip=_tips("contrast", "verdict", "difference", "low", "high")
     )
     values = [value for finding in found for value in finding.contrast.differences]
     values += [bound for finding in found for bound in (finding.contrast.ci_low, finding.contrast.ci_high)]
@@ -91,9 +107,16 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     # With all pairs compared there is no one baseline from which a floor's distance could be drawn.
     drawn, said = _floors(shifted if len(set(baselines)) == 1 else {}, [*values, -margin, margin])
     title = [f"difference in {metric_name(one.metric)}", f"(band: margin ± {margin:g})", *said]
-    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x="difference:Q")
-    chart = alt.layer(band.encode(x=alt.X("a:Q"), x2="b:Q"), zero, *drawn, points, bars, diamonds)
+    bars = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q"))
+    diamonds = base.mark_point(shape="diamond", filled=True, size=110).encode(x=alt.X("difference:Q"))
+    chart = alt.layer(
+        band.encode(x=alt.X("a:Q"), x2=alt.X2("b:Q")),
+        zero.encode(x=alt.X("x:Q")),
+        *drawn,
+        points,
+        bars,
+        diamonds,
+    )
     return _spec(chart, max(90, 54 * len(found)))
 
 
@@ -110,12 +133,12 @@ def budgets(one: Evaluated, table: pd.DataFrame) -> Spec:
     base = alt.Chart(table).encode(
         x=alt.X("share of the epochs:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="%")),
         color=colour,
-        tooltip=["contrast", "share of the epochs", "difference", "low", "high", "verdict"],
+        tooltip=_tips("contrast", "share of the epochs", "difference", "low", "high", "verdict"),
     )
     title = [f"difference in {one.metric.replace('_', ' ')}", f"(band: margin ± {margin:g})"]
     lines = base.mark_line(point=True).encode(y=alt.Y("difference:Q", title=title))
-    bars = base.mark_rule(opacity=0.6).encode(y="low:Q", y2="high:Q")
-    return _spec(alt.layer(band.encode(y="a:Q", y2="b:Q"), bars, lines), 260)
+    bars = base.mark_rule(opacity=0.6).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
+    return _spec(alt.layer(band.encode(y=alt.Y("a:Q"), y2=alt.Y2("b:Q")), bars, lines), 260)
 
 
 def rates(one: Evaluated, table: pd.DataFrame) -> Spec:
@@ -131,7 +154,7 @@ def rates(one: Evaluated, table: pd.DataFrame) -> Spec:
             title=f"validation {table['metric'].iloc[0].replace('_', ' ')}",
             legend=_legend(),
         ),
-        tooltip=["loss", "learning rate", "validation", "chosen"],
+        tooltip=_tips("loss", "learning rate", "validation", "chosen"),
     )
     marks = base.transform_filter(alt.datum.chosen).mark_rect(filled=False, stroke="#d55e00", strokeWidth=3)
     return _spec(alt.layer(cells, marks), max(110, 34 * len(one.arms)))
@@ -144,7 +167,7 @@ def best_of(one: Evaluated, table: pd.DataFrame) -> Spec:
         x=alt.X("points tried:Q", axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("validation:Q", scale=alt.Scale(zero=False), title="expected best validation score"),
         color=_losses(names),
-        tooltip=["loss", "points tried", "validation"],
+        tooltip=_tips("loss", "points tried", "validation"),
     )
     return _spec(base.mark_line(point=True), 240)
 
@@ -162,12 +185,12 @@ def scores(one: Evaluated, board: pd.DataFrame) -> Spec:
         .mark_circle(size=34, opacity=0.55)
         .encode(
             x=alt.X("value:Q", scale=alt.Scale(zero=False), title=[metric_name(one.metric), *said]),
-            y=y, color=_losses(names).legend(None), tooltip=["loss", "seed", "value"],
+            y=y, color=_losses(names).legend(None), tooltip=_tips("loss", "seed", "value"),
         )
     )  # fmt: skip
     base = alt.Chart(rows[["loss", "mean", "ci_low", "ci_high"]]).encode(y=y)
-    bars = base.mark_rule(strokeWidth=2).encode(x="ci_low:Q", x2="ci_high:Q")
-    ticks = base.mark_tick(thickness=3, size=18).encode(x="mean:Q")
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2=alt.X2("ci_high:Q"))
+    ticks = base.mark_tick(thickness=3, size=18).encode(x=alt.X("mean:Q"))
     return _spec(alt.layer(*drawn, dots, bars, ticks), max(90, 40 * len(names)))
 
 
@@ -189,7 +212,7 @@ def _floors(floors: Mapping[str, float], values: Sequence[float]) -> tuple[list[
     if not near:
         return [], said
     lines = alt.Chart(pd.DataFrame({"x": near})).mark_rule(strokeDash=[2, 3], color="#888", strokeWidth=2)
-    return [lines.encode(x="x:Q")], said
+    return [lines.encode(x=alt.X("x:Q"))], said
 
 
 def learning(one: Evaluated, learned: pd.DataFrame) -> Spec:
@@ -206,9 +229,11 @@ def learning(one: Evaluated, learned: pd.DataFrame) -> Spec:
     title = f"validation {metric_name(one.task.monitor)}"
     line = base.mark_line(point=True).encode(
         y=alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False)),
-        tooltip=["loss", "epoch", "mean", "low", "high"],
+        tooltip=_tips("loss", "epoch", "mean", "low", "high"),
     )
-    return _spec(alt.layer(base.mark_area(opacity=0.18).encode(y="low:Q", y2="high:Q"), line), 280)
+    return _spec(
+        alt.layer(base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")), line), 280
+    )
 
 
 def reliability(one: Evaluated) -> Spec:
@@ -219,11 +244,11 @@ def reliability(one: Evaluated) -> Spec:
         x=alt.X("confidence:Q", scale=alt.Scale(domain=[0, 1])),
         y=alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1])),
         color=_losses(names),
-        tooltip=["loss", "when", "confidence", "accuracy", "count"],
+        tooltip=_tips("loss", "when", "confidence", "accuracy", "count"),
     )
     ideal = alt.Chart(pd.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]})).mark_line(
         strokeDash=[4, 3], color="#888"
-    ).encode(x="confidence:Q", y="accuracy:Q")  # fmt: skip
+    ).encode(x=alt.X("confidence:Q"), y=alt.Y("accuracy:Q"))  # fmt: skip
     drawn = base.mark_line(point=True)
     sides = [
         alt.layer(ideal, drawn.transform_filter(alt.datum.when == when)).properties(
@@ -231,7 +256,7 @@ def reliability(one: Evaluated) -> Spec:
         )
         for when in ("before", "after")
     ]
-    return dict(alt.concat(*sides, columns=2).to_dict())
+    return _made(alt.concat(*sides, columns=2))
 
 
 def pooled_reliability(one: Evaluated) -> pd.DataFrame:
@@ -270,7 +295,7 @@ def per_class(one: Evaluated) -> Spec:
             title=metric_name(metric),
             legend=_legend(),
         ),
-        tooltip=["loss", "class", "value"],
+        tooltip=_tips("loss", "class", "value"),
     )
     columns = max(1, table["class"].nunique())
     # Where a cell is narrower than its number, colour, tooltip and the table below have to do.
@@ -298,7 +323,7 @@ def confusion(one: Evaluated) -> Spec:
     base = alt.Chart(table).encode(
         x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
         y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
-        tooltip=["loss", "true", "predicted", "share", "count"],
+        tooltip=_tips("loss", "true", "predicted", "share", "count"),
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
@@ -312,7 +337,7 @@ def confusion(one: Evaluated) -> Spec:
         .properties(title=one.loss_of(arm), width=PANEL, height=PANEL)
         for arm in one.arms
     ]
-    return dict(alt.concat(*panels, columns=2, data=table).to_dict())
+    return _made(alt.concat(*panels, columns=2, data=table))
 
 
 def _numbers(base: alt.Chart, classes: int) -> alt.Chart:
@@ -322,7 +347,7 @@ def _numbers(base: alt.Chart, classes: int) -> alt.Chart:
         .transform_calculate(percent="datum.share < 0.005 ? '<1' : format(100 * datum.share, '.0f')")
         .mark_text(fontSize=max(8, min(13, PANEL // (2.4 * classes))))
         .encode(
-            text="percent:N",
+            text=alt.Text("percent:N"),
             color=alt.condition(alt.datum.share > 0.6, alt.value("black"), alt.value("white")),
         )
     )
@@ -341,4 +366,8 @@ def confusion_shares(one: Evaluated) -> pd.DataFrame:
 
 
 def _spec(chart: Any, height: int) -> Spec:
-    return dict(chart.properties(width="container", height=height).to_dict())
+    return _made(chart.properties(width="container", height=height))
+
+
+def _made(chart: Any) -> Spec:
+    return dict(chart.to_dict(validate=schemapi.DEBUG_MODE))

@@ -8,7 +8,7 @@ from lossbench.execution.declared import plan_of
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import higher_is_better, paired_scores
 from lossbench.statistics.hypotheses import Answer
-from lossbench.statistics.sentences import digits, metric_name, p_value
+from lossbench.statistics.writing import digits, metric_name, p_value
 
 WORDS = {
     "supported": "The evidence supports the claim.",

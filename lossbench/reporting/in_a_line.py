@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossbench.folds import folds_of
+from lossbench.outs import seen_from_top
 from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
-from lossbench.statistics.sentences import digits, metric_name
+from lossbench.statistics.writing import digits, metric_name
 from lossbench.tracking.cost import Seconds, cost_said, memory_said
 from lossbench.written import CHAIN
 
@@ -193,12 +194,6 @@ def _study(one: Evaluated, params: Params) -> str:
     if not _has_chain(one):
         return shlex.quote(os.path.relpath(folder))
     return seen_from_top(folder, params)
-
-
-def seen_from_top(folder: Path, params: Params) -> str:
-    """Give a study's folder, absolute, as ``--study`` takes it in the checkout; "" for the checkout's own."""
-    top = (folder / params.root).resolve()
-    return shlex.quote(str(folder.relative_to(top))) if folder != top and folder.is_relative_to(top) else ""
 
 
 def _listed(names: Sequence[str], word: str) -> str:

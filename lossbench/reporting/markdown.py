@@ -10,7 +10,8 @@ from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import Finding, floors_of, looks_json, records
 from lossbench.statistics.hypotheses import Answer
-from lossbench.statistics.sentences import digits, level_over_report
+from lossbench.statistics.sentences import level_over_report
+from lossbench.statistics.writing import digits
 
 
 def score(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -24,8 +24,9 @@ from lossbench.reporting.searches import best_of_table, rate_table
 from lossbench.reporting.tables import Finding, floors_of, higher_is_better, looks_json, records
 from lossbench.reporting.unknown import trained_by, unknown
 from lossbench.statistics.hypotheses import Answer
-from lossbench.statistics.sentences import digits, metric_name, rounded, seeds_said
+from lossbench.statistics.sentences import rounded, seeds_said
 from lossbench.statistics.verdict import Contrast
+from lossbench.statistics.writing import digits, metric_name
 from lossbench.tracking.cost import Seconds, memory_ratio, times
 from lossbench.tuning.search import edges_said
 
@@ -79,9 +80,8 @@ def page(
     board: pd.DataFrame,
     found: Sequence[Finding],
     answered: Sequence[Answer],
-    learned: pd.DataFrame | None = None,
+    drawn: Mapping[str, Sequence[Chart]],
     seconds: Seconds | None = None,
-    sections: Sequence[Section] | None = None,
 ) -> str:
     """Render the page.
 
@@ -90,16 +90,13 @@ def page(
         board: the leaderboard.
         found: verdicts.
         answered: hypotheses.
-        learned: learning curves.
+        drawn: experiment → its charts; see :func:`draw`.
         seconds: arm → seed → seconds of training; for the untracked twin only: they differ between runs.
-        sections: those of :func:`sections_of`, where they are made already: charts take most of the time.
 
     """
-    sections = sections_of(study, board, found, learned) if sections is None else sections
-    if seconds is not None:
-        sections = [
-            replace(one, rows=_leaders(one.one, study, board, one.found, seconds)) for one in sections
-        ]
+    sections = [
+        section_of(one, study, board, found, drawn[name], seconds) for name, one in study.evaluated.items()
+    ]
     specs = {chart.key: chart.spec for section in sections for chart in section.charts}
     rendered = (
         environment()
@@ -123,6 +120,30 @@ def page(
     return _with_policy(rendered) + "\n"
 
 
+def draw(
+    study: Study, board: pd.DataFrame, found: Sequence[Finding], learned: pd.DataFrame
+) -> dict[str, list[Chart]]:
+    """Draw every experiment's charts: most of what a page costs, and the same in each of its twins.
+
+    Args:
+        study: all outs.
+        board: the leaderboard.
+        found: verdicts.
+        learned: learning curves.
+
+    """
+    drawn: dict[str, list[Chart]] = {}
+    with charts.unchecked():
+        for name, one in study.evaluated.items():
+            own = [finding for finding in found if finding.experiment == name]
+            drawn[name] = [
+                *_charts(one, board, own, learned),
+                *_budget_charts(one, own),
+                *_search_charts(one, study),
+            ]
+    return drawn
+
+
 def _with_policy(html: str) -> str:
     """Have the browser enforce "needs no network": nothing is loaded, and no script runs but these by hash.
 
@@ -144,30 +165,22 @@ def environment() -> Environment:
     )
 
 
-def sections_of(
-    study: Study, board: pd.DataFrame, found: Sequence[Finding], learned: pd.DataFrame | None
-) -> list[Section]:
-    """Gather every experiment's part of the page, without seconds: a page and its twin share them."""
-    return [section_of(one, study, board, found, learned) for one in study.evaluated.values()]
-
-
 def section_of(
     one: Evaluated,
     study: Study,
     board: pd.DataFrame,
     found: Sequence[Finding],
-    learned: pd.DataFrame | None = None,
+    drawn: Sequence[Chart] = (),
+    seconds: Seconds | None = None,
 ) -> Section:
-    """Gather an experiment's part of the page; without learning curves it has no charts."""
+    """Gather an experiment's part of the page, with the charts that it is handed."""
     own = [finding for finding in found if finding.experiment == one.name]
     return Section(
         one=one,
         found=own,
-        rows=_leaders(one, study, board, own),
+        rows=_leaders(one, study, board, own, seconds),
         metrics=_metrics(one, board),
-        charts=[]
-        if learned is None
-        else _charts(one, board, own, learned) + _budget_charts(one, own) + _search_charts(one, study),
+        charts=drawn,
         gallery=read_gallery(one),
         command=trained_by(one),
         unknown=unknown(one),

@@ -10,7 +10,7 @@ from lossbench.reporting.in_a_line import NO_VERDICT, in_a_line
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.page import environment, section_of
 from lossbench.reporting.tables import Finding, leaderboard, looks_json
-from lossbench.statistics.sentences import metric_name
+from lossbench.statistics.writing import metric_name
 
 WIDTH = 620
 """Of the chart, in pixels."""

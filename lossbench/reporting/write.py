@@ -11,7 +11,7 @@ from lossbench.reporting.claims import claims_page
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.markdown import markdown
-from lossbench.reporting.page import page, sections_of
+from lossbench.reporting.page import draw, page
 from lossbench.reporting.tables import (
     answers,
     curves,
@@ -55,13 +55,11 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     _json({"answers": lines, **verdicts_json(found, answered, study)}, out / "verdicts.json")
     (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
     (out / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
-    sections = sections_of(study, board, found, learned)
-    (out / "index.html").write_text(page(study, board, found, answered, sections=sections), encoding="utf-8")
+    drawn = draw(study, board, found, learned)
+    (out / "index.html").write_text(page(study, board, found, answered, drawn), encoding="utf-8")
     twin = home / "report"
     twin.mkdir(parents=True, exist_ok=True)
-    timed = page(
-        study, board, found, answered, seconds=read_seconds(list(params.arms), home), sections=sections
-    )
+    timed = page(study, board, found, answered, drawn, seconds=read_seconds(list(params.arms), home))
     (twin / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (twin / "index.html").write_text(timed, encoding="utf-8")
 

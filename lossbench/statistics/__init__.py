@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from lossbench.statistics.record import seeds_of_arms as seeds_of_arms
     from lossbench.statistics.samples import Paired as Paired
     from lossbench.statistics.samples import Unpaired as Unpaired
-    from lossbench.statistics.sentences import digits as digits
     from lossbench.statistics.sentences import level_over_report as level_over_report
-    from lossbench.statistics.sentences import metric_name as metric_name
     from lossbench.statistics.sentences import sentence as sentence
     from lossbench.statistics.trained import AtBudget as AtBudget
     from lossbench.statistics.trained import Condition as Condition
@@ -59,6 +57,8 @@ if TYPE_CHECKING:
     from lossbench.statistics.verdict import Stage as Stage
     from lossbench.statistics.verdict import compare as compare
     from lossbench.statistics.verdict import judge as judge
+    from lossbench.statistics.writing import digits as digits
+    from lossbench.statistics.writing import metric_name as metric_name
 
 __getattr__ = lazily(
     __name__,
@@ -98,9 +98,9 @@ __getattr__ = lazily(
         "sign_flip_p": "paired",
         "Paired": "samples",
         "Unpaired": "samples",
-        "digits": "sentences",
+        "digits": "writing",
         "level_over_report": "sentences",
-        "metric_name": "sentences",
+        "metric_name": "writing",
         "sentence": "sentences",
         "AtBudget": "trained",
         "Condition": "trained",

@@ -5,40 +5,9 @@ import math
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast
+from lossbench.statistics.writing import LEAST_POWER, decimals, metric_name, p_value, written
 
-WORDS = {
-    "iou": "IoU",
-    "f1": "F1",
-    "map": "mAP",
-    "auroc": "AUROC",
-    "nll": "NLL",
-    "ece": "ECE",
-    "mse": "MSE",
-    "brier": "Brier",
-}
-MOST_PLACES = 6
-"""Decimals beyond which a value is written with a power of ten: 2.3e-7, not 0.0000002."""
-LEAST_POWER = 300
 FEWEST_TUNING_SEEDS = 3
-MOST_WRITTEN = 1e9
-"""Values from which on a power of ten is shorter: a diverged perplexity has a hundred digits."""
-
-
-def digits(value: float, spread: float) -> str:
-    """Write a value to the digit that its uncertainty (the interval's half width) leaves meaningful."""
-    return _written(value, _places(spread))
-
-
-def p_value(p: float) -> str:
-    """Write a p-value."""
-    if math.isnan(p):
-        return "no p"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def metric_name(metric: str) -> str:
-    """Write a metric as people do: ``mean_iou`` is mean IoU."""
-    return " ".join(WORDS.get(word, word) for word in metric.replace("_", " ").split())
 
 
 def sentence(
@@ -147,11 +116,11 @@ def _with_interval(
     if unsigned:
         difference, bounds = abs(difference), sorted(abs(bound) for bound in bounds)
         never = bounds
-    places = _places(half, *never)
+    places = decimals(half, *never)
     if tie:
         places = _below(contrast.margin, bounds, places)
-    low, high = (_written(bound, places) for bound in bounds)
-    value = f"{_written(difference, places)} {metric_name(contrast.metric)}"
+    low, high = (written(bound, places) for bound in bounds)
+    value = f"{written(difference, places)} {metric_name(contrast.metric)}"
     if math.isnan(half):
         return value, "no interval"
     return value, f"{_percent(level)} {low} to {high}"
@@ -164,43 +133,6 @@ def _below(margin: float, bounds: list[float], places: int) -> int:
     ):
         places += 1
     return places
-
-
-def _places(spread: float, *never_zero: float) -> int:
-    """Decimal places: the half width's second digit where its first is 1 or 2, else the first.
-
-    A bound on which a verdict rests is not to be rounded to 0; it gets as many places as that takes.
-    """
-    if not spread or not math.isfinite(spread):
-        places = 3
-    else:
-        exponent = math.floor(math.log10(spread))
-        leading = spread / 10.0**exponent
-        places = (1 if leading < 3 else 0) - exponent
-    places = max(0, min(LEAST_POWER, places))
-    while places < LEAST_POWER and any(bound and float(f"{bound:.{places}f}") == 0 for bound in never_zero):
-        places += 1
-    return places
-
-
-def _written(value: float, places: int) -> str:
-    if not math.isfinite(value):
-        return "–"
-    if abs(value) >= MOST_WRITTEN:
-        return _with_power(value, 2)
-    written = f"{value:.{places}f}"
-    if places > MOST_PLACES and float(written):
-        after_first = max(0, places + math.floor(math.log10(abs(value))))
-        written = _with_power(value, after_first)
-    elif places > MOST_PLACES:
-        written = "0"
-    written = written.replace("-", "−")
-    return written.removeprefix("−") if not written.strip("−0.") else written
-
-
-def _with_power(value: float, places: int) -> str:
-    mantissa, power = f"{value:.{places}e}".split("e")
-    return f"{mantissa}e{int(power)}".replace("-", "−")
 
 
 def _percent(level: float) -> str:

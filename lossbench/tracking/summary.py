@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lossbench.statistics.sentences import digits, p_value
+from lossbench.statistics.writing import digits, p_value
 from lossbench.tracking.cost import cost_said, read_seconds
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.provenance import digest

@@ -6,8 +6,8 @@ from html import escape
 from string import Template
 
 from lossbench.statistics.record import Verdict
-from lossbench.statistics.sentences import digits
 from lossbench.statistics.verdict import Contrast
+from lossbench.statistics.writing import digits
 from lossbench.verdicts.result import Found, Verdicts, ended, title
 
 WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 720, 210, 16, 46, 12, 42

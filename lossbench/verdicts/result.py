@@ -9,8 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lossbench.statistics.sentences import metric_name, p_value, rounded
+from lossbench.statistics.sentences import rounded
 from lossbench.statistics.verdict import Contrast, Rules
+from lossbench.statistics.writing import metric_name, p_value
 
 COLUMNS = (
     "arm", "baseline", "verdict", "difference", "median", "ci_low", "ci_high", "p", "p_holm", "p_tie",
