@@ -205,6 +205,13 @@ CLAIMS: list[tuple[Path, str, Callable[[], list[float]]]] = [
     (STATISTICS, r"with one tuning seed (\.\d+) and (\.\d+)", lambda: _tuned("arm", tuning_seeds=1)),
     (STATISTICS, r"with three (\.\d+) and (\.\d+)", lambda: _tuned("arm", tuning_seeds=3)),
     (STATISTICS, r"a search for each replicate (\.\d+) and (\.\d+)", lambda: _tuned("replicate")),
+    (STATISTICS, r"to (\.\d+) where a difference ends the search as a tie does", lambda: [
+        rate("wrong ties, looks that nobody declared")["rate"]]),
+    (STATISTICS, r"until there is a tie, to (\.\d+) \((\.\d+) at half that margin, (\.\d+) at twice", lambda: [
+        rate("wrong ties, undeclared looks that ties alone end", margin_sd=one, contrasts=1)["rate"] for one in (1, 0.5, 2)]),
+    (STATISTICS, r"at 8 seeds in (\.\d+), (\.\d+), (\.\d+) of the cases, at 20 seeds in (\.\d+), (\.\d+), (\.\d+)", lambda: [
+        rate("best of several points on the same seeds, one-sided", n=n, points=points)["rate"]
+        for n in (8, 20) for points in (4, 12, 20)]),
     (README, r"stay at or below (\S+) % \(upper bound, seven shapes\)", _upper_of_all),
     (README, r"exponential (\d+) %, log-normal (\d+) %, one arm collapsing one time in ten (\d+) %", _unequal),
     (README, r"wrong ties of skewed differences reach (\d+) % with nine contrasts",

@@ -130,7 +130,8 @@ def test_a_table_that_is_no_text_is_told_what_reads_it(first, kind, tmp_path):
 def test_what_is_no_file_or_no_text_is_said(tmp_path):
     assert "UTF-16 without its mark" in refusal(tmp_path, PLAIN.encode("utf-16-le"))
     assert "not UTF-8 text" in refusal(tmp_path, codecs.BOM_UTF16_LE + b"\x00\xd8\x00\x00x")
-    assert "no cell holds anything" in refusal(tmp_path, ",,\n,,\n")
+    assert "scores.csv: empty" in refusal(tmp_path, ",,\n,,\n")
+    assert "no cell holds anything" in refusal(tmp_path, '"",""\n"",""\n')
     assert "no scores" in refusal(tmp_path, "# seed,ce,dice\n")
     for path in (tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be read"):
