@@ -29,9 +29,19 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.PHONY: setup dev
+# Beside .venv, which is found behind it: boto takes an older python-dateutil than all others, and who needs no cluster needs no Ray.
+CLUSTER := $(VENV)-cluster
+$(CLUSTER)/installed: requirements-ray.lock requirements-services.lock requirements-slurm.lock $(VENV)/installed-dev
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(CLUSTER)
+	$(BIN)/uv pip install --python $(CLUSTER)/bin/python --require-hashes $(addprefix -r ,$(filter %.lock,$^))
+	@$(CLUSTER)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@touch $@
+
+.PHONY: setup dev cluster
 setup: $(VENV)/installed ## install what the pipeline needs into .venv
 dev: $(VENV)/installed-dev ## install what tests, lint and benchmarks need as well
+cluster: $(CLUSTER)/installed ## install Ray, submitit and what services need into .venv-cluster, beside .venv
 
 .PHONY: repro plan look
 repro: setup ## run the comparison (JOBS=n trainings at a time, DEVICE=cuda, STUDY=studies/name)
@@ -43,14 +53,16 @@ plan: setup ## say what repro would train, and about how long it takes
 look: setup ## take the next look that comparison.looks declares, for what is undecided
 	@lossbench look $(if $(STUDY),--study "$(STUDY)") $(if $(JOBS),--jobs $(JOBS))
 
-.PHONY: test test-slow lint audit format
+.PHONY: test test-slow test-cluster lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
 	@# A file's tests stay together: what they share, such as a trained study, is made once.
-	python -m pytest -m "not slow and not browser" --numprocesses 2 --dist loadfile
+	python -m pytest -m "not slow and not browser and not cluster" --numprocesses 2 --dist loadfile
 test-slow: dev ## run the long tests, those that need chromium, and all examples of the laws
 	@# The laws once more, on all their examples: the quick tests try a fifth of them.
 	LOSSBENCH_SCREENSHOTS="$${LOSSBENCH_SCREENSHOTS:-$(CURDIR)/build/screenshots}" \
-	python -m pytest -m "slow or browser or hypothesis" --hypothesis-profile full --timeout 900 --numprocesses 2 --dist loadfile
+	python -m pytest -m "(slow or browser or hypothesis) and not cluster" --hypothesis-profile full --timeout 900 --numprocesses 2 --dist loadfile
+test-cluster: cluster ## run the tests on Ray, submitit, PostgreSQL and S3 (ALL=1: the longest too); -rs says what is not installed
+	$(CLUSTER)/bin/python -m pytest -m "cluster$(if $(ALL),, and not long)" -rs --timeout 900 --numprocesses 2 --dist loadfile
 lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the pinned packages
 	ruff check .
 	ruff format --check .

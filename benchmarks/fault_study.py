@@ -75,6 +75,7 @@ class Study:
         companions: what runs beside it (a server) until the trial is over.
         lost_originals: files of the user's that a trial found gone or changed.
         within: the beginning of every command line: what it runs in (a mount, say).
+        ask: puts a question to the study's record, where that is not a file in its folder.
 
     """
 
@@ -86,6 +87,14 @@ class Study:
     companions: ExitStack = field(default_factory=ExitStack)
     lost_originals: int = 0
     within: tuple[str, ...] = ()
+    ask: Callable[[str], list[tuple[Any, ...]]] | None = None
+
+    def asked(self, question: str) -> list[tuple[Any, ...]]:
+        """Put a question in SQL to the study's record in MLflow."""
+        if self.ask is not None:
+            return self.ask(question)
+        with reading(self.folder) as store:
+            return store.execute(question).fetchall()
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a command in a group of its own; its output goes to a file beside the study."""
@@ -245,8 +254,8 @@ def lock(folder: Path) -> Any:
         return None
 
 
-def points(folder: Path) -> Counter[Point]:
-    """Read every metric of the present runs from MLflow's store, straight from its file."""
+def points(study: Study) -> Counter[Point]:
+    """Read every metric of the present runs from MLflow's store, past MLflow."""
     chosen = """
         SELECT a.value, r.value, coalesce(s.value, t.value, ''), m.key, m.step, m.value
         FROM metrics m JOIN runs u ON u.run_uuid = m.run_uuid AND u.lifecycle_stage = 'active'
@@ -255,20 +264,17 @@ def points(folder: Path) -> Counter[Point]:
         JOIN tags r ON r.run_uuid = u.run_uuid AND r.key = 'lossbench.role'
         LEFT JOIN tags s ON s.run_uuid = u.run_uuid AND s.key = 'seed'
         LEFT JOIN tags t ON t.run_uuid = u.run_uuid AND t.key = 'trial'"""
-    with reading(folder) as store:
-        rows = store.execute(chosen).fetchall()
     return Counter(
         (arm, f"{role} {which}", key, int(step), float(value))
-        for arm, role, which, key, step, value in rows
+        for arm, role, which, key, step, value in study.asked(chosen)
         if not key.startswith(OF_THE_CLOCK)
     )
 
 
-def running(folder: Path) -> int:
+def running(study: Study) -> int:
     """Count the runs that still look alive."""
-    with reading(folder) as store:
-        wanted = "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
-        return int(store.execute(wanted).fetchone()[0])
+    wanted = "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
+    return int(study.asked(wanted)[0][0])
 
 
 @contextmanager
@@ -292,19 +298,19 @@ class Undisturbed:
     @classmethod
     def of(cls, study: Study) -> "Undisturbed":
         """Take it down from the study that nothing happened to."""
-        return cls(tree(study.folder), lock(study.folder), points(study.folder))
+        return cls(tree(study.folder), lock(study.folder), points(study))
 
     def losses(self, study: Study) -> dict[str, int]:
         """Count what a study lacks after its recovery, and what it has too much."""
         outs = tree(study.folder)
         names = self.outs.keys() | outs.keys()
-        found = points(study.folder)
+        found = points(study)
         return {
             "lost_metrics": (self.points - found).total(),
             "doubled_metrics": (found - self.points).total(),
             "damaged_outs": sum(self.outs.get(name) != outs.get(name) for name in names)
             + (lock(study.folder) != self.lock),
-            "left_running": running(study.folder),
+            "left_running": running(study),
         }
 
 

@@ -46,7 +46,7 @@ def change(study: Study, statement: str) -> None:
 
 
 def test_only_present_runs_count(study):
-    assert points(study.folder) == Counter(
+    assert points(study) == Counter(
         [("a", "replicate 0", "loss", 1, 0.5), ("a", "replicate 0", "loss", 2, 0.4)]
     )
 

@@ -24,10 +24,8 @@ INSIDE = "LOSSBENCH_TEST_NETWORK"
 WITHOUT = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None,
-        reason="ray is not installed: uv pip install --require-hashes -r requirements-ray.lock",
-    ),
+    pytest.mark.cluster,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: make cluster"),
 ]
 inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs within the network of its own")
 outside = pytest.mark.skipif(INSIDE in os.environ, reason="starts the others")
@@ -35,16 +33,14 @@ outside = pytest.mark.skipif(INSIDE in os.environ, reason="starts the others")
 
 @outside
 @pytest.mark.timeout(900)
-def test_all_of_it_in_a_network_of_its_own() -> None:
+def test_all_of_it_in_a_network_of_its_own(pytestconfig: pytest.Config) -> None:
     if subprocess.run(
         [*WITHOUT, "ip", "link", "set", "lo", "up"], check=False, capture_output=True
     ).returncode:
         pytest.skip("no network of one's own is to be had here (unshare --net): Ray would listen to others")
-    command = (
-        f"ip link set lo up && exec {sys.executable} -m pytest -n0 -m slow --timeout 900 {Path(__file__)}"
-    )
+    command = [sys.executable, "-m", "pytest", "-n0", "--timeout", "900", "-m", pytestconfig.option.markexpr]
     ran = subprocess.run(
-        [*WITHOUT, "sh", "-c", command], cwd=ROOT, env={**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)},
+        [*WITHOUT, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command, str(Path(__file__))], cwd=ROOT, env={**os.environ, INSIDE: "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-6000:]

@@ -11,10 +11,12 @@ from test_execution import own, study, written
 from lossbench.errors import UserError
 
 __all__ = ["own", "study"]
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("submitit") is None,
-    reason="submitit is not installed: uv pip install --require-hashes -r requirements-slurm.lock",
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        importlib.util.find_spec("submitit") is None, reason="submitit is not installed: make cluster"
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_options_reach_sbatch(own: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("debug", marks=pytest.mark.long)])
 def test_the_same_bytes_as_at_home(own: Path, study: Path, tmp_path: Path, cluster: str) -> None:
     shutil.rmtree(own / "models")
     (own / "slurm.yaml").write_text(f"cluster: {cluster}\n")

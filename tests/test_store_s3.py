@@ -19,12 +19,12 @@ from lossbench.pruning import remove, to_prune
 from lossbench.store import Store
 
 __all__ = ["own", "study"]
-pytestmark = [pytest.mark.slow, needs_s3]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, needs_s3]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    with s3_server() as (environment, _):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         yield dict(environment)
@@ -101,6 +101,7 @@ def test_what_stands_in_the_way_is_one_sentence(
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_second_checkout_that_shares_the_store_trains_nothing(
     own: Path, study: Path, store: Store, tmp_path: Path
@@ -127,4 +128,4 @@ def run(root: Path, arm: str, environment: dict[str, str]) -> None:
         check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "testing-secret" not in done.stderr + done.stdout
+    assert environment["AWS_SECRET_ACCESS_KEY"] not in done.stderr + done.stdout

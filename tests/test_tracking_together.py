@@ -358,5 +358,5 @@ def test_the_faults_of_records_lose_and_double_nothing(tmp_path, empty_store, mo
         assert study.run(*kind.recovery) == 0, study.said
     finally:
         study.companions.close()
-    assert points(study.folder) == points(right.folder)
-    assert running(study.folder) == 0
+    assert points(study) == points(right)
+    assert running(study) == 0

@@ -63,16 +63,34 @@ def mlflow_server(uri: str, log: Path, port: int = 5000, artifacts: Path | None 
 
     """
     port = free_port(port)
+    server = begin_server(uri, log, port, str(artifacts or log.parent / "mlartifacts"))
+    base = f"http://{HOST}:{port}"
+    try:
+        _wait_until_up(server, base, log)
+        yield base
+    finally:
+        end_group(server)
+
+
+def begin_server(uri: str, log: Path, port: int, artifacts: str) -> "subprocess.Popen[bytes]":
+    """Start MLflow's server, in a session of its own; it does not answer yet.
+
+    Args:
+        uri: of the store.
+        log: file for what the server says.
+        port: that is free.
+        artifacts: folder or address for what clients upload.
+
+    """
     environment = {key: value for key, value in os.environ.items() if key not in HIJACKERS}
     environment |= {**SILENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line every user would see its password
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    # Else the server would put them wherever it was started.
-    command += ["--artifacts-destination", str(artifacts or log.parent / "mlartifacts")]
+    command += ["--artifacts-destination", artifacts]  # else it would put them wherever it was started
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        server = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -80,12 +98,6 @@ def mlflow_server(uri: str, log: Path, port: int = 5000, artifacts: Path | None 
             start_new_session=True,
             env=environment,
         )
-    base = f"http://{HOST}:{port}"
-    try:
-        _wait_until_up(server, base, log)
-        yield base
-    finally:
-        end_group(server)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
