@@ -237,6 +237,7 @@ def test_ctrl_c_keeps_what_is_finished(
     assert kinds.count(TRAIN) == 4
 
 
+@pytest.mark.slow
 def test_looks_are_taken_until_everything_is_decided(trained_study: Path, inline: Path) -> None:
     found = lossbench.compare(**asked(trained_study, "digits", seeds=3, looks=(2, 3)))
     assert found.scores["seed"].nunique() == 3

@@ -90,7 +90,7 @@ def places(block: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(tiny_params())[1:]
 
 
-@fuzzed(long=600, path=st.sampled_from(PLACES), value=VALUES, key=st.none() | st.text(max_size=5))
+@fuzzed(long=200, path=st.sampled_from(PLACES), value=VALUES, key=st.none() | st.text(max_size=5))
 def test_nonsense_at_any_place_is_refused_in_one_sentence(
     path: tuple[Any, ...], value: Any, key: str | None
 ) -> None:

@@ -11,7 +11,7 @@ from losses_cases import Late
 
 from lossbench.tasks.ngram import NGram, stretches
 
-nltk = Late("nltk")
+lm, util = Late("nltk.lm"), Late("nltk.util")
 A, B, C, D = range(4)
 TEXT = np.array([A, B, A, B, A, C])
 
@@ -119,8 +119,8 @@ def words():
 
 def test_kneser_ney_agrees_with_nltk(words):
     said, names, text = words
-    theirs = nltk.lm.KneserNeyInterpolated(3, discount=0.1)
-    theirs.fit([list(nltk.util.everygrams(said, max_len=3))], names)
+    theirs = lm.KneserNeyInterpolated(3, discount=0.1)
+    theirs.fit([list(util.everygrams(said, max_len=3))], names)
     ours = NGram([text], len(names), 3, discounts=(0.0, 0.1, 0.1))
     for i in range(2, len(said)):
         p = distribution(ours, *text[i - 2 : i])
@@ -129,8 +129,8 @@ def test_kneser_ney_agrees_with_nltk(words):
 
 def test_add_k_agrees_with_nltk(words):
     said, names, text = words
-    theirs = nltk.lm.Lidstone(0.3, 2)
-    theirs.fit([list(nltk.util.everygrams(said, max_len=2))], names)
+    theirs = lm.Lidstone(0.3, 2)
+    theirs.fit([list(util.everygrams(said, max_len=2))], names)
     ours = NGram([text], len(names) + 1, 2, "add_k", k=0.3)  # nltk's vocabulary holds <UNK> too
     for i in range(1, len(said)):
         p = distribution(ours, text[i - 1])[:-1]

@@ -122,7 +122,7 @@ def test_half_precision_input_is_reduced_in_full_precision(case: Case) -> None:
 @pytest.mark.slow
 @every_loss_alone
 def test_half_precision_input_is_reduced_in_full_precision_on_large_maps(case: Case) -> None:
-    half_precision_agrees(case, 512)
+    half_precision_agrees(case, 320)  # more positions than half precision can count
 
 
 @every_loss

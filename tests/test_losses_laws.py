@@ -105,6 +105,7 @@ def constant_targets(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[Tenso
         yield labels.expand(shape[0], CLASSES, *shape[1:]).bool(), 1 - 2 * torch.tensor(pattern).float()
 
 
+@pytest.mark.slow
 @over(case for case in CASES if case.name not in PARTS)
 def test_a_constant_confident_wrong_prediction_is_far_from_the_minimum(case: Case) -> None:
     """Along the whole line of constant logits: nothing, or one class everywhere, is never a way out."""

@@ -107,6 +107,7 @@ def test_three_seeds_can_decide_no_contrast_and_the_report_says_how_many_would(s
     assert {"p_holm", "p_tie", "seeds_needed", "correlation", "diverged"} <= set(verdicts.columns)
 
 
+@pytest.mark.slow
 def test_every_report_file_repeats_to_the_byte(study: Path) -> None:
     written = []
     for _ in range(2):

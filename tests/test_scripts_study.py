@@ -241,6 +241,7 @@ def test_a_run_beyond_its_timeout_fails_alone(own: Path) -> None:
     assert "took longer than its 'timeout' of 1.5 s" in failures(own, slow, timeout=1.5)
 
 
+@pytest.mark.slow
 def test_workers_run_scripts_as_the_calling_process_does(own: Path) -> None:
     before = {one.relative_to(own): one.read_bytes() for one in own.glob("models/*/*/seed-*.json")}
     write_params(own, content() | {"seeds": [0, 1]})
@@ -251,6 +252,7 @@ def test_workers_run_scripts_as_the_calling_process_does(own: Path) -> None:
     assert after == {path: before[path] for path in after}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_ended_ends_its_script_with_all_that_it_started(own: Path) -> None:
     write_script(own, f"exec({FAMILY!r})\nimport time; time.sleep(600)")
     write_params(own, content() | {"seeds": [0]})

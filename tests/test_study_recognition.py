@@ -125,7 +125,9 @@ def proposed(root: Path) -> tuple[Params, list[str]]:
     return params, said
 
 
-@pytest.mark.parametrize("layout", MASKS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(one, marks=[pytest.mark.slow] if at % 3 else []) for at, one in enumerate(MASKS)]
+)
 def test_masks_are_recognised_by_the_names_people_give_them(layout: str, tmp_path: Path) -> None:
     root = MASKS[layout](tmp_path / "mine")
     params, said = proposed(root)

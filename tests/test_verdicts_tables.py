@@ -92,6 +92,7 @@ def test_scores_that_count_as_one_get_no_number_of_seeds(tmp_path):
     assert "?." not in found.text() + found.markdown() + found.html()
 
 
+@pytest.mark.slow
 def test_twenty_thousand_seeds_are_judged_in_seconds():
     differences = np.random.default_rng(2).normal(0.01, 1, 20_000)
     began = time.process_time()
