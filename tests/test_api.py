@@ -220,10 +220,10 @@ def test_ctrl_c_keeps_what_is_finished(
 
     train, trained = work._train, []
 
-    def interrupted(job: Any, emit: Any) -> None:
+    def interrupted(job: Any, *more: Any) -> None:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        train(job, emit)
+        train(job, *more)
         trained.append(job.label)
 
     monkeypatch.setattr(work, "_train", interrupted)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lossbench.data.dataset import Dataset, Split
-from lossbench.evaluation.thresholds import GRID, SUFFIX, Counts, applies, best_threshold
+from lossbench.evaluation.thresholds import GRID, SUFFIX, Counted, Counts, applies, best_threshold
 from lossbench.recipe import Compute, Network
 from lossbench.statistics.calibration import Calibration, calibrate
 from lossbench.tasks.base import GAP, Scores, Task
+from lossbench.training.determinism import deterministic
 from lossbench.training.prediction import Predictor, State, predicting
 
 Array = npt.NDArray[Any]
@@ -42,6 +43,30 @@ class Scored:
     threshold: float | None = None
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """All that a replicate's scores need of its outputs, on the CPU.
+
+    Attributes:
+        finite: whether all outputs on the test split are; if not, there is nothing but ``digests``.
+        digests: (N, ...) of the test split.
+        fitted_on: (V, ...) digests of the validation split, where the task adapts itself to a replicate.
+        of_train: (n, ...) digests of an evenly spaced part of the training split.
+        positions: outputs and classes of validation and of test positions, where the task is calibrated.
+        counted: validation and test positions by their probability, where there is a threshold to choose.
+        texts: what was generated, where the task generates.
+
+    """
+
+    finite: bool
+    digests: Array
+    fitted_on: Array | None = None
+    of_train: Array | None = None
+    positions: tuple[tuple[Array, Array], tuple[Array, Array]] | None = None
+    counted: tuple[Counted, Counted] | None = None
+    texts: tuple[str, ...] = ()
+
+
 def score_replicate(
     state: State,
     network: Network,
@@ -68,13 +93,27 @@ def score_replicate(
             and have it generate texts, where the task does that.
 
     """
-    test, nothing = data.split("test"), np.empty(0)
-    targets = np.asarray(test.targets)
+    predicted = predict_replicate(state, network, seed, task, metric, data, compute, write)
+    return score_predicted(predicted, task, metric, data, write)
+
+
+def predict_replicate(
+    state: State,
+    network: Network,
+    seed: int,
+    task: Task,
+    metric: str,
+    data: Dataset,
+    compute: Compute,
+    write: bool = False,
+) -> Predicted:
+    """Compute of :func:`score_replicate`, whose arguments these are, what takes the device."""
+    test = data.split("test")
     with predicting(task, network, state, test.inputs, compute) as predictor:
+        fitted_on = None
         if task.adapts:
-            validation = data.split("validation")
-            fitted_on = predictor.digests(validation)[0]
-            predictor.task = task = task.adapted(fitted_on, np.asarray(validation.targets))
+            fitted_on = predictor.digests(data.split("validation"))[0]
+            predictor.task = task = _adapted(task, fitted_on, data)
         of_test = Positions(task, test) if task.calibrated else None
         counts = Counts(task, test.targets) if applies(task, metric) else None
         looks = [one.look for one in (of_test, counts) if one is not None]
@@ -85,44 +124,81 @@ def score_replicate(
 
         digests, finite = predictor.digests(test, look=look, deciding=write)
         if not finite:
-            digests = task.majority_digests(targets)
-            decisions = task.decide(digests) if write else nothing
-            return Scored(False, task.score(digests, targets), None, decisions)
-        scores = task.score(digests, targets)
-        trained_on = _training_score(task, metric, predictor, data.split("train"), len(test))
-        sign = 1 if task.direction(metric).higher_is_better else -1
-        scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
-        calibration = _calibration(predictor, data.split("validation"), of_test) if of_test else None
-        threshold = None
-        if counts is not None:
-            threshold, scores.metrics[metric + SUFFIX] = _at_threshold(predictor, data, counts, metric)
+            return Predicted(False, digests, fitted_on)
+        train, validation = data.split("train"), data.split("validation")
+        of_train = predictor.digests(train, _trained_rows(train, test), deciding=False)[0]
+        positions = None if of_test is None else (_positions(predictor, validation), of_test.found())
+        counted = None if counts is None else (_counted(predictor, validation), Counted(counts.found))
         texts = tuple(task.generate(predictor.forward, seed)) if write else ()
-    decisions = task.decide(digests) if write else nothing
-    return Scored(True, scores, calibration, decisions, texts, threshold)
+    return Predicted(True, digests, fitted_on, of_train, positions, counted, texts)
 
 
-def _training_score(task: Task, metric: str, predictor: Predictor, train: Split, most: int) -> float:
-    """Score an evenly spaced part of the training split, no larger than the test split."""
-    rows = _spread(len(train), most)
-    digests = predictor.digests(train, rows, deciding=False)[0]
-    return task.score(digests, np.asarray(train.targets[rows])).metrics[metric]
+def score_predicted(
+    predicted: Predicted, task: Task, metric: str, data: Dataset, write: bool = False
+) -> Scored:
+    """Score what was predicted, in float64 on the CPU: no device is asked for anything.
+
+    Args:
+        predicted: by :func:`predict_replicate`.
+        task: as it was given there.
+        metric: the experiment's primary one.
+        data: the dataset.
+        write: as it was given there.
+
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), deterministic(Compute()):
+        return _score(predicted, task, metric, data, write)
 
 
-def _at_threshold(predictor: Predictor, data: Dataset, of_test: Counts, metric: str) -> tuple[float, float]:
-    """Choose the threshold on validation data; returns it, and what the test split scores there."""
-    held_out = data.split("validation")
-    validation = Counts(predictor.task, held_out.targets)
-    for which, _, outputs in predictor.batches(held_out.inputs):
-        validation.look(which, outputs)
-    best = best_threshold(validation, metric)
-    return float(GRID[best]), float(of_test.scores(metric)[best])
+def _score(predicted: Predicted, task: Task, metric: str, data: Dataset, write: bool) -> Scored:
+    if predicted.fitted_on is not None:
+        task = _adapted(task, predicted.fitted_on, data)
+    targets, digests = np.asarray(data.split("test").targets), predicted.digests
+    if not predicted.finite:
+        digests = task.majority_digests(targets)
+    scores = task.score(digests, targets)
+    decisions = task.decide(digests) if write else np.empty(0)
+    if not predicted.finite:
+        return Scored(False, scores, None, decisions)
+    train = data.split("train")
+    known = np.asarray(train.targets[_trained_rows(train, data.split("test"))])
+    assert predicted.of_train is not None  # noqa: S101  # it is there where outputs are finite
+    trained_on = task.score(predicted.of_train, known).metrics[metric]
+    sign = 1 if task.direction(metric).higher_is_better else -1
+    scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
+    calibration = None
+    if predicted.positions is not None:
+        of_validation, of_test = predicted.positions
+        calibration = calibrate(*of_validation, *of_test)
+    threshold = None
+    if predicted.counted is not None:
+        validation, counts = predicted.counted
+        best = best_threshold(validation, metric)
+        threshold, scores.metrics[metric + SUFFIX] = float(GRID[best]), float(counts.scores(metric)[best])
+    return Scored(True, scores, calibration, decisions, predicted.texts, threshold)
 
 
-def _calibration(predictor: Predictor, validation: Split, of_test: "Positions") -> Calibration:
+def _adapted(task: Task, fitted_on: Array, data: Dataset) -> Task:
+    return task.adapted(fitted_on, np.asarray(data.split("validation").targets))
+
+
+def _trained_rows(train: Split, test: Split) -> Array:
+    """Choose an evenly spaced part of the training split, no larger than the test split."""
+    return _spread(len(train), len(test))
+
+
+def _positions(predictor: Predictor, validation: Split) -> tuple[Array, Array]:
     held_out = Positions(predictor.task, validation)
     for which, _, outputs in predictor.batches(validation.inputs, held_out.samples):
         held_out.keep(outputs, which.start)
-    return calibrate(*held_out.found(), *of_test.found())
+    return held_out.found()
+
+
+def _counted(predictor: Predictor, held_out: Split) -> Counted:
+    validation = Counts(predictor.task, held_out.targets)
+    for which, _, outputs in predictor.batches(held_out.inputs):
+        validation.look(which, outputs)
+    return Counted(validation.found)
 
 
 class Positions:

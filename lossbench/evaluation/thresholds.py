@@ -26,8 +26,29 @@ def applies(task: Task, metric: str) -> bool:
     return task.name == "segmentation" and task.outputs == 2 and metric in METRICS
 
 
-class Counts:
+class Counted:
     """How many positions of each class have their probability between two neighbours of the grid.
+
+    Args:
+        found: (2, STEPS) int64.
+
+    """
+
+    def __init__(self, found: Array) -> None:
+        self.found = found
+
+    def scores(self, metric: str) -> Array:
+        """(STEPS − 1,) of a metric, at each threshold."""
+        above = self.found[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # predicted positive at each threshold
+        below = self.found.sum(axis=1, keepdims=True) - above
+        matrices = np.stack([below, above], axis=-1).transpose(1, 0, 2)
+        if metric == "pixel_accuracy":
+            return np.asarray((below[0] + above[1]) / self.found.sum())
+        return np.asarray(np.nanmean((iou if metric == "mean_iou" else f1)(matrices), axis=-1))
+
+
+class Counts(Counted):
+    """The same, while they are counted.
 
     Args:
         task: of the outputs.
@@ -36,9 +57,9 @@ class Counts:
     """
 
     def __init__(self, task: Task, targets: Array) -> None:
+        super().__init__(np.zeros((2, STEPS), dtype=np.int64))
         self._targets, self._ignored = targets, task.info.ignore_index
         self._edges = torch.from_numpy(np.log(GRID / (1 - GRID)))
-        self._found = np.zeros((2, STEPS), dtype=np.int64)
 
     def look(self, which: slice, outputs: Tensor) -> None:
         """Count outputs (n, 2, H, W) of the samples ``which``, one batch after another."""
@@ -47,19 +68,10 @@ class Counts:
         truth = np.asarray(self._targets[which])
         for label in (0, 1):
             mine = places[truth == label] if self._ignored != label else places[:0]
-            self._found[label] += np.bincount(mine.ravel(), minlength=STEPS)
-
-    def scores(self, metric: str) -> Array:
-        """(STEPS − 1,) of a metric, at each threshold."""
-        above = self._found[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # predicted positive at each threshold
-        below = self._found.sum(axis=1, keepdims=True) - above
-        matrices = np.stack([below, above], axis=-1).transpose(1, 0, 2)
-        if metric == "pixel_accuracy":
-            return np.asarray((below[0] + above[1]) / self._found.sum())
-        return np.asarray(np.nanmean((iou if metric == "mean_iou" else f1)(matrices), axis=-1))
+            self.found[label] += np.bincount(mine.ravel(), minlength=STEPS)
 
 
-def best_threshold(validation: Counts, metric: str) -> int:
+def best_threshold(validation: Counted, metric: str) -> int:
     """Number of the best threshold of the grid; of equally good ones the nearest to 0.5."""
     scores = validation.scores(metric)
     tied = np.flatnonzero(scores == scores.max())

@@ -2,7 +2,8 @@
 
 They are forked from a server that has imported what they need (``multiprocessing``'s), so that the driver
 itself never imports torch. How many run at a time follows from the processors and, once a group's first job
-has shown how much it takes, from the memory; on GPUs there is one process for each.
+has shown how much it takes, from the memory; on GPUs there is one process for each, which tunes, trains,
+validates and predicts, and a helper that scores.
 """
 
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, get_context
@@ -21,6 +22,7 @@ from typing import Any
 from lossbench import gpus
 from lossbench.backing import absolute
 from lossbench.errors import GateError, UserError
+from lossbench.execution.helper import Feed, Helper, HelperGoneError, help_out
 from lossbench.execution.jobs import Event, Job, Train, Where
 from lossbench.execution.server import DRIVER, WORK
 from lossbench.lifetime import die_with_parent, without_main
@@ -108,6 +110,7 @@ class _Worker:
     process: BaseProcess
     pipe: connection.Connection
     place: int
+    helper: Helper | None = None
     job: Job | None = None
 
 
@@ -118,14 +121,18 @@ class LocalExecutor:
     Attributes:
         compute: device and threads of each worker.
         workers: how many at a time; see :func:`worker_count`.
+        helping: whether each worker has a helper that scores; None: where they have GPUs.
 
     """
 
     compute: Compute
     workers: int
+    helping: bool | None = None
     peaks: dict[str, int] = field(default_factory=dict)
     _waiting: deque[Job] = field(default_factory=deque)
     _alive: list[_Worker] = field(default_factory=list)
+    _helpers: list[Helper] = field(default_factory=list)
+    _news: deque[Event] = field(default_factory=deque)
     _again: set[int] = field(default_factory=set)
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -134,16 +141,16 @@ class LocalExecutor:
 
     def next(self) -> Event | None:
         """Begin what there is room for, and wait for news."""
-        while True:
+        while not self._news:
             self._begin()
             busy = [worker for worker in self._alive if worker.job is not None]
-            if not busy:
+            if not busy and not any(helper.jobs for helper in self._helpers):
                 return None
-            for pipe in connection.wait([worker.pipe for worker in busy]):
-                worker = next(one for one in busy if one.pipe is pipe)
-                event = self._receive(worker)
-                if event is not None:
-                    return event
+            heard: dict[Any, _Worker | Helper] = {one.pipe: one for one in (*busy, *self._helpers)}
+            for pipe in connection.wait(list(heard)):
+                one = heard[pipe]
+                self._news.extend(self._hear(one) if isinstance(one, Helper) else self._receive(one))
+        return self._news.popleft()
 
     def cancel(self) -> None:
         """End all workers; those that train have time to write their checkpoints."""
@@ -157,7 +164,11 @@ class LocalExecutor:
                 worker.process.kill()
                 worker.process.join()
             worker.pipe.close()
+        for helper in self._helpers:
+            helper.process.terminate()
+            helper.close()
         self._alive.clear()
+        self._helpers.clear()
 
     def _begin(self) -> None:
         for _ in range(len(self._waiting)):
@@ -176,9 +187,9 @@ class LocalExecutor:
                 worker.pipe.send(job)
 
     def _idle(self) -> _Worker | None:
-        """Find a worker that has nothing to do; one that was killed meanwhile is forgotten."""
+        """Find a worker that has nothing to do; one that was killed meanwhile, or its helper, is let go."""
         for worker in [one for one in self._alive if one.job is None]:
-            if worker.process.is_alive():
+            if worker.process.is_alive() and (worker.helper is None or not worker.helper.over):
                 return worker
             self._bury(worker)
         return None
@@ -197,34 +208,29 @@ class LocalExecutor:
     def _start(self) -> _Worker:
         taken = {worker.place for worker in self._alive}
         place = next(number for number in range(self.workers) if number not in taken)
-        for attempt in range(ATTEMPTS):
-            warm_up()
-            context = get_context("forkserver")
-            here, there = context.Pipe()
-            process = context.Process(
-                target=_serve,
-                args=(
-                    there,
-                    self.compute,
-                    self._environment(place),
-                    self._lean(),
-                    sharing(self.compute, self.workers),
-                ),
-                daemon=True,
-            )
-            try:
-                with without_main():
-                    process.start()
-            except (EOFError, OSError):  # the server has just been killed: another one is started
-                if attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(0.2)
-            else:
-                break
-        there.close()
-        worker = _Worker(process, here, place)
+        helper, feed = self._start_helper()
+        here, there = connection.Pipe()
+        environment, share = self._environment(place), sharing(self.compute, self.workers)
+        process = _forked(_serve, there, self.compute, environment, self._lean(), share, feed)
+        for end in (there, feed):
+            if end is not None:
+                end.close()
+        worker = _Worker(process, here, place, helper)
         self._alive.append(worker)
         return worker
+
+    def _start_helper(self) -> tuple[Helper | None, connection.Connection | None]:
+        """Start a helper, where there are to be any; returns it, and its worker's end of their pipe."""
+        if not (self.compute.device == "cuda" if self.helping is None else self.helping):
+            return None, None
+        here, there = connection.Pipe(duplex=False)
+        fed, feed = connection.Pipe(duplex=False)
+        process = _forked(help_out, there, fed, self.compute.threads, self._lean())
+        there.close()
+        fed.close()
+        helper = Helper(process, here)
+        self._helpers.append(helper)
+        return helper, feed
 
     def _lean(self) -> bool:
         """Whether workers are to give memory back at once: where there is little of it for each."""
@@ -238,7 +244,7 @@ class LocalExecutor:
         ours = [names[number % len(names)] for number in range(place * each, (place + 1) * each) if names]
         return {gpus.VISIBLE: ",".join(ours)} if names else {}
 
-    def _receive(self, worker: _Worker) -> Event | None:
+    def _receive(self, worker: _Worker) -> list[Event]:
         job = worker.job
         assert job is not None  # noqa: S101  # only busy workers are waited for
         try:
@@ -247,39 +253,75 @@ class LocalExecutor:
             return self._died(worker, job)
         if kind == "peak":
             self.peaks[job.group] = max(self.peaks.get(job.group, 0), content)
-            return None
+            return []
         if kind == "progress":
-            return Event(job, "progress", content)
+            return [Event(job, "progress", content)]
         worker.job = None
-        return Event(job, kind, content)
+        if kind == "handed":
+            assert worker.helper is not None  # noqa: S101  # who hands over has one
+            return self._lost(job, LOST) if worker.helper.over else worker.helper.take(content, job)
+        if isinstance(content, HelperGoneError) and self._once_more(job):
+            return []
+        return [Event(job, kind, content)]
 
-    def _died(self, worker: _Worker, job: Job) -> Event | None:
-        code = self._bury(worker)
-        if code == LOST and id(job) not in self._again:  # the workers' server was killed, and they with it
-            self._again.add(id(job))
-            self._waiting.appendleft(job)
-            return None
-        if code == -signal.SIGKILL and id(job) not in self._again and self.workers > 1:
-            # Most likely for memory: once more, from its checkpoint, beside fewer.
-            self._again.add(id(job))
+    def _hear(self, helper: Helper) -> list[Event]:
+        try:
+            return helper.receive()
+        except EOFError:
+            code = helper.close()
+            self._helpers.remove(helper)
+            return [event for job in helper.jobs.values() for event in self._lost(job, code)]
+
+    def _died(self, worker: _Worker, job: Job) -> list[Event]:
+        return self._lost(job, self._bury(worker))
+
+    def _lost(self, job: Job, code: int) -> list[Event]:
+        """Have a job done once more whose process was killed; else say how that ended."""
+        if code == LOST and self._once_more(job):  # the workers' server was killed, and they with it
+            return []
+        if code == -signal.SIGKILL and self.workers > 1 and self._once_more(job):
+            # Most likely for memory: from its checkpoint, beside fewer.
             self.workers -= 1
             print(
                 f"warning: the {job.label} was killed, most likely for memory; it goes on with "
                 f"{self.workers} at a time",
                 file=sys.stderr,
             )
-            self._waiting.appendleft(job)
-            return None
+            return []
         reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         hint = f"; the machine may be out of memory: {LESS_MEMORY}" if code == -signal.SIGKILL else ""
-        return Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))
+        return [Event(job, "failed", GateError(f"the {job.label} ended by {reason}{hint}"))]
+
+    def _once_more(self, job: Job) -> bool:
+        if id(job) in self._again:
+            return False
+        self._again.add(id(job))
+        self._waiting.appendleft(job)
+        return True
 
     def _bury(self, worker: _Worker) -> int:
-        """Forget a worker that has ended; returns its exit code."""
-        worker.process.join()
+        """Forget a worker that has ended, or has nothing to do and ends; returns its exit code."""
         worker.pipe.close()
+        worker.process.join()
         self._alive.remove(worker)
         return worker.process.exitcode or 0
+
+
+def _forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a process of the workers' server, which is started anew where it has just been killed."""
+    for attempt in range(ATTEMPTS):
+        warm_up()
+        process = get_context("forkserver").Process(target=target, args=arguments, daemon=True)
+        try:
+            with without_main():
+                process.start()
+        except (EOFError, OSError):
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.2)
+        else:
+            break
+    return process
 
 
 def _serve(
@@ -288,8 +330,9 @@ def _serve(
     environment: Mapping[str, str],
     lean: bool = False,
     share: int = 1,
+    feed: connection.Connection | None = None,
 ) -> None:
-    """Take job after job until there is nobody to give any."""
+    """Take job after job until there is nobody to give any; have a helper score, where one is fed."""
     die_with_parent()
     keep_memory(lean)
     os.environ.update(environment)
@@ -303,6 +346,7 @@ def _serve(
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda" and share > 1:  # else the first to ask would take what the others need
         torch.cuda.set_per_process_memory_fraction(1 / share)
+    hand = None if feed is None else Feed(feed)
     while True:
         try:
             job = pipe.recv()
@@ -323,12 +367,15 @@ def _serve(
             pipe.send(("progress", news))
 
         try:
-            work(job, emit)
+            if hand is not None:
+                hand.begin()
+            work(job, emit, hand)
             pipe.send(("peak", peak_memory()))
-            pipe.send(("done", None))
+            handed = None if hand is None else hand.end(job)
+            pipe.send(("done", None) if handed is None else ("handed", handed))
         except Exception as error:  # whatever it was, the driver tells it
             if not isinstance(error, UserError | GateError):
                 error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
             pipe.send(("failed", in_words(error)))
-            if compute.device == "cuda" and lost(error):
+            if isinstance(error, HelperGoneError) or (compute.device == "cuda" and lost(error)):
                 return  # whatever this process does with its GPU fails from now on: another one begins

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.torch import load, save
 
 from lossbench.closure import Closure, edited, loaded
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
 from lossbench.evaluation.gallery import gallery
-from lossbench.evaluation.replicates import Scored, score_replicate
+from lossbench.evaluation.replicates import predict_replicate
 from lossbench.execution import scripted
 from lossbench.execution.checkpoints import checkpoint_of
 from lossbench.execution.fill import Experiment
@@ -22,7 +21,6 @@ from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
     GALLERY,
-    SCORES,
     SHOWN,
     TRAIN,
     WEIGHTS,
@@ -33,7 +31,8 @@ from lossbench.execution.jobs import (
     Score,
     Train,
 )
-from lossbench.execution.serialised import array_bytes, plain, read_array
+from lossbench.execution.scoring import Hand, Scoring, keep
+from lossbench.execution.serialised import plain, read_array
 from lossbench.folds import fold_folder, fold_of
 from lossbench.losses.schedules import changes_stated
 from lossbench.params import Params, ScriptExperiment
@@ -53,13 +52,14 @@ LOADED = loaded()
 """The code that workers run: their server imported it before the driver made its keys."""
 
 
-def work(job: Job, emit: Emit) -> None:
+def work(job: Job, emit: Emit, hand: Hand | None = None) -> None:
     """Compute a job's entries.
 
     Args:
         job: what.
         emit: hears of its progress: ``("begun", seed, described)``, ``("epoch", seed, epoch, values)`` and
             ``("finished", seed)``.
+        hand: takes what is predicted to another process, which scores it; None scores it here.
 
     Raises:
         GateError: if the GPU failed or has not the memory.
@@ -68,7 +68,7 @@ def work(job: Job, emit: Emit) -> None:
     """
     use_own_code(job.params, job.where.study)
     try:
-        _work(job, emit)
+        _work(job, emit, hand)
     except RuntimeError as error:
         told = of_the_device(error, f"the {job.label}") if job.params.compute.device == "cuda" else None
         if told is None:
@@ -76,16 +76,16 @@ def work(job: Job, emit: Emit) -> None:
         raise told from error
 
 
-def _work(job: Job, emit: Emit) -> None:
+def _work(job: Job, emit: Emit, hand: Hand | None) -> None:
     match job:
         case Train() if _scripted(job):
             scripted.train(job, emit)
         case Score() if _scripted(job):
             scripted.score(job)
         case Train():
-            _train(job, emit)
+            _train(job, emit, hand)
         case Score():
-            _score(job)
+            _score(job, hand)
         case Measure():
             _measure(job)
         case Floors():
@@ -100,7 +100,7 @@ def _scripted(job: Train | Score) -> bool:
     return isinstance(experiment, ScriptExperiment)
 
 
-def _train(job: Train, emit: Emit) -> None:
+def _train(job: Train, emit: Emit, hand: Hand | None = None) -> None:
     identity = Identity(job.params, job.arm, job.where.study, job.fold)
     setting = _setting(job)
     company = job.members if job.params.compute.engine == "population" else ()
@@ -130,7 +130,8 @@ def _train(job: Train, emit: Emit) -> None:
             loss = validation_loss(setting, member, replicate.state) if job.trial and not job.budget else None
         weights = _keep(store, key, job, described, replicate, loss)
         if not job.trial:
-            _keep_scores(store, identity, weights, replicate.state, member.seed, member.seed in job.shown)
+            shown = member.seed in job.shown
+            _predict(job, identity, weights, replicate.state, member.seed, shown, hand)
         emit(("finished", member.seed, key))
     checkpoint.remove()
     if len(replicates) == 1 and replicates[0].seconds and not replicates[0].diverged:
@@ -216,7 +217,7 @@ def _stated(setting: Setting, member: Member) -> dict[str, Any]:
     return setting.loss_of(member).parameters_stated() | ({"changes": changes} if changes else {})
 
 
-def _score(job: Score) -> None:
+def _score(job: Score, hand: Hand | None) -> None:
     identity = Identity(job.params, job.arm, job.where.study, job.fold)
     store = Store(job.where.store)
     if isinstance(job.weights, Path):
@@ -228,43 +229,44 @@ def _score(job: Score) -> None:
         written = _file(job, entry, WEIGHTS)
     digest = hashlib.sha256(written).hexdigest()
     _agree(job, identity.scores(digest), job.key, identity.scoring)
-    _keep_scores(store, identity, digest, load(written), job.seed, job.shown)
+    _predict(job, identity, digest, load(written), job.seed, job.shown, hand)
 
 
-def _keep_scores(store: Store, identity: Identity, weights: str, state: Any, seed: int, shown: bool) -> None:
+def _predict(
+    job: Train | Score,
+    identity: Identity,
+    weights: str,
+    state: Any,
+    seed: int,
+    shown: bool,
+    hand: Hand | None,
+) -> None:
+    """Predict with a replicate, and score it, or have another process do that."""
     experiment, params = identity.experiment, identity.params
     task, data = _task(params, params.arms[identity.arm].experiment, identity.data)
-    scored = score_replicate(
+    predicted = predict_replicate(
         state, experiment.model, seed, task, experiment.metric, data, params.compute, write=shown
     )
-    statistics = scored.scores.statistics.get(experiment.metric)
-    files = {} if statistics is None else {"statistics.npy": array_bytes(statistics.astype(np.float32))}
-    store.put(SCORES, identity.scores(weights), _scores(scored), files)
-    if shown:
-        texts = {"texts": list(scored.texts)}
-        store.put(SHOWN, identity.shown(weights), texts, {"decisions.npy": array_bytes(scored.decisions)})
+    key, code = identity.shown(weights) if shown else None, identity.scoring.digest
+    scoring = Scoring(job, predicted, identity.scores(weights), key, code)
+    if hand is None:
+        keep(scoring, task, data)
+    else:
+        hand(scoring)
 
 
-def _scores(scored: Scored) -> dict[str, Any]:
-    calibration, confusion = scored.calibration, scored.scores.confusion
-    content = {
-        "finite": scored.finite,
-        "threshold": scored.threshold,
-        "metrics": dict(scored.scores.metrics),
-        "per_class": {metric: list(values) for metric, values in scored.scores.per_class.items()},
-        "confusion": None
-        if confusion is None
-        else [[int(i), int(j), int(confusion[i, j])] for i, j in np.argwhere(confusion > 0)],
-        "calibration": None
-        if calibration is None
-        else {
-            "metrics": calibration.metrics,
-            "reliability": calibration.reliability,
-            "link": calibration.link,
-        },
-    }
-    made: dict[str, Any] = plain(content)
-    return made
+def score_handed(scoring: Scoring) -> None:
+    """Score what another process has predicted.
+
+    Raises:
+        GateError: if the code here is another than there.
+
+    """
+    job = scoring.job
+    use_own_code(job.params, job.where.study)
+    identity = Identity(job.params, job.arm, job.where.study, job.fold)
+    _agree(job, identity.scoring.digest, scoring.code, identity.scoring)
+    keep(scoring, *_task(job.params, job.params.arms[job.arm].experiment, identity.data))
 
 
 def _measure(job: Measure) -> None:
