@@ -146,7 +146,8 @@ class LocalExecutor:
             busy = [worker for worker in self._alive if worker.job is not None]
             if not busy and not any(helper.jobs for helper in self._helpers):
                 return None
-            heard: dict[Any, _Worker | Helper] = {one.pipe: one for one in (*busy, *self._helpers)}
+            speakers: list[_Worker | Helper] = [*busy, *self._helpers]
+            heard: dict[Any, _Worker | Helper] = {one.pipe: one for one in speakers}
             for pipe in connection.wait(list(heard)):
                 one = heard[pipe]
                 self._news.extend(self._hear(one) if isinstance(one, Helper) else self._receive(one))
