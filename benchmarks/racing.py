@@ -170,7 +170,9 @@ def main() -> None:
     parser.add_argument("--subset", type=int, help="samples of the digits (default: all)")
     chosen = parser.parse_args()
     families = chosen.families
-    cases = [(margin, LOOKS, COMPARED if margin < 1 else FEWER_COMPARED) for margin in MARGINS]
+    cases: list[tuple[float, tuple[int, ...], int]] = [
+        (margin, LOOKS, COMPARED if margin < 1 else FEWER_COMPARED) for margin in MARGINS
+    ]
     cases += [(MARGINS[0], looks, FEWER_COMPARED) for looks in OTHER_LOOKS]
     rows = [raced(np.random.default_rng(seed), families, *case) for seed, case in enumerate(cases)]
     for row in rows:

@@ -36,6 +36,7 @@ FAMILIES = 10_000
 FEWER = 4_000
 DESIGNS = ((8, 3), (20, 9))  # (seeds, contrasts): the default comparison, and ten losses
 FOLDS = 5
+Part = Callable[[np.random.Generator], Iterator[Row]]
 LATER = 100
 """Seed of the first part that came later: the others keep theirs."""
 UNDECLARED = tuple(range(8, 33, 4))
@@ -393,17 +394,21 @@ def goals(rows: list[Row]) -> list[Row]:
     return found
 
 
-def parts(pool: Path) -> dict[str, tuple[int, Callable[[np.random.Generator], Iterator[Row]]]]:
+def parts(pool: Path) -> dict[str, tuple[int, Part]]:
     """Name every part, with the seed of its own that it keeps whatever else is computed."""
-    first = (
-        aa_scores, equal_means, power, wrong_ties, not_used, coverage, tuned_aa, planning, collapse,
-        near_duplicates, whole_report, population, looks,
-    )  # fmt: skip
-    named = {part.__name__: (seed, part) for seed, part in enumerate(first)}
+    first: dict[str, Part] = {
+        "aa_scores": aa_scores, "equal_means": equal_means, "power": power, "wrong_ties": wrong_ties,
+        "not_used": not_used, "coverage": coverage, "tuned_aa": tuned_aa, "planning": planning,
+        "collapse": collapse, "near_duplicates": near_duplicates, "whole_report": whole_report,
+        "population": population, "looks": looks,
+    }  # fmt: skip
+    later: dict[str, Part] = {"folds": folds, "reused_seeds": reused_seeds, "ties_sought": ties_sought}
+    named = {name: (seed, part) for seed, (name, part) in enumerate(first.items())}
     if pool.exists():
         named["real_aa"] = (len(first), lambda rng: real_aa(pool, rng))
-    later = (folds, reused_seeds, ties_sought)
-    return named | {part.__name__: (LATER + number, part) for number, part in enumerate(later)}
+    for number, (name, part) in enumerate(later.items()):
+        named[name] = (LATER + number, part)
+    return named
 
 
 def show(row: Row) -> None:
