@@ -125,7 +125,8 @@ def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.M
         raise DiedError("one of the 2 processes that train seed 0 ended by signal 9 (SIGKILL)")
 
     monkeypatch.setattr(work, "work", die)
-    outcome, said = compute(task, lambda _: None, lambda: None), []
+    said: list[str] = []
+    outcome = compute(task, lambda _: None, lambda: None)
     account = Account(say=said.append)
     account.ended(task.job, outcome)
     assert list(account.waiting) == [task.job], "who has died is tried again, as a worker is"
