@@ -33,6 +33,10 @@ class GateError(Exception):
         return [f"refused: {_told(str(self), kept=chr(10))}"]
 
 
+class DiedError(GateError):
+    """A process of a job has died, which says nothing against the job: it may be tried again."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Say what is allowed in place of ``name``: the nearest name first, then all of them."""
     names = sorted(allowed)

@@ -9,7 +9,7 @@ import pytest
 from test_execution import own, study
 from test_scripts_study import PLAIN, content, write_script
 
-from lossbench.errors import GateError, UserError
+from lossbench.errors import DiedError, GateError, UserError
 from lossbench.execution import remote
 from lossbench.execution.fill import Arm
 from lossbench.execution.jobs import SCORES, Event, Score, Train, Where
@@ -120,6 +120,17 @@ def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.M
 
     monkeypatch.setattr(work, "work", end)
     assert compute(task, lambda _: None, lambda: None).interrupted
+
+    def die(*_: object) -> None:
+        raise DiedError("one of the 2 processes that train seed 0 ended by signal 9 (SIGKILL)")
+
+    monkeypatch.setattr(work, "work", die)
+    said: list[str] = []
+    outcome = compute(task, lambda _: None, lambda: None)
+    account = Account(say=said.append)
+    account.ended(task.job, outcome)
+    assert list(account.waiting) == [task.job], "who has died is tried again, as a worker is"
+    assert said[0].endswith("seed 0 ended by signal 9 (SIGKILL)); it is tried again (1 of 3)")
 
 
 def test_the_facts_of_a_script_hold_its_own_files(own: Path) -> None:

@@ -1,5 +1,6 @@
 """Folds: every sample is tested once a round, groups stay whole, and all arms have the same fold on a seed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.data.folds import dealt
 from lossbench.errors import UserError
+from lossbench.execution import work
 from lossbench.execution.declared import compared_digest
 from lossbench.execution.fill import Arm
 from lossbench.execution.identity import data_hash
+from lossbench.execution.jobs import SCORES, Train, Where
 from lossbench.execution.validation import collect_validation
 from lossbench.folds import fold_folder, fold_of
 from lossbench.outs import Outs
@@ -29,7 +32,9 @@ from lossbench.recipe import Compute
 from lossbench.reporting.write import write_report
 from lossbench.retraining.choice import experiment_of
 from lossbench.serving.source import load_model
-from lossbench.store import opened
+from lossbench.store import Store, opened
+from lossbench.training import Replicate, Setting
+from lossbench.training.fitting import train
 
 COUNT, FOLDS = 48, 3
 GROUPS = st.lists(st.integers(0, 12).map(str), min_size=20, max_size=80).filter(lambda one: len(set(one)) > 4)
@@ -234,6 +239,28 @@ def test_the_search_of_a_replicate_sees_its_own_fold_alone(trained: Path) -> Non
     population = searched.model_copy(update={"compute": Compute(engine="population")})
     for wanted in (Arm(population, "mine-focal", trained).trials, arm.trials):
         assert all(len({wanted.folds[number] for number in numbers}) == 1 for numbers in wanted.together)
+
+
+def test_several_processes_keep_scores_under_the_key_of_the_replicates_fold(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their code and data are looked at once more when they have ended: those of the same fold."""
+    params = load_params(trained / "params.yaml")
+    params = params.model_copy(update={"compute": Compute(processes=2), "seeds": (0, 1)})
+    store = Store(str(tmp_path))
+    arm, place = Arm(params, "mine-focal", trained), Where(trained, trained / ".lossbench", store.address)
+    wanted = arm.replicates({})
+    jobs = arm.jobs(wanted, wanted.keys, place, trial=False)
+
+    def alone(setting: Setting, *rest: Any) -> list[Replicate]:
+        return train(replace(setting, compute=Compute()), *rest)
+
+    monkeypatch.setattr(work, "train", alone)
+    monkeypatch.chdir(trained)
+    for job in jobs:
+        work.work(job, lambda _: None)
+    assert [job.fold for job in jobs if isinstance(job, Train)] == [0, 1]
+    assert [kind for kind, _ in store.entries()].count(SCORES) == 2
 
 
 def test_scores_are_those_of_the_replicates_own_fold(trained: Path) -> None:

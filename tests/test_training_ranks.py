@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks_cases import furthest, results
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_layers
 from training_cases import digest, labels_dataset, setting
 
 from benchmarks.synthetic import losses_for, synthetic
@@ -35,6 +37,7 @@ from lossbench.training import Member, Setting, checkpoint, fit, ranks
 from lossbench.training.collectives import part_of
 from lossbench.training.distributed import Ranks
 from lossbench.training.fitting import train
+from lossbench.training.group import ALONE, Group
 from lossbench.training.loop import train_replicate
 from lossbench.training.parts import Part
 from lossbench.training.rank import LOST
@@ -213,6 +216,10 @@ DRAWS = {
     "alpha dropout": lambda x: F.alpha_dropout(x, 0.4, True),
     "feature alpha dropout": lambda x: F.feature_alpha_dropout(x, 0.4, True),
     "noise": lambda x: x + torch.randn_like(x),
+    "noise by name": lambda x: x + torch.randn(size=(len(x), 1, 1, 1)) + torch.normal(mean=x, std=x.abs()),
+    "whole numbers": lambda x: (
+        x + torch.randint(9, (len(x), 1, 1, 1)) + torch.randint(2, 9, (len(x), 1, 1, 1))
+    ),
     "noise of a size": lambda x: x + torch.randn(len(x), 1, 1, 1) + torch.rand((len(x), 1, 1, 1)),
     "depth": lambda x: x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.7),
     "bernoulli": lambda x: torch.bernoulli(torch.sigmoid(x)),
@@ -263,20 +270,155 @@ class Attending(nn.Module):
         return outputs.mean(1)[:, :3]
 
 
-@pytest.mark.parametrize("model", [Mixing, Attending])
+class BeginsAtZero(Attending):
+    """Its last layer hides at first what comes before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.head(super().forward(images))
+        return outputs
+
+
+class HardlyAttending(Attending):
+    """A branch begins at next to nothing, as scales of layers do (Touvron et al. 2021, 2103.17239)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((3,), 1e-6))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, 0, :3] + self.scale * super().forward(images)
+
+
+class Remembering(nn.Module):
+    """Keeps a mean of its batches by hand, which counts in evaluation alone."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * flat.mean(0)
+        outputs: Tensor = self.head(flat if self.training else flat - self.mean)
+        return outputs
+
+
+@pytest.mark.parametrize("model", [Mixing, Attending, BeginsAtZero, HardlyAttending, Remembering])
 def test_a_model_that_cannot_be_divided_is_refused_before_its_first_step(tmp_path, model):
+    torch.manual_seed(0)
     made = model()
+    before = {name: one.clone() for name, one in made.state_dict().items()}
 
     def work(group: Ranks) -> str:
         with pytest.raises(UserError) as refused:
             group.outputs(made, torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+        assert furthest(made.state_dict(), before) == 0, "what it was shown is forgotten"
         return str(refused.value)
 
     (told, _) = results(work, tmp_path)
-    assert told.startswith(
-        "'compute.processes' is 2, but the model's outputs for a sample depend on the other "
-    )
+    assert told.startswith("'compute.processes' is 2, but the model's outputs for a sample, or its buffers, ")
     assert told.endswith("allowed with it: 1")
+
+
+class Weights(nn.Module):
+    """Drops weights, whose rows are twice as many as a part's samples, and shares a mask among samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 64))
+        self.calls = 0
+        self.register_buffer("seen", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen = torch.tensor(float(self.calls))
+        images = images.flatten(1) * images.new_empty(1, 64).bernoulli_(0.5)
+        return F.dropout(images @ F.dropout(self.weight, 0.5).T, 0.5) + torch.rand(1)
+
+
+class Skipping(nn.Module):
+    """Leaves its layers out at random, for all samples of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal, self.head = nn.BatchNorm2d(1), nn.Linear(64, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = F.dropout(images, 0.2)
+        if torch.rand(1) < 0.5:
+            images = self.normal(images)
+        outputs: Tensor = self.head(images.flatten(1))
+        return outputs
+
+
+class Again(nn.Module):
+    """Computes again on the way back what it has not kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.4), nn.Flatten(), nn.Linear(108, 3)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = checkpoint_layers(self.body, images, use_reentrant=False)
+        return outputs
+
+
+class Ragged(nn.Module):
+    """Normalises so many positions of each sample as it has of them, of a sample maybe none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal, self.head = nn.BatchNorm1d(8), nn.Linear(64, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images[:, 0]
+        chosen = (rows.mean(-1) > 0.2) & (images.mean((1, 2, 3)) > -0.05).unsqueeze(1)
+        made = rows.masked_scatter(chosen.unsqueeze(-1), self.normal(rows[chosen]))
+        outputs: Tensor = self.head(made.flatten(1))
+        return outputs
+
+
+@pytest.mark.parametrize("model", [Weights, Skipping, Again, Ragged])
+def test_a_model_of_any_kind_has_the_gradients_and_buffers_of_one_process(tmp_path, model):
+    """Batches of seven, and of two, of which each process has one."""
+    torch.manual_seed(0)
+    made = model()
+    steps = [torch.randn(count, 1, 8, 8) for count in (7, 7, 6, 2, 2, 3, 2)]
+
+    def work(group: Group) -> list[dict[str, Tensor]]:
+        one, found = deepcopy(made), []
+        for number, images in enumerate(steps):
+            one.zero_grad()
+            torch.manual_seed(number)
+            outputs = group.outputs(one, images)
+            group.backward((outputs**2).mean())
+            group.sum_gradients(one.parameters())
+            gradients = {f"gradient of {name}": each.grad for name, each in one.named_parameters()}
+            kept = {name: each.clone() for name, each in one.named_buffers()}
+            found.append({"outputs": outputs.detach(), **gradients, **kept})
+        return found
+
+    alone = work(ALONE)
+    for found in results(work, tmp_path):
+        for number, (one, expected) in enumerate(zip(found, alone, strict=True)):
+            assert one.keys() == expected.keys()
+            for name, value in expected.items():
+                told = f"{name} of step {number}"
+                if value is None:
+                    assert one[name] is None, told
+                else:
+                    torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5, msg=told)
 
 
 class Sometimes(nn.Module):

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lossbench.errors import GateError, UserError
+from lossbench.errors import DiedError, GateError, UserError
 from lossbench.execution.identity import data_hash, machine, user_code, versions
 from lossbench.execution.jobs import Event, Floors, Gallery, Job, Score, Where
 from lossbench.execution.scripted import identity_of
@@ -172,6 +172,8 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
             work(job, emit)
     except SystemExit:  # asked to end: what was trained so far is in the checkpoint
         return Outcome(node, interrupted=True)
+    except DiedError as error:
+        return Outcome(node, error, interrupted=True)
     except (UserError, GateError) as error:
         return Outcome(node, error)
     except Exception as error:  # of any kind: it goes to the driver, which tells it of its arm
@@ -395,7 +397,8 @@ class Account:
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Tell how a job went."""
         if outcome.interrupted:
-            self.lost(job, f"was ended on {outcome.node}")
+            why = "" if outcome.error is None else f" ({outcome.error})"
+            self.lost(job, f"was ended on {outcome.node}{why}")
             return
         self._told.pop(id(job), None)
         kind = "done" if outcome.error is None else "failed"

@@ -122,7 +122,7 @@ def _train(job: Train, emit: Emit, hand: Hand | None = None) -> None:
 
     replicates = train(setting, job.members, on_epoch, checkpoint, on_memory)
     if setting.compute.processes > 1:  # each has imported the code when it began
-        identity = Identity(job.params, job.arm, job.where.study)
+        identity = Identity(job.params, job.arm, job.where.study, job.fold)
         _agree(job, (*keys, identity.scores("")), (*job.keys, job.scoring), identity.code, identity.scoring)
     for key, member, replicate in zip(keys, job.members, replicates, strict=True):
         # what breaks ties between points
@@ -181,14 +181,15 @@ def _keep(
 def _beside(setting: Setting, job: Train) -> dict[str, Any]:
     """What constant outputs reach under an arm's loss, six digits of it, and what a step keeps in memory.
 
-    Found once by each worker.
+    Found once by each worker; the latter for one process alone.
     """
     member = replace(job.members[0], seed=0)
     key = hashed([job.arm, job.fold, member.own, setting.recipe.batch_size])
     if key not in _BESIDE:
         with threads(setting.compute.threads):
             found = constant_loss(setting, member)
-            kept = kept_bytes(setting, member)
+            # Several processes may be there because one has not the memory for a step on the whole batch.
+            kept = kept_bytes(setting, member) if setting.compute.processes == 1 else None
         constant = None if found is None else float(f"{found:.6g}")
         _BESIDE[key] = {"constant_loss": constant, "kept_bytes": kept}
     return _BESIDE[key]

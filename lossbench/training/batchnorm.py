@@ -26,10 +26,9 @@ class _Normalised(torch.autograd.Function):
         bias: Tensor | None,
         mean: Tensor,
         inverse: Tensor,
-        total: int,
+        total: Tensor,
     ) -> Tensor:
-        ctx.total = total
-        ctx.save_for_backward(inputs, weight, mean, inverse)
+        ctx.save_for_backward(inputs, weight, mean, inverse, total)
         kind = _computed_in(inputs)
         made = (inputs.to(kind) - _wide(mean, inputs)) * _wide(inverse, inputs)
         if weight is not None:
@@ -40,7 +39,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, mean, inverse = ctx.saved_tensors
+        inputs, weight, mean, inverse, total = ctx.saved_tensors
         kind = _computed_in(inputs)
         given = gradients[0].to(kind)
         normal = (inputs.to(kind) - _wide(mean, inputs)) * _wide(inverse, inputs)
@@ -51,7 +50,7 @@ class _Normalised(torch.autograd.Function):
         made = None
         if ctx.needs_input_grad[0]:
             dist.all_reduce(sums)
-            means = sums / ctx.total
+            means = sums / total
             centred = given - _wide(means[0], inputs) - normal * _wide(means[1], inputs)
             factor = inverse if weight is None else inverse * weight
             made = (centred * _wide(factor, inputs)).to(inputs.dtype)
@@ -74,13 +73,11 @@ def batch_norm(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    *,
-    total: int,
 ) -> Tensor:
-    """Normalise by the samples of all processes, as ``F.batch_norm`` does in training by those it is given.
+    """Normalise by the values of all processes, as ``F.batch_norm`` does in training by those it is given.
 
     Args:
-        inputs: (n, C, *spatial), this process's part of the batch.
+        inputs: (n, C, *spatial), this process's part of the batch, of as many values as it has, or none.
         running_mean: (C,), changed in place; None: not kept.
         running_var: (C,), likewise, of the unbiased variance.
         weight: (C,).
@@ -88,31 +85,34 @@ def batch_norm(
         training: True; by running statistics nobody needs another process.
         momentum: share of this batch in the running statistics.
         eps: added to the variance.
-        total: values of a channel in all processes together.
 
     Raises:
-        ValueError: torch's, where a channel has a single value.
+        ValueError: torch's, where a channel has a single value in all processes together.
 
     """
-    if total < FEWEST:
+    mean, variance, total = _statistics(inputs)
+    # Who has enough of them needs not wait for the device to say so; where nobody has, all raise.
+    if inputs.numel() < FEWEST * inputs.shape[1] and bool(total.min() < FEWEST):
         raise ValueError(f"Expected more than 1 value per channel when training, got {inputs.shape}")
-    mean, variance = _statistics(inputs)
     with torch.no_grad():
         for kept, found in ((running_mean, mean), (running_var, variance * (total / (total - 1)))):
             if kept is not None:
                 kept.mul_(1 - momentum).add_(found.to(kept.dtype), alpha=momentum)
     kind = _computed_in(inputs)
     inverse = torch.rsqrt(variance + eps).to(kind)
-    made: Tensor = _Normalised.apply(inputs, weight, bias, mean.to(kind), inverse, total)
+    made: Tensor = _Normalised.apply(inputs, weight, bias, mean.to(kind), inverse, total.to(kind))
     return made
 
 
 @torch.no_grad()
-def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over all processes: (C,), float64."""
+def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance and number of values of each channel over all processes: (C,), float64."""
     values = inputs.detach().to(_computed_in(inputs))
     axes = [axis for axis in range(values.ndim) if axis != 1]
-    variance, mean = torch.var_mean(values, axes, correction=0)
+    if values.numel():
+        variance, mean = torch.var_mean(values, axes, correction=0)
+    else:  # a model may give the layer nothing of this part: no value has no mean, which would spread
+        variance = mean = values.new_zeros(values.shape[1])
     count = torch.full_like(mean, values.numel() / values.shape[1])
     own = torch.stack([count, mean, variance]).double()
     parts = own.new_empty((dist.get_world_size(), *own.shape))
@@ -121,7 +121,7 @@ def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
     total = counts.sum(0)
     whole = (counts * means).sum(0) / total
     spread = (counts * (variances + (means - whole) ** 2)).sum(0) / total
-    return whole, spread
+    return whole, spread, total
 
 
 def _computed_in(inputs: Tensor) -> torch.dtype:

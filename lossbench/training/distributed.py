@@ -6,11 +6,11 @@ samples is what it is in one process. Gradients of the weights are summed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from lossbench.training.collectives import (
     told_by_the_lead,
 )
 from lossbench.training.group import Group
-from lossbench.training.parts import TOLERANCE, Part, differs
+from lossbench.training.parts import LOOKED_AT, TOLERANCE, Draw, Part, differs, shared_draws
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
@@ -46,7 +46,8 @@ class Ranks(Group):
         self.compute = compute
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == 0
-        self._known = False
+        self._shared: frozenset[Draw] | None = None
+        self._within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Compute a part of a batch's outputs, and have the others'.
@@ -59,27 +60,36 @@ class Ranks(Group):
         """
         count = len(inputs)
         if count < self.world:
+            self._within = nullcontext
             outputs: Tensor = model(inputs)
             return of_the_lead(outputs.float())
-        if not self._known:
-            self._look_at(model, inputs)
+        shared = self._shared = self._look_at(model, inputs) if self._shared is None else self._shared
         part = part_of(count, self.rank, self.world)
-        with Part(count, part):
+        self._within = partial(Part, count, part, shared)
+        with self._within():
             outputs = model(inputs[part])
         return gathered(outputs.float(), count)
 
-    def _look_at(self, model: nn.Module, inputs: Tensor) -> None:
+    def backward(self, value: Tensor) -> None:
+        """Find gradients; a model that computes again on the way back does so within the whole batch, too."""
+        with self._within():
+            torch.autograd.backward(value)  # a tensor's own method would hide what it calls from the block
+
+    def _look_at(self, model: nn.Module, inputs: Tensor) -> frozenset[Draw]:
         mine = partial(part_of, rank=self.rank, world=self.world)
-        found = differs(model, inputs, mine, TOLERANCE[self.compute.precision])
+        few = inputs[:LOOKED_AT]
+        with torch.no_grad(), torch.autocast(few.device.type, enabled=False):
+            shared = shared_draws(model, few, few[mine(len(few))])
+        found = differs(model, inputs, mine, TOLERANCE[self.compute.precision], shared)
         if any(
             every(torch.tensor(float(found), device=inputs.device))
         ):  # the first process's draws may agree
             raise UserError(
-                f"'compute.processes' is {self.world}, but the model's outputs for a sample depend on "
-                "the other samples of its batch, or on draws that cannot be divided (dropout within "
-                "attention, say; layers of batch normalisation and dropout can); allowed with it: 1"
+                f"'compute.processes' is {self.world}, but the model's outputs for a sample, or its buffers, "
+                "depend on the other samples of its batch, or on draws that cannot be divided (dropout "
+                "within attention, say; layers of batch normalisation and dropout can); allowed with it: 1"
             )
-        self._known = True
+        return shared
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients of the parts."""
@@ -90,13 +100,15 @@ class Ranks(Group):
         return told_by_the_lead(find, self.compute.device)
 
     def see_alike(self, model: nn.Module) -> None:
-        """See that all processes have the same weights.
+        """See that all processes have the same weights and buffers.
 
         Raises:
             GateError: if they have not.
 
         """
-        total = torch.stack([one.detach().double().sum() for one in model.parameters()]).sum()
+        held = [one for one in model.state_dict().values() if isinstance(one, Tensor)]
+        numbers = [torch.view_as_real(one) if one.is_complex() else one for one in held]
+        total = torch.stack([one.double().sum().to(self.compute.device) for one in numbers]).sum()
         found = every(total)
         if len({repr(one) for one in found}) > 1:
             raise GateError(

@@ -32,6 +32,10 @@ class Group:
         outputs: Tensor = model(inputs)
         return outputs
 
+    def backward(self, value: Tensor) -> None:
+        """Find the gradients of a loss, (), of the outputs that were computed last."""
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make of what each process has found the gradients of the whole batch."""
 
@@ -45,7 +49,7 @@ class Group:
         return find()
 
     def see_alike(self, model: nn.Module) -> None:
-        """See that all processes have the same weights."""
+        """See that all processes have the same weights and buffers."""
 
 
 ALONE = Group()

@@ -31,7 +31,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leading process answers it, once it trains
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        request: Request = pickle.loads(pipe.recv_bytes())  # noqa: S301  # of who started us
+        content = pipe.recv_bytes()
     except EOFError:  # it has gone
         return 1
 
@@ -39,12 +39,12 @@ def main() -> int:
         pipe.send_bytes(pickle.dumps((kind, content)))
 
     try:
-        _train(request, say)
+        _train(pickle.loads(content), say)  # noqa: S301  # of who started us
     except SystemExit as asked:  # it was asked to end, and has written its state
         return asked.code if isinstance(asked.code, int) else 1
     except Exception as error:  # whatever it was, whoever started us tells it
         if not isinstance(error, UserError | GateError):
-            error.add_note(f"in process {request.rank + 1} of a replicate:\n" + traceback.format_exc())
+            error.add_note("in one of a replicate's processes:\n" + traceback.format_exc())
         lost = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
         say("lost" if lost else "failed", in_words(error))
         return 1

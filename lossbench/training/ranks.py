@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import gpus
-from lossbench.errors import GateError, UserError
+from lossbench.errors import DiedError, GateError, UserError
 from lossbench.lifetime import die_with_parent
 from lossbench.recipe import Compute
 from lossbench.system import peak_memory
@@ -100,7 +100,7 @@ def train_in_ranks(
 
     Raises:
         UserError: if there are fewer GPUs than processes, or the model cannot be divided.
-        GateError: if a process has died.
+        DiedError: if a process has died.
 
     """
     with _started(setting, member, checkpoint) as ranks:
@@ -207,7 +207,8 @@ class _Watch:
         Raises:
             SystemExit: if training was asked to end; its state is written.
             UserError: a process's own.
-            GateError: if one has died.
+            GateError: likewise.
+            DiedError: if one has died.
 
         """
         self.open = list(self.ranks)
@@ -267,11 +268,11 @@ class _Watch:
         if told:
             return told[0]
         if dead:
-            return GateError(self._died(dead[0]))
+            return DiedError(self._died(dead[0]))
         if other:
             return other[0]
         lost = " ".join(str(one.error).splitlines()[0] for one in self.ranks if one.error is not None)
-        return GateError(f"{self._who} lost one another ({lost}); run the same again")
+        return DiedError(f"{self._who} lost one another ({lost}); run the same again")
 
     @property
     def _who(self) -> str:
