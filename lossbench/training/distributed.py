@@ -6,11 +6,11 @@ samples is what it is in one process. Gradients of the weights are summed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,6 @@ class Ranks(Group):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == 0
         self._shared: frozenset[Draw] | None = None
-        self._within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Compute a part of a batch's outputs, and have the others'.
@@ -60,20 +59,13 @@ class Ranks(Group):
         """
         count = len(inputs)
         if count < self.world:
-            self._within = nullcontext
             outputs: Tensor = model(inputs)
             return of_the_lead(outputs.float())
         shared = self._shared = self._look_at(model, inputs) if self._shared is None else self._shared
         part = part_of(count, self.rank, self.world)
-        self._within = partial(Part, count, part, shared)
-        with self._within():
+        with Part(count, part, shared):
             outputs = model(inputs[part])
         return gathered(outputs.float(), count)
-
-    def backward(self, value: Tensor) -> None:
-        """Find gradients; a model that computes again on the way back does so within the whole batch, too."""
-        with self._within():
-            torch.autograd.backward(value)  # a tensor's own method would hide what it calls from the block
 
     def _look_at(self, model: nn.Module, inputs: Tensor) -> frozenset[Draw]:
         mine = partial(part_of, rank=self.rank, world=self.world)

@@ -32,10 +32,6 @@ class Group:
         outputs: Tensor = model(inputs)
         return outputs
 
-    def backward(self, value: Tensor) -> None:
-        """Find the gradients of a loss, (), of the outputs that were computed last."""
-        value.backward()  # type: ignore[no-untyped-call]  # torch's own
-
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make of what each process has found the gradients of the whole batch."""
 
