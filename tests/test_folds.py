@@ -249,7 +249,7 @@ def test_several_processes_keep_scores_under_the_key_of_the_replicates_fold(
     params = params.model_copy(update={"compute": Compute(processes=2), "seeds": (0, 1)})
     store = Store(str(tmp_path))
     arm, place = Arm(params, "mine-focal", trained), Where(trained, trained / ".lossbench", store.address)
-    wanted = arm.replicates({})
+    wanted = arm.replicates({"best": {}})
     jobs = arm.jobs(wanted, wanted.keys, place, trial=False)
 
     def alone(setting: Setting, *rest: Any) -> list[Replicate]:
