@@ -12,14 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from lossbench import gpus
 from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job
-from lossbench.execution.scoring import Scoring
 from lossbench.lifetime import die_with_parent
 from lossbench.system import keep_memory
 from lossbench.travelling import in_words
+
+if TYPE_CHECKING:  # it imports torch, and who only collects imports us
+    from lossbench.execution.scoring import Scoring
 
 SEES: Mapping[str, str] = {gpus.VISIBLE: ""}
 """Of a helper's environment."""
@@ -41,7 +44,7 @@ class Feed:
         self._pipe = pipe
         self._job, self._count = 0, 0
 
-    def __call__(self, scoring: Scoring) -> None:
+    def __call__(self, scoring: "Scoring") -> None:
         """Hand a scoring over, once the helper has taken the one before.
 
         Raises:
@@ -67,7 +70,7 @@ class Feed:
         """Begin with another job."""
         self._job, self._count = self._job + 1, 0
 
-    def _send(self, content: Scoring | None, job: Job) -> None:
+    def _send(self, content: "Scoring | None", job: Job) -> None:
         try:
             self._pipe.send((self._job, content))
         except OSError:
@@ -158,7 +161,7 @@ def help_out(driver: connection.Connection, worker: connection.Connection, threa
             error = error or _scored(scoring)
 
 
-def _scored(scoring: Scoring) -> Exception | None:
+def _scored(scoring: "Scoring") -> Exception | None:
     from lossbench.execution.work import score_handed
 
     try:
