@@ -261,8 +261,11 @@ class LocalExecutor:
         if kind == "handed":
             assert worker.helper is not None  # noqa: S101  # who hands over has one
             return self._lost(job, LOST) if worker.helper.over else worker.helper.take(content, job)
-        if isinstance(content, HelperGoneError) and self._once_more(job):
-            return []
+        if kind == "ending":
+            self._bury(worker)  # or it were given another job, which it would not do
+            if isinstance(content, HelperGoneError) and self._once_more(job):
+                return []
+            kind = "failed"
         return [Event(job, kind, content)]
 
     def _hear(self, helper: Helper) -> list[Event]:
@@ -271,7 +274,9 @@ class LocalExecutor:
         except EOFError:
             code = helper.close()
             self._helpers.remove(helper)
-            return [event for job in helper.jobs.values() for event in self._lost(job, code)]
+            # Its replicates are in the store: to score them again costs little, even if nothing runs beside.
+            why = LOST if code == -signal.SIGKILL and self.workers == 1 else code
+            return [event for job in helper.jobs.values() for event in self._lost(job, why)]
 
     def _died(self, worker: _Worker, job: Job) -> list[Event]:
         return self._lost(job, self._bury(worker))
@@ -377,6 +382,8 @@ def _serve(
         except Exception as error:  # whatever it was, the driver tells it
             if not isinstance(error, UserError | GateError):
                 error.add_note(f"in the {job.label}:\n" + traceback.format_exc())
-            pipe.send(("failed", in_words(error)))
-            if isinstance(error, HelperGoneError) or (compute.device == "cuda" and lost(error)):
-                return  # whatever this process does with its GPU fails from now on: another one begins
+            # Whatever this process does with a lost GPU fails from now on: another one begins.
+            ends = isinstance(error, HelperGoneError) or (compute.device == "cuda" and lost(error))
+            pipe.send(("ending" if ends else "failed", in_words(error)))
+            if ends:
+                return
