@@ -243,7 +243,8 @@ def test_what_a_sentence_claims_was_measured(
 def test_readmes_table_of_other_packages() -> None:
     found = {(row["package"], row["correlation"]): row for row in result("peers")["rows"]}
     names = {"Lossbench": "lossbench", "autorank, Bayesian": "autorank bayesian", "baycomp, signed rank": "baycomp signed rank",
-             "autorank, frequentist (its default)": "autorank frequentist", "ictonyx": "ictonyx"}  # fmt: skip
+             "autorank, frequentist (its default)": "autorank frequentist", "ictonyx": "ictonyx",
+             "deep-significance, ASO": "deep-significance ASO"}  # fmt: skip
     rows = [row for row in table(README, "| package |") if row[0] in names]
     assert len(rows) == len(names)
     for name, *cells in rows:
