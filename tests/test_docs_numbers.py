@@ -200,6 +200,8 @@ CLAIMS: list[tuple[Path, str, Callable[[], list[float]]]] = [
     (STATISTICS, r"digits \((\d+) epochs\): (\d+) of (\d+) trainings, (\d+) s against (\d+) s", _real_racing),
     (STATISTICS, r"That is (\S+) and (\S+) of the trainings", lambda: [
         result("racing")["rows"][0]["share"], result("racing")["real"]["share_of_trainings"]]),
+    (STATISTICS, r"end, too: (\.\d+) of the trainings at one, (\.\d+) at one and a half", lambda: [
+        row["share"] for margin in (1, 1.5) for row in result("racing")["rows"] if row["margin_sd"] == margin]),
     (STATISTICS, r"percentile bootstrap .*? (\.\d+), (\.\d+), (\.\d+) and ± 1\.96 standard errors (\.\d+), (\.\d+), (\.\d+)",
      lambda: [rate(what, n=n)["rate"] for what in ("percentile bootstrap", "± 1.96 standard errors") for n in (5, 10, 20)]),
     (STATISTICS, r"with one tuning seed (\.\d+) and (\.\d+)", lambda: _tuned("arm", tuning_seeds=1)),
