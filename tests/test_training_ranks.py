@@ -38,7 +38,7 @@ from lossbench.training.distributed import Ranks
 from lossbench.training.fitting import train
 from lossbench.training.group import ALONE, Group
 from lossbench.training.loop import train_replicate
-from lossbench.training.parts import Part
+from lossbench.training.parts import Part, differs
 from lossbench.training.rank import LOST
 
 CLOSE = 1e-5
@@ -619,3 +619,27 @@ def test_an_error_of_the_users_is_their_sentence(data, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^this is mine$"):
         train(made, [MEMBER])
     assert not ours()
+
+
+class Centred(nn.Module):
+    """Centred, it does to a part what it does not do to the whole."""
+
+    def __init__(self, centred: bool) -> None:
+        super().__init__()
+        self.layer, self.centred = nn.Linear(2, 2), centred
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs - inputs.mean(0) if self.centred else inputs)
+        return outputs
+
+
+def test_whatever_a_process_sees_it_looks_as_often_as_the_others() -> None:
+    """Batch normalisation speaks to all of them each time: who looked less would be waited for."""
+    seen = []
+    for centred in (False, True):
+        model = Centred(centred)
+        count: list[int] = []
+        model.register_forward_pre_hook(lambda _, given, count=count: count.append(len(given[0])))
+        assert differs(model, torch.randn(6, 2), lambda _: slice(0, 3), 1e-3) == centred
+        seen.append(count)
+    assert seen[0] == seen[1]

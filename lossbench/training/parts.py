@@ -228,10 +228,9 @@ def differs(
     """
     few = inputs[:LOOKED_AT]
     part = part_of(len(few))
-    if _parts_differ(model, few, part, tolerance, shared):
-        return True
-    with _moved(model):
-        return _parts_differ(model, few, part, tolerance, shared)
+    as_it_is = _parts_differ(model, few, part, tolerance, shared)
+    with _moved(model):  # in any case: processes that have seen nothing wait in batch normalisation
+        return _parts_differ(model, few, part, tolerance, shared) or as_it_is
 
 
 def _parts_differ(
