@@ -224,6 +224,8 @@ CLAIMS: list[tuple[Path, str, Callable[[], list[float]]]] = [
     (PERFORMANCE, r"each by (\d+) to (\d+) %", _missed_trainings),
     (PERFORMANCE, r"`make repro` \((\d+) s by the clock, .*?\) (\d+) % are spent .*? time (\d+) % are imports .*? (\d+) % they "
      r"have nothing to do .*? (\d+) % go to scoring", _overhead),
+    (PERFORMANCE, r"with nothing changed takes (\S+) s .*? is gone (\S+) s .*? with 50 arms (\S+) s", lambda: [
+        result("overhead")["shares"][one] for one in ("idle_dvc_repro", "all_in_the_store", "many_arms_in_the_store")]),
 ]  # fmt: skip
 
 
