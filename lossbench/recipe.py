@@ -59,7 +59,7 @@ class Optimizer(Model):
 class Schedule(Model):
     """Learning rate over time; ``warmup`` is a share of all steps, ``step_at`` are shares of all epochs."""
 
-    name: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    name: Literal["constant", "cosine", "linear", "exponential", "step"] = "constant"
     """How the learning rate changes."""
     warmup: Fraction = 0.0
     """Share of all steps in which the rate rises from 0."""
@@ -68,7 +68,7 @@ class Schedule(Model):
     step_at: tuple[Fraction, ...] = (0.5, 0.75)
     """Where `step` steps down, as shares of the training."""
     final: NonNegative = 0.0
-    """Share of the rate at which `cosine` ends."""
+    """Share of the rate at which `cosine` and `linear` end."""
 
 
 class Augmentation(Model):

@@ -97,6 +97,7 @@ def torch_rates(make, steps: int, each: int = 1) -> list[float]:
     [
         (Schedule(name="cosine"), lambda o: lr_scheduler.CosineAnnealingLR(o, 40), 1),
         (Schedule(name="cosine", final=0.1), lambda o: lr_scheduler.CosineAnnealingLR(o, 40, 0.1), 1),
+        (Schedule(name="linear", final=0.1), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, 40), 1),
         (Schedule(name="exponential", gamma=0.7), lambda o: lr_scheduler.ExponentialLR(o, 0.7), 4),
         (
             Schedule(name="step", gamma=0.1, step_at=(0.5, 0.75)),
@@ -110,7 +111,7 @@ def test_a_schedule_is_torchs(schedule, oracle, each):
     assert rates(schedule, 40, 4) == pytest.approx(torch_rates(oracle, 40, each))
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "exponential", "step"])
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear", "exponential", "step"])
 def test_a_warm_up_rises_evenly_to_the_full_rate_and_then_the_schedule_begins(name):
     found = rates(Schedule(name=name, warmup=0.25), 40, 4)
     assert found[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])

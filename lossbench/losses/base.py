@@ -17,7 +17,7 @@ from lossbench.losses.inputs import (
     check_shapes,
     check_targets,
     check_weights,
-    inside_transform,
+    unseen,
     warn_of_probabilities,
 )
 
@@ -178,7 +178,7 @@ class Loss(Declared):
 
     def _looks(self, logits: Tensor, *others: Tensor) -> bool:
         """Say whether this call's values are looked at."""
-        if self.check == "never" or inside_transform(logits, *others):
+        if self.check == "never" or unseen(logits, *others):
             return False
         return self.check == "always" or logits.device.type == "cpu" or not self._seen
 

@@ -10,7 +10,7 @@ from lossbench.losses import functional
 from lossbench.losses.base import Loss, weighted_mean
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import choice, flag, real
-from lossbench.losses.inputs import inside_transform
+from lossbench.losses.inputs import unseen
 from lossbench.losses.registry import register
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class HausdorffDistance(DistanceLoss):
 
     def of_prediction(self, batch: Batch) -> Tensor:
         """Return the distances to the predicted border, to the power α."""
-        if inside_transform(batch.logits):
+        if unseen(batch.logits):
             raise ValueError(
                 f"{type(self).__name__}: sides is 'two', which looks at predictions and cannot be compiled "
                 "or mapped; allowed there: one"

@@ -2,7 +2,7 @@
 
 A softmax's summary keeps at most one map (N, C, L) for the backward pass and makes one in it, where plain
 autograd keeps and makes three and more. The plain twins say the same in operations that autograd knows. They
-serve under torch.compile, torch.func and CUDA graph capture; the tests hold each function against its twin.
+serve under torch.compile and torch.func; the tests hold each function against its twin.
 """
 
 from collections.abc import Sequence

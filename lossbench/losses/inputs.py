@@ -41,7 +41,7 @@ class DoubleSoftmaxWarning(UserWarning):
 
 
 def inside_transform(*tensors: Tensor) -> bool:
-    """Say whether the call is compiled, transformed by torch.func, captured, or differentiated forwards.
+    """Say whether the call is compiled, transformed by torch.func, or differentiated forwards.
 
     No value may be looked at then, and hand-written backward passes do not serve.
     """
@@ -52,9 +52,16 @@ def inside_transform(*tensors: Tensor) -> bool:
     if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
         return True
     duals = map(forward_ad.unpack_dual, tensors)
-    if any(dual.tangent is not None for dual in duals):
-        return True
-    return tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    return any(dual.tangent is not None for dual in duals)
+
+
+def unseen(*tensors: Tensor) -> bool:
+    """Say whether no value may be looked at: within a transform, or while a CUDA graph is captured.
+
+    Hand-written backward passes do serve in a graph, whose bits so are those of the call as it comes.
+    """
+    captured = tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    return captured or inside_transform(*tensors)
 
 
 def check_shapes(

@@ -20,6 +20,8 @@ SMALLEST = 9
 """Side of the smallest image of which three poolings leave anything."""
 MOMENTUM = 0.4
 """Share of a batch in the running statistics: of few steps the last ones count."""
+SHIFT = 8.0
+"""Factor of the norms' biases, which so learn at 64 times the rate of all else (the paper's sec. 3.4)."""
 SCALE = 1 / 9
 """Of the logits: the softmax of an untrained network is nearly even (the paper's)."""
 
@@ -45,7 +47,7 @@ class Whitening(FromData):
         """Take the filters from the patches' second moments, in float64."""
         moments, count = torch.zeros(()), 0
         for images in batches:
-            patches = F.unfold(images.double(), SIDE).transpose(1, 2).flatten(0, 1)
+            patches = _patches(images.double())
             moments = moments.to(patches) + patches.T @ patches
             count += len(patches)
         # On the CPU, whatever the data lie on: the smallest of all problems, and signs that agree.
@@ -57,6 +59,13 @@ class Whitening(FromData):
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 8·C, H - 1, W - 1)."""
         return F.conv2d(images, self.weight, self.bias)
+
+
+def _patches(images: Tensor) -> Tensor:
+    """(N, C, H, W) → (N·L, C·4), as ``unfold`` has them, which launches a kernel a sample on a GPU."""
+    height, width = images.shape[2] - SIDE + 1, images.shape[3] - SIDE + 1
+    seen = [images[:, :, y : y + height, x : x + width] for y in range(SIDE) for x in range(SIDE)]
+    return torch.stack(seen, 2).flatten(3).flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
 
 def _doubled(filters: Tensor, channels: int) -> Tensor:
@@ -76,6 +85,18 @@ class Mirrored(nn.Module):
         """(N, C, H, W) → (N, outputs)."""
         logits: Tensor = self.network(images)
         return logits if self.training else (logits + self.network(images.flip(3))) / 2
+
+
+class Shift(nn.Module):
+    """Adds a bias to each channel, held in units of :data:`SHIFT` and so quick to learn."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → the same."""
+        return features + (SHIFT * self.bias).to(features.dtype).view(1, -1, 1, 1)
 
 
 class Head(nn.Linear):
@@ -98,12 +119,17 @@ def _stage(before: int, after: int) -> list[nn.Module]:
     return [
         _convolution(before, after),
         nn.MaxPool2d(2),
-        nn.BatchNorm2d(after, momentum=MOMENTUM),
+        *_norm(after),
         nn.GELU(),
         _convolution(after, after),
-        nn.BatchNorm2d(after, momentum=MOMENTUM),
+        *_norm(after),
         nn.GELU(),
     ]
+
+
+def _norm(channels: int) -> tuple[nn.Module, nn.Module]:
+    """Without a scale to train, which weight decay would shrink."""
+    return nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False), Shift(channels)
 
 
 @register

@@ -234,7 +234,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 def rate_factor(schedule: Schedule, step: int, steps: int, per_epoch: int) -> float:
     """Learning rate at a step as a factor of the base rate.
 
-    Cosine and the shares of ``step_at`` run over the steps after the warm-up.
+    Cosine, linear and the shares of ``step_at`` run over the steps after the warm-up.
 
     Args:
         schedule: which.
@@ -250,6 +250,8 @@ def rate_factor(schedule: Schedule, step: int, steps: int, per_epoch: int) -> fl
     match schedule.name:
         case "cosine":
             return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return schedule.final + (1 - schedule.final) * (1 - progress)
         case "exponential":
             return float(schedule.gamma ** ((step - warm) // per_epoch))
         case "step":

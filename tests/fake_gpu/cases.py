@@ -131,6 +131,13 @@ def of_graphs(engine: str) -> Iterator[Case]:
     yield replace(bf16, graphs=True)
 
 
+def of_recorded_losses() -> Iterator[Case]:
+    """Every loss, recorded: it must ask for what it asks for as it comes."""
+    for kind in ("label", "multilabel", "mask"):
+        for case in of_losses(kind, "loop"):
+            yield replace(case, name=f"{case.name} graphs", graphs=True)
+
+
 def groups() -> dict[str, list[Case]]:
     """Cases that one process runs."""
     found = {}
@@ -141,4 +148,5 @@ def groups() -> dict[str, list[Case]]:
         found[f"models {engine}"] = list(of_models(engine))
         found[f"recipes {engine}"] = list(of_recipes(engine))
         found[f"graphs {engine}"] = list(of_graphs(engine))
+    found["losses recorded"] = list(of_recorded_losses())
     return found

@@ -21,9 +21,11 @@ static __thread int current;
 
 /* Stream that is recorded as a graph, and whether what must not be was asked of it. */
 static void *recorded;
-static int recording, spoiled;
+static int recording, spoiled, mode;
 #define UNRECORDABLE 900
-static status waited(void) { waits++; return recording ? (spoiled = 1, UNRECORDABLE) : OK; }
+/* Whoever has asked for the relaxed mode may do elsewhere what the recorded stream must not. */
+static int forbidden(void) { return recording && mode != cudaStreamCaptureModeRelaxed; }
+static status waited(void) { waits++; return forbidden() ? (spoiled = 1, UNRECORDABLE) : OK; }
 
 long standin_waits(void) { return waits; }
 long standin_launches(void) { return launches; }
@@ -110,7 +112,7 @@ status cudaMemcpy(void *to, const void *from, size_t size, int kind) {
 }
 status cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
     copies++;
-    if (recording && kind != cudaMemcpyDeviceToDevice) return spoiled = 1, UNRECORDABLE; /* the host's may be gone */
+    if (forbidden() && kind != cudaMemcpyDeviceToDevice) return spoiled = 1, UNRECORDABLE; /* the host's may be gone */
     memmove(to, from, size);
     return OK;
 }
@@ -139,7 +141,7 @@ status cudaStreamGetCaptureInfo(void *stream, int *capturing, unsigned long long
 }
 
 /* Graphs: what is recorded is counted as it would be launched; a replay is one launch. */
-status cudaStreamBeginCapture(void *stream, int mode) {
+status cudaStreamBeginCapture(void *stream, int kind) {
     recorded = stream, recording = 1, spoiled = 0;
     return OK;
 }
@@ -154,7 +156,11 @@ status cudaGraphInstantiateWithFlags(void **made, void *graph, unsigned long lon
 status cudaGraphLaunch(void *made, void *stream) { launches++, replays++; return OK; }
 status cudaGraphDestroy(void *graph) { return OK; }
 status cudaGraphExecDestroy(void *made) { return OK; }
-status cudaThreadExchangeStreamCaptureMode(int *mode) { return OK; }
+status cudaThreadExchangeStreamCaptureMode(int *wanted) {
+    int before = mode;
+    mode = *wanted, *wanted = before;
+    return OK;
+}
 status cudaEventCreate(void **made) { return name_it(made); }
 status cudaEventCreateWithFlags(void **made, unsigned flags) { return name_it(made); }
 status cudaEventDestroy(void *event) { return OK; }
@@ -221,12 +227,14 @@ status cublasLtMatmulAlgoGetHeuristic(void *handle, void *what, void *a, void *b
 /* The driver's library, which torch loads by its name when CUDA starts: this one has it. */
 #define DRIVER(name) status name() { return OK; }
 DRIVER(cuCtxGetCurrent) DRIVER(cuCtxSetCurrent) DRIVER(cuDeviceGet) DRIVER(cuDeviceGetAttribute)
-DRIVER(cuDevicePrimaryCtxGetState) DRIVER(cuDevicePrimaryCtxRetain) DRIVER(cuFuncGetAttribute)
+DRIVER(cuDevicePrimaryCtxRetain) DRIVER(cuFuncGetAttribute)
 DRIVER(cuFuncSetAttribute) DRIVER(cuFuncSetCacheConfig) DRIVER(cuGetErrorString)
 DRIVER(cuLaunchCooperativeKernel) DRIVER(cuLaunchKernel) DRIVER(cuLinkAddData_v2) DRIVER(cuLinkComplete)
 DRIVER(cuLinkCreate_v2) DRIVER(cuModuleGetFunction) DRIVER(cuModuleLoad) DRIVER(cuModuleLoadData)
 DRIVER(cuModuleLoadDataEx) DRIVER(cuModuleUnload) DRIVER(cuOccupancyMaxActiveBlocksPerMultiprocessor)
 DRIVER(cuPointerGetAttribute) DRIVER(cuTensorMapEncodeTiled)
+/* Without a context torch says, asked whether a stream is captured, that it is not. */
+status cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = 0, *active = 1; return OK; }
 
 
 /* cuDNN: one engine for all convolutions, and batch normalisation; both without a workspace. */

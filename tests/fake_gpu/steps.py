@@ -12,7 +12,8 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,10 +21,11 @@ from unittest.mock import patch
 import planted
 import torch
 from cases import BATCH, FEW, STEPS, Case, groups
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.synthetic import setting, synthetic
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member, Setting, graphs, loop, population, portions
+from lossbench.training import Member, Setting, graphs, loop, optimization, population, portions
 from lossbench.training.samples import Plan
 
 MEMBERS = (Member(0), Member(1), Member(2))
@@ -73,6 +75,52 @@ def told_of_steps(tell: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+class Asked(TorchDispatchMode):
+    """Names what a step asks torch for, the way back included, until the optimizer takes over.
+
+    That is told its rate by a number in a step as it comes, and by a tensor in one that is recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.over = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.over:
+            self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def asking(asked: dict[bool, list[str]]) -> Iterator[None]:
+    """Note what the last step that came asked for (False), and the last that was recorded (True)."""
+
+    def listening(take: Callable[..., None]) -> Callable[..., None]:
+        def listened(*given: Any) -> None:
+            with Asked() as mode, patch.object(optimization.Optimizer, "step", ending(mode)):
+                take(*given)
+            asked[torch.cuda.is_current_stream_capturing()] = mode.names
+
+        return listened
+
+    update = optimization.Optimizer.step
+
+    def ending(mode: Asked) -> Callable[..., None]:
+        def ended(*given: Any) -> None:
+            mode.over = True
+            update(*given)
+
+        return ended
+
+    one, many = loop._Run, population._Population
+    with (
+        patch.object(one, "_step", listening(one._step)),
+        patch.object(many, "_step", listening(many._step)),
+    ):
+        yield
+
+
 def train(made: Setting) -> None:
     if made.compute.engine == "population":
         population.train_population(made, MEMBERS)
@@ -92,18 +140,26 @@ def measure(case: Case, data: Dataset, counter: Counter) -> dict[str, Any]:
     """Train, and say what a step cost; where it waited, or what it raised."""
     counter.reset()
     made = prepared(case, data)
-    said = io.StringIO()
+    said, asked = io.StringIO(), dict[bool, list[str]]()
     recurrent = case.kind == "tokens"  # the stand-in has no cuDNN of its own for these
+    listening = asking(asked) if case.graphs else nullcontext()
     with torch.backends.cudnn.flags(enabled=not recurrent), told_of_steps(counter.mark):
-        with redirect_stderr(said):
+        with redirect_stderr(said), listening:
             train(made)
         found = {**counter.per_step(graphs.WARM + 1 if case.graphs else 1), "drawn": drawn(made)}
         if case.graphs:
             ours = [line for line in said.getvalue().splitlines() if line.startswith("warning: ")]
-            return {**found, "replays": counter.replays, "said": "\n".join(ours)}
+            return {**found, "replays": counter.replays, "said": "\n".join(ours), "other": other(asked)}
         if found["waits"]:
             found["where"] = waiting(made)
     return found
+
+
+def other(asked: dict[bool, list[str]]) -> str:
+    """What a recorded step first asks for that the step as it comes does not, or the other way round."""
+    came, recorded = asked.get(False, []), asked.get(True, [])
+    pairs = zip_longest(came, recorded, fillvalue="nothing")
+    return next((f"{one}, recorded {two}" for one, two in pairs if one != two), "")
 
 
 def drawn(made: Setting) -> bool:

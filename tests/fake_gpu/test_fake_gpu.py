@@ -102,6 +102,7 @@ def test_a_step_keeps_to_the_device_and_waits_for_nothing(group: str, standin: P
     assert [row for row in rows if "error" in row or row["drawn"]] == []
     recorded = [(row["replays"], row["said"]) for row in rows if "replays" in row]
     assert recorded == [(RECORDED, "") for case in cases if case.graphs]
+    assert [(row["case"], row["other"]) for row in rows if row.get("other")] == [], "bits would differ"
     if os.environ.get("LOSSBENCH_STEPS") == "write":
         write_table(rows)
     wrong = [row for row in rows if row["waits"] != TABLE[row["case"]][0]]
