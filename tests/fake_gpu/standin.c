@@ -22,6 +22,7 @@ static __thread int current;
 /* Stream that is recorded as a graph, and whether what must not be was asked of it. */
 static void *recorded;
 static int recording, spoiled;
+static unsigned long long recordings;
 #define UNRECORDABLE 900
 static status waited(void) { waits++; return recording ? (spoiled = 1, UNRECORDABLE) : OK; }
 
@@ -133,14 +134,14 @@ status cudaStreamIsCapturing(void *stream, int *capturing) {
 }
 status cudaStreamGetCaptureInfo(void *stream, int *capturing, unsigned long long *id, void *graph, void *nodes,
                                 void *edges, size_t *count) {
-    if (id) *id = 1;
+    if (id) *id = recordings; /* torch tells recordings apart by it, also when it forgets an old one */
     if (count) *count = 0;
     return cudaStreamIsCapturing(stream, capturing);
 }
 
 /* Graphs: what is recorded is counted as it would be launched; a replay is one launch. */
 status cudaStreamBeginCapture(void *stream, int mode) {
-    recorded = stream, recording = 1, spoiled = 0;
+    recorded = stream, recording = 1, spoiled = 0, recordings++;
     return OK;
 }
 status cudaStreamEndCapture(void *stream, void **graph) {
