@@ -60,6 +60,18 @@ def test_mig_instances_are_all_ours_though_cuda_shows_one(monkeypatch: pytest.Mo
     assert [local.sharing(compute, workers) for workers in (1, 2, 3, 4)] == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("device", "sharers", "kept"), [("cuda", 4, [0.25]), ("cuda", 1, []), ("cpu", 4, [])]
+)
+def test_who_shares_a_gpu_takes_no_more_than_its_part(
+    device: str, sharers: int, kept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    gpus.keep_to_part(device, sharers)
+    assert asked == kept
+
+
 def test_which_gpu_is_no_part_of_params() -> None:
     with pytest.raises(ValidationError, match=r"--device cuda:1.*CUDA_VISIBLE_DEVICES=1"):
         Compute(device="cuda:1")  # type: ignore[arg-type]  # refused, as it should be
