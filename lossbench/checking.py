@@ -214,6 +214,7 @@ def check_compute(compute: Compute) -> None:
 
     """
     _check_processes(compute)
+    _check_members(compute)
     if compute.device == "cpu":
         if compute.precision == "tf32":
             raise UserError(
@@ -234,6 +235,14 @@ def check_compute(compute: Compute) -> None:
         raise UserError(
             f"'compute.precision' is '{compute.precision}', but {torch.cuda.get_device_name()} (capability "
             f"{major}) computes in neither tf32 nor bf16; allowed here: fp32"
+        )
+
+
+def _check_members(compute: Compute) -> None:
+    if compute.members is not None and compute.engine != "population":
+        raise UserError(
+            f"'compute.members' is {compute.members}, but 'compute.engine' is '{compute.engine}', which "
+            "trains one seed at a time; allowed with it: null"
         )
 
 

@@ -40,6 +40,14 @@ def choose(device: str) -> str:
     return kind
 
 
+def keep_to_part(device: str, sharers: int) -> None:
+    """Keep this process to its equal part of a GPU's memory; else the first to ask takes what others need."""
+    if device == "cuda" and sharers > 1:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(1 / sharers)
+
+
 def named() -> list[str]:
     """The names in ``CUDA_VISIBLE_DEVICES``; nothing where it is not set."""
     return [one for one in os.environ.get(VISIBLE, "").split(",") if one]

@@ -216,12 +216,15 @@ class Compute(Model):
     """Whether a GPU records a training step once and replays it (CUDA graphs); bits are the same."""
     processes: Count = 1
     """Processes that train one replicate together, each a part of every batch; they decide its bits, too."""
+    members: Count | None = None
+    """Seeds that one population holds at most, for a GPU's memory; null: all that may be trained together."""
 
     @model_serializer(mode="wrap")
-    def _without_one_process(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the knob that came later where it is not used: what was trained before keeps its key."""
+    def _without_later_knobs(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out knobs that came later and are not used: what was trained before keeps its key."""
         made: dict[str, Any] = serialised(self)
-        return made if self.processes > 1 else {key: one for key, one in made.items() if key != "processes"}
+        unused = [name for name, usual in (("processes", 1), ("members", None)) if made[name] == usual]
+        return {key: one for key, one in made.items() if key not in unused}
 
     @field_validator("device", mode="before")
     @classmethod

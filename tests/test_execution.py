@@ -100,6 +100,17 @@ def test_what_is_in_the_store_is_not_trained_again(own: Path) -> None:
     assert written(own) == before
 
 
+def test_populations_of_at_most_so_many_members_are_jobs_of_their_own(own: Path) -> None:
+    compute = {"device": "cpu", "engine": "population", "members": 2}
+    keys = []
+    for count in (4, 5):
+        write_params(own, load(own) | {"compute": compute, "seeds": list(range(count))})
+        wanted = Arm(load_params(own / "params.yaml"), "digits-focal", own).replicates({"best": {}})
+        assert wanted.together == ((0, 1), (2, 3), (4,))[: -(-count // 2)]
+        keys.append(wanted.keys)
+    assert keys[1][:4] == keys[0], "a further seed leaves those that are full as they are"
+
+
 def test_a_further_seed_costs_one_replicate_an_arm(own: Path) -> None:
     write_params(own, study_params(tuning=load(own)["tuning"], seeds=[0, 1, 2]))
     assert sorted(filled(own).trained) == ["digits-cross_entropy 2", "digits-focal 2"]

@@ -30,6 +30,7 @@ from lossbench.execution.remote import (
 from lossbench.execution.sites import LocalSite, site
 from lossbench.outs import Outs
 from lossbench.params import load_params, parse_params
+from lossbench.recipe import Compute
 from lossbench.store import Store
 
 __all__ = ["own", "study"]
@@ -52,6 +53,21 @@ def task(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
 def test_a_task_is_computed_where_the_study_is_seen(task: Task) -> None:
     assert compute(task, lambda _: None, lambda: None).error is None
     assert [kind for kind, _ in Store(task.job.where.store).entries()].count(SCORES) == 1
+
+
+def test_a_task_that_shares_a_gpu_keeps_to_its_part_of_the_memory(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers of the machine at hand do: whoever came first would take what the others need."""
+    params = task.job.params.model_copy(update={"compute": Compute(device="cuda")})
+    told: list[Any] = []
+    monkeypatch.setattr(remote, "agree", lambda *_: None)
+    monkeypatch.setattr(remote, "facts_here", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", told.append)
+    monkeypatch.setattr("lossbench.execution.work.work", lambda job, _: told.append(job.label))
+    job = replace(task.job, params=params, where=replace(task.job.where, share=4))
+    assert compute(replace(task, job=job), lambda _: None, lambda: None).error is None
+    assert told == [0.25, job.label]
 
 
 def test_a_task_is_computed_from_what_travelled_where_the_study_is_not_seen(

@@ -14,6 +14,7 @@ from lossbench.recipe import Compute
 from lossbench.training.determinism import SWITCH, check_workspace, deterministic, recurrent_in_float32
 from lossbench.training.dropout import draw_masks
 from lossbench.training.faults import lost, of_the_device
+from lossbench.training.member import at_most
 
 MIG = "MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000001,MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000002"
 
@@ -57,6 +58,18 @@ def test_mig_instances_are_all_ours_though_cuda_shows_one(monkeypatch: pytest.Mo
     assert gpus.ours() == MIG.split(",")
     assert local.worker_count(compute) == 2
     assert [local.sharing(compute, workers) for workers in (1, 2, 3, 4)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("device", "sharers", "kept"), [("cuda", 4, [0.25]), ("cuda", 1, []), ("cpu", 4, [])]
+)
+def test_who_shares_a_gpu_takes_no_more_than_its_part(
+    device: str, sharers: int, kept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    gpus.keep_to_part(device, sharers)
+    assert asked == kept
 
 
 def test_which_gpu_is_no_part_of_params() -> None:
@@ -153,6 +166,18 @@ def test_the_key_holds_the_gpu_its_driver_and_its_switches(
     assert found["driver"] == "580.65.06"
     assert (found["gpu"], found["capability"], found["multiprocessors"]) == ("NVIDIA H100", "9.0", "132")
     assert (found[SWITCH], found["NVIDIA_TF32_OVERRIDE"]) == (":4096:8", "0")
+
+
+def test_a_population_holds_no_more_members_than_params_say() -> None:
+    """A further seed leaves those that are full as they are; a key that came later is in none without it."""
+    assert at_most(range(5), None) == [[0, 1, 2, 3, 4]]
+    assert at_most(range(5), 2) == [[0, 1], [2, 3], [4]]
+    assert at_most(range(6), 2)[:2] == at_most(range(5), 2)[:2]
+    assert at_most([], None) == at_most([], 3) == []
+    assert "members" not in Compute(engine="population").model_dump()
+    assert Compute(engine="population", members=2).model_dump()["members"] == 2
+    with pytest.raises(UserError, match=r"'compute.members' is 2, but 'compute.engine' is 'loop'.*: null"):
+        check_compute(Compute(members=2))
 
 
 def test_a_model_without_dropout_asks_for_no_generator(monkeypatch: pytest.MonkeyPatch) -> None:

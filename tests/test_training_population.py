@@ -56,6 +56,16 @@ def as_tuple(record):
     return (record.epoch, record.split, record.metric, record.value)
 
 
+def test_members_beyond_the_most_are_populations_of_their_own(labels):
+    divided = fit(setting(labels, compute=GPU | {"members": 2}, epochs=1), SEEDS)
+    expected = [
+        one
+        for part in (SEEDS[:2], SEEDS[2:])
+        for one in train_population(setting(labels, compute=GPU, epochs=1), part)
+    ]
+    assert [digest(one) for one in divided] == [digest(one) for one in expected]
+
+
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_agrees_with_the_loop(labels, name):
     rate = 1e-3 if name in ("adam", "adamw", "rmsprop") else 0.05

@@ -35,7 +35,7 @@ from lossbench.folds import fold_of, folds_of
 from lossbench.params import Params, ScriptExperiment
 from lossbench.recipe import Recipe
 from lossbench.store import Entry, Store, hashed
-from lossbench.training.member import Member, populations
+from lossbench.training.member import Member, at_most, populations
 from lossbench.tuning.search import Outcome, chosen, outcome, point_of, tuning_members
 
 
@@ -141,7 +141,8 @@ class Arm:
             for part, numbers in enumerate(populations(self.loss, members)):
                 for number in numbers:
                     divided.setdefault((part, apart[number], folds[number]), []).append(number)
-            together = list(divided.values())
+            most = self.params.compute.members
+            together = [part for numbers in divided.values() for part in at_most(numbers, most)]
         keys: dict[int, str] = {}
         for numbers in together:
             company = [members[number] for number in numbers] if stacked else ()

@@ -350,8 +350,7 @@ def _serve(
     from lossbench.training.faults import lost
 
     torch.set_num_threads(compute.threads)
-    if compute.device == "cuda" and share > 1:  # else the first to ask would take what the others need
-        torch.cuda.set_per_process_memory_fraction(1 / share)
+    gpus.keep_to_part(compute.device, share)
     hand = None if feed is None else Feed(feed)
     while True:
         try:

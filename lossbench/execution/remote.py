@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lossbench import gpus
 from lossbench.errors import DiedError, GateError, UserError
 from lossbench.execution.identity import data_hash, machine, user_code, versions
 from lossbench.execution.jobs import Event, Floors, Gallery, Job, Score, Where
@@ -168,6 +169,7 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
         from lossbench.execution.work import work
 
         torch.set_num_threads(job.params.compute.threads)
+        gpus.keep_to_part(job.params.compute.device, job.where.share)
         with _asked_to_end():
             work(job, emit)
     except SystemExit:  # asked to end: what was trained so far is in the checkpoint

@@ -260,7 +260,7 @@ class Batch:
 
     def pick(self, values: Tensor) -> Tensor:
         """Take from ``values`` (N, C, L) the entry of each position's class: (N, L)."""
-        return values.gather(1, self.index.unsqueeze(1)).squeeze(1)
+        return functional.pick(values, self.index)
 
     def of_truth(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return what the target picks of ``values`` (N, C, L), one a class: (N, L) (not for several labels).
@@ -282,8 +282,7 @@ class Batch:
         """The labels ``(N, C, L)`` as bool, for the losses that cannot do without: a byte an entry."""
         if self.multilabel or self.mixed:
             return self.hard_labels
-        classes = torch.arange(self.classes, device=self.index.device)
-        return self.index.unsqueeze(1) == classes.view(1, -1, 1)
+        return functional.is_class(self.index, self.classes)
 
     def unflatten(self, values: Tensor) -> Tensor:
         """Give ``(N, C, L)`` or ``(N, L)`` its spatial shape back."""

@@ -23,8 +23,11 @@ def deviation(batch: Batch) -> Tensor:
     if batch.multilabel or batch.mixed:
         difference = batch.probs - batch.labels.to(batch.probs.dtype)
         return difference if batch.elements is None else difference.masked_fill(~batch.elements, 0.0)
-    index = batch.index.unsqueeze(1)
-    difference = batch.probs.scatter(1, index, batch.probs.gather(1, index) - 1)
+    if functional.compares(batch.probs, batch.classes):
+        difference = batch.probs - batch.is_true().to(batch.probs.dtype)
+    else:
+        index = batch.index.unsqueeze(1)
+        difference = batch.probs.scatter(1, index, batch.probs.gather(1, index) - 1)
     return difference if batch.valid is None else difference.masked_fill(~batch.valid.unsqueeze(1), 0.0)
 
 

@@ -11,6 +11,7 @@ from lossbench.losses import functional
 from lossbench.losses.base import Weighted, masked, weighted_mean
 from lossbench.losses.batch import Batch
 from lossbench.losses.declare import real
+from lossbench.losses.inputs import is_wrapped
 from lossbench.losses.registry import register
 
 #: Logits up to which torch's cross-entropy is faster than blocks, with one thread and with several; larger
@@ -119,13 +120,16 @@ class CrossEntropy(SmoothedCrossEntropy):
     def plainly_torchs(self, batch: Batch) -> bool:
         """Say whether nothing is weighed, smoothed, or shared with the other parts of a sum.
 
-        Large maps are faster in blocks; on CUDA torch's kernel for maps is not deterministic.
+        Large maps are faster in blocks; on CUDA torch's kernel for maps is not deterministic, and mapped over
+        members it has none for points: it gathers.
         """
         if self.label_smoothing or self.class_weights is not None or self.reduction == "none":
             return False
         if batch.shared or batch.mixed or batch.weights is not None:
             return False
         points = batch.logits.shape[2] == 1
+        if functional.compares(batch.logits, batch.classes) and is_wrapped(batch.logits):
+            return False
         together = batch.plain or torch.get_num_threads() > 1  # asked last: no question to compiled code
         most = TORCHS_TOGETHER if together else TORCHS
         return points or (batch.logits.device.type == "cpu" and batch.logits.numel() <= most)

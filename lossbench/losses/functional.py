@@ -31,7 +31,7 @@ def smoothed_cross_entropy(
         smoothing: ε of 1512.00567: the target is 1 − ε on the true class plus ε / C on each.
         weights: (C,), applied to each class's term as torch does it.
     """
-    true = -log_probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    true = -pick(log_probs, index)
     if weights is not None:
         true = true * weights[index]
     if smoothing == 0:
@@ -71,8 +71,7 @@ def log_one_minus_softmax(logits: Tensor, log_probs: Tensor) -> Tensor:
     """
     if logits.shape[1] == 1:
         return torch.full_like(logits, torch.finfo(logits.dtype).min)
-    top = logits.detach().argmax(1, keepdim=True)
-    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, torch.ones_like(top).bool())
+    is_top = is_class(logits.detach().argmax(1), logits.shape[1])
     others = logits.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
     all_of_them = logits.logsumexp(1, keepdim=True)
     rest = torch.log1p(-log_probs.masked_fill(is_top, -torch.inf).exp())
@@ -108,6 +107,33 @@ def log_tempered(log_p: Tensor, t1: float) -> Tensor:
     return log_p if t1 == 1 else torch.expm1((1 - t1) * log_p) / (1 - t1)
 
 
+COMPARED = 64
+"""Classes up to which a GPU finds a position's class by comparing: its maps then cost less than a sort."""
+
+
+def compares(values: Tensor, classes: int) -> bool:
+    """Whether each position's class of so many is found by comparison with their numbers.
+
+    On a GPU what adds at indices, and so a gather's way back, sorts the indices first where it is to be
+    deterministic: a dozen kernels, where a comparison takes two. Values and gradients are the same. A number
+    of no class, which a loss refuses in the first batch it sees, is then none's, where a gather would fail.
+    """
+    return values.is_cuda and classes <= COMPARED
+
+
+def is_class(index: Tensor, classes: int) -> Tensor:
+    """Return which class each position is of, (N, C, ...) bool, from class indices (N, ...)."""
+    numbers = torch.arange(classes, device=index.device)
+    return index.unsqueeze(1) == numbers.view(-1, *[1] * (index.ndim - 1))
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """Take from ``values`` (N, C, L) the entry of each position's class, ``index`` (N, L): (N, L)."""
+    if torch.is_grad_enabled() and compares(values, values.shape[1]):
+        return torch.where(is_class(index, values.shape[1]), values, 0.0).sum(1)
+    return values.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
 class Overlap(NamedTuple):
     """Soft counts per (image and) class, (N, C) or (1, C).
 
@@ -129,6 +155,9 @@ def class_sums(values: Tensor, index: Tensor, classes: int) -> Tensor:
 
     One running sum a class would lose digits in float32.
     """
+    if compares(values, classes):
+        each = torch.where(is_class(index, classes), values.unsqueeze(1), 0.0)
+        return each.sum(2, dtype=torch.float64).to(values.dtype)
     bins = values.new_zeros(values.shape[0], classes, dtype=torch.float64)
     return bins.scatter_add(1, index, values.double()).to(values.dtype)
 
@@ -140,7 +169,7 @@ def overlap_of_index(
 
     ``weights`` (N, L) say how much each position counts.
     """
-    true_probs = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    true_probs = pick(probs, index)
     if valid is not None:
         true_probs = true_probs.masked_fill(~valid, 0.0)
         probs = probs.masked_fill(~valid.unsqueeze(1), 0.0)
@@ -204,7 +233,7 @@ def errors_of_index(
     probs: Tensor, index: Tensor, valid: Tensor | None, gamma: float, weights: Tensor | None = None
 ) -> Tensor:
     """Return Σ((1 − p) g)^γ + Σ(p (1 − g))^γ per image and class, (N, C), from class indices (N, L)."""
-    true = probs.gather(1, index.unsqueeze(1)).squeeze(1)
+    true = pick(probs, index)
     change = safe_power(1 - true, gamma) - safe_power(true, gamma)  # a miss in place of an alarm
     alarms = safe_power(probs, gamma)
     if valid is not None:

@@ -31,11 +31,11 @@ class Summary(NamedTuple):
 def plain_summary(logits: Tensor, index: Tensor, valid: Tensor | None, counts: bool) -> Summary:
     """The twin of ``summary``, for autograd to differentiate."""
     log_probs = logits.log_softmax(1)
-    true = _pick(log_probs, index)
+    true = functional.pick(log_probs, index)
     if not counts:
         return Summary(true, None, None)
     probs = log_probs.exp()
-    both = functional.class_sums(_masked(_pick(probs, index), valid), index, logits.shape[1])
+    both = functional.class_sums(_masked(functional.pick(probs, index), valid), index, logits.shape[1])
     return Summary(true, both, _masked(probs, None if valid is None else valid.unsqueeze(1)).sum(2))
 
 
@@ -97,12 +97,13 @@ class _Summary(torch.autograd.Function):
             z, y = logits[n, :, i], index[n, i]
             values = z.log_softmax(1) if logs else z.softmax(1)
             if true is not None:
-                true[n, i] = _pick(values, y)
+                true[n, i] = functional.pick(values, y)
             if sums is not None and kept is not None:
                 probs = values.exp_() if logs else values
                 kept[n, :, i] = probs
                 mask = None if valid is None else valid[n, i]
-                sums[0, n] += functional.class_sums(_masked(_pick(probs, y), mask), y, logits.shape[1])
+                true_probs = _masked(functional.pick(probs, y), mask)
+                sums[0, n] += functional.class_sums(true_probs, y, logits.shape[1])
                 sums[1, n] += _masked(probs, None if mask is None else mask.unsqueeze(1)).sum(2)
         both, predicted = (None, None) if sums is None else sums.to(logits.dtype).unbind(0)
         return true, both, predicted
@@ -143,7 +144,7 @@ def _backward_of_block(
     """Write a block's gradient into ``grad``."""
     at_true = of_true  # what the true class gets on top, (N, L)
     if of_both is not None:
-        at_both = _masked(of_both.gather(1, index), valid) * _pick(probs, index)
+        at_both = _masked(of_both.gather(1, index), valid) * functional.pick(probs, index)
         at_true = at_both if at_true is None else at_true + at_both
     if of_predicted is None:
         shared = at_true
@@ -156,7 +157,16 @@ def _backward_of_block(
         away = away if valid is None else away * valid.unsqueeze(1)
         torch.mul(probs, away - shared.unsqueeze(1), out=grad)
     if at_true is not None:
-        grad.scatter_add_(1, index.unsqueeze(1), at_true.unsqueeze(1))
+        add_at_class(grad, index, at_true)
+
+
+def add_at_class(grad: Tensor, index: Tensor, values: Tensor) -> None:
+    """Add ``values`` (N, L) to the entry of each position's class in ``grad`` (N, C, L), in place."""
+    if functional.compares(grad, grad.shape[1]):
+        is_true = functional.is_class(index, grad.shape[1])
+        grad.add_(torch.where(is_true, values.unsqueeze(1), 0.0))
+    else:
+        grad.scatter_add_(1, index.unsqueeze(1), values.unsqueeze(1))
 
 
 def _differentiable(
@@ -317,10 +327,6 @@ def jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
     steps = torch.where(truth, 1.0, left.to(dtype) / (union - 1).clamp_min_(1.0)).div_(union)
     steps[0] = torch.where(seen[-1] > 0, steps[0], 1.0)
     return steps
-
-
-def _pick(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
 def _masked(values: Tensor, valid: Tensor | None) -> Tensor:

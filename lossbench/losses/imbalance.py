@@ -109,9 +109,7 @@ class LabelDistributionAwareMargin(SmoothedCrossEntropy):
     def adjusted(self, batch: Batch) -> Tensor:
         """Log-softmax of the scaled logits less the true class's margin."""
         margins = self.classwise("_margins", batch)
-        shift = torch.zeros_like(batch.logits).scatter(
-            1, batch.index.unsqueeze(1), margins[batch.index].unsqueeze(1)
-        )
+        shift = torch.where(batch.is_true(), margins.view(1, -1, 1), 0.0)
         return (self.scale * (batch.logits - shift)).log_softmax(1)
 
     def of_distribution(self, batch: Batch, weights: Tensor | None) -> Tensor:

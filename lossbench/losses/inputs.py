@@ -40,6 +40,17 @@ class DoubleSoftmaxWarning(UserWarning):
     """The logits look like probabilities already: the loss would apply a second softmax."""
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Say whether the call is transformed by torch.func: within vmap or grad, as in a population.
+
+    Torch has no public question for it; this one has stood since 2.0. Compiled code asks nothing.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped
+
+
 def inside_transform(*tensors: Tensor) -> bool:
     """Say whether the call is compiled, transformed by torch.func, or differentiated forwards.
 
@@ -48,8 +59,7 @@ def inside_transform(*tensors: Tensor) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
     if tracing or torch.compiler.is_compiling() or any(tensor.is_meta for tensor in tensors):
         return True
-    # torch has no public question for "am I inside vmap or grad?"; this one has stood since 2.0.
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+    if any(map(is_wrapped, tensors)):
         return True
     duals = map(forward_ad.unpack_dual, tensors)
     return any(dual.tangent is not None for dual in duals)

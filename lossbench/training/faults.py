@@ -6,7 +6,10 @@ import torch
 
 from lossbench.errors import GateError, UserError
 
-LESS = "lower 'recipe.batch_size' or the number of trainings side by side on a GPU (--jobs)"
+LESS = (
+    "lower 'recipe.batch_size', 'compute.members' of a population, or the number of trainings side by side "
+    "on a GPU (--jobs)"
+)
 WHERE = "CUDA_LAUNCH_BLOCKING=1 makes torch tell the operation"
 SIZES = re.compile(
     r"Tried to allocate ([\d.]+ \w+).*?total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", re.S

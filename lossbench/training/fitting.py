@@ -8,7 +8,7 @@ from lossbench.training.checkpoint import Checkpoint
 from lossbench.training.determinism import threads
 from lossbench.training.interruption import noticing_sigterm
 from lossbench.training.loop import train_replicate
-from lossbench.training.member import Member, populations
+from lossbench.training.member import Member, at_most, populations
 from lossbench.training.population import train_population
 from lossbench.training.ranks import train_in_ranks
 from lossbench.training.replicate import Replicate
@@ -36,7 +36,8 @@ def fit(setting: Setting, members: Sequence[Member], on_epoch: OnEpoch = lambda 
     if setting.compute.engine == "loop":
         return [train(setting, [member], on_epoch)[0] for member in members]
     done: dict[int, Replicate] = {}
-    for numbers in populations(setting.loss, members):
+    alike = populations(setting.loss, members)
+    for numbers in (part for one in alike for part in at_most(one, setting.compute.members)):
         together = train(setting, [members[number] for number in numbers], on_epoch)
         done |= dict(zip(numbers, together, strict=True))
     return [done[number] for number in range(len(members))]

@@ -27,3 +27,12 @@ def populations(loss: Mapping[str, Any], members: Sequence[Member]) -> list[list
     spec = [json.dumps(dict(one.loss or loss), sort_keys=True, default=list) for one in members]
     numbers = sorted(range(len(members)), key=lambda number: (spec[number], number))
     return [list(same) for _, same in groupby(numbers, key=lambda number: spec[number])]
+
+
+def at_most(numbers: Sequence[int], most: int | None) -> list[list[int]]:
+    """Divide a population's members into populations of ``most``, the last of fewer; None: they stay one.
+
+    In order, so that a further seed leaves those that are full as they are.
+    """
+    size = most or max(1, len(numbers))
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]

@@ -74,7 +74,7 @@ def mixed(batch: Batch, recipe: Recipe, task: Task, seed: int, epoch: int, step:
         targets = smoothed_labels(targets, smoothing, ignored)
     if mix is None:
         return Batch(inputs, targets, batch.auxiliary, weights)
-    partner = mix.partner.to(inputs.device)
+    partner = _moved(mix.partner, inputs.device)
     if mix.box is None:
         inputs = blended(inputs, inputs[partner], mix.share)
         targets = _blended_targets(targets, targets[partner], mix.share, ignored)
@@ -90,6 +90,13 @@ def mixed(batch: Batch, recipe: Recipe, task: Task, seed: int, epoch: int, step:
         elif weights is not None:
             weights = blended(weights, weights[partner], mix.share)
     return Batch(inputs, targets, batch.auxiliary, weights)
+
+
+def _moved(partner: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; a GPU is not waited for, which only memory that is pinned allows."""
+    if device.type != "cuda":
+        return partner
+    return partner.pin_memory().to(device, non_blocking=True)
 
 
 def draw_mix(

@@ -28,6 +28,7 @@ from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import on_cpu
 from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer, make_optimizer, rate_factor
+from lossbench.training.patches import in_patches, multiply_patches
 from lossbench.training.portions import Batch, Portion, at_once, channels_last, parts
 from lossbench.training.progress import Progress, State
 from lossbench.training.replicate import Replicate
@@ -105,6 +106,8 @@ class _Population:
         take_masks(self.skeleton, self.sites)
         if self.device == "cuda":
             _lay_out_for_norms(self.skeleton)
+        if in_patches(self.device):
+            multiply_patches(self.skeleton)
         self.kept = list(models[0].state_dict())
         self.buffers = {
             name: torch.stack([dict(model.named_buffers())[name] for model in models])

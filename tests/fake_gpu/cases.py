@@ -50,6 +50,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {"sampling": "balanced"},
     "a division for each seed": {"validation": "per_seed"},
     "best": {"checkpoint": "best"},
+    "mixup": {"mixing": {"mixup": 0.4}},
+    "cutmix": {"mixing": {"cutmix": 1.0}},
+    "label smoothing": {"label_smoothing": 0.1},
+    "mixup or cutmix, smoothed": {"mixing": {"mixup": 0.4, "cutmix": 1.0}, "label_smoothing": 0.1},
+    "a smaller last batch": {"drop_last": False, "batch_size": 6},
     "cosine": {"schedule": {"name": "cosine", "warmup": 0.5}},
 }
 LOOP_ONLY = ("tokens",)
@@ -61,6 +66,7 @@ class Case:
 
     Attributes:
         ahead: whether samples are encoded once, before training, as small splits are.
+        beside: what the data have beside their targets: "weights" or "soft" labels.
 
     """
 
@@ -72,6 +78,7 @@ class Case:
     precision: str = "fp32"
     ahead: bool = True
     graphs: bool = False
+    beside: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,6 +117,15 @@ def of_recipes(engine: str) -> Iterator[Case]:
     """Every knob of a recipe; and every task with samples that are encoded batch by batch."""
     for name, recipe in RECIPES.items():
         yield Case(f"{name} {engine}", "label", MODELS["resnet9"][1], plain("label"), engine, recipe=recipe)
+    for kind in ("mask", "multilabel"):
+        for name in ("mixup", "cutmix"):
+            given = (kind, NETWORKS[kind], plain(kind), engine)
+            yield Case(f"{kind} {name} {engine}", *given, recipe=RECIPES[name])
+    for kind, beside in (("label", "weights"), ("label", "soft"), ("mask", "weights")):
+        given = (kind, NETWORKS[kind], plain(kind), engine)
+        yield Case(f"{kind} {beside} {engine}", *given, beside=beside)
+        mixing = RECIPES["mixup or cutmix, smoothed"]
+        yield Case(f"{kind} {beside} mixed {engine}", *given, beside=beside, recipe=mixing)
     for kind, network in NETWORKS.items():
         if engine in engines(kind):
             yield Case(f"{kind} as stored {engine}", kind, network, plain(kind), engine, ahead=False)
@@ -119,12 +135,14 @@ def of_graphs(engine: str) -> Iterator[Case]:
     """Every task and knob with something of its own in a step, recorded as a CUDA graph."""
     chosen = {kind: (kind, network) for kind, network in NETWORKS.items() if engine in engines(kind)}
     chosen |= {
-        name: MODELS[name] for name in ("airbench", "unet", "lstm") if engine in engines(MODELS[name][0])
+        name: MODELS[name]
+        for name in ("lenet", "airbench", "unet", "lstm")
+        if engine in engines(MODELS[name][0])
     }
     for name, (kind, network) in chosen.items():
         yield Case(f"{name} graphs {engine}", kind, network, plain(kind), engine, graphs=True)
     network = MODELS["resnet9"][1]
-    for name in ("nesterov", "l1", "gradient_clip", "augmentation", "cosine"):
+    for name in ("nesterov", "l1", "gradient_clip", "augmentation", "mixup", "cosine"):
         case = Case(f"{name} graphs {engine}", "label", network, plain("label"), engine, recipe=RECIPES[name])
         yield replace(case, graphs=True)
     bf16 = Case(f"bf16 graphs {engine}", "label", network, plain("label"), engine, "bf16")

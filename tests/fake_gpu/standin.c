@@ -22,6 +22,7 @@ static __thread int current;
 /* Stream that is recorded as a graph, and whether what must not be was asked of it. */
 static void *recorded;
 static int recording, spoiled, mode;
+static unsigned long long recordings;
 #define UNRECORDABLE 900
 /* Whoever has asked for the relaxed mode may do elsewhere what the recorded stream must not. */
 static int forbidden(void) { return recording && mode != cudaStreamCaptureModeRelaxed; }
@@ -135,14 +136,14 @@ status cudaStreamIsCapturing(void *stream, int *capturing) {
 }
 status cudaStreamGetCaptureInfo(void *stream, int *capturing, unsigned long long *id, void *graph, void *nodes,
                                 void *edges, size_t *count) {
-    if (id) *id = 1;
+    if (id) *id = recordings; /* torch tells recordings apart by it, also when it forgets an old one */
     if (count) *count = 0;
     return cudaStreamIsCapturing(stream, capturing);
 }
 
 /* Graphs: what is recorded is counted as it would be launched; a replay is one launch. */
 status cudaStreamBeginCapture(void *stream, int kind) {
-    recorded = stream, recording = 1, spoiled = 0;
+    recorded = stream, recording = 1, spoiled = 0, recordings++;
     return OK;
 }
 status cudaStreamEndCapture(void *stream, void **graph) {

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import planted
 import torch
 from cases import BATCH, FEW, STEPS, Case, groups
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.synthetic import setting, synthetic
+from benchmarks.synthetic import CLASSES, setting, synthetic
 from lossbench.data.dataset import Dataset
 from lossbench.training import Member, Setting, graphs, loop, optimization, population, portions
 from lossbench.training.samples import Plan
@@ -121,6 +122,16 @@ def asking(asked: dict[bool, list[str]]) -> Iterator[None]:
         yield
 
 
+def with_more(data: Dataset, name: str) -> Dataset:
+    """Add weights of samples, or of a mask's positions; or soft labels."""
+    for split in ("train", "validation"):
+        targets = data.split(split).targets
+        shape = (*targets.shape, CLASSES) if name == "soft" else targets.shape
+        np.save(data.folder / split / f"{name}.npy", np.full(shape, 1 / CLASSES, np.float32))
+    data.info.extra[name] = True if name == "soft" else ("sample" if targets.ndim == 1 else "position")
+    return data
+
+
 def train(made: Setting) -> None:
     if made.compute.engine == "population":
         population.train_population(made, MEMBERS)
@@ -202,10 +213,11 @@ def main(library: str, group: str) -> None:
     opened: dict[Any, Dataset] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in planted.cases() if group == "planted" else groups()[group]:
-            key = (case.kind, case.shape)
+            key = (case.kind, case.shape, case.beside)
             if key not in opened:
                 where = Path(folder) / str(len(opened))
-                opened[key] = synthetic(where, case.kind, case.shape, BATCH * STEPS, validation=8)  # type: ignore[arg-type]  # a kind
+                made = synthetic(where, case.kind, case.shape, BATCH * STEPS, validation=8)  # type: ignore[arg-type]  # a kind
+                opened[key] = with_more(made, case.beside) if case.beside else made
             try:
                 with planted.planted(case):
                     found = measure(case, opened[key], counter)
