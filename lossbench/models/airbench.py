@@ -74,17 +74,36 @@ def _doubled(filters: Tensor, channels: int) -> Tensor:
     return torch.cat([kernels, -kernels])
 
 
-class Mirrored(nn.Module):
-    """The mean of what a network says of an image and of its mirror image, outside of training."""
+class SeveralViews(nn.Module):
+    """Outside of training the mean of what a network says of several views of an image.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: what looks.
+        flip: whether at the mirror image, too.
+        shift: whether, for half of the mean, at the image moved by a pixel up and left, and down and right.
+
+    """
+
+    def __init__(self, network: nn.Module, flip: bool, shift: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.flip, self.shift = network, flip, shift
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) → (N, outputs)."""
+        if self.training:
+            trained: Tensor = self.network(images)
+            return trained
+        logits = self._seen(images)
+        if not self.shift:
+            return logits
+        height, width = images.shape[2:]
+        around = F.pad(images, (1, 1, 1, 1), "reflect")
+        moved = [around[:, :, at : at + height, at : at + width] for at in (0, 2)]
+        return logits / 2 + (self._seen(moved[0]) + self._seen(moved[1])) / 4
+
+    def _seen(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
-        return logits if self.training else (logits + self.network(images.flip(3))) / 2
+        return (logits + self.network(images.flip(3))) / 2 if self.flip else logits
 
 
 class Shift(nn.Module):
@@ -139,17 +158,19 @@ def airbench(
     *,
     width: Annotated[int, Field(ge=1)] = 64,
     test_time_flip: bool = True,
+    test_time_shift: bool = True,
 ) -> nn.Module:
     """Whitening layer from the training data, three stages of two convolutions, a linear head: fast on a GPU.
 
-    Outside of training the logits are the mean of an image's and its mirror image's, unless
-    ``test_time_flip`` is false.
+    Outside of training the logits are the mean over six views: an image and its mirror image, as they are and
+    moved by a pixel (the paper's sec. 3.5).
 
     Args:
         input_shape: (C, H, W), 9×9 or larger.
         outputs: classes.
         width: channels of the first stage; the others have four times as many.
         test_time_flip: whether prediction looks at the mirror image, too.
+        test_time_shift: whether it looks at the image moved by a pixel, too.
 
     Raises:
         UserError: if the images are smaller.
@@ -170,4 +191,6 @@ def airbench(
         *_stage(4 * width, 4 * width),
         Head(4 * width, outputs, bias=False),
     )
-    return Mirrored(network) if test_time_flip else network
+    if not (test_time_flip or test_time_shift):
+        return network
+    return SeveralViews(network, test_time_flip, test_time_shift)
