@@ -1,4 +1,4 @@
-"""Convolutions of one channel a group as products of patches, held against torch's own, stacked and alone."""
+"""Convolutions of few channels a group as products of patches, held against torch's own, stacked and alone."""
 
 import copy
 from collections.abc import Callable
@@ -25,7 +25,7 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 def patched_copy(model: nn.Module) -> nn.Module:
     made = copy.deepcopy(model)
-    multiply_patches(made)
+    multiply_patches(made, members=64)
     return made
 
 
@@ -37,6 +37,7 @@ def patched_copy(model: nn.Module) -> nn.Module:
     mode=st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
     dilation=SIZES,
     groups=st.integers(1, 3),
+    channels=st.integers(1, 3),
     filters=st.integers(2, 3),
     bias=st.booleans(),
     dtype=st.sampled_from(list(TOLERANCES)),
@@ -44,13 +45,14 @@ def patched_copy(model: nn.Module) -> nn.Module:
 )
 def test_a_product_of_patches_is_the_convolution(
     kernel: Any, stride: Any, padding: Any, mode: Any, dilation: Any,
-    groups: int, filters: int, bias: bool, dtype: torch.dtype, count: int,
+    groups: int, channels: int, filters: int, bias: bool, dtype: torch.dtype, count: int,
 ) -> None:  # fmt: skip
     torch.manual_seed(0)
     stride = 1 if padding == "same" else stride
-    plain = nn.Conv2d(groups, groups * filters, kernel, stride, padding, dilation, groups, bias, mode)
+    wide = groups * channels
+    plain = nn.Conv2d(wide, groups * filters, kernel, stride, padding, dilation, groups, bias, mode)
     patched = patched_copy(plain.to(dtype))
-    images = torch.randn(count, groups, 8, 7, dtype=dtype)
+    images = torch.randn(count, wide, 8, 7, dtype=dtype)
     made = []
     for model in (plain, patched):
         shown = images.clone().requires_grad_()
@@ -66,13 +68,13 @@ def test_a_product_of_patches_is_the_convolution(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_stacked_gradients_are_those_of_the_convolution(shared: bool, groups: int) -> None:
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 2), (3, 1)])
+def test_stacked_gradients_are_those_of_the_convolution(shared: bool, channels: int, groups: int) -> None:
     torch.manual_seed(0)
-    first = nn.Conv2d(groups, 4, 3, padding=1, groups=groups)
+    first = nn.Conv2d(channels, 4, 3, padding=1, groups=groups)
     network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
     weights = {name: torch.randn(5, *one.shape).double() for name, one in network.named_parameters()}
-    images = torch.randn(4, groups, 8, 8) if shared else torch.randn(5, 4, groups, 8, 8)
+    images = torch.randn(4, channels, 8, 8) if shared else torch.randn(5, 4, channels, 8, 8)
 
     def gradients(model: nn.Module) -> dict[str, Tensor]:
         def value(own: dict[str, Tensor], shown: Tensor) -> Tensor:
@@ -87,12 +89,27 @@ def test_stacked_gradients_are_those_of_the_convolution(shared: bool, groups: in
 
 @pytest.mark.parametrize(
     "other",
-    [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(3, 3, 3, groups=3), nn.Conv1d(1, 4, 3)],
-    ids=["three channels", "two channels a group", "one filter a group", "of sequences"],
+    [
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(3, 3, 3, groups=3),
+        nn.Conv2d(3, 8, 7),
+        nn.Conv1d(1, 4, 3),
+    ],
+    ids=["four channels", "four channels a group", "one filter a group", "large patches", "of sequences"],
 )
 def test_what_is_no_such_convolution_is_left_alone(other: nn.Module) -> None:
-    multiply_patches(other)
+    multiply_patches(other, members=64)
     assert "forward" not in vars(other)
+
+
+@pytest.mark.parametrize(
+    ("channels", "members", "taken"), [(1, 7, False), (1, 8, True), (3, 3, False), (3, 4, True)]
+)
+def test_a_few_members_are_left_to_torch(channels: int, members: int, taken: bool) -> None:
+    layer = nn.Conv2d(channels, 4, 3)
+    multiply_patches(layer, members)
+    assert ("forward" in vars(layer)) == taken
 
 
 def test_validation_takes_torchs_convolution() -> None:
@@ -121,6 +138,7 @@ def test_a_population_takes_them_on_a_gpu_alone_and_ends_where_it_does_without(
     def trained(asked: bool) -> list[Replicate]:
         with (
             patch.object(population, "in_patches", lambda _: asked),
+            patch.object(patches, "FEWEST", {1: 2}),
             patch.object(patches, "_patches", counted),
         ):
             return population.train_population(made, [Member(0), Member(1)])

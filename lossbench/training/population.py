@@ -107,7 +107,7 @@ class _Population:
         if self.device == "cuda":
             _lay_out_for_norms(self.skeleton)
         if in_patches(self.device):
-            multiply_patches(self.skeleton)
+            multiply_patches(self.skeleton, len(self.members))
         self.kept = list(models[0].state_dict())
         self.buffers = {
             name: torch.stack([dict(model.named_buffers())[name] for model in models])

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.synthetic import CLASSES, setting, synthetic
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member, Setting, graphs, loop, optimization, population, portions
+from lossbench.training import Member, Setting, graphs, loop, optimization, patches, population, portions
 from lossbench.training.samples import Plan
 
 MEMBERS = (Member(0), Member(1), Member(2))
@@ -72,7 +72,13 @@ def told_of_steps(tell: Callable[[], None]) -> Iterator[None]:
         tell()
 
     # Numbers mean nothing here, so that a recorded step is believed to end in the right ones.
-    with patch.object(graphs.Steps, "__call__", told), patch.object(graphs, "_same", lambda *_: True):
+    # Few members take the way of many.
+    fewest = dict.fromkeys(patches.FEWEST, len(MEMBERS))
+    with (
+        patch.object(graphs.Steps, "__call__", told),
+        patch.object(graphs, "_same", lambda *_: True),
+        patch.object(patches, "FEWEST", fewest),
+    ):
         yield
 
 

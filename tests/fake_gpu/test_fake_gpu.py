@@ -128,6 +128,16 @@ def test_planted_faults_are_found(standin: Path) -> None:
     assert "'compute.graphs' is true, but steps are trained without (" in rows["waits, recorded"]["said"]
 
 
+def test_a_helper_scores_and_takes_nothing_of_the_gpu(standin: Path, tmp_path: Path) -> None:
+    """Nor do the driver and the workers' server: one worker has all of its memory, whoever scores."""
+    takers = tmp_path / "takers"
+    ours = {"STANDIN_TAKERS": str(takers), "CUDA_VISIBLE_DEVICES": "0", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    (found,) = run(standin, "helping.py", str(tmp_path), **ours)
+    assert found["scores"] == 2
+    (worker,) = takers.read_text().split()
+    assert int(worker) != found["driver"]
+
+
 def test_what_is_said_and_set_where_there_is_a_gpu(standin: Path, tmp_path: Path) -> None:
     (found,) = run(standin, "looks.py", str(tmp_path))
     set_so = {"benchmark": "False", "deterministic": "True"}
