@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-README, STATISTICS, RETRAINING, PERFORMANCE = (
+README, STATISTICS, RETRAINING, PERFORMANCE, GPU = (
     ROOT / "README.md", ROOT / "docs/statistics.md", ROOT / "docs/retraining.md", ROOT / "docs/performance.md",
+    ROOT / "docs/gpu.md",
 )  # fmt: skip
 NUMBER = re.compile(r"[−-]?\d*\.?\d+")
 LOSSES = {
@@ -336,3 +337,39 @@ def test_performances_table() -> None:
         check(tutorial, row["faster_than_tutorial"])
         check(lightning, row["faster_than_lightning"])
         check(share, 100 * row["of_ceiling"])
+
+
+def test_what_a_gpu_gave_is_what_its_page_says() -> None:
+    measured = result("gpu")
+    goals = {one["name"].partition(", of ")[0]: one for one in measured["goals"]}
+    begun = {
+        "trained twice": "trainings that repeat",
+        "steps recorded": "trainings recorded",
+        "what deterministic": "what determinism costs",
+        "LeNet, a population": "lenet: a population of 64, times as many",
+        "ResNet-18": "resnet18: a population of 16",
+        "LeNet's": "lenet: a population of 64 by products",
+        "MNIST": "mnist, lenet: mean",
+        "CIFAR-10, airbench, 12": "cifar10, airbench, 12 epochs: mean",
+        "the same": "cifar10, airbench, 12 epochs: seconds",
+        "CIFAR-10, airbench, 10": "cifar10, airbench, 10 epochs: mean",
+        "CIFAR-10, ResNet-9": "cifar10, resnet9, 24 epochs: mean",
+    }
+    rows = list(table(GPU, "| what | measured | goal |"))
+    assert len(rows) == len(begun)
+    for what, said, goal in rows:
+        name = next(name for start, name in begun.items() if what.startswith(start))
+        (one,) = (found for start, found in goals.items() if start.startswith(name))
+        whole = [one["goal"]] if " of " in said and "time" not in said else []
+        check(said, one["measured"], *whole)
+        check(goal, one["goal"])
+        assert ("missed" in goal) == (not one["met"])
+    text = text_of(GPU)
+    fast = next(row for row in measured["rows"] if row.get("model") == "airbench, 12 epochs")
+    spread = f"from {fast['lowest']} to {fast['highest']}; 12 epochs on 49 432 images"
+    assert spread in text
+    assert fast["trained_on"] == 49432
+    for engine, share in (("loop", "0.3 to 0.6"), ("population", "0.4 to 0.8")):
+        ran = [1 / row["faster_than_as_they_come"] for row in measured["rows"] if row.get("engine") == engine]
+        assert share == f"{min(ran):.1f} to {max(ran):.1f}"
+        assert share in text
