@@ -424,9 +424,9 @@ def real_data(given: argparse.Namespace, size: Size, folder: Path, sheet: Sheet)
          {"epochs": 8, "batch_size": 128, "augmentation": {"shift": 2}, **together}),
         ("cifar10", "airbench, 12 epochs", given.cifar, {"name": "airbench"}, 0.94, 8,
          {"epochs": 12, **fast, "loss": SMOOTHED, **AIRBENCH}),
-        ("cifar10", "airbench, 10 epochs", given.cifar, {"name": "airbench"}, 0.94, 8,
+        ("cifar10", "airbench, 10 epochs", given.cifar, {"name": "airbench"}, 0.94, 4,
          {"epochs": 10, **fast, "loss": SMOOTHED, **AIRBENCH}),
-        ("cifar10", "resnet9, 24 epochs", given.cifar, RESNET9, 0.94, 2,
+        ("cifar10", "resnet9, 24 epochs", given.cifar, RESNET9, 0.94, 1,
          {"epochs": 24, "batch_size": 512, "optimizer": nesterov, "schedule": cosine,
           "augmentation": {"shift": 4, "flip": True, "cutout": 8}, **fast}),
     )  # fmt: skip
