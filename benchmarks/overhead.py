@@ -242,8 +242,8 @@ def epochs(found: Iterable[dict[str, Any]]) -> int:
     return sum(max(entry[0] for entry in one["history"]) for one in found)
 
 
-def conclude(wall: float, rows: Sequence[Row], cores: int, entry: float, count: int, shown: Row) -> Row:
-    """Draw shares from the seconds.
+def of_run(wall: float, rows: Sequence[Row], cores: int, entry: float, count: int) -> Row:
+    """Draw shares from the seconds of the comparison's run.
 
     Args:
         wall: of the whole run.
@@ -251,24 +251,27 @@ def conclude(wall: float, rows: Sequence[Row], cores: int, entry: float, count: 
         cores: that train side by side.
         entry: seconds of one entry in the journal.
         count: epochs journalled.
-        shown: what :func:`live` found.
 
     """
     training = sum(row["training"] for row in rows) / cores
-    fixed = wall - training
-    rate = (shown["shipper"] - shown["shipper_start"]) / shown["training"]
-    of_journal = entry * count / (training * cores)
-    hour = HOUR * cores  # core-seconds
-    mlflow_hour = shown["shipper_start"] / hour + rate + of_journal
     return {
         "wall": wall,
         "training": training,
-        "around": fixed,
-        "share": fixed / wall,
-        "journal_share": of_journal,
+        "around": wall - training,
+        "share": (wall - training) / wall,
+        "journal_share": entry * count / (training * cores),
+    }
+
+
+def of_hour(found: Row, shown: Row, cores: int) -> Row:
+    """Extrapolate to an hour of training, from what :func:`of_run` and :func:`live` found."""
+    fixed = found["around"] / HOUR
+    rate = (shown["shipper"] - shown["shipper_start"]) / shown["training"]
+    mlflow = shown["shipper_start"] / (HOUR * cores) + rate + found["journal_share"]
+    return {
         "shipper_core_seconds_per_training_core_second": rate,
-        "mlflow_share_of_an_hour": mlflow_hour,
-        "share_of_an_hour": (fixed / HOUR + mlflow_hour) / (1 + fixed / HOUR + mlflow_hour),
+        "mlflow_share_of_an_hour": mlflow,
+        "share_of_an_hour": (fixed + mlflow) / (1 + fixed + mlflow),
     }
 
 
@@ -371,17 +374,21 @@ PARTS: dict[str, Callable[[Parts], Row]] = {
 TIMED = {"idle": "idle_dvc_repro", "store": "all_in_the_store", "arms": "many_arms_in_the_store"}
 
 
+OF_HOUR = ("mlflow_share_of_an_hour", "share_of_an_hour")
+"""What is drawn from `run` and `live` together."""
+
+
 def shares(parts: Row, cores: int) -> Row:
     """Draw from the parts that there are what the goals are held against."""
     found = {key: median(parts[part]["seconds"]) for part, key in TIMED.items() if part in parts}
-    if "run" in parts:
-        one = parts["run"]
-        everything = next(row for row in one["rows"] if row["what"] == "all")
-        found |= {"processes": everything["processes"], "torch_imports": everything["torch"]}
-        if "live" in parts:
-            programs = [row for row in one["rows"] if row["what"] != "all"]
-            found |= conclude(one["wall"], programs, cores, one["entry"], one["epochs"], parts["live"])
-    return found
+    if "run" not in parts:
+        return found
+    one = parts["run"]
+    everything = next(row for row in one["rows"] if row["what"] == "all")
+    programs = [row for row in one["rows"] if row["what"] != "all"]
+    found |= {"processes": everything["processes"], "torch_imports": everything["torch"]}
+    found |= of_run(one["wall"], programs, cores, one["entry"], one["epochs"])
+    return found | (of_hour(found, parts["live"], cores) if "live" in parts else {})
 
 
 def noted(name: str, part: str, found: Row, cores: int) -> Row:
@@ -393,7 +400,10 @@ def noted(name: str, part: str, found: Row, cores: int) -> Row:
         "load": round(os.getloadavg()[0], 1),
     }
     parts = {**result.get("parts", {}), part: {**about, **found}}
-    drawn = {**result.get("shares", {}), **shares(parts, cores)}
+    # What an hour costs was drawn from a run that is no longer the one written down.
+    gone = OF_HOUR if part == "run" else ()
+    before = {key: value for key, value in result.get("shares", {}).items() if key not in gone}
+    drawn = {**before, **shares(parts, cores)}
     result |= {**about, "parts": parts, "shares": rounded(drawn), "goals": goals(drawn)}
     if part == "run":
         result |= {

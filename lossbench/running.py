@@ -8,6 +8,7 @@ result at the end.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -20,9 +21,12 @@ from lossbench.chain import without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
 from lossbench.collecting import collect_at_once
+from lossbench.commands.summary import summarise
+from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError
+from lossbench.execution.checks import checked_once, found_fine
 from lossbench.execution.collect import budgets_of, weights_of
 from lossbench.execution.declared import (
     begin_looks,
@@ -40,6 +44,7 @@ from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.settled import settled
 from lossbench.execution.sites import Site, site
+from lossbench.execution.validation import Validator, unknown
 from lossbench.lifetime import collect_rarely, die_with_parent, without_main
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
@@ -47,6 +52,7 @@ from lossbench.params import Params, load_params
 from lossbench.processes import step
 from lossbench.store import Store, opened
 from lossbench.telling import printable
+from lossbench.tracking.server import get_ready
 
 Looks = Literal["", "next", "all"]
 
@@ -81,24 +87,26 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
         return
     with _alone(outs), opened(outs.home) as store:
         site(params, outs, store)  # what it lacks is said now
-        warm_up()
+        if not found_fine(params, outs):
+            warm_up()
         with validator(params, outs, store) as validate:
             tried = all(up_to_date(study, name, one) for name, one in params.datasets.items())
-            check_in_worker(params)
+            checked_once(params, outs, lambda: check_in_worker(params))
             if device is not None:
                 write_values(Path("params.yaml"), {("compute", "device"): device})
             mend()
             say_checked()
-            step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
-            validate()
+            if not tried or unknown(params, outs, store):  # else one `dvc repro` does both
+                step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
+                validate()
         step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         if not tried:
             try_on_data(params, outs)
         for sentence in forget_other_data(params, study):
             print(f"note: {sentence}", flush=True)
         compute(params, outs, store, looks)
-        step(sys.executable, "-m", "lossbench", "track", "--lenient")
-        step(sys.executable, "-m", "lossbench", "summary")
+        record(lenient=True)
+        summarise()
 
 
 def begin(params: Params, study: Path, looks: Looks) -> bool:
@@ -115,6 +123,7 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
     """Fill the store and let DVC collect; write down what was found at looks, and go on to the next."""
     while True:
         collect_at_once(params, outs, store, settled=fill(params, outs, store))
+        threading.Thread(target=get_ready).start()  # for the record, while DVC has the report made
         step("dvc", "repro")
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
@@ -132,7 +141,7 @@ def try_on_data(params: Params, outs: Outs) -> None:
 
     """
     try:
-        check_in_worker(params)
+        checked_once(params, outs, lambda: check_in_worker(params))
     except BaseException:
         for name in params.datasets:
             outs.passed(name).unlink(missing_ok=True)
@@ -158,8 +167,6 @@ def refuse_other_code(params: Params, study: Path) -> None:
 @contextmanager
 def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[], None]]:
     """Give what validates all datasets in one process, which gets ready meanwhile where it is needed."""
-    from lossbench.execution.validation import Validator, unknown
-
     waiting = Validator() if unknown(params, outs, store) else None
 
     def validate() -> None:
@@ -275,12 +282,13 @@ def say_plan(
 
 
 def check_in_worker(params: Params) -> None:
-    """Check params where torch is imported already.
+    """Check params where torch is imported already, or is now.
 
     Raises:
         UserError: what the check says.
 
     """
+    warm_up()
     in_worker(_check, params)
 
 

@@ -207,7 +207,7 @@ PRIVATE = Layout(
         r"(store|fresh-\w+)(/checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?"
         r"|/[a-z]+(/[0-9a-f]{2}(/[0-9a-f]{64}(/(\.?[0-9a-f]{64}|\.?entry\.json)(\.[\w.-]+\.part)?)?)?)?"
         r"|/\.?store\.json(\.[\w.-]+\.part)?)?"
-        r"|\.?closures\.json(\.[\w.-]+\.part)?"
+        r"|\.?(closures|checked)\.json(\.[\w.-]+\.part)?"
         r"|checkpoints(/[0-9a-f]{64}\.([\w.-]+\.)?(pt|part))?|slurm(/[\w-]+(/[\w.-]+)?)?"
         r"|scripts(/.*)?|comparisons(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"

@@ -33,11 +33,9 @@ def main(params: Params, arm: str) -> None:
 
 def _try(params: Params) -> None:
     """Try what is to be trained: DVC may have brought back a ``.passed`` that a refused run had removed."""
-    from lossbench.execution.local import warm_up
     from lossbench.running import check_in_worker
 
     if not checked_by_caller():
-        warm_up()
         check_in_worker(params)
 
 

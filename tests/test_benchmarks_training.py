@@ -126,7 +126,8 @@ def test_the_probe_tells_forked_workers_from_programs(tmp_path):
 def test_time_not_spent_training_is_overhead():
     stage = {"training": 80.0}
     shown = {"shipper": 5.0, "shipper_start": 2.0, "training": 1000.0}
-    found = overhead.conclude(100.0, [stage], cores=2, entry=1e-4, count=800, shown=shown)
+    found = overhead.of_run(100.0, [stage], cores=2, entry=1e-4, count=800)
+    found |= overhead.of_hour(found, shown, cores=2)
     found |= {"idle_dvc_repro": 1.4, "all_in_the_store": 16.0, "many_arms_in_the_store": 45.0}
     assert found["share"] == pytest.approx(0.6)
     assert found["journal_share"] == pytest.approx(0.001)
@@ -134,6 +135,46 @@ def test_time_not_spent_training_is_overhead():
     assert found["mlflow_share_of_an_hour"] == pytest.approx(live)
     assert found["share_of_an_hour"] == pytest.approx((60 / 3600 + live) / (1 + 60 / 3600 + live))
     assert [goal["met"] for goal in overhead.goals(found)] == [False, False, True, True, True, False, True]
+
+
+def measured(wall):
+    """A run by itself: 80 processor seconds of training on two processors."""
+    programs = {
+        "processes": 9,
+        "torch": 1,
+        "seconds": 2 * wall,
+        "imports": 5.0,
+        "rest": 2 * wall - 85,
+        "training": 80.0,
+    }
+    rows = [{"what": "workers", **programs}, {"what": "all", **programs}]
+    return {"wall": wall, "rows": rows, "keys_seconds": 0.1, "entry": 1e-4, "epochs": 800}
+
+
+def test_each_part_measured_by_itself_replaces_its_own_row_and_goals_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    shown = {"shipper": 5.0, "shipper_start": 2.0, "training": 1000.0}
+    by_name = {
+        "share": "everything around training, share of the default `make repro`",
+        "hour": "everything around training, extrapolated to an hour of training",
+        "idle": "`dvc repro` with nothing changed, seconds",
+    }
+
+    def goals(part, found):
+        noted = overhead.noted("overhead", part, found, 2)
+        met = {one["name"]: one["measured"] for one in noted["goals"]}
+        return noted, [met.get(by_name[name]) for name in ("share", "hour", "idle")]
+
+    assert goals("idle", {"n": 1, "seconds": [1.1]})[1] == [None, None, 1.1]
+    first, found = goals("run", measured(100.0))
+    assert (found, first["rows"][1]["seconds"]) == ([0.6, None, 1.1], 200.0)
+    _, (share, hour, _) = goals("live", shown)
+    assert share == 0.6
+    assert hour > 0.6 * 100 / 3600 / 2
+    again, found = goals("run", measured(50.0))  # whose share of an hour is drawn anew from the live part
+    assert found[0] == pytest.approx(0.2)
+    assert found[1] < hour
+    assert (again["rows"][1]["seconds"], found[2]) == (100.0, 1.1)
 
 
 def process(module, pid, cpu, imports_cpu, children_cpu=0.0, parent=1):

@@ -187,7 +187,7 @@ def _missed_trainings() -> list[float]:
 def _overhead() -> list[float]:
     shares, rows = result("overhead")["shares"], {row["what"]: row for row in result("overhead")["rows"]}
     whole = rows["all"]["seconds"]
-    parts = (rows["all"]["imports"], rows["idle processors"]["seconds"], rows["stages.evaluate"]["rest"])
+    parts = (rows["all"]["imports"], rows["idle processors"]["seconds"], rows["dvc"]["rest"])
     return [shares["wall"], 100 * shares["share"], *(100 * part / whole for part in parts)]
 
 
@@ -224,7 +224,9 @@ CLAIMS: list[tuple[Path, str, Callable[[], list[float]]]] = [
      r"(\S+) and (\S+) %, one that lost a class (\d+) %; two hundred .*? by (\S+) points \(standard error (\S+)\)", _gates),
     (PERFORMANCE, r"each by (\d+) to (\d+) %", _missed_trainings),
     (PERFORMANCE, r"`make repro` \((\d+) s by the clock, .*?\) (\d+) % are spent .*? time (\d+) % are imports .*? (\d+) % they "
-     r"have nothing to do .*? (\d+) % go to scoring", _overhead),
+     r"have nothing to do.*? (\d+) % go to DVC", _overhead),
+    (PERFORMANCE, r"Of an hour's training that is (\S+) % .*? live shipper together, is (\S+) %", lambda: [
+        100 * result("overhead")["shares"][one] for one in ("share_of_an_hour", "mlflow_share_of_an_hour")]),
     (PERFORMANCE, r"with nothing changed takes (\S+) s .*? is gone (\S+) s .*? with 50 arms (\S+) s", lambda: [
         result("overhead")["shares"][one] for one in ("idle_dvc_repro", "all_in_the_store", "many_arms_in_the_store")]),
 ]  # fmt: skip

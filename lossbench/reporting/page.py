@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from markupsafe import Markup, escape
 from ruamel.yaml import YAML
 
 from lossbench.reporting import charts
+from lossbench.reporting.bundle import vega_bundle
 from lossbench.reporting.claims import shown
 from lossbench.reporting.gallery import Gallery, read_gallery
 from lossbench.reporting.in_a_line import in_a_line
@@ -82,6 +82,7 @@ def page(
     answered: Sequence[Answer],
     drawn: Mapping[str, Sequence[Chart]],
     seconds: Seconds | None = None,
+    vega: str | None = None,
 ) -> str:
     """Render the page.
 
@@ -92,6 +93,7 @@ def page(
         answered: hypotheses.
         drawn: experiment → its charts; see :func:`draw`.
         seconds: arm → seed → seconds of training; for the untracked twin only: they differ between runs.
+        vega: what :func:`vega_bundle` gives, where it is at hand.
 
     """
     sections = [
@@ -112,7 +114,7 @@ def page(
             percent=f"{100 * (1 - study.params.comparison.level):g} %",
             timed=seconds is not None,
             specs=_script_json(specs),
-            vega=Markup(vega_bundle()),  # noqa: S704  # vl-convert's own bundle, no user's text
+            vega=Markup(vega or vega_bundle()),  # noqa: S704  # vl-convert's own bundle, no user's text
             params=_params_text(study),
             name_of=metric_name,
         )
@@ -443,13 +445,3 @@ def _script_json(content: Any) -> Markup:
     text = json.dumps(content, ensure_ascii=True, sort_keys=True)
     escaped = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(escaped)  # noqa: S704  # escaped in the line above
-
-
-@cache
-def vega_bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script: no request leaves the page."""
-    import vl_convert
-
-    snippet = "window.vegaEmbed = vegaEmbed;"
-    bundle: str = vl_convert.javascript_bundle(snippet)
-    return bundle.replace("</script", "<\\/script")

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench.params import Params
+from lossbench.reporting.bundle import kept_bundle, vega_bundle
 from lossbench.reporting.claims import claims_page
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import read_study
@@ -21,6 +22,7 @@ from lossbench.reporting.tables import (
     verdict_table,
     verdicts_json,
 )
+from lossbench.store import Store
 from lossbench.tracking.cost import read_seconds
 
 FILES = (
@@ -30,13 +32,14 @@ FILES = (
 """What is written into ``reports/``."""
 
 
-def write_report(params: Params, root: Path, home: Path) -> None:
+def write_report(params: Params, root: Path, home: Path, kept: Store | None = None) -> None:
     """Write ``reports/`` from the outs of evaluation, validation, tuning and training.
 
     Args:
         params: of the study.
         root: its folder.
         home: the folder for what is no out; the page's untracked twin, with seconds, goes there.
+        kept: where the charts' script is looked up before it is made.
 
     """
     study = read_study(params, root)
@@ -56,10 +59,12 @@ def write_report(params: Params, root: Path, home: Path) -> None:
     (out / "report.md").write_text(markdown(study, board, found, answered), encoding="utf-8")
     (out / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     drawn = draw(study, board, found, learned)
-    (out / "index.html").write_text(page(study, board, found, answered, drawn), encoding="utf-8")
+    vega = vega_bundle() if kept is None else kept_bundle(kept)
+    (out / "index.html").write_text(page(study, board, found, answered, drawn, vega=vega), encoding="utf-8")
     twin = home / "report"
     twin.mkdir(parents=True, exist_ok=True)
-    timed = page(study, board, found, answered, drawn, seconds=read_seconds(list(params.arms), home))
+    seconds = read_seconds(list(params.arms), home)
+    timed = page(study, board, found, answered, drawn, seconds, vega)
     (twin / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (twin / "index.html").write_text(timed, encoding="utf-8")
 

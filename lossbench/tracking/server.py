@@ -45,6 +45,13 @@ def tracking_uri(root: Path) -> str:
     return store_of(root).uri
 
 
+def get_ready() -> None:
+    """Import MLflow, which takes seconds, after what has to come before it."""
+    prepare_environment()
+    _write_ahead()
+    import mlflow  # noqa: F401  # what is imported now need not be later
+
+
 def connect(root: Path) -> "MlflowClient":
     """Open the store; a fresh SQLite file gets its tables here, under a lock, once.
 
