@@ -184,7 +184,7 @@ class _Memory:
         if not self._new or not self._file.parent.is_dir():
             return
         code = {key: [one.digest, one.imports] for key, one in self.code.items()}
-        write_atomically(self._file, json.dumps({"code": code, "providers": self.providers}).encode())
+        write_atomically(self._file, json.dumps({"code": code, "providers": self.providers}))
         self._new = False
 
 

@@ -101,7 +101,7 @@ def read(lock: Path) -> dict[str, str]:
 def write(lock: Path) -> None:
     """Write down what is installed."""
     lines = "".join(f"{name}: {one}\n" for name, one in present().items())
-    write_atomically(lock, (HEAD + lines).encode())
+    write_atomically(lock, HEAD + lines)
 
 
 def refresh(params: Params, study: Path, say: Callable[[str], None] = print) -> None:

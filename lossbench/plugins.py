@@ -62,6 +62,14 @@ def load_object(name: str, key: str) -> Any:
     return found
 
 
+def parameters_of(made: Any) -> list[str]:
+    """Name what a class or function takes; nothing where it is built in C, without a signature."""
+    try:
+        return list(inspect.signature(made).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
 def call_object(made: Callable[..., Any], given: Mapping[str, Any], name: str, key: str) -> Any:
     """Call a class or factory with keyword arguments of params.yaml.
 

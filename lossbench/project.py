@@ -19,11 +19,11 @@ from lossbench.chain import has_git
 from lossbench.commented import commented
 from lossbench.errors import GateError, UserError
 from lossbench.execution.declared import LOOKS, ensure_looks
-from lossbench.files import write_whole
 from lossbench.originals import protect
 from lossbench.params import parse_params
 from lossbench.scripts.spec import COMMAND
 from lossbench.studies import expect_folder, expect_name, params_for
+from lossbench.system import write_atomically
 from lossbench.written import CHAIN
 
 TEMPLATES = Path(__file__).parent / "templates" / "project"
@@ -248,7 +248,7 @@ def _write(wanted: Wanted, content: Mapping[str, Any], folder: Path) -> list[str
     there = [name for name in files if (folder / name).exists()]
     for name, text in files.items():
         if name not in there:
-            write_whole(folder / name, text)
+            write_atomically(folder / name, text, durable=True)
     ensure_looks(folder)
     installed.write(folder / installed.LOCK)
     return [*(name for name in files if name not in there), LOOKS, installed.LOCK]

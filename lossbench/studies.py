@@ -13,11 +13,11 @@ from lossbench.data.sources.base import source
 from lossbench.data.splits import split
 from lossbench.errors import UserError
 from lossbench.execution.declared import ensure_looks
-from lossbench.files import write_whole
 from lossbench.look import Look, look
 from lossbench.originals import protect
 from lossbench.params import Dataset, parse_params
 from lossbench.recognition import Found, recognise
+from lossbench.system import write_atomically
 from lossbench.written import CHAIN
 
 Losses = dict[str, dict[str, Any]]
@@ -96,7 +96,7 @@ def new_study(name: str, data: Path, root: Path, say: Callable[[str], None] = pr
     (study / CHAIN).symlink_to(Path("../..") / CHAIN)
     ensure_looks(study)
     head = f"# Made by `lossbench new-study {name}`. What is commented out is taken as long as it is.\n\n"
-    write_whole(study / "params.yaml", head + commented(content, {}))
+    write_atomically(study / "params.yaml", head + commented(content, {}), durable=True)
     return study
 
 

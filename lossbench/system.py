@@ -36,12 +36,23 @@ def available_memory() -> int:
     return max(0, free)
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whoever else writes it at the same time."""
+def write_atomically(file: Path, content: bytes | str, durable: bool = False) -> None:
+    """Write a file that is there whole or not at all, whoever else writes it at the same time.
+
+    Args:
+        file: whose folder is made where there is none.
+        content: a text is written as UTF-8, its line ends as they are.
+        durable: its bytes are on the disk before it has its place, for what nobody can compute again.
+
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{part_name(file.name)}")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)

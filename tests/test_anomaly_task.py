@@ -16,7 +16,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
-from lossbench.evaluation.replicates import score_replicate
+from lossbench.evaluation.replicates import predict_replicate, score_predicted
 from lossbench.models import build
 from lossbench.params import Anomaly
 from lossbench.params import Dataset as DatasetParams
@@ -123,7 +123,8 @@ def test_a_metric_of_ones_own_is_shown_reconstructions(
     task = task_for("anomaly", metric)(digits.info)
     made = prepare(task, digits, NETWORK, Recipe(epochs=1, batch_size=32), {"name": "brier"}, Compute())
     state = train_replicate(made, Member(0)).state
-    found = score_replicate(state, NETWORK, 0, task, metric, digits, Compute(), write=write)
+    predicted = predict_replicate(state, NETWORK, 0, task, metric, digits, Compute(), write=write)
+    found = score_predicted(predicted, task, metric, digits, write=write)
     assert 0 < found.scores.metrics[metric] < 1
     assert abs(found.scores.metrics[GAP]) < 1
 

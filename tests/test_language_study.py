@@ -13,7 +13,7 @@ from lossbench.checking import check
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
-from lossbench.evaluation.replicates import score_replicate
+from lossbench.evaluation.replicates import predict_replicate, score_predicted
 from lossbench.params import load_params
 from lossbench.reporting.write import write_report
 from tests.language_cases import NURSERY, SMALL, task
@@ -105,6 +105,7 @@ def test_every_arm_is_scored_at_the_temperature_that_its_validation_data_chose(s
     scores = pd.read_csv(study / "reports/evaluation/text/scores.csv")
     for seed in params.seeds:
         state = load_file(folder / f"seed-{seed}.safetensors")
-        raw = score_replicate(state, network, seed, plain, "perplexity", data, params.compute)
+        predicted = predict_replicate(state, network, seed, plain, "perplexity", data, params.compute)
+        raw = score_predicted(predicted, plain, "perplexity", data)
         mine = scores.query("loss == 'hinge' and metric == 'perplexity'").set_index("seed")["value"]
         assert mine[seed] < raw.scores.metrics["perplexity"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from training_cases import labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Split
-from lossbench.evaluation.replicates import Positions, score_replicate
+from lossbench.evaluation.replicates import Positions, predict_replicate, score_predicted
 from lossbench.recipe import Compute
 from lossbench.tasks import task_class
 from lossbench.tasks.classification import Classification
@@ -116,7 +116,13 @@ def test_an_evaluation_predicts_no_sample_twice_and_keeps_decisions_of_the_shown
     monkeypatch.setattr(Predictor, "forward", lambda self, x: predicted.extend(x) or real(self, x))
     metric = made.task.metrics[0].name
     shown, hidden = (
-        score_replicate(state, made.network, 0, made.task, metric, data, Compute(), write=write)
+        score_predicted(
+            predict_replicate(state, made.network, 0, made.task, metric, data, Compute(), write=write),
+            made.task,
+            metric,
+            data,
+            write=write,
+        )
         for write in (True, False)
     )
     sizes = [len(data.split(name)) for name in ("test", "validation")]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import UserError, nearest
-from lossbench.files import link_or_copy
 
 if TYPE_CHECKING:
     from lossbench.api.arrays import Notes
@@ -340,6 +339,14 @@ def _settle(params: "Params", data: Path, draft: Path, study: Path) -> None:
     with (study / "params.yaml").open("w", encoding="utf-8") as stream:
         stream.write("# Written by lossbench.compare.\n\n")
         YAML().dump(params.model_dump(mode="json"), stream)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file of ours another name, which takes no room; or copy it where there are no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def check_asked(params: "Params", study: Path) -> None:

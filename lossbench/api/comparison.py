@@ -76,16 +76,16 @@ class Comparison:
             path: a file that ends in .html, or a folder, which gets an ``index.html``.
 
         """
-        from lossbench.files import write_whole
         from lossbench.reporting.page import draw, page
         from lossbench.reporting.tables import curves, leaderboard
+        from lossbench.system import write_atomically
 
         file = Path(path).expanduser()
         if file.suffix not in (".html", ".htm"):
             file = file / "index.html"
         board = leaderboard(self._study)
         drawn = draw(self._study, board, self._found, curves(self._study))
-        write_whole(file, page(self._study, board, self._found, [], drawn))
+        write_atomically(file, page(self._study, board, self._found, [], drawn), durable=True)
         return file
 
     def models(self, loss: str) -> dict[int, "nn.Module"]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lossbench.files import write_whole
+from lossbench.system import write_atomically
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def main(chosen: argparse.Namespace) -> None:
     from lossbench.reference import knobs, schema
 
     if chosen.schema is not None:
-        write_whole(chosen.schema, json.dumps(schema(), indent=2) + "\n")
+        write_atomically(chosen.schema, json.dumps(schema(), indent=2) + "\n", durable=True)
         return
     shown = [one for one in knobs() if chosen.key in one.key]
     if not shown:

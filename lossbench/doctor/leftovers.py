@@ -51,7 +51,7 @@ def _halves(root: Path, home: Path) -> Iterator[Finding]:
                 yield removal(path, "half a file of a process that is gone")
     for path in (
         *_entries(root / "data"),
-        *(root / f"reports/.retraining.{kind}.part" for kind in ("csv", "html")),
+        *(path for kind in ("csv", "html") for path in (root / "reports").glob(f".retraining.{kind}*.part")),
     ):
         half = path.name.startswith(".") and path.name.endswith(".part")
         if half and path.exists() and _ours(path) and abandoned(path, UNSEEN):

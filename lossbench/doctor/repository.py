@@ -103,4 +103,4 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     if not any(content.values()):
         remove(path)
         return
-    write_atomically(path, json.dumps(content).encode())
+    write_atomically(path, json.dumps(content))

@@ -67,7 +67,7 @@ class Predicted:
     texts: tuple[str, ...] = ()
 
 
-def score_replicate(
+def predict_replicate(
     state: State,
     network: Network,
     seed: int,
@@ -76,8 +76,8 @@ def score_replicate(
     data: Dataset,
     compute: Compute,
     write: bool = False,
-) -> Scored:
-    """Predict each sample once with a replicate's weights, and score.
+) -> Predicted:
+    """Predict each sample once with a replicate's weights: what of scoring takes the device.
 
     A replicate whose outputs are not finite gets the score of the constant majority prediction.
 
@@ -93,21 +93,6 @@ def score_replicate(
             and have it generate texts, where the task does that.
 
     """
-    predicted = predict_replicate(state, network, seed, task, metric, data, compute, write)
-    return score_predicted(predicted, task, metric, data, write)
-
-
-def predict_replicate(
-    state: State,
-    network: Network,
-    seed: int,
-    task: Task,
-    metric: str,
-    data: Dataset,
-    compute: Compute,
-    write: bool = False,
-) -> Predicted:
-    """Compute of :func:`score_replicate`, whose arguments these are, what takes the device."""
     test = data.split("test")
     with predicting(task, network, state, test.inputs, compute) as predictor:
         fitted_on = None

@@ -43,7 +43,7 @@ def checked_once(params: Params, outs: Outs, check: Callable[[], None]) -> None:
     check()
     key = _key(params, outs)  # after it: it may be the check that is edited meanwhile
     if key is not None:
-        write_atomically(_file(outs), json.dumps({"fine": key}).encode())
+        write_atomically(_file(outs), json.dumps({"fine": key}))
 
 
 def found_fine(params: Params, outs: Outs) -> bool:

@@ -1,6 +1,5 @@
 """Any callable (logits, target) → scalar as a loss: ``my_losses:Focal2``, ``torch.nn:CrossEntropyLoss``."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.batch import Batch
-from lossbench.plugins import call_object, load_object
+from lossbench.plugins import call_object, load_object, parameters_of
 
 
 class Foreign(Loss):
@@ -98,7 +97,7 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
     if not callable(made):
         raise UserError(f"{key}.name is '{name}', a {type(made).__name__}; allowed: a class or a function")
     given = {argument: value for argument, value in spec.items() if argument != "name"}
-    known = _parameters(made)
+    known = parameters_of(made)
     if ignore_index is not None and "ignore_index" in known:
         given.setdefault("ignore_index", ignore_index)
     if isinstance(made, type):
@@ -118,11 +117,4 @@ def _takes_weights(call: Callable[..., Any]) -> bool:
     """Whether a call has an argument ``weights`` that params.yaml does not fill."""
     if isinstance(call, partial) and "weights" in call.keywords:
         return False
-    return "weights" in _parameters(call.forward if isinstance(call, torch.nn.Module) else call)
-
-
-def _parameters(made: Any) -> list[str]:
-    try:
-        return list(inspect.signature(made).parameters)
-    except (TypeError, ValueError):  # built in C, without a signature
-        return []
+    return "weights" in parameters_of(call.forward if isinstance(call, torch.nn.Module) else call)

@@ -1,6 +1,5 @@
 """Any module class or factory as a model: ``segmentation_models_pytorch:Unet`` with its keyword arguments."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from lossbench.errors import UserError
 from lossbench.models.weights import head_of, load_weights, put_weights
-from lossbench.plugins import call_object, load_object
+from lossbench.plugins import call_object, load_object, parameters_of
 from lossbench.recipe import Network
 
 WEIGHTS = ("weights_file", "sha256")
@@ -60,8 +59,7 @@ def build(network: Network, input_shape: tuple[int, ...], outputs: int, key: str
         raise UserError(f"'{key}' is '{network.name}', which is {_kind(made)}; allowed: a class or function")
     given = {name: value for name, value in network.options.items() if name not in WEIGHTS}
     given = _filled(given, input_shape, outputs, key)
-    taken = _parameters(made)
-    if {"input_shape", "outputs"} <= taken:
+    if {"input_shape", "outputs"} <= set(parameters_of(made)):
         given = {"input_shape": input_shape, "outputs": outputs, **given}
     built = call_object(made, given, network.name, key)
     if not isinstance(built, nn.Module):
@@ -99,13 +97,6 @@ def _filled(value: Any, input_shape: tuple[int, ...], outputs: int, key: str) ->
         allowed = ", ".join(f"{{{one}}}" for one in known)
         raise UserError(f"'{key}' is '{value}'; allowed in braces: {allowed}")
     return known[value[1:-1]]
-
-
-def _parameters(made: Any) -> set[str]:
-    try:
-        return set(inspect.signature(made).parameters)
-    except (TypeError, ValueError):  # built in C
-        return set()
 
 
 def _kind(value: object) -> str:

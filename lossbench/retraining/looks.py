@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError
-from lossbench.files import write_whole
+from lossbench.system import write_atomically
 
 FILE = "reports/retraining-looks.json"
 SHORT = 16
@@ -66,7 +66,7 @@ class Looks:
         number = self.taken.setdefault(what, len(self.taken) + 1)
         content = _content(self.root)
         content[self.dataset] = {"examples": sorted(self.examples), "taken": self.taken}
-        write_whole(self.root / FILE, json.dumps(content, indent=0) + "\n")
+        write_atomically(self.root / FILE, json.dumps(content, indent=0) + "\n", durable=True)
         return share(number) * level
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lossbench.files import write_whole
+from lossbench.system import write_atomically
 
 CSV, PAGE = "reports/retraining.csv", "reports/retraining.html"
 
@@ -132,8 +132,8 @@ def add(root: Path, attempt: Attempt) -> None:
     rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     rows.writeheader()
     rows.writerows(asdict(one) for one in attempts)
-    write_whole(root / CSV, text.getvalue())
-    write_whole(root / PAGE, page(attempts))
+    write_atomically(root / CSV, text.getvalue(), durable=True)
+    write_atomically(root / PAGE, page(attempts), durable=True)
 
 
 def page(attempts: list[Attempt]) -> str:

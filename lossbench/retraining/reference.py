@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lossbench.errors import GateError, UserError
-from lossbench.files import write_whole
+from lossbench.system import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,4 +139,4 @@ def _write(file: Path, samples: list[Known]) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow((*COLUMNS, f"{COUNT}{len(samples)}"))
     rows.writerows((one.sha256, one.label, one.source) for one in samples)
-    write_whole(file, text.getvalue())
+    write_atomically(file, text.getvalue(), durable=True)

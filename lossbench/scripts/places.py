@@ -88,7 +88,7 @@ def written_twice(
             other = _read(note)
             if other is not None and other["run"] != run and other["time"] != time:
                 found = found or (path, str(other["who"]))
-            write_atomically(note, json.dumps({"run": run, "who": who, "time": time}).encode())
+            write_atomically(note, json.dumps({"run": run, "who": who, "time": time}))
     return found
 
 

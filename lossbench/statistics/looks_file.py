@@ -149,7 +149,7 @@ def write_looks(file: Path, records: Mapping[str, Record]) -> None:
     taken = {name: _in_lines(block_of(record)) for name, record in records.items() if record.taken}
     if taken:
         yaml.dump(taken, text)
-    write_atomically(file, (HEAD + text.getvalue()).encode())
+    write_atomically(file, HEAD + text.getvalue())
 
 
 def _in_lines(block: dict[str, Any]) -> dict[str, Any]:

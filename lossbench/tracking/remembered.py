@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from lossbench.errors import UserError
-from lossbench.files import write_whole
+from lossbench.system import write_atomically
 from lossbench.tracking.outs import home_of
 from lossbench.tracking.store import STORE, VARIABLE, store_of
 
@@ -27,7 +27,7 @@ def remember(root: Path, moved: bool = False) -> None:
         if moved or (os.environ.get(VARIABLE) and remembered(root) is not None):
             file.unlink(missing_ok=True)
     elif moved or remembered(root) != store.shown:
-        write_whole(file, json.dumps({"store": store.shown}) + "\n")
+        write_atomically(file, json.dumps({"store": store.shown}) + "\n", durable=True)
 
 
 def remembered(root: Path) -> str | None:
