@@ -458,7 +458,7 @@ def main() -> None:
             import_all()
             kill_trials(folder, given.every, say, keep)
         if "proxy" in wanted:
-            from lossbench.tracking.remembered import remember
+            from lossbench.tracking.store import remember
             from lossbench.tracking.ui import mlflow_server
 
             store, log = f"sqlite:///{folder / 'server.db'}", folder / "server.log"

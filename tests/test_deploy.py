@@ -24,7 +24,7 @@ from lossbench.retraining.run import retrain
 from lossbench.scheduling import cron, systemd
 from lossbench.scheduling.address import write_address
 from lossbench.scheduling.job import Job
-from lossbench.tracking.remembered import expect_remembered, remember, remembered
+from lossbench.tracking.store import expect_remembered, remember, remembered
 
 ENTRY = "python -m lossbench retrain"
 

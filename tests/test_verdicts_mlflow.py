@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lossbench.errors import UserError
-from lossbench.tracking import environment
+from lossbench.tracking import store as environment
 from lossbench.verdicts import mlflow_runs
 from lossbench.verdicts.judging import Question, judge_rows
 

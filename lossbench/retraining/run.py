@@ -46,9 +46,8 @@ from lossbench.telling import first_line, scrubbed
 from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import data_digest, digest, revision, study_name
-from lossbench.tracking.remembered import expect_remembered, remember
 from lossbench.tracking.server import RefusedError, ServerGoneError, connect
-from lossbench.tracking.store import store_of
+from lossbench.tracking.store import expect_remembered, remember, store_of
 from lossbench.tracking.track import MODEL
 
 if TYPE_CHECKING:
@@ -485,8 +484,8 @@ def _now() -> str:
 @contextmanager
 def registry_errors() -> Iterator[None]:
     """What MLflow raises becomes one of two exceptions."""
-    from lossbench.tracking.environment import prepare_environment
     from lossbench.tracking.server import server_errors
+    from lossbench.tracking.store import prepare_environment
 
     prepare_environment()
     with server_errors():

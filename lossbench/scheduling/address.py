@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lossbench.errors import UserError
-from lossbench.tracking.remembered import expect_remembered
+from lossbench.tracking.store import expect_remembered
 
 PREFIX = "MLFLOW_TRACKING_"
 WRITABLE = re.compile(r"[^'\\\n\r\0]*")

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lossbench.lock import lock
 from lossbench.telling import first_line, scrubbed
 from lossbench.tracking import artifacts
-from lossbench.tracking.environment import prepare_environment
-from lossbench.tracking.store import Store, check_driver, local_uri, store_of
+from lossbench.tracking.store import Store, check_driver, local_uri, prepare_environment, store_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,8 +1,10 @@
 """The address of MLflow's store: read once, shown without its password, refused in a sentence.
 
-Nothing here imports MLflow, so that whoever only asks where the store is does not pay for it.
+Where a study was recorded before stands here too, and what MLflow reads of the environment. Nothing here imports
+MLflow, so that whoever only asks where the store is does not pay for it.
 """
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -12,7 +14,9 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from lossbench.errors import UserError, brief, nearest
+from lossbench.system import write_atomically
 from lossbench.telling import HOSTED, shown
+from lossbench.written import home
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
@@ -204,3 +208,82 @@ def local_store(study: Path) -> list[Path]:
         if (file := store_of(study).file) is not None:
             found.append(study / file)
     return found
+
+
+REMEMBERED = "store.json"
+
+
+def remember(root: Path, moved: bool = False) -> None:
+    """Write down the store that ``MLFLOW_TRACKING_URI`` names, without credentials.
+
+    The study's own is none, named or not (``mlflow run`` names it): a study may be moved, its store with it.
+
+    Args:
+        root: the study's folder.
+        moved: somebody says that the study's record goes on here: in the default one, too.
+
+    """
+    store, file = store_of(root), home(root) / REMEMBERED
+    if store.file is not None and store.file.resolve() == (root / STORE).resolve():
+        if moved or (os.environ.get(VARIABLE) and remembered(root) is not None):
+            file.unlink(missing_ok=True)
+    elif moved or remembered(root) != store.shown:
+        write_atomically(file, json.dumps({"store": store.shown}) + "\n", durable=True)
+
+
+def remembered(root: Path) -> str | None:
+    """Read where the study was last recorded; None where nobody named a store.
+
+    Raises:
+        UserError: the file is damaged: a call without the store's name would go to the study's own.
+
+    """
+    file = home(root) / REMEMBERED
+    try:
+        return str(json.loads(file.read_bytes())["store"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{file}: not what a record wrote, so it is not known where this study is recorded; set "
+            f"{VARIABLE} to that store and say `lossbench retrain --move-store` once"
+        ) from None
+
+
+def expect_remembered(root: Path) -> None:
+    """Refuse another store than the study was last recorded in.
+
+    Raises:
+        UserError: naming both; or that it is not known where that was.
+
+    """
+    before, now = remembered(root), store_of(root).shown
+    if before is not None and before != now:
+        raise UserError(
+            f"{VARIABLE}: this study is recorded in {before}, and {now} is asked for; set it to the "
+            "former, or say `lossbench retrain --move-store` once"
+        )
+
+
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""How long one call may take; what the user sets in the environment wins."""
+SILENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+HIJACKERS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables (`mlflow run` sets them) that would make MLflow write into a run that is not ours."""
+
+
+def prepare_environment() -> None:
+    """Set MLflow's environment; must come before its import."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    os.environ.update(SILENT)
+    for name in HIJACKERS:
+        os.environ.pop(name, None)

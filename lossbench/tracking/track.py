@@ -26,9 +26,9 @@ from lossbench.tracking.experiment import (
 from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import digest
 from lossbench.tracking.record import ArmRecord, Point, arm_record
-from lossbench.tracking.remembered import remember
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.ship import TRIES, amend, ship_arm
+from lossbench.tracking.store import remember
 from lossbench.tracking.summary import Reports, Summary, summarise
 
 if TYPE_CHECKING:

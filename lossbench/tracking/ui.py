@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 from lossbench.errors import GateError
 from lossbench.params import Params
-from lossbench.tracking.environment import HIJACKERS, SILENT
 from lossbench.tracking.experiment import CURRENT, KEY, ROLE, experiment_name
 from lossbench.tracking.provenance import digest
+from lossbench.tracking.store import HIJACKERS, SILENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

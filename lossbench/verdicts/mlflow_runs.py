@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError, nearest
-from lossbench.tracking.environment import prepare_environment
+from lossbench.tracking.store import prepare_environment
 from lossbench.verdicts.table import Row, empty, name_of
 
 PLACES = ("params", "tags")
