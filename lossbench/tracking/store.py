@@ -1,7 +1,7 @@
 """The address of MLflow's store: read once, shown without its password, refused in a sentence.
 
-Where a study was recorded before stands here too, and what MLflow reads of the environment. Nothing here imports
-MLflow, so that whoever only asks where the store is does not pay for it.
+Where a study was recorded before stands here too, and what MLflow reads of the environment. Nothing here
+imports MLflow, so that whoever only asks where the store is does not pay for it.
 """
 
 import json
