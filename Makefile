@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The browser tests need Debian's chromium; everything else runs without it.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+# Where it is set, every process of the tests would compile our modules, and pytest rewrite all tests, each time anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
@@ -62,7 +64,7 @@ test-slow: dev ## run the long tests, those that need chromium, and all examples
 	@# files that hold one or two tests of minutes do not come last, where one process would wait for the other.
 	LOSSBENCH_SCREENSHOTS="$${LOSSBENCH_SCREENSHOTS:-$(CURDIR)/build/screenshots}" \
 	python -m pytest -m "(slow or browser or hypothesis) and not cluster" --hypothesis-profile full --timeout 900 \
-	--numprocesses 2 --dist loadfile --no-loadscope-reorder
+	--numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40
 test-cluster: cluster ## run the tests on Ray, submitit, PostgreSQL and S3 (ALL=1: the longest too); -rs says what is not installed
 	$(CLUSTER)/bin/python -m pytest -m "cluster$(if $(ALL),, and not long)" -rs --timeout 900 --numprocesses 2 --dist loadfile
 lint: dev ## ruff, mypy, yamllint, schemas, and the known vulnerabilities of the pinned packages

@@ -5,7 +5,7 @@ Every word on the page comes from a loss's docstring; a test keeps the page curr
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -40,10 +40,8 @@ loss(logits, target).backward()
 """
 
 
-def example(loss: type[Loss], margin: torch.Tensor) -> torch.Tensor:
+def example(loss: type[Loss], made: Loss, margin: torch.Tensor) -> torch.Tensor:
     """Return the loss at one margin."""
-    made = loss(class_counts=[3, 1]) if "class_counts" in loss.declared else loss()
-    made.check = "never"  # what looks like probabilities here is a margin
     target = torch.zeros(1, 4, 4, dtype=torch.int64)
     target[..., 2:] = 1
     labels = torch.stack([target == 0, target == 1], 1)
@@ -56,10 +54,12 @@ def example(loss: type[Loss], margin: torch.Tensor) -> torch.Tensor:
 
 def curves(loss: type[Loss]) -> tuple[list[float], list[float]]:
     """Return value and gradient at each margin."""
+    made = loss(class_counts=[3, 1]) if "class_counts" in loss.declared else loss()
+    made.check = "never"  # what looks like probabilities here is a margin
     values, slopes = [], []
     for point in MARGINS:
         margin = point.clone().requires_grad_()
-        value = example(loss, margin)
+        value = example(loss, made, margin)
         (slope,) = torch.autograd.grad(value, margin)
         values.append(float(value.detach()))
         slopes.append(float(slope))
@@ -144,11 +144,11 @@ def page() -> str:
     return "\n".join([INTRO, *table, "", functions(), *parts])
 
 
-def pages() -> dict[str, str]:
-    """Return the content of every generated file by its path under docs/."""
+def pages(drawn: Iterable[str] = tuple(REGISTRY)) -> dict[str, str]:
+    """Return the content of every generated file by its path under docs/, of the losses that are drawn."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots = {f"losses/{name}.svg": plot(name, *curves(loss)) for name, loss in REGISTRY.items()}
+        plots = {f"losses/{name}.svg": plot(name, *curves(REGISTRY[name])) for name in drawn}
     return {"losses.md": page(), **plots}
 
 

@@ -1,7 +1,13 @@
 """On how many examples a law is tried: on some beside the quick tests, on all beside the slow ones."""
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import TypeVar
+
+import pytest
 from hypothesis import settings
 
+T = TypeVar("T")
 FULL = "full"
 """The profile of ``make test-slow``, which tries every law again on all its examples."""
 SHARE, LEAST = 5, 5
@@ -15,6 +21,20 @@ def register() -> None:
     settings.load_profile("quick")
 
 
+def full() -> bool:
+    """Whether all are tried."""
+    return settings.get_current_profile_name() == FULL
+
+
 def examples(count: int) -> int:
     """Return how many of a law's examples are tried under the profile in force."""
-    return count if settings.get_current_profile_name() == FULL else min(count, max(count // SHARE, LEAST))
+    return count if full() else min(count, max(count // SHARE, LEAST))
+
+
+shared = pytest.mark.hypothesis
+"""Of a law without drawn examples that goes through :func:`some` of what it holds for: tried again, on all."""
+
+
+def some(cases: Iterable[T]) -> Iterable[T]:
+    """Return the first of the cases, which is the default, and a fifth of the others; all beside the slow tests."""
+    return cases if full() else islice(cases, 0, None, SHARE)

@@ -128,30 +128,41 @@ def test_pictures_of_weights_are_resized_with_their_masks(tmp_path: Path) -> Non
     check_maps(tmp_path / "out")
 
 
+TIFFS: list[dict[str, Any]] = [
+    {"dtype": "float32"}, {"dtype": "float16"}, {"dtype": "float64"}, {"dtype": "float32", "compression": "lzw"},
+    {"dtype": "float32", "compression": "zlib", "predictor": True}, {"dtype": "float32", "byteorder": ">"},
+    {"dtype": "float32", "bigtiff": True}, {"dtype": "float32", "photometric": "miniswhite"}, {"dtype": "int32"},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [None, [12, 4]])
-@pytest.mark.parametrize(
-    "written",
-    [{"dtype": "float32"}, {"dtype": "float16"}, {"dtype": "float64"}, {"dtype": "float32", "compression": "lzw"},
-     {"dtype": "float32", "compression": "zlib", "predictor": True}, {"dtype": "float32", "byteorder": ">"},
-     {"dtype": "float32", "bigtiff": True}, {"dtype": "float32", "photometric": "miniswhite"}, {"dtype": "int32"}],
-    ids=str,
-)  # fmt: skip
-def test_a_tiff_of_weights_may_hold_any_number(
-    written: dict[str, Any], size: list[int] | None, tmp_path: Path
-) -> None:
+def test_a_tiff_of_weights_may_hold_any_number(size: list[int] | None, tmp_path: Path) -> None:
+    """Each picture's is written in another way than the one before."""
     masks(tmp_path / "mine", "weights", ".npy")
-    options = dict(written)
-    kind = np.dtype(options.pop("dtype"))
-    for file in (tmp_path / "mine/weights").iterdir():
-        numbers = np.load(file).astype(kind)
-        tifffile.imwrite(file.with_suffix(".tif"), numbers / 4 if kind.kind == "f" else numbers, **options)
+    share: dict[str, float] = {}
+    for number in range(COUNT):
+        file = tmp_path / f"mine/weights/{number}.npy"
+        options = dict(TIFFS[number % len(TIFFS)])
+        kind = np.dtype(options.pop("dtype"))
+        share[str(number)] = 0.25 if kind.kind == "f" else 1.0
+        tifffile.imwrite(
+            file.with_suffix(".tif"), (np.load(file) * share[str(number)]).astype(kind), **options
+        )
         file.unlink()
     spec = DatasetParams(
         source="segmentation_folder", path=str(tmp_path / "mine"), **({"size": size} if size else {})
     )
     fetch(spec, "mine", tmp_path / "out")
     one = Dataset.open(tmp_path / "out").split("train")
-    np.testing.assert_array_equal(one.weights, (one.targets + 1) / (4 if kind.kind == "f" else 1))
+    manifest = (
+        pd.read_parquet(tmp_path / "out/manifest.parquet").query("split == 'train'").sort_values("index")
+    )
+    numbers = [Path(source).stem for source in manifest["source"]]
+    assert {int(number) % len(TIFFS) for number in numbers} == set(range(len(TIFFS)))
+    for number, weights, targets in zip(numbers, one.weights, one.targets, strict=True):
+        np.testing.assert_array_equal(
+            weights, (targets + 1) * share[number], err_msg=str(TIFFS[int(number) % 9])
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from law_cases import shared, some
 from losses_cases import (
     CASES,
     CLASSES,
@@ -151,6 +152,7 @@ def test_a_region_loss_of_soft_labels_is_least_where_the_prediction_is_the_label
 # --- what counts ---
 
 
+@shared
 @every_loss
 def test_nan_in_a_logit_that_counts_is_nan_out(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the hand-written passes as in the plain ones, whatever class, whatever is averaged."""
@@ -162,7 +164,7 @@ def test_nan_in_a_logit_that_counts_is_nan_out(case: Case, monkeypatch: pytest.M
         with monkeypatch.context() as patched:
             if plain:
                 patched.setattr("lossbench.losses.batch.inside_transform", lambda *_: True)
-            for parameters in variants(case):
+            for parameters in some(variants(case)):
                 loss = made(case, CLASSES, **parameters)
                 for place in ((0, 0, 0, 0), (1, 2, 3, 1), (2, 3, 4, 3), (2, 1, 0, 2)):
                     logits = given.logits.clone()
@@ -176,13 +178,14 @@ def test_nan_in_a_logit_that_counts_is_nan_out(case: Case, monkeypatch: pytest.M
                     assert of_one(one.logits * float("nan"), *one[1:]).isnan(), parameters
 
 
+@shared
 @every_loss
 def test_an_empty_batch_or_axis_is_zero_with_its_graph(case: Case) -> None:
     for shape in ((0, CLASSES, 5, 4), (2, CLASSES, 0, 4), (2, CLASSES, 5, 0), (0, CLASSES, 0, 0)):
         logits = torch.zeros(shape)
         target = logits.bool() if case.multilabel else torch.zeros(shape[0], *shape[2:], dtype=torch.long)
         maps = logits if case.make().auxiliary else None
-        for parameters in variants(case):
+        for parameters in some(variants(case)):
             value, grad = gradient(
                 made(case, CLASSES, ignore_index=IGNORE, **parameters), Input(logits, target, maps)
             )
@@ -202,12 +205,13 @@ def test_an_empty_batch_or_axis_is_zero_with_its_graph(case: Case) -> None:
             assert value.requires_grad
 
 
+@shared
 @every_loss
 def test_the_graph_is_always_attached(case: Case) -> None:
     """With one class, one position, nothing that counts."""
     for classes, spatial, samples in ((1, (4, 3), 2), (1, (1, 1), 1), (2, (1, 1), 1), (4, (5, 4), 3)):
         given = inputs(case, spatial, samples, classes=classes)
-        for ignored, parameters in itertools.product((False, True), [{}, *variants(case)]):
+        for ignored, parameters in itertools.product((False, True), some([{}, *variants(case)])):
             everywhere = torch.full((samples, *spatial), ignored)
             loss = made(case, classes, ignore_index=IGNORE, **parameters)
             if classes > 1 or takes_one(loss):
@@ -250,13 +254,14 @@ def test_when_to_look_at_values_is_one_of_three_words() -> None:
         CrossEntropy(check="sometimes")  # type: ignore[arg-type]  # on purpose
 
 
+@shared
 @every_loss
 def test_weights_of_one_change_nothing_and_those_of_zero_are_ignored_positions(case: Case) -> None:
     given = inputs(case)
     generator = torch.Generator().manual_seed(1)
     ignored = torch.rand(3, 5, 4, generator=generator) < 0.3
     ignored[1] = True  # a whole sample
-    for parameters in variants(case):
+    for parameters in some(variants(case)):
         loss = made(case, CLASSES, ignore_index=IGNORE, **parameters)
         expected = gradient(loss, given)
         for ones in (torch.ones(3), torch.ones(3, 5, 4, dtype=torch.bool)):
@@ -348,6 +353,7 @@ def test_reduction_none_is_what_the_others_reduce(case: Case) -> None:
 # --- soft targets ---
 
 
+@shared
 @of_distributions
 def test_a_one_hot_distribution_is_its_class_index(case: Case) -> None:
     """With ignored positions, class weights, smoothed labels and weights of positions too."""
@@ -358,7 +364,7 @@ def test_a_one_hot_distribution_is_its_class_index(case: Case) -> None:
     settings: list[dict[str, Any]] = [{}, *variants(case)]
     extra = {"class_weights": [0.5, 1.0, 2.0, 0.0], "label_smoothing": 0.1, "power": 2}
     settings += [{name: value} for name, value in extra.items() if takes(case, name, value)]
-    for parameters in settings:
+    for parameters in some(settings):
         loss = made(case, CLASSES, ignore_index=IGNORE, labels="exclusive", **parameters)
         expected = gradient(loss, given)
         for dtype in (torch.float64, torch.int64, torch.bool):
@@ -514,10 +520,11 @@ def ends(name: str, parameter: str) -> Iterator[float]:
             continue
 
 
+@shared
 @over(case for case in CASES if case.name in REGISTRY)
 def test_stays_finite_at_saturated_logits_at_the_ends_of_every_range(case: Case) -> None:
     for parameter in REGISTRY[case.name].declared:
-        for value in ends(case.name, parameter):
+        for value in some(ends(case.name, parameter)):
             for right in (True, False):
                 found, grad = gradient(case.make(**{parameter: value}), saturated(case, right))
                 assert found.isfinite(), (parameter, value)

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law_cases import examples
+from losses_cases import Late
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lossbench.statistics import calibrate
 from lossbench.statistics.calibration import (
@@ -22,6 +22,8 @@ from lossbench.statistics.calibration import (
     probability_metrics,
     reliability,
 )
+
+classification = Late("torchmetrics.functional.classification")
 
 
 def scored(samples=600, classes=4, temperature=1.0, seed=0):
@@ -49,7 +51,7 @@ def test_nll_and_brier_are_scikit_learns(classes):
 def test_ece_is_torchmetrics(classes):
     logits, labels = scored(classes=classes, temperature=2.0)
     probabilities = softmax(logits, axis=1)
-    expected = multiclass_calibration_error(
+    expected = classification.multiclass_calibration_error(
         torch.tensor(probabilities), torch.tensor(labels), classes, n_bins=15, norm="l1"
     )
     assert ece(probabilities, labels) == pytest.approx(float(expected), abs=1e-6)
