@@ -1,14 +1,13 @@
 """ONNX export: same outputs as torch, stored inputs in, names and temperature with it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import in_process
 
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
@@ -54,17 +53,7 @@ def test_a_graph_that_is_off_is_refused_and_the_old_file_stays(trained_study, tm
 
 
 def test_an_arm_that_is_not_there_is_one_sentence(trained_study, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "lossbench",
-        "export",
-        "--arm",
-        "digits-focl",
-        "--onnx",
-        str(tmp_path / "x.onnx"),
-    ]
-    done = subprocess.run(command, cwd=trained_study, capture_output=True, text=True, check=False)
+    done = in_process(trained_study, "export", "--arm", "digits-focl", "--onnx", str(tmp_path / "x.onnx"))
     assert done.returncode == 2
     assert "did you mean 'digits-focal'?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import in_process
 from PIL import Image
 
 from lossbench.data.dataset import Dataset, DatasetInfo
@@ -100,7 +101,7 @@ def test_every_kind_answers_in_json_with_names():
 
 def test_a_champion_that_is_not_there_is_one_sentence(trained_study, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/empty.db")
-    done = lossbench(trained_study, "predict", "x.png", "--model", "models:/nobody@champion")
+    done = in_process(trained_study, "predict", "x.png", "--model", "models:/nobody@champion")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "nobody" in done.stderr
