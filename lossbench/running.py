@@ -123,7 +123,7 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
     """Fill the store and let DVC collect; write down what was found at looks, and go on to the next."""
     while True:
         collect_at_once(params, outs, store, settled=fill(params, outs, store))
-        threading.Thread(target=get_ready).start()  # for the record, while DVC has the report made
+        threading.Thread(target=_import_ahead).start()
         step("dvc", "repro")
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
@@ -131,6 +131,12 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
         if news:
             step("dvc", "repro")  # check and report: they say what looks.yaml says
         return
+
+
+def _import_ahead() -> None:
+    """Import what the record needs while DVC has the report made; the other processor has nothing to do."""
+    with suppress(ModuleNotFoundError):  # the record says so, and what brings it
+        get_ready()
 
 
 def try_on_data(params: Params, outs: Outs) -> None:
