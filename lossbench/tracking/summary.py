@@ -187,9 +187,6 @@ def _description(
             f"{_short(row, 'ci_high')} | {_short(row, 'p_holm')} | **{row['verdict']}** |"
             for row in contrasts
         ]
-        needed = contrasts[0].get("seeds_needed", "")
-        if contrasts[0]["verdict"] == "undecided" and needed:
-            lines += ["", f"About {float(needed):.0f} seeds would be needed for a decision."]
     elif tags.get("verdict") == "baseline":
         lines.append("This is the baseline that the others are compared with.")
     lines += ["", *(_plain(one) for one in sentences)]

@@ -8,7 +8,7 @@ from string import Template
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.verdict import Contrast
 from lossbench.statistics.writing import digits
-from lossbench.verdicts.result import Found, Verdicts, ended, title
+from lossbench.verdicts.result import SHOWN, Found, Verdicts, ended, title
 
 WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 720, 210, 16, 46, 12, 42
 COLOURS = {
@@ -54,6 +54,7 @@ svg { width: 100%; min-width: 38rem; height: auto; color: var(--ink); } .scroll 
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
+td:nth-child(-n+2) { white-space: normal; min-width: 7rem; }
 @page { margin: 14mm 12mm; }
 @media print { :root { color-scheme: light; } body { font-size: 14px; max-width: none; padding: 0; }
   .scroll { overflow: visible; } svg { min-width: 0; } th, td { white-space: normal; }
@@ -77,15 +78,14 @@ $notes
 
 def page(one: Verdicts) -> str:
     """Render the page; every text is escaped."""
-    names = ("loss", "against", "verdict", "difference", "low", "high", "p after Holm", "p of a tie", "seeds")
     notes = "".join(f"<li>{escape(ended(note))}</li>" for note in one.notes)
     return PAGE.substitute(
         title=escape(title(one)),
         sentences="".join(_item(found) for found in one.found),
         notes=f"<h2>About the data</h2><ul>{notes}</ul>" if notes else "",
         plot=forest(one),
-        head="".join(f"<th>{name}</th>" for name in names),
-        rows="".join(_row(found) for found in one.found),
+        head="".join(f"<th>{name}</th>" for name in SHOWN),
+        rows="".join(_row(cells) for cells in one.rows()),
         statement=escape(one.statement),
     )
 
@@ -98,17 +98,7 @@ def _class(contrast: Contrast) -> str:
     return str(contrast.verdict).replace(" ", "-")
 
 
-def _row(found: Found) -> str:
-    one = found.contrast
-    half = (one.ci_high - one.ci_low) / 2
-    cells = (
-        f"{found.experiment}: {one.arm}" if found.experiment else one.arm,
-        one.baseline,
-        str(one.verdict),
-        *(digits(value, half) for value in (one.difference, one.ci_low, one.ci_high)),
-        *(digits(value, 0.01) if value >= 0.001 else "< 0.001" for value in (one.p_holm, one.p_tie_holm)),
-        str(one.n),
-    )
+def _row(cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
@@ -158,11 +148,10 @@ def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
         f'<circle cx="{x(value)}" cy="{y + 10:.0f}" r="3" fill="{colour}" opacity=".5"/>'
         for value in one.differences[:MOST_DOTS]
     ]
-    tie = one.verdict == Verdict.TIE
-    bounds = (one.tie_low, one.tie_high) if tie else (one.ci_low, one.ci_high)
-    if all(math.isfinite(bound) for bound in bounds):
+    bounds = one.shown
+    if math.isfinite(bounds.low) and math.isfinite(bounds.high):
         parts.append(
-            f'<line x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="{y:.0f}" y2="{y:.0f}" '
+            f'<line x1="{x(bounds.low)}" x2="{x(bounds.high)}" y1="{y:.0f}" y2="{y:.0f}" '
             f'stroke="{colour}" stroke-width="3"/>'
         )
     if math.isfinite(one.difference):
@@ -190,7 +179,7 @@ def _cut(name: str, most: int) -> str:
 def _range(contrasts: Sequence[Contrast], margin: float) -> tuple[float, float]:
     values = [-margin, margin]
     for one in contrasts:
-        values += [*one.differences, one.ci_low, one.ci_high, one.difference]
+        values += [*one.differences, one.shown.low, one.shown.high, one.difference]
     finite = [value for value in values if math.isfinite(value)]
     pad = 0.04 * (max(finite) - min(finite))
     return min(finite) - pad, max(finite) + pad
