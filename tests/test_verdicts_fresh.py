@@ -10,6 +10,7 @@ import lossbench
 from lossbench.errors import UserError
 from lossbench.statistics import Rules, compare
 from lossbench.statistics.sentences import sentence
+from lossbench.tracking.summary import _versus
 
 RNG = np.random.default_rng(25)
 CE = 0.70 + 0.01 * RNG.normal(size=8)
@@ -126,3 +127,10 @@ def test_a_difference_that_more_seeds_would_show_is_not_called_unshowable():
     one = compare(scores, "ce", "accuracy", Rules(margin=1e-6))[0]
     assert one.seeds_needed is None
     assert "more than 100 000" in sentence(one, "", "arm", "ce", 0.05)
+
+
+def test_mlflow_shows_beside_a_tie_what_shows_it():
+    row = {"verdict": "tie", "difference": "0.0014", "ci_low": "-0.0007", "ci_high": "0.0035", "p_holm": "0.406"}
+    row |= {"tie_low": "-0.0012", "tie_high": "0.0037", "p_tie_holm": "0.0002"}
+    assert _versus(row) == "0.0014 (−0.0012 to 0.0037), p < 0.001 of a tie"
+    assert _versus(row | {"verdict": "undecided"}) == "0.0014 (−0.0007 to 0.0035), p = 0.406"

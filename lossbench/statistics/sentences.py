@@ -91,8 +91,8 @@ def _apart(contrast: Contrast, level: float) -> str:
     leaves = contrast.ci_low > 0 or contrast.ci_high < 0  # False without an interval
     if leaves and contrast.p_holm > level:
         return (
-            "; the interval leaves 0 out, but it is of this contrast alone and of symmetric differences, "
-            "and p decides"
+            "; the interval leaves 0 out, but p decides, which assumes no normal differences and counts all "
+            "contrasts and looks"
         )
     if contrast.p_holm <= level and not leaves:
         return "; p is small, but the interval holds 0, and a verdict needs both"
