@@ -463,6 +463,12 @@ def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
     assert '"domain": [0.5, 1.0]' in lines
     assert "mean IoU" in lines
     rates = pd.DataFrame(
-        {"loss": ["ce"], "learning rate": [0.1], "validation": [0.5], "metric": ["mean_iou"], "chosen": [True]}
+        {
+            "loss": ["ce"],
+            "learning rate": [0.1],
+            "validation": [0.5],
+            "metric": ["mean_iou"],
+            "chosen": [True],
+        }
     )
     assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)

@@ -130,7 +130,13 @@ def test_a_difference_that_more_seeds_would_show_is_not_called_unshowable():
 
 
 def test_mlflow_shows_beside_a_tie_what_shows_it():
-    row = {"verdict": "tie", "difference": "0.0014", "ci_low": "-0.0007", "ci_high": "0.0035", "p_holm": "0.406"}
+    row = {
+        "verdict": "tie",
+        "difference": "0.0014",
+        "ci_low": "-0.0007",
+        "ci_high": "0.0035",
+        "p_holm": "0.406",
+    }
     row |= {"tie_low": "-0.0012", "tie_high": "0.0037", "p_tie_holm": "0.0002"}
     assert _versus(row) == "0.0014 (−0.0012 to 0.0037), p < 0.001 of a tie"
     assert _versus(row | {"verdict": "undecided"}) == "0.0014 (−0.0007 to 0.0035), p = 0.406"

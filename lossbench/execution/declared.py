@@ -85,8 +85,8 @@ def _check_still_declared(params: Params, found: Records) -> None:
         if record.taken and is_compared(params, name):
             raise UserError(
                 f"{LOOKS}: {name}: a look at {record.taken[-1].look} seeds was taken with looks "
-                f"{list(record.looks)} declared, and 'comparison.looks' in params.yaml now declares none; all "
-                f"seeds together would be one look more: restore 'comparison.looks', or {ANEW}"
+                f"{list(record.looks)} declared, and 'comparison.looks' in params.yaml now declares none; "
+                f"all seeds together would be one look more: restore 'comparison.looks', or {ANEW}"
             )
 
 

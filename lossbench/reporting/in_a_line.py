@@ -154,7 +154,12 @@ def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best
     if undecided := groups.get("undecided"):
         yield from _looked_at(one, params, study, undecided, answered="better" in groups)
     if "not trained" in groups:
-        yield f"for what was not trained: train longer, or widen `tuning`, then {repro}"
+        anew = (
+            f", take '{one.name}' out of `looks.yaml` and declare seeds that nobody has looked at"
+            if params.comparison.looks
+            else ""
+        )
+        yield f"for what was not trained: train longer, or widen `tuning`{anew}, then {repro}"
 
 
 def _used(one: Evaluated, study: str, best: str) -> Iterator[str]:
