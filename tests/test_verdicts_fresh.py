@@ -140,3 +140,37 @@ def test_mlflow_shows_beside_a_tie_what_shows_it():
     row |= {"tie_low": "-0.0012", "tie_high": "0.0037", "p_tie_holm": "0.0002"}
     assert _versus(row) == "0.0014 (−0.0012 to 0.0037), p < 0.001 of a tie"
     assert _versus(row | {"verdict": "undecided"}) == "0.0014 (−0.0007 to 0.0035), p = 0.406"
+
+
+PAPER = 703
+"""A4 between margins of 12 mm, in CSS's pixels."""
+CUT = "[...document.querySelectorAll('.scroll, svg text')].filter(one => {at}).length"
+SCROLLS = CUT.replace("{at}", "one.scrollWidth > one.clientWidth + 1 && one.matches('.scroll')")
+OUTSIDE = CUT.replace(
+    "{at}",
+    "one.matches('text') && one.getClientRects().length && (one.getBoundingClientRect().right > "
+    "innerWidth || one.getBoundingClientRect().left < 0)",
+)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_page_cuts_nothing_on_a_phone_or_a_desk(width, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    scores = {"ce": CE, "focal": CE + 0.002 * RNG.normal(size=8), "dice": DICE, "weighted_ce " * 4: CE - 0.02}
+    (tmp_path / "page.html").write_text(judged(scores).html(), encoding="utf-8")
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(SCROLLS) == 0
+        assert page.evaluate(OUTSIDE) == 0
+        assert page.locator("svg:visible").count() == 1
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": PAPER, "height": 900})
+        assert page.evaluate(SCROLLS) == 0
+        assert page.locator("svg:visible").count() == 1
+        browser.close()
