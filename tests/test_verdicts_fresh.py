@@ -74,6 +74,22 @@ def test_a_complex_score_is_no_score():
         judged({"ce": CE, "dice": DICE + 1j})
 
 
+def test_what_new_groups_would_show_stands_in_the_sentence():
+    """Better on the groups that are there, by what two of them say: the JSON alone knew."""
+    gain = {"a": 0.06, "b": 0.05, "c": -0.03, "d": 0.0}
+    rows = [
+        {"loss": loss, "seed": seed, "group": group, "score": value + (loss == "dice") * of_group}
+        for loss, noise in (("ce", 0.0), ("dice", 0.002))
+        for seed, value in enumerate(CE + noise * RNG.normal(size=8))
+        for group, of_group in gain.items()
+    ]
+    found = lossbench.verdict(rows, "ce", 0.001, "accuracy")
+    assert found[0].verdict == "better"
+    assert found.records[0]["groups_low"] < 0 < found.records[0]["groups_high"]
+    assert "For new groups too: dice − ce from −0.0" in found.text()
+    assert "For new groups too" in found.html()
+
+
 def test_a_group_that_lacks_a_score_is_named_with_its_table():
     rows = [
         {"loss": loss, "seed": seed, "group": group, "score": value}

@@ -20,6 +20,7 @@ from lossbench.statistics.samples import Paired, Sample, Unpaired
 from lossbench.statistics.sentences import level_over_report, sentence
 from lossbench.statistics.trained import condition
 from lossbench.statistics.verdict import Comparison, Contrast, Rules, judge
+from lossbench.statistics.writing import digits
 from lossbench.verdicts.files import named as name_of_file
 from lossbench.verdicts.files import read_csv
 from lossbench.verdicts.result import Found, Verdicts
@@ -355,16 +356,19 @@ def _experiment(
     compared = [_comparison(pair, scores, rules, question) for pair in pairs(list(table), question.baseline)]
     notes = _notes(name, scores, [one for one, _ in compared], [said for _, said in compared], rules)
     contrasts = judge([one for one, _ in compared], metric, rules)
-    found = [
-        Found(
-            name,
-            one,
-            sentence(one, name, one.arm, one.baseline, rules.level),
-            *_over_groups(one, scores, rules),
+    return [_found(name, one, scores, rules) for one in contrasts], notes
+
+
+def _found(name: str, one: Contrast, scores: Scores, rules: Rules) -> Found:
+    low, high = _over_groups(one, scores, rules)
+    said = sentence(one, name, one.arm, one.baseline, rules.level)
+    if math.isfinite(low) and math.isfinite(high):
+        half = (high - low) / 2
+        said += (
+            f" For new groups too: {one.arm} − {one.baseline} from {digits(low, half)} to "
+            f"{digits(high, half)} ({100 * (1 - rules.level):.3g} %), which decides nothing."
         )
-        for one in contrasts
-    ]
-    return found, notes
+    return Found(name, one, said, low, high)
 
 
 def _least(contrasts: int, rules: Rules) -> int:
