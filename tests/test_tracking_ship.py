@@ -290,7 +290,10 @@ def test_parents_carry_score_interval_rank_and_verdict(study):
     }
     assert {key: focal.metrics[key] for key in expected} == pytest.approx(expected)
     assert "**undecided**" in focal.tags["mlflow.note.content"]
-    assert "About 11 seeds would be needed" in focal.tags["mlflow.note.content"]
+    assert f"{focal.tags['versus']} | **undecided**" in focal.tags["mlflow.note.content"]
+    assert (
+        "seeds would be needed" not in focal.tags["mlflow.note.content"]
+    )  # the sentence has it, with its range
 
 
 def test_a_new_verdict_changes_the_parent_and_rewrites_no_run(study):
