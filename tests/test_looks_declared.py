@@ -165,6 +165,7 @@ def before_rows(found):
         (lambda made: made.update(seeds=[99, *SEEDS[1:]]), "seeds may not be exchanged after a look"),
         (lambda made: made["comparison"].update(looks=[3, 6, 8]), "declared after the first one"),
         (lambda made: made["comparison"].update(level=0.1), "declared after the first one"),
+        (lambda made: made["comparison"].pop("looks"), "would be one look more"),
         (lambda made: made["losses"]["focal"].update(gamma=3.0), "was taken at other trainings"),
         (lambda made: made["experiments"]["digits"].update(margin=0.02), "was taken at other trainings"),
         (lambda made: made["arms"].pop("digits-hinge"), "was taken at other trainings"),

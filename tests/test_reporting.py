@@ -24,6 +24,8 @@ from lossbench.reporting.inputs import read_study
 from lossbench.reporting.page import _memory, _script_json, _seeds_said, draw
 from lossbench.reporting.tables import curves, findings, leaderboard
 from lossbench.reporting.write import write_report
+from lossbench.statistics.paired import Interval
+from lossbench.statistics.record import Verdict
 
 FILES = (
     "leaderboard.csv",
@@ -427,3 +429,46 @@ def test_no_brackets_stand_within_brackets(study: Path) -> None:
     small = re.findall(r"<small>(.*?)</small>", html)
     assert any(re.fullmatch(r"[−\d.]+ to [−\d.]+, [\d.]+\u00a0%", one) for one in small)
     assert not [one for one in small if "(" in one], "a narrow screen sets them in brackets"
+
+
+def test_an_untrained_baseline_is_named_and_not_the_losses_it_leaves_without_a_verdict(study: Path) -> None:
+    file = study / "reports/evaluation/digits/scores.csv"
+    table = pd.read_csv(file)
+    table["value"] = 0.001 * table["seed"] + 0.9 * (table["loss"] == "focal")
+    table.to_csv(file, index=False)
+    for statistics in (study / "reports/evaluation/digits/statistics").glob("*.npy"):
+        statistics.unlink()
+    content = json.loads((report(study) / "verdicts.json").read_bytes())
+    assert [one["verdict"] for one in content["verdicts"] if one["experiment"] == "digits"] == ["not trained"]
+    assert "not trained: cross_entropy; so no verdict on focal" in content["answers"]["digits"]["answer"]
+
+
+def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
+    tie = SimpleNamespace(
+        arm="focal", baseline="ce", difference=0.001, differences=(0.0, 0.002), verdict=Verdict.TIE,
+        ci_low=-0.001, ci_high=0.003, shown=Interval(-0.002, 0.004),
+    )  # fmt: skip
+    one = SimpleNamespace(
+        name="x", metric="mean_iou", experiment=SimpleNamespace(margin=0.01), loss_of=str, tables={},
+        by_arm=lambda _: {"ce": np.array([0.7, 0.7])}, arms={"ce": {}, "focal": {}},
+    )  # fmt: skip
+    spec = charts.forest(one, [SimpleNamespace(contrast=tie, seeds=(0, 1))])
+    drawn = [row for rows in spec["datasets"].values() for row in rows if "low" in row]
+    assert [(row["low"], row["high"]) for row in drawn] == [(-0.002, 0.004)]
+    table = pd.DataFrame(
+        {"contrast": "a − b", "share of the epochs": [0.5, 1.0], "difference": 0.0, "low": 0.0, "high": 0.0}
+    ).assign(verdict="tie")
+    lines = json.dumps(charts.budgets(one, table))
+    assert '"labelLimit": 0' in lines
+    assert '"domain": [0.5, 1.0]' in lines
+    assert "mean IoU" in lines
+    rates = pd.DataFrame(
+        {
+            "loss": ["ce"],
+            "learning rate": [0.1],
+            "validation": [0.5],
+            "metric": ["mean_iou"],
+            "chosen": [True],
+        }
+    )
+    assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)

@@ -14,18 +14,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import stage
+from conftest import stage, tiny_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lossbench.params import load_params
+from lossbench.params import load_params, parse_params
 from lossbench.telling import shown
 from lossbench.tracking import server
-from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, OWNER
+from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, KEY, OWNER, ROLE, experiment_name
 from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
 from lossbench.tracking.store import store_of
 from lossbench.tracking.track import SUMMARY, Drawn, track
+from lossbench.tracking.ui import VIEW, addresses
 from tests.law_cases import examples
 from tests.tracking_study import (
     EPOCHS,
@@ -289,7 +290,10 @@ def test_parents_carry_score_interval_rank_and_verdict(study):
     }
     assert {key: focal.metrics[key] for key in expected} == pytest.approx(expected)
     assert "**undecided**" in focal.tags["mlflow.note.content"]
-    assert "About 11 seeds would be needed" in focal.tags["mlflow.note.content"]
+    assert f"{focal.tags['versus']} | **undecided**" in focal.tags["mlflow.note.content"]
+    assert (
+        "seeds would be needed" not in focal.tags["mlflow.note.content"]
+    )  # the sentence has it, with its range
 
 
 def test_a_new_verdict_changes_the_parent_and_rewrites_no_run(study):
@@ -564,3 +568,25 @@ def test_no_track_without_outs(tmp_path, monkeypatch):
     params = write_study(tmp_path)
     assert track(params, tmp_path).missing == tuple(params.arms)
     assert described(params, "toy-focal")["seeds"] == [replicate("toy-focal", seed).seed for seed in (0, 1)]
+
+
+def test_the_best_arm_stands_first_where_less_is_better(tmp_path, empty_store):
+    """By the metric downwards, a perplexity of 9 stood above one of 3."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    params = parse_params(tiny_params())
+    experiment = client.create_experiment(experiment_name(params, tmp_path, "digits"))
+    made = {}
+    for rank, score in ((2, 9.0), (1, 3.0)):
+        made[rank] = client.create_run(
+            experiment, tags={ROLE: "arm", CURRENT: "true", KEY: str(rank)}
+        ).info.run_id
+        client.log_metric(made[rank], "rank", rank)
+        client.log_metric(made[rank], "test/accuracy", score)
+    (pages,) = addresses(client, params, tmp_path, "http://127.0.0.1:1")
+    assert pages.compare.index(made[1]) < pages.compare.index(made[2])
+    tags = client.get_experiment(experiment).tags
+    (state,) = (json.loads(value) for key, value in tags.items() if key.startswith(VIEW))
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`rank`", True)

@@ -15,6 +15,7 @@ from lossbench.errors import UserError
 from lossbench.params import Params
 from lossbench.statistics.looks_file import read_looks, record_of, write_looks
 from lossbench.statistics.record import (
+    ANEW,
     Plan,
     Record,
     begin_next,
@@ -52,13 +53,14 @@ def records_of(params: Params, study: Path) -> Records:
     """Read the looks taken, of the experiments there are; empty where no looks are declared.
 
     Raises:
-        UserError: if what was declared, or what is compared, has changed since a look was taken.
+        UserError: if what was declared, or what is compared, has changed since a look was taken; also where
+            looks were taken and none are declared any more.
 
     """
-    plan = plan_of(params)
+    plan, found = plan_of(params), read_looks(study / LOOKS)
     if plan is None:
+        _check_still_declared(params, found)
         return {}
-    found = read_looks(study / LOOKS)
     made = {}
     for name in params.experiments:
         record = found.get(name, Record())
@@ -74,6 +76,18 @@ def records_of(params: Params, study: Path) -> Records:
         _check_contrasts(params, name, record)
         made[name] = replace(record, of=digest)
     return made
+
+
+def _check_still_declared(params: Params, found: Records) -> None:
+    """Refuse all seeds as one look after a look: that is one more, at a level that is partly spent."""
+    for name in params.experiments:
+        record = found.get(name, Record())
+        if record.taken and is_compared(params, name):
+            raise UserError(
+                f"{LOOKS}: {name}: a look at {record.taken[-1].look} seeds was taken with looks "
+                f"{list(record.looks)} declared, and 'comparison.looks' in params.yaml now declares none; "
+                f"all seeds together would be one look more: restore 'comparison.looks', or {ANEW}"
+            )
 
 
 def _check_contrasts(params: Params, experiment: str, record: Record) -> None:
@@ -114,11 +128,11 @@ def seeds_of(params: Params, study: Path) -> dict[str, tuple[int, ...]]:
         UserError: if what was declared has changed since a look was taken.
 
     """
-    plan = plan_of(params)
+    plan, records = plan_of(params), records_of(params, study)
     if plan is None:
         return dict.fromkeys(params.arms, params.seeds)
     made = dict.fromkeys(params.arms, plan.at(0))
-    for name, record in records_of(params, study).items():
+    for name, record in records.items():
         if is_compared(params, name):
             made |= seeds_of_arms(list(params.arms_of(name)), against(params, name), plan, record)
     return made

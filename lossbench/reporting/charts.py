@@ -67,8 +67,8 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
         name = f"{one.loss_of(contrast.arm)} − {one.loss_of(contrast.baseline)}"
         means.append(
             {
-                "contrast": name, "difference": contrast.difference, "low": contrast.ci_low,
-                "high": contrast.ci_high, "verdict": str(contrast.verdict),
+                "contrast": name, "difference": contrast.difference, "low": contrast.shown.low,
+                "high": contrast.shown.high, "verdict": str(contrast.verdict),
             }
         )  # fmt: skip
         dots += [
@@ -101,7 +101,8 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
         y=y, color=colour, tooltip=_tips("contrast", "verdict", "difference", "low", "high")
     )
     values = [value for finding in found for value in finding.contrast.differences]
-    values += [bound for finding in found for bound in (finding.contrast.ci_low, finding.contrast.ci_high)]
+    shown = [finding.contrast.shown for finding in found]
+    values += [bound for interval in shown for bound in (interval.low, interval.high)]
     baselines = [_mean(one, finding.contrast.baseline) for finding in found]
     shifted = {name: value - baselines[0] for name, value in floors_of(one).items()}
     # With all pairs compared there is no one baseline from which a floor's distance could be drawn.
@@ -126,16 +127,18 @@ def budgets(one: Evaluated, table: pd.DataFrame) -> Spec:
     colour = alt.Color(
         "contrast:N",
         scale=alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))]),
-        legend=_legend(columns=2),
+        legend=_legend(columns=1, labelLimit=0),  # two names and a minus: a phone has room for one
     )
+    shares = [float(table["share of the epochs"].min()), float(table["share of the epochs"].max())]
+    scale = alt.Scale(type="log", domain=shares, nice=False)
     margin = one.experiment.margin
     band = alt.Chart(pd.DataFrame([{"a": -margin, "b": margin}])).mark_rect(opacity=0.13, color="#0072b2")
     base = alt.Chart(table).encode(
-        x=alt.X("share of the epochs:Q", scale=alt.Scale(type="log"), axis=alt.Axis(format="%")),
+        x=alt.X("share of the epochs:Q", scale=scale, axis=alt.Axis(format="%")),
         color=colour,
         tooltip=_tips("contrast", "share of the epochs", "difference", "low", "high", "verdict"),
     )
-    title = [f"difference in {one.metric.replace('_', ' ')}", f"(band: margin ± {margin:g})"]
+    title = [f"difference in {metric_name(one.metric)}", f"(band: margin ± {margin:g})"]
     lines = base.mark_line(point=True).encode(y=alt.Y("difference:Q", title=title))
     bars = base.mark_rule(opacity=0.6).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     return _spec(alt.layer(band.encode(y=alt.Y("a:Q"), y2=alt.Y2("b:Q")), bars, lines), 260)
@@ -151,7 +154,7 @@ def rates(one: Evaluated, table: pd.DataFrame) -> Spec:
         color=alt.Color(
             "validation:Q",
             scale=alt.Scale(scheme="viridis"),
-            title=f"validation {table['metric'].iloc[0].replace('_', ' ')}",
+            title=f"validation {metric_name(table['metric'].iloc[0])}",
             legend=_legend(),
         ),
         tooltip=_tips("loss", "learning rate", "validation", "chosen"),

@@ -15,7 +15,7 @@ from lossbench.statistics.writing import digits, metric_name
 from lossbench.tracking.cost import Seconds, cost_said, memory_said
 from lossbench.written import CHAIN
 
-REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"), ("not trained", "not trained"))
+REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"))
 """Verdicts that are listed after the answer, and their words: each was held against the baseline alone."""
 NO_VERDICT = "no verdict: it takes two losses and two seeds"
 """The answer where there is none."""
@@ -75,12 +75,25 @@ def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Param
         for verdict, words in REST
         if (rest := groups.get(verdict))
     ]
+    said += _not_trained(one, groups.get("not trained", ()))
     costs = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
     if any(costs):
         said.append(f"{' and '.join(filter(None, costs))} of {one.loss_of(baseline)}")
     said += _sample(found)
     said += _folds(folds_of(params, one.name), len(params.seeds))
     return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
+
+
+def _not_trained(one: Evaluated, found: Sequence[Finding]) -> list[str]:
+    """Name what was not trained, and whom that leaves without a verdict: a baseline does all of them."""
+    if not found:
+        return []
+    sides = [(each.contrast.baseline, each.contrast.baseline_condition) for each in found]
+    sides += [(each.contrast.arm, each.contrast.arm_condition) for each in found]
+    untrained = list(dict.fromkeys(one.loss_of(arm) for arm, condition in sides if condition.untrained))
+    said = f"not trained: {_listed(untrained, 'and')}"
+    judged = _losses(one, found)
+    return [said if untrained == judged else f"{said}; so no verdict on {_listed(judged, 'and')}"]
 
 
 def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
@@ -141,7 +154,12 @@ def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best
     if undecided := groups.get("undecided"):
         yield from _looked_at(one, params, study, undecided, answered="better" in groups)
     if "not trained" in groups:
-        yield f"for what was not trained: train longer, or widen `tuning`, then {repro}"
+        anew = (
+            f", take '{one.name}' out of `looks.yaml` and declare seeds that nobody has looked at"
+            if params.comparison.looks
+            else ""
+        )
+        yield f"for what was not trained: train longer, or widen `tuning`{anew}, then {repro}"
 
 
 def _used(one: Evaluated, study: str, best: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import math
 
+from lossbench.statistics.family import MOST_SEEDS
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast
@@ -77,12 +78,25 @@ def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level
             )
         case Verdict.UNDECIDED:
             value, basis = _with_interval(contrast, level)
-            found = f"{value} ({basis}, {tests}); {_need(contrast)}{lost}"
+            found = f"{value} ({basis}, {tests}){_apart(contrast, level)}; {_need(contrast)}{lost}"
             return f"{where} against {baseline} is undecided: {found}."
         case Verdict.NOT_TRAINED:
             value, _ = _with_interval(contrast, level)
             why = _untrained(contrast, arm, baseline)
             return f"{where} cannot be judged against {baseline} ({value}): {why}{lost}."
+
+
+def _apart(contrast: Contrast, level: float) -> str:
+    """Say why there is no verdict where the interval or the test alone would give one."""
+    leaves = contrast.ci_low > 0 or contrast.ci_high < 0  # False without an interval
+    if leaves and contrast.p_holm > level:
+        return (
+            "; the interval leaves 0 out, but p decides, which assumes no normal differences and counts all "
+            "contrasts and looks"
+        )
+    if contrast.p_holm <= level and not leaves:
+        return "; p is small, but the interval holds 0, and a verdict needs both"
+    return ""
 
 
 def seeds_said(contrast: Contrast) -> str:
@@ -109,7 +123,7 @@ def _with_interval(
     contrast: Contrast, level: float, unsigned: bool = False, tie: bool = False
 ) -> tuple[str, str]:
     """Write the difference with its metric, and its interval."""
-    bounds = [contrast.tie_low, contrast.tie_high] if tie else [contrast.ci_low, contrast.ci_high]
+    bounds = [contrast.shown.low, contrast.shown.high]
     half = (bounds[1] - bounds[0]) / 2
     difference = contrast.difference
     never: list[float] = []
@@ -149,7 +163,10 @@ def _need(contrast: Contrast) -> str:
         )
     if contrast.n < 2:
         return f"one seed shows no spread: it takes {needed or 'more'} seeds at least to show any difference"
-    if needed is None:
+    if needed is None and contrast.difference:
+        most = f"{MOST_SEEDS:,}".replace(",", " ")
+        said = f"more than {most} seeds would be needed to show a difference of the size seen"
+    elif needed is None:
         said = "no number of seeds would show a difference this small"
     elif needed <= contrast.n:
         said = "an effect as large as the one seen would usually show at this many seeds"

@@ -54,8 +54,8 @@ class Rules:
             raise ValueError(f"power must lie between 0 and 1, found {self.power}")
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"bounds must be two numbers, the lower first, found {self.bounds}")
-        if not self.step >= 0:
-            raise ValueError(f"step must be 0 or more, found {self.step}")
+        if not (self.step >= 0 and math.isfinite(self.step)):
+            raise ValueError(f"step must be 0 or a number above it, found {self.step}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,13 @@ class Contrast:
     arm_condition: Condition = TRAINED
     baseline_condition: Condition = TRAINED
     once: bool = False
+
+    @property
+    def shown(self) -> Interval:
+        """The interval to print and to draw: of a tie the one that shows it."""
+        if self.verdict == Verdict.TIE:
+            return Interval(self.tie_low, self.tie_high)
+        return Interval(self.ci_low, self.ci_high)
 
 
 Scores = Mapping[str, Array]

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from lossbench.statistics.record import Verdict
 from lossbench.statistics.writing import digits, p_value
 from lossbench.tracking.cost import cost_said, read_seconds
 from lossbench.tracking.outs import ArmOuts
@@ -179,17 +180,13 @@ def _description(
     if contrasts:
         lines += [
             "",
-            "| against | difference | 95 % interval | p (Holm) | verdict |",
-            "|---|---|---|---|---|",
+            "| against | difference (interval), p after Holm | verdict |",
+            "|---|---|---|",
         ]
         lines += [
-            f"| {_plain(row['baseline'])} | {_short(row, 'difference')} | {_short(row, 'ci_low')} to "
-            f"{_short(row, 'ci_high')} | {_short(row, 'p_holm')} | **{row['verdict']}** |"
+            f"| {_plain(row['baseline'])} | {_versus(row) or '–'} | **{row['verdict']}** |"
             for row in contrasts
         ]
-        needed = contrasts[0].get("seeds_needed", "")
-        if contrasts[0]["verdict"] == "undecided" and needed:
-            lines += ["", f"About {float(needed):.0f} seeds would be needed for a decision."]
     elif tags.get("verdict") == "baseline":
         lines.append("This is the baseline that the others are compared with.")
     lines += ["", *(_plain(one) for one in sentences)]
@@ -205,12 +202,15 @@ def _score(row: Row) -> str:
 
 
 def _versus(row: Row) -> str:
-    """Write a contrast with its baseline for a table's cell."""
-    value, low, high, p = (_finite(row, key) for key in ("difference", "ci_low", "ci_high", "p_holm"))
+    """Write a contrast with its baseline for a table's cell; of a tie the interval and p that show it."""
+    tie = row["verdict"] == Verdict.TIE
+    keys = ("tie_low", "tie_high", "p_tie_holm") if tie else ("ci_low", "ci_high", "p_holm")
+    value, low, high, p = (_finite(row, key) for key in ("difference", *keys))
     if value is None or low is None or high is None or p is None:
         return ""
     half = (high - low) / 2
-    return f"{digits(value, half)} ({digits(low, half)} to {digits(high, half)}), {p_value(p)}"
+    of = " of a tie" if tie else ""
+    return f"{digits(value, half)} ({digits(low, half)} to {digits(high, half)}), {p_value(p)}{of}"
 
 
 def _short(row: Row, column: str) -> str:

@@ -129,7 +129,9 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", base: str, log: Path) -> N
 
 PARENTS = f"tags.`{ROLE}` = 'arm' and tags.`{CURRENT}` = 'true'"
 VIEW = "mlflow.sharedViewState."
-COLUMNS = ("metrics.`rank`", "tags.`score`", "tags.`verdict`", "tags.`versus`")
+RANK = "metrics.`rank`"
+"""By the deciding metric, the best first whichever way is better."""
+COLUMNS = (RANK, "tags.`score`", "tags.`verdict`", "tags.`versus`")
 """The first three stand beside the open assistant's panel; the UI puts metrics before tags, each by name."""
 
 
@@ -153,16 +155,15 @@ def addresses(client: "MlflowClient", params: Params, root: Path, base: str) -> 
         base: where the UI is, such as ``http://127.0.0.1:5000``.
 
     """
-    for name, experiment in params.experiments.items():
+    for name in params.experiments:
         found = client.get_experiment_by_name(experiment_name(params, root, name))
         if found is None:
             continue
-        metric = f"test/{experiment.metric}"
-        runs = client.search_runs([found.experiment_id], PARENTS, order_by=[f"metrics.`{metric}` DESC"])
+        runs = client.search_runs([found.experiment_id], PARENTS, order_by=[f"{RANK} ASC"])
         arms = [run.info.run_id for run in runs if KEY in run.data.tags]
         if not arms:
             continue
-        view = _share_view(client, found.experiment_id, metric)
+        view = _share_view(client, found.experiment_id)
         page = f"{base}/#/experiments/{found.experiment_id}/runs?" + _query(
             workflowType="machine_learning", viewStateShareKey=view
         )
@@ -179,12 +180,12 @@ def addresses(client: "MlflowClient", params: Params, root: Path, base: str) -> 
         )
 
 
-def _share_view(client: "MlflowClient", experiment_id: str, metric: str) -> str:
+def _share_view(client: "MlflowClient", experiment_id: str) -> str:
     """Store filter, order and columns as a shared view, the tag that the UI's own "share" button writes."""
     view = {
         "searchFilter": PARENTS,
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": False,
+        "orderByKey": RANK,
+        "orderByAsc": True,
         "selectedColumns": list(COLUMNS),
     }
     state = json.dumps(view)

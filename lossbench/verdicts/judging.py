@@ -20,6 +20,7 @@ from lossbench.statistics.samples import Paired, Sample, Unpaired
 from lossbench.statistics.sentences import level_over_report, sentence
 from lossbench.statistics.trained import condition
 from lossbench.statistics.verdict import Comparison, Contrast, Rules, judge
+from lossbench.statistics.writing import digits
 from lossbench.verdicts.files import named as name_of_file
 from lossbench.verdicts.files import read_csv
 from lossbench.verdicts.result import Found, Verdicts
@@ -152,7 +153,7 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequenc
         _refuse_two_units(deciding, metric)
     rules = _rules(metric, question, what, [row.score for row in deciding])
     found: list[Found] = []
-    notes = [*said, *_about_units(metric, rules, question.floor)]
+    notes = [*said, *_about_units(metric, rules, question)]
     if question.bounds is None and known(metric) is None:
         notes += _two_units_likely(deciding)
     for name, scores in experiments.items():
@@ -193,10 +194,10 @@ def _refuse_out_of_range(rows: Sequence[Row]) -> None:
             )
 
 
-def _about_units(metric: str, rules: Rules, floor: float | None) -> list[str]:
+def _about_units(metric: str, rules: Rules, question: Question) -> list[str]:
     """Say what numbers meant for shares mean where scores are per cent."""
-    there = known(metric)
-    if there is None or there.high != 1.0 or rules.bounds is not None:
+    there, floor = known(metric), question.floor
+    if there is None or there.high != 1.0 or question.bounds or rules.bounds == (there.low, there.high):
         return []
     given = {"margin": rules.margin} if rules.margin < 1 else {}
     given |= {"floor": floor} if floor is not None and 0 < floor < 1 else {}
@@ -323,8 +324,8 @@ def _rules(metric: str, question: Question, what: str, scores: Sequence[float]) 
     if outside and question.bounds:
         low, high = question.bounds
         raise UserError(f"{what}: a score of {outside[0]:g} lies outside --bounds {low:g} {high:g}")
-    if outside:
-        bounds = None  # per cent, say: the name is known, its unit here is not
+    if outside and there:  # the name is known, its unit here is not: of shares it is per cent
+        bounds = (0.0, float(PERCENT)) if (there.low, there.high) == (0.0, 1.0) else None
     if bounds and question.margin >= bounds[1] - bounds[0]:
         raise UserError(
             f"margin {question.margin:g} is as much as two scores between {bounds[0]:g} and {bounds[1]:g} "
@@ -355,16 +356,19 @@ def _experiment(
     compared = [_comparison(pair, scores, rules, question) for pair in pairs(list(table), question.baseline)]
     notes = _notes(name, scores, [one for one, _ in compared], [said for _, said in compared], rules)
     contrasts = judge([one for one, _ in compared], metric, rules)
-    found = [
-        Found(
-            name,
-            one,
-            sentence(one, name, one.arm, one.baseline, rules.level),
-            *_over_groups(one, scores, rules),
+    return [_found(name, one, scores, rules) for one in contrasts], notes
+
+
+def _found(name: str, one: Contrast, scores: Scores, rules: Rules) -> Found:
+    low, high = _over_groups(one, scores, rules)
+    said = sentence(one, name, one.arm, one.baseline, rules.level)
+    if math.isfinite(low) and math.isfinite(high):
+        half = (high - low) / 2
+        said += (
+            f" For new groups too: {one.arm} − {one.baseline} from {digits(low, half)} to "
+            f"{digits(high, half)} ({100 * (1 - rules.level):.3g} %), which decides nothing."
         )
-        for one in contrasts
-    ]
-    return found, notes
+    return Found(name, one, said, low, high)
 
 
 def _least(contrasts: int, rules: Rules) -> int:
@@ -395,6 +399,7 @@ def _comparison(
         if len(shared) > 1 and not sample.differences.any():
             said.append(f"{arm} and {other} have the same score on every seed: one run under two names?")
     floors = {} if question.floor is None else {"the floor": question.floor}
+    counted = [seed for loss in pair for seed in scores.replaced.get(loss, ()) if unpaired or seed in shared]
     once = [
         _said_once(loss, of_loss) for loss, of_loss in zip(pair, values, strict=True) if _repeats(of_loss)
     ]
@@ -408,7 +413,7 @@ def _comparison(
         arm=arm,
         baseline=other,
         sample=sample,
-        diverged=sum(len(scores.replaced.get(loss, ())) for loss in pair),
+        diverged=len(counted),
         arm_condition=condition(values[0], floors, rules.margin, rules.higher_is_better),
         baseline_condition=condition(values[1], floors, rules.margin, rules.higher_is_better),
         once=bool(once),
@@ -460,10 +465,10 @@ def _notes(
     notes = [f"{prefix}{one}" for of_pair in said for one in of_pair]
     notes += [f"{prefix}{one}" for one in _said_twice(scores)]
     for loss, seeds in scores.replaced.items():
+        named = list(dict.fromkeys(seeds))
         notes.append(
-            f"{prefix}{loss} has no finite score on seed{'s' * (len(seeds) > 1)} "
-            f"{', '.join(dict.fromkeys(seeds))}: counted "
-            "with the floor's"
+            f"{prefix}{loss} has no finite score on seed{'s' * (len(named) > 1)} {', '.join(named)}: counted "
+            "with the floor's, where the other has a score to pair it with"
         )
     if scores.groups:
         count = len(next(iter(next(iter(scores.groups.values())).values())))

@@ -2,15 +2,30 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from string import Template
 
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.verdict import Contrast
 from lossbench.statistics.writing import digits
-from lossbench.verdicts.result import Found, Verdicts, ended, title
+from lossbench.verdicts.result import SHOWN, Found, Verdicts, ended, title
 
-WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 720, 210, 16, 46, 12, 42
+RIGHT, TOP, BOTTOM = 16, 12, 42
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a forest plot, in its own units; without room beside a row its label stands above it."""
+
+    width: int
+    labels: int
+    row: int
+    ticks: int
+
+
+WIDE, NARROW = Layout(720, 210, 46, 5), Layout(350, 0, 62, 3)
+"""Beside a desk's other windows, and on a phone."""
 COLOURS = {
     Verdict.BETTER: "--better",
     Verdict.WORSE: "--worse",
@@ -21,7 +36,6 @@ COLOURS = {
 PRINTED = {"--better": "#00704f", "--worse": "#b34700", "--tie": "#0a5c99", "--undecided": "#5c6370"}
 """Used where the plot stands without the page's style."""
 MOST_DOTS = 400
-TICKS = 5
 LONGEST = 26
 """Letters of a label, wide ones."""
 
@@ -50,13 +64,21 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
   background: var(--panel); }
 .better { border-color: var(--better) !important; } .worse { border-color: var(--worse) !important; }
 .tie { border-color: var(--tie) !important; }
-svg { width: 100%; min-width: 38rem; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
+svg { width: 100%; height: auto; color: var(--ink); } .scroll { overflow-x: auto; }
+.narrow { display: none; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
+td:nth-child(-n+2) { white-space: normal; min-width: 7rem; }
+@media screen and (max-width: 40rem) {
+  .wide, thead { display: none; } .narrow, table, tbody { display: block; }
+  tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  td { display: grid; grid-template-columns: 7.5rem 1fr; padding: .1rem 0; border: 0; white-space: normal; }
+  td::before { content: attr(data-head); color: var(--soft); } }
 @page { margin: 14mm 12mm; }
 @media print { :root { color-scheme: light; } body { font-size: 14px; max-width: none; padding: 0; }
-  .scroll { overflow: visible; } svg { min-width: 0; } th, td { white-space: normal; }
+  .scroll { overflow: visible; } th, td { white-space: normal; overflow-wrap: normal; }
+  td:nth-child(-n+2) { min-width: 0; overflow-wrap: anywhere; }
   h2 { break-after: avoid; } svg, tr, li { break-inside: avoid; } }
 </style>
 </head>
@@ -66,7 +88,8 @@ th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px so
 <ul class="verdicts">$sentences</ul>
 $notes
 <h2>Paired differences</h2>
-<div class="scroll" tabindex="0">$plot</div>
+<div class="wide">$plot</div>
+<div class="narrow">$small</div>
 <h2>Numbers</h2>
 <div class="scroll" tabindex="0"><table><thead><tr>$head</tr></thead><tbody>$rows</tbody></table></div>
 <p class="soft">$statement</p>
@@ -77,15 +100,15 @@ $notes
 
 def page(one: Verdicts) -> str:
     """Render the page; every text is escaped."""
-    names = ("loss", "against", "verdict", "difference", "low", "high", "p after Holm", "p of a tie", "seeds")
     notes = "".join(f"<li>{escape(ended(note))}</li>" for note in one.notes)
     return PAGE.substitute(
         title=escape(title(one)),
         sentences="".join(_item(found) for found in one.found),
         notes=f"<h2>About the data</h2><ul>{notes}</ul>" if notes else "",
         plot=forest(one),
-        head="".join(f"<th>{name}</th>" for name in names),
-        rows="".join(_row(found) for found in one.found),
+        small=forest(one, NARROW),
+        head="".join(f"<th>{name}</th>" for name in SHOWN),
+        rows="".join(_row(cells) for cells in one.rows()),
         statement=escape(one.statement),
     )
 
@@ -98,30 +121,21 @@ def _class(contrast: Contrast) -> str:
     return str(contrast.verdict).replace(" ", "-")
 
 
-def _row(found: Found) -> str:
-    one = found.contrast
-    half = (one.ci_high - one.ci_low) / 2
-    cells = (
-        f"{found.experiment}: {one.arm}" if found.experiment else one.arm,
-        one.baseline,
-        str(one.verdict),
-        *(digits(value, half) for value in (one.difference, one.ci_low, one.ci_high)),
-        *(digits(value, 0.01) if value >= 0.001 else "< 0.001" for value in (one.p_holm, one.p_tie_holm)),
-        str(one.n),
-    )
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+def _row(cells: Sequence[str]) -> str:
+    headed = zip(SHOWN, cells, strict=True)
+    return "<tr>" + "".join(f'<td data-head="{name}">{escape(cell)}</td>' for name, cell in headed) + "</tr>"
 
 
-def forest(one: Verdicts) -> str:
+def forest(one: Verdicts, layout: Layout = WIDE) -> str:
     """Draw every difference a dot, means with their intervals, the margin as a band."""
     contrasts = [found.contrast for found in one.found]
     low, high = _range(contrasts, one.rules.margin)
-    height = TOP + ROW * len(contrasts) + BOTTOM
+    foot = TOP + layout.row * len(contrasts)
     alt = escape("; ".join(found.sentence for found in one.found), quote=True)
-    foot = TOP + ROW * len(contrasts)
 
     def x(value: float) -> float:
-        return round(LABELS + (min(max(value, low), high) - low) / (high - low) * (WIDTH - LABELS - RIGHT), 1)
+        share = (min(max(value, low), high) - low) / (high - low)
+        return round(layout.labels + share * (layout.width - layout.labels - RIGHT), 1)
 
     margin = one.rules.margin
     parts = [
@@ -131,38 +145,39 @@ def forest(one: Verdicts) -> str:
         'stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>',
     ]
     for row, found in enumerate(one.found):
-        parts += _drawn(found, TOP + ROW * row + ROW / 2, x)
+        parts += _drawn(found, TOP + layout.row * row + layout.row / 2, x, layout)
     parts += [
         f'<text x="{x(tick)}" y="{foot + 16}" text-anchor="middle">{digits(tick, (high - low) / 20)}</text>'
-        for tick in _ticks(low, high)
+        for tick in _ticks(low, high, layout.ticks)
     ]
-    parts.append(
-        f'<text x="{(LABELS + WIDTH) / 2:.0f}" y="{foot + 34}" text-anchor="middle">difference in '
-        f"{escape(title(one))}</text>"
-    )
+    middle, axis = (layout.labels + layout.width) / 2, escape(f"difference in {title(one)}")
+    parts.append(f'<text x="{middle:.0f}" y="{foot + 34}" text-anchor="middle">{axis}</text>')
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{alt}" '
+        f'<svg viewBox="0 0 {layout.width} {foot + BOTTOM}" role="img" aria-label="{alt}" '
         f'font-family="sans-serif" font-size="12" '
         f'fill="currentColor" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 
-def _drawn(found: Found, y: float, x: Callable[[float], float]) -> list[str]:
+def _drawn(found: Found, y: float, x: Callable[[float], float], layout: Layout) -> list[str]:
     one = found.contrast
     name = COLOURS[one.verdict]
     colour = f"var({name}, {PRINTED[name]})"
     whole = f"<title>{escape(f'{one.arm} − {one.baseline}')}</title>"
     label = escape(_label(one.arm, one.baseline))
-    parts = [f'<text x="{LABELS - 10}" y="{y + 4:.0f}" text-anchor="end">{label}{whole}</text>']
+    if layout.labels:
+        at = f'x="{layout.labels - 10}" y="{y + 4:.0f}" text-anchor="end"'
+    else:
+        at = f'x="4" y="{y - 16:.0f}" text-anchor="start"'
+    parts = [f"<text {at}>{label}{whole}</text>"]
     parts += [
         f'<circle cx="{x(value)}" cy="{y + 10:.0f}" r="3" fill="{colour}" opacity=".5"/>'
         for value in one.differences[:MOST_DOTS]
     ]
-    tie = one.verdict == Verdict.TIE
-    bounds = (one.tie_low, one.tie_high) if tie else (one.ci_low, one.ci_high)
-    if all(math.isfinite(bound) for bound in bounds):
+    bounds = one.shown
+    if math.isfinite(bounds.low) and math.isfinite(bounds.high):
         parts.append(
-            f'<line x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="{y:.0f}" y2="{y:.0f}" '
+            f'<line x1="{x(bounds.low)}" x2="{x(bounds.high)}" y1="{y:.0f}" y2="{y:.0f}" '
             f'stroke="{colour}" stroke-width="3"/>'
         )
     if math.isfinite(one.difference):
@@ -190,13 +205,13 @@ def _cut(name: str, most: int) -> str:
 def _range(contrasts: Sequence[Contrast], margin: float) -> tuple[float, float]:
     values = [-margin, margin]
     for one in contrasts:
-        values += [*one.differences, one.ci_low, one.ci_high, one.difference]
+        values += [*one.differences, one.shown.low, one.shown.high, one.difference]
     finite = [value for value in values if math.isfinite(value)]
     pad = 0.04 * (max(finite) - min(finite))
     return min(finite) - pad, max(finite) + pad
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = 10 ** math.floor(math.log10((high - low) / TICKS))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= TICKS + 1)
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= most + 1)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]

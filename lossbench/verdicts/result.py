@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lossbench.errors import UserError
 from lossbench.statistics.sentences import rounded
 from lossbench.statistics.verdict import Contrast, Rules
 from lossbench.statistics.writing import metric_name, p_value
@@ -18,7 +19,7 @@ COLUMNS = (
     "p_tie_holm", "tie_low", "tie_high", "tie_level", "margin", "n", "ahead", "equal", "correlation",
     "seeds_needed", "seeds_needed_low", "seeds_needed_high", "seeds_for_tie", "diverged",
 )  # fmt: skip
-SHOWN = ("loss", "against", "verdict", "difference", "interval", "p after Holm", "seeds")
+SHOWN = ("loss", "against", "verdict", "difference", "interval", "p after Holm", "p of a tie", "seeds")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"} | {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "−": "$-$",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -109,9 +110,19 @@ class Verdicts:
 
     @property
     def frame(self) -> Any:
-        """A pandas data frame, a row per contrast; needs pandas."""
-        import pandas as pd
+        """A pandas data frame, a row per contrast.
 
+        Raises:
+            UserError: if pandas is not installed.
+
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise UserError(
+                ".frame needs the package pandas: pip install pandas; .records holds the same, a mapping per "
+                "contrast"
+            ) from None
         return pd.DataFrame(self.records)
 
     def text(self) -> str:
@@ -138,7 +149,7 @@ class Verdicts:
 
     def markdown(self) -> str:
         """Give a table and its sentences, for a pull request."""
-        rows = [f"| {' | '.join(_cell(value) for value in row)} |" for row in self._rows()]
+        rows = [f"| {' | '.join(_cell(value) for value in row)} |" for row in self.rows()]
         head = [f"| {' | '.join(SHOWN)} |", "|" + "---|" * len(SHOWN)]
         said = [f"- {_cell(one.sentence)}" for one in self.found] + [
             f"- Note: {_cell(ended(note))}" for note in self.notes
@@ -147,10 +158,10 @@ class Verdicts:
 
     def latex(self) -> str:
         """Give a table for a paper (package booktabs)."""
-        rows = [" & ".join(_tex(value) for value in row) + r" \\" for row in self._rows()]
+        rows = [" & ".join(_tex(value) for value in row) + r" \\" for row in self.rows()]
         head = " & ".join(_tex(name) for name in SHOWN) + r" \\"
         lines = [
-            r"\begin{tabular}{lllrlrl}",
+            r"\begin{tabular}{lllrlrrl}",
             r"\toprule",
             head,
             r"\midrule",
@@ -160,15 +171,19 @@ class Verdicts:
         ]
         return "\n".join([f"% {_tex(self.statement)}", *lines]) + "\n"
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def rows(self) -> list[tuple[str, ...]]:
+        """Give the cells of a table, in the order of ``SHOWN``; beside a tie stands what shows it."""
         rows: list[tuple[str, ...]] = []
         for one in self.found:
             found = one.contrast
             value, interval = rounded(found, self.rules.level)
             name = f"{one.experiment}: {found.arm}" if one.experiment else found.arm
             seeds = str(found.n) if found.ahead is None else f"ahead on {found.ahead} of {found.n}"
-            p = p_value(found.p_holm).removeprefix("p = ").removeprefix("p ")
-            rows.append((name, found.baseline, str(found.verdict), value, interval, p, seeds))
+            p, tie = (
+                p_value(one).removeprefix("p = ").removeprefix("p ")
+                for one in (found.p_holm, found.p_tie_holm)
+            )
+            rows.append((name, found.baseline, str(found.verdict), value, interval, p, tie, seeds))
         return rows
 
     def plot(self) -> Plot:

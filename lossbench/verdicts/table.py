@@ -24,6 +24,10 @@ NO_LOSSES = {
     "run_id", "split", "step", "time", "timestamp", "trial",
 }  # fmt: skip
 """Columns that tables of scores have beside losses; judged as one, such a column costs the others level."""
+STEERING = ("Cc", "Cs")
+"""Unicode's control characters, and halves of a pair that no file can hold."""
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What turns the direction of the text that follows."""
 MISSING = {"", "na", "n/a", "nan", "null", "none", "nil", "#n/a"}
 """What R, SQL, pandas and spreadsheets write where there is no number."""
 
@@ -129,7 +133,7 @@ def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]
     """
     if not located:
         raise UserError(f"{what}: no scores; expected {LONG} or {WIDE}")
-    named = _reserved(list(dict.fromkeys(name for _, row in located for name in row)))
+    named = _reserved(list(dict.fromkeys(name for _, row in located for name in row)), what)
     names = list(named.values())
     numbered = [
         (f"{what}: {where}", {named[name]: value for name, value in row.items() if name in named})
@@ -152,9 +156,13 @@ def _check_labels(rows: Sequence[Row]) -> None:
             )
 
 
-def _reserved(names: Sequence[str]) -> dict[str, str]:
+def _reserved(names: Sequence[str], what: str) -> dict[str, str]:
     """Our own columns whatever their case; without the nameless ones that a saved index leaves."""
-    kept = {name: one_line(name) for name in names if name.strip() and not INDEX.fullmatch(name.strip())}
+    kept = {
+        name: one_line(name, f"{what}: a column")
+        for name in names
+        if name.strip() and not INDEX.fullmatch(name.strip())
+    }
     there = set(kept.values())
     return {
         name: read.lower() if read.lower() in OURS and read.lower() not in there else read
@@ -182,7 +190,7 @@ def _long(
             name_of(row.get("loss"), f"{where}, 'loss'"),
             name_of(row.get("seed"), f"{where}, 'seed'"),
             _score(row.get(score), f"{where}, '{score}'"),
-            *(_label(row.get(name)) for name in OPTIONAL),
+            *(_label(row.get(name), f"{where}, '{name}'") for name in OPTIONAL),
         )
         for where, row in rows
     ]
@@ -207,7 +215,7 @@ def _wide(
     found = []
     for where, row in rows:
         seed = name_of(row.get("seed"), f"{where}, 'seed'")
-        labels = [_label(row.get(name)) for name in OPTIONAL]
+        labels = [_label(row.get(name), f"{where}, '{name}'") for name in OPTIONAL]
         for loss in losses:
             value = row.get(loss)
             if value is None or (isinstance(value, str) and not value.strip()):
@@ -220,20 +228,33 @@ def name_of(value: Any, where: str) -> str:
     """Give a loss or a seed as text; 3, 3.0 and "3" are one seed.
 
     Raises:
-        UserError: if it is empty.
+        UserError: if it is empty, or holds what no page and no terminal can show.
 
     """
     if empty(value) or not str(value).strip():
         raise UserError(f"{where} is empty; every score needs its loss and its seed")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = one_line(value)
+    text = one_line(value, where)
     return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
 
 
-def one_line(value: Any) -> str:
-    """Write a name as a sentence can hold it: cells and headers of spreadsheets may have several lines."""
-    return " ".join(str(value).split())
+def one_line(value: Any, where: str) -> str:
+    """Write a name as a sentence can hold it: cells and headers of spreadsheets may have several lines.
+
+    Raises:
+        UserError: for a control character: it would steer a terminal, turn a line about, or end an SVG.
+
+    """
+    text = " ".join(str(value).split())
+    odd = next((one for one in text if category(one) in STEERING or one in TURNING), None)
+    if odd is not None:
+        shown = brief("".join("\N{REPLACEMENT CHARACTER}" if one == odd else one for one in text))
+        raise UserError(
+            f"{where} is {shown}, where the marked place holds a control character (U+{ord(odd):04X}); take "
+            "it out"
+        )
+    return text
 
 
 def empty(value: Any) -> bool:
@@ -243,8 +264,8 @@ def empty(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
-def _label(value: Any) -> str:
-    return "" if empty(value) else one_line(value)
+def _label(value: Any, where: str) -> str:
+    return "" if empty(value) else one_line(value, where)
 
 
 def _score(value: Any, where: str) -> float:
@@ -254,7 +275,9 @@ def _score(value: Any, where: str) -> float:
     if isinstance(value, (bool, np.bool_)):
         raise UserError(f"{where} is {value}; a score is a number")
     try:
-        return float("no number" if "_" in str(value) else value)  # Python reads 0_75 as 75
+        if isinstance(value, np.complexfloating) or "_" in str(value):
+            raise ValueError  # numpy drops the imaginary part, and Python reads 0_75 as 75
+        return float(value)
     except OverflowError:
         raise UserError(
             f"{where} is a whole number too large to compute with; give all in another unit"
@@ -310,7 +333,7 @@ def gather(
                 "of test "
                 "examples, or folds: a column 'group'; of several experiments: a column 'experiment')"
             )
-    return chosen, {name: _scores(list(found.values()), floor) for name, found in gathered.items()}
+    return chosen, {name: _scores(list(found.values()), floor, what) for name, found in gathered.items()}
 
 
 def _check_names(rows: Sequence[Row]) -> None:
@@ -341,7 +364,7 @@ def _of_metric(rows: Sequence[Row], metric: str | None, what: str) -> tuple[str,
     return metric, [row for row in rows if row.metric == metric]
 
 
-def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
+def _scores(rows: Sequence[Row], floor: float | None, what: str) -> Scores:
     grouped: dict[str, dict[str, dict[str, float]]] = {}
     replaced: dict[str, list[str]] = {}
     for row in rows:
@@ -360,7 +383,7 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
                 "then dropna). Leaving out what diverged would reward diverging"
             )
         grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
-    _check_groups(grouped)
+    _check_groups(grouped, what)
     means = {
         loss: {seed: math.fsum(of_seed.values()) / len(of_seed) for seed, of_seed in of_loss.items()}
         for loss, of_loss in grouped.items()
@@ -369,7 +392,7 @@ def _scores(rows: Sequence[Row], floor: float | None) -> Scores:
     return Scores(means, replaced, grouped if several else {})
 
 
-def _check_groups(grouped: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+def _check_groups(grouped: Mapping[str, Mapping[str, Mapping[str, float]]], what: str) -> None:
     """Means over different groups do not compare."""
     groups = {group for of_loss in grouped.values() for of_seed in of_loss.values() for group in of_seed}
     for loss, of_loss in grouped.items():
@@ -377,7 +400,6 @@ def _check_groups(grouped: Mapping[str, Mapping[str, Mapping[str, float]]]) -> N
             lacking = sorted(groups - set(of_seed))
             if lacking:
                 raise UserError(
-                    f"loss '{loss}' has no score on seed {seed} in group '{lacking[0]}', others have; "
-                    "every loss and "
-                    "seed needs a score in every group, or their means do not compare"
+                    f"{what}: loss '{loss}' has no score on seed {seed} in group '{lacking[0]}', others "
+                    "have; every loss and seed needs a score in every group, or their means do not compare"
                 )
