@@ -329,6 +329,8 @@ class Kind:
         recovery: the one command that repairs it.
         judge: counts wrong promotions; such a trial is judged by its registry alone, for its outs may
             rightly be others than the undisturbed ones.
+        missing: says what is not installed that it needs; empty where everything is.
+        alone: whether it starts servers, in a network that has ``lo`` alone.
 
     """
 
@@ -337,6 +339,8 @@ class Kind:
     inject: Inject
     recovery: tuple[str, ...] = REPRO
     judge: Callable[[Study], int] | None = None
+    missing: Callable[[], str] = str
+    alone: bool = False
 
     @property
     def command(self) -> str:

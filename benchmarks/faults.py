@@ -7,13 +7,18 @@ RUNNING, no process left behind; after a retraining that was killed, that the ri
 table and writes benchmarks/results/faults.json: the kinds that were tried take the place of what stood there
 of them, the others stay, each with the code and the time it was tried with. A second file's kinds, where they
 are later ones, are taken in by ``--add``.
+
+Kinds on a team's services and on a Ray cluster need the environment of `make cluster`, and PostgreSQL; where
+one of them is asked for, all are tried in a network that has `lo` alone. What is not installed is said.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cluster_ray import INSIDE, within_own_network
 from benchmarks.common import commit, machine, stored, write
 from benchmarks.fault_kinds import kinds
 from benchmarks.fault_study import REPRO, Kind, Study, Templates, Undisturbed, prepare, stated
@@ -169,7 +175,7 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
                 keep(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,8 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = together(stored(given.name), json.loads(given.add.read_bytes()))
         tell(result)
         print(f"written: {write(given.name, result)}")
-        return
+        return 0
     chosen = [kind for kind in kinds() if given.only is None or any(part in kind.name for part in given.only)]
+    if INSIDE not in os.environ and any(kind.alone and not kind.missing() for kind in chosen):
+        return within_own_network("benchmarks.faults", list(arguments or sys.argv[1:]))
+    for kind in [kind for kind in chosen if kind.missing()]:
+        chosen.remove(kind)
+        print(f"not tried: {kind.name}: {kind.missing()}", file=sys.stderr)
     stated = {"machine": machine("dvc", "mlflow", "torch"), "commit": commit()}
 
     def keep(rows: Sequence[Row]) -> None:
@@ -195,7 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     attempt(chosen, given.trials, given.jobs, keep)
     tell(stored(given.name))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

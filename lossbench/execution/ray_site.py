@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lossbench.backing import absolute
 from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Score, Where
-from lossbench.execution.ray_worker import News, Seen, look, serve
+from lossbench.execution.ray_worker import Common, News, Seen, look, serve
 from lossbench.execution.remote import (
     MEMORY,
     TRIES,
@@ -35,6 +35,7 @@ from lossbench.execution.remote import (
     differences,
     facts,
     pack,
+    without_params,
 )
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -320,6 +321,7 @@ class RayExecutor:
     _heard: Counter[int] = field(default_factory=Counter)
     _pull: Any = None
     _asked: tuple[dict[str, Any], Any] | None = None
+    _common: tuple[Params, Any, Any] | None = None
 
     def __post_init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -368,8 +370,16 @@ class RayExecutor:
             job = self._account.waiting.popleft()
             number = len(self._numbers)
             self._numbers[number] = job
-            ref = self._serve().remote(number, self._task(job), self._channel, [self.cluster.bundle])
+            written = without_params(self._task(job))
+            ref = self._serve().remote(number, written, self._common_of(job.params))
             self._running[ref] = number
+
+    def _common_of(self, params: Params) -> Any:
+        """Refer to what travels once for all jobs; put anew only where it has changed."""
+        bundle = self.cluster.bundle
+        if self._common is None or self._common[0] is not params or self._common[1] is not bundle:
+            self._common = params, bundle, ray.put(Common(params, self._channel, bundle))
+        return self._common[2]
 
     def _serve(self) -> Any:
         """What is run, with what it asks for; made anew only where that has changed."""

@@ -14,10 +14,10 @@ from lossbench.execution.remote import (
     OtherError,
     Outcome,
     Reporter,
-    Task,
     compute,
     facts_here,
     find_study,
+    with_params,
 )
 from lossbench.params import Params
 from lossbench.store import Store
@@ -47,16 +47,33 @@ def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[An
     return Seen(facts_here(params, arm, study), known)
 
 
-def serve_here(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
+@dataclass(frozen=True)
+class Common:
+    """What jobs have in common: it travels to a node once, and by the driver's hands not with each of them.
+
+    Attributes:
+        params: of the study.
+        channel: for news.
+        bundle: reference to the study's files, where they travelled.
+
+    """
+
+    params: Params
+    channel: Any
+    bundle: Any
+
+
+def serve_here(number: int, written: bytes, common: Common) -> Outcome:
     """Compute a task; its news go through the channel and have arrived when it ends, the last with it."""
     sent, last = 0, None
 
     def send(gathered: list[Any]) -> None:
         nonlocal sent, last
-        sent, last = sent + 1, channel.push.remote(number, gathered)
+        sent, last = sent + 1, common.channel.push.remote(number, gathered)
 
     reporter = Reporter(send)
-    outcome = compute(task, reporter, lambda: fetched(bundle))
+    task = with_params(written, common.params)
+    outcome = compute(task, reporter, lambda: fetched([common.bundle]))
     if last is not None:
         ray.get(last)
     node = ray.get_runtime_context().get_node_id()
