@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ SLEEPS = 1.0
 PATIENCE = 300.0
 """Seconds that a node has to start: a busy machine takes longer than the 30 that Ray gives it."""
 KEPT = "CLUSTER_BENCHMARK_SLEEPS"
-_ONE = threading.Lock()
 
 
 def within_own_network(module: str, arguments: list[str]) -> int:
@@ -49,12 +47,12 @@ def within_own_network(module: str, arguments: list[str]) -> int:
 def cluster(nodes: int, processors: int) -> Iterator[Any]:
     """Start raylets on this machine, each for a node of its own; gives Ray's Cluster, the head first in it.
 
-    Ray reads this process's environment: one cluster at a time, whoever else asks waits.
+    Ray reads this process's environment, and takes its signals: one cluster at a time, from the main thread.
     """
     from ray._private import services
     from ray.cluster_utils import Cluster
 
-    with _ONE, tempfile.TemporaryDirectory(prefix="lb-") as folder:  # Ray's sockets want a short path
+    with tempfile.TemporaryDirectory(prefix="lb-") as folder:  # Ray's sockets want a short path
         environment = {
             "RAY_memory_monitor_refresh_ms": "0",  # the memory may be others', who are no reason to kill ours
             "RAY_worker_niceness": "0",

@@ -330,7 +330,7 @@ class Kind:
         judge: counts wrong promotions; such a trial is judged by its registry alone, for its outs may
             rightly be others than the undisturbed ones.
         missing: says what is not installed that it needs; empty where everything is.
-        alone: whether it starts servers, in a network that has ``lo`` alone.
+        alone: whether it starts servers: in a network that has ``lo`` alone, with no other trial beside it.
 
     """
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,9 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
 
         pending = [(kind, number) for number in range(trials) for kind in chosen]
         with ThreadPoolExecutor(jobs) as pool:
-            for row in pool.map(one, pending):
+            side_by_side = pool.map(one, [job for job in pending if not job[0].alone])
+            # Ray's Cluster takes the main thread alone.
+            for row in chain(side_by_side, map(one, [job for job in pending if job[0].alone])):
                 bad = {key: row[key] for key in COUNTED if row[key]}
                 said = f"{bad or 'nothing lost'}  {row['said'][-1:]}"
                 print(f"  {row['kind']} {row['trial']}: {said}", flush=True)
@@ -181,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=3, help="of each kind")
     parser.add_argument("--only", action="append", help="kinds whose name contains this; may be repeated")
-    parser.add_argument("--jobs", type=int, default=2, help="trials side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="trials side by side, but for those that start servers")
     parser.add_argument("--name", default="faults", help="of the JSON in benchmarks/results")
     parser.add_argument("--add", type=Path, help="try nothing; take in another result's kinds")
     given = parser.parse_args(arguments)
