@@ -27,6 +27,8 @@ NEWS = 10
 NODES, PROCESSORS = 4, 2
 """Simulated nodes that sleep, and processors of each."""
 JOBS = 1000
+AHEAD = 2
+"""Tasks in Ray's hands for each that can run, as our executor has them."""
 SLEEPS = 1.0
 """Seconds of a sleeping job."""
 PATIENCE = 300.0
@@ -164,8 +166,34 @@ def _sleep(task: Task, emit: Callable[[Any], None], _bundle: Callable[[], Bundle
     return Outcome(socket.gethostname())
 
 
-def many(folder: Path, jobs: int, seconds: float) -> Row:
-    """Hand sleeping jobs to the executor, and say what the driver's processor did."""
+def alone(jobs: int, seconds: float) -> Row:
+    """Have Ray run as many tasks that only sleep: what the driver's processor does for Ray itself."""
+    import ray
+
+    def sleep(_number: int) -> None:
+        time.sleep(seconds)
+
+    task = ray.remote(num_cpus=1, max_retries=0)(sleep)
+    running: list[Any] = [task.remote(number) for number in range(NODES * PROCESSORS)]
+    ray.get(running)  # a worker's start is no part of a job
+    cpu, began, handed, running = time.process_time(), time.perf_counter(), 0, []
+    while handed < jobs or running:
+        while handed < jobs and len(running) < AHEAD * NODES * PROCESSORS:
+            running.append(task.remote(handed))
+            handed += 1
+        ready, running = ray.wait(running, num_returns=1)
+        ray.get(ready)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - began
+    return {
+        "what": "the same, as tasks of Ray without us",
+        "seconds": wall,
+        "processor_seconds": cpu,
+        "driver_ms_a_job": 1000 * cpu / jobs,
+    }
+
+
+def many(folder: Path, jobs: int, seconds: float) -> list[Row]:
+    """Hand sleeping jobs to the executor, and say what the driver's processor did; and for Ray alone."""
     import ray
 
     from lossbench.execution import ray_site
@@ -204,14 +232,16 @@ def many(folder: Path, jobs: int, seconds: float) -> Row:
                 epochs += event.kind == "progress" and event.content[0] == "epoch"
             cpu, wall = time.process_time() - cpu, time.perf_counter() - began
             executor.cancel()
+        without_us = alone(jobs, seconds)
         ray.shutdown()
     expected = jobs * int(seconds * NEWS)
     if (done, epochs) != (jobs, expected):
         raise RuntimeError(f"{done} of {jobs} jobs and {epochs} of {expected} epochs were told")
-    return {
+    ours = {
         "what": f"{jobs} jobs that sleep {seconds:g} s, on {NODES} × {PROCESSORS} processors",
         "seconds": wall,
         "processor_seconds": cpu,
         "driver_ms_a_job": 1000 * cpu / jobs,
         "messages_a_second_a_job": messages / (jobs * seconds),
     }
+    return [ours, without_us]

@@ -30,13 +30,19 @@ def own_services() -> Iterator[Services]:
         yield found
 
 
-def kill_once(study: Study, which: Which, team: Team, chance: random.Random, seconds: float) -> None:
+def strike(service: Service, chance: random.Random) -> None:
+    """Kill a service; it comes back after some seconds."""
+    service.kill()
+    time.sleep(chance.uniform(*DOWN))
+    service.start()
+
+
+def kill_once(study: Study, service: Service, chance: random.Random, seconds: float) -> None:
     """Kill a service at a random moment of `make repro`; it comes back, whether the command goes on or not.
 
     Args:
         study: that runs.
-        which: service of the team is killed.
-        team: whose services they are.
+        service: is killed.
         chance: of the moment.
         seconds: that an undisturbed run takes.
 
@@ -44,9 +50,7 @@ def kill_once(study: Study, which: Which, team: Team, chance: random.Random, sec
     process = study.start(*REPRO)
     try:
         time.sleep(chance.uniform(0.05, 0.95) * seconds)
-        which(team).kill()
-        time.sleep(chance.uniform(*DOWN))
-        which(team).start()
+        strike(service, chance)
         process.wait(timeout=600)
     finally:
         end(process)
@@ -59,7 +63,7 @@ def killing(which: Which) -> Inject:
         found = study.companions.enter_context(own_services())
         team = study.companions.enter_context(found.team("trial"))
         join(study, team)
-        kill_once(study, which, team, chance, study.repro_seconds)
+        kill_once(study, which(team), chance, study.repro_seconds)
         return 0
 
     return inject

@@ -53,23 +53,22 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
     codes: list[int] = []
     began = harmed = time.perf_counter()
     left = 0
-    try:
-        left = kind.inject(study, chance)
-        harmed = time.perf_counter()
-        codes.append(study.run(*kind.recovery))
-        recovered = time.perf_counter()
-        if kind.judge is None and kind.recovery != REPRO:
-            codes.append(study.run(*REPRO))
-    except subprocess.TimeoutExpired as hung:
-        recovered = time.perf_counter()
-        codes.append(-1)
-        study.said.append(f"hung: {hung}")
-    finally:
-        study.companions.close()
-    if kind.judge is not None:
-        found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
-    else:
-        found = {**right.losses(study), "wrong_promotions": 0}
+    with study.companions:  # the record may be one of them
+        try:
+            left = kind.inject(study, chance)
+            harmed = time.perf_counter()
+            codes.append(study.run(*kind.recovery))
+            recovered = time.perf_counter()
+            if kind.judge is None and kind.recovery != REPRO:
+                codes.append(study.run(*REPRO))
+        except subprocess.TimeoutExpired as hung:
+            recovered = time.perf_counter()
+            codes.append(-1)
+            study.said.append(f"hung: {hung}")
+        if kind.judge is not None:
+            found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
+        else:
+            found = {**right.losses(study), "wrong_promotions": 0}
     found["left_running"] += left
     found["lost_originals"] = study.lost_originals
     row = {
@@ -157,7 +156,7 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
     """Try the kinds; ``keep`` is handed all trials so far, after each."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        templates = prepare(Path(temporary))
+        templates = prepare(Path(temporary), {kind.start for kind in chosen})
         right = Undisturbed.of(templates.done)
         print(f"undisturbed: {templates.done.repro_seconds:.0f} s, {right.points.total()} metrics, "
               f"{len(right.outs)} files in outs", flush=True)  # fmt: skip
@@ -184,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=3, help="of each kind")
     parser.add_argument("--only", action="append", help="kinds whose name contains this; may be repeated")
-    parser.add_argument("--jobs", type=int, default=2, help="trials side by side, but for those that start servers")
+    parser.add_argument("--jobs", type=int, default=2, help="trials side by side, servers apart")
     parser.add_argument("--name", default="faults", help="of the JSON in benchmarks/results")
     parser.add_argument("--add", type=Path, help="try nothing; take in another result's kinds")
     given = parser.parse_args(arguments)

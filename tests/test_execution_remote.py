@@ -1,6 +1,5 @@
 """What executors on other machines share: keys made by the worker, news told once, three more tries."""
 
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +26,6 @@ from lossbench.execution.remote import (
     facts,
     pack,
     unpack,
-    with_params,
-    without_params,
 )
 from lossbench.execution.sites import LocalSite, site
 from lossbench.outs import Outs
@@ -71,15 +68,6 @@ def test_a_task_that_shares_a_gpu_keeps_to_its_part_of_the_memory(
     job = replace(task.job, params=params, where=replace(task.job.where, share=4))
     assert compute(replace(task, job=job), lambda _: None, lambda: None).error is None
     assert told == [0.25, job.label]
-
-
-def test_a_task_travels_without_the_params_that_all_have(task: Task) -> None:
-    written = without_params(task)
-    params = load_params(task.job.where.study / "params.yaml")
-    found = with_params(written, params)
-    assert found.job.params is params
-    assert found == task
-    assert len(written) + len(pickle.dumps(params)) // 2 < len(pickle.dumps(task))
 
 
 def test_a_task_is_computed_from_what_travelled_where_the_study_is_not_seen(

@@ -7,6 +7,7 @@ again. Ray's own frames reach nobody.
 
 import math
 import os
+import pickle
 import signal
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lossbench.backing import absolute
 from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Score, Where
-from lossbench.execution.ray_worker import Common, News, Seen, look, serve
+from lossbench.execution.ray_worker import Common, News, Parcel, Seen, look, serve
 from lossbench.execution.remote import (
     MEMORY,
     TRIES,
@@ -35,7 +36,6 @@ from lossbench.execution.remote import (
     differences,
     facts,
     pack,
-    without_params,
 )
 from lossbench.outs import Outs
 from lossbench.params import Params
@@ -321,7 +321,7 @@ class RayExecutor:
     _heard: Counter[int] = field(default_factory=Counter)
     _pull: Any = None
     _asked: tuple[dict[str, Any], Any] | None = None
-    _common: tuple[Params, Any, Any] | None = None
+    _common: dict[str, tuple[Common, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -370,16 +370,17 @@ class RayExecutor:
             job = self._account.waiting.popleft()
             number = len(self._numbers)
             self._numbers[number] = job
-            written = without_params(self._task(job))
-            ref = self._serve().remote(number, written, self._common_of(job.params))
+            task = self._task(job)
+            ref = self._serve().remote(number, pickle.dumps(Parcel.of(task)), self._common_of(task))
             self._running[ref] = number
 
-    def _common_of(self, params: Params) -> Any:
-        """Refer to what travels once for all jobs; put anew only where it has changed."""
-        bundle = self.cluster.bundle
-        if self._common is None or self._common[0] is not params or self._common[1] is not bundle:
-            self._common = params, bundle, ray.put(Common(params, self._channel, bundle))
-        return self._common[2]
+    def _common_of(self, task: Task) -> Any:
+        """Refer to what travels once for an arm's jobs; put anew only where it has changed."""
+        wanted = Common(task.job.params, task.facts, task.store, self._channel, self.cluster.bundle)
+        known = self._common.get(task.arm)
+        if known is None or known[0].params is not wanted.params or known[0].bundle is not wanted.bundle:
+            known = self._common[task.arm] = wanted, ray.put(wanted)
+        return known[1]
 
     def _serve(self) -> Any:
         """What is run, with what it asks for; made anew only where that has changed."""

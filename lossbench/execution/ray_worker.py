@@ -2,22 +2,24 @@
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import ray
 
-from lossbench.execution.jobs import Measure, Where
+from lossbench.execution.jobs import Job, Measure, Where
 from lossbench.execution.remote import (
     Bundle,
     Facts,
     OtherError,
     Outcome,
     Reporter,
+    Task,
     compute,
     facts_here,
     find_study,
-    with_params,
 )
 from lossbench.params import Params
 from lossbench.store import Store
@@ -49,22 +51,60 @@ def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[An
 
 @dataclass(frozen=True)
 class Common:
-    """What jobs have in common: it travels to a node once, and by the driver's hands not with each of them.
+    """What an arm's jobs have in common: it travels to a node once, not with each of them.
 
     Attributes:
         params: of the study.
+        facts: of the driver.
+        store: the id of the driver's store.
         channel: for news.
         bundle: reference to the study's files, where they travelled.
 
     """
 
     params: Params
+    facts: Facts
+    store: str
     channel: Any
     bundle: Any
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """What a task has of its own; params, which grow with a study's arms, are not among it.
+
+    It travels pickled: what Ray pickles with costs the driver ten times as much.
+
+    Attributes:
+        kind: of the job.
+        fields: of the job, without its params.
+        arm: whose facts are meant.
+        weights: that a score is computed from, where they lie in a file of the driver's.
+
+    """
+
+    kind: type[Job]
+    fields: Mapping[str, Any]
+    arm: str
+    weights: bytes | None
+
+    @classmethod
+    def of(cls, task: Task) -> "Parcel":
+        """Take it out of a task."""
+        own = {one.name: getattr(task.job, one.name) for one in fields(task.job) if one.name != "params"}
+        return cls(type(task.job), own, task.arm, task.weights)
+
+    def task(self, common: Common) -> Task:
+        """Put the task together again."""
+        job = self.kind(params=common.params, **self.fields)
+        return Task(job, self.arm, common.facts, common.store, self.weights)
+
+
 def serve_here(number: int, written: bytes, common: Common) -> Outcome:
-    """Compute a task; its news go through the channel and have arrived when it ends, the last with it."""
+    """Compute a task, ``written`` as a pickled Parcel.
+
+    Its news go through the channel and have arrived when it ends, the last with it.
+    """
     sent, last = 0, None
 
     def send(gathered: list[Any]) -> None:
@@ -72,8 +112,8 @@ def serve_here(number: int, written: bytes, common: Common) -> Outcome:
         sent, last = sent + 1, common.channel.push.remote(number, gathered)
 
     reporter = Reporter(send)
-    task = with_params(written, common.params)
-    outcome = compute(task, reporter, lambda: fetched([common.bundle]))
+    parcel: Parcel = pickle.loads(written)  # noqa: S301  # of our driver
+    outcome = compute(parcel.task(common), reporter, lambda: fetched([common.bundle]))
     if last is not None:
         ray.get(last)
     node = ray.get_runtime_context().get_node_id()

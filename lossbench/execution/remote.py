@@ -5,9 +5,7 @@ from the driver's is named and the job refused, so that no result stands under a
 """
 
 import hashlib
-import io
 import os
-import pickle
 import signal
 import socket
 import stat
@@ -20,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lossbench import gpus
 from lossbench.errors import DiedError, GateError, UserError
@@ -144,43 +142,6 @@ class Outcome:
     """What was not told before the end: it needs no message of its own."""
     messages: int = 0
     """How many were sent before the end."""
-
-
-class _Apart(pickle.Pickler):
-    """Pickles all but one object, which travels by itself."""
-
-    def __init__(self, stream: BinaryIO, apart: object) -> None:
-        super().__init__(stream, pickle.HIGHEST_PROTOCOL)
-        self._apart = apart
-
-    def persistent_id(self, one: object) -> bool | None:
-        """Say of the one that it is not here."""
-        return True if one is self._apart else None
-
-
-class _Joined(pickle.Unpickler):
-    """Puts it back."""
-
-    def __init__(self, stream: BinaryIO, apart: object) -> None:
-        super().__init__(stream)
-        self._apart = apart
-
-    def persistent_load(self, _: object) -> object:
-        """Hand it out."""
-        return self._apart
-
-
-def without_params(task: Task) -> bytes:
-    """Write a task without its job's params: they are many jobs', and grow with a study's arms."""
-    stream = io.BytesIO()
-    _Apart(stream, task.job.params).dump(task)
-    return stream.getvalue()
-
-
-def with_params(written: bytes, params: Params) -> Task:
-    """Read what `without_params` wrote."""
-    found: Task = _Joined(io.BytesIO(written), params).load()
-    return found
 
 
 def arm_of(job: Job) -> str:
