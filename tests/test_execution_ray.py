@@ -20,6 +20,7 @@ from conftest import ROOT
 from service_cases import free_port
 from test_execution import own, study, written
 
+from benchmarks.fault_ray import serving
 from lossbench.execution.jobs import Floors, Score, Train, Where
 from lossbench.execution.remote import Task, facts
 from lossbench.params import load_params
@@ -99,18 +100,6 @@ def start(root: Path, arm: str, address: str, store: Path, log: Path) -> "subpro
         )
 
 
-def workers() -> list[psutil.Process]:
-    """Processes that serve a job."""
-    found = []
-    for one in psutil.process_iter():
-        try:
-            if one.cmdline()[:1] in (["ray::serve_here"], ["ray::serve_here()"]):
-                found.append(one)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
-
-
 @inside
 def test_a_task_travels_without_what_all_of_its_arm_have(own: Path) -> None:
     from lossbench.execution.ray_worker import Common, Parcel
@@ -139,7 +128,7 @@ def test_the_same_bytes_as_at_home_though_a_worker_is_killed(
     child = start(own, "digits-focal", cluster, tmp_path / "shared", log)
     killed = False
     while child.poll() is None:
-        if not killed and (found := workers()):
+        if not killed and (found := serving()):
             found[0].send_signal(signal.SIGKILL)
             killed = True
         time.sleep(0.2)

@@ -605,7 +605,8 @@ def test_a_killed_process_ends_all_with_one_sentence_and_leaves_none(several, ra
 
 def test_a_process_that_was_stopped_is_told_once_each_time(monkeypatch, capfd):
     monkeypatch.setattr(ranks, "STANDS", 0.0)
-    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    children = [subprocess.Popen(["sleep", seconds]) for seconds in ("60", "60", "0")]
+    wait_for(lambda: psutil.Process(children[2].pid).status() == psutil.STATUS_ZOMBIE)  # ended, and not asked
     running = [ranks._Rank(child, None, -1) for child in children]
     watch = ranks._Watch(running, 0, None, None, None)
 
@@ -628,7 +629,7 @@ def test_a_process_that_was_stopped_is_told_once_each_time(monkeypatch, capfd):
             child.kill()
             child.wait()
     assert "".join(said).startswith(
-        f"warning: process {children[1].pid}, one of the 2 processes that train seed 0, was stopped, and the others wait"
+        f"warning: process {children[1].pid}, one of the 3 processes that train seed 0, was stopped, and the others wait"
     )
 
 

@@ -191,6 +191,14 @@ def _end(ranks: list[_Rank]) -> None:
         os.close(one.sentinel)
 
 
+def _is_stopped(child: int) -> bool:
+    """Whether somebody has stopped a child of ours."""
+    try:
+        return os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has ended, and nobody has asked for its exit code yet
+        return False
+
+
 @dataclass
 class _Watch:
     """Hears the processes of a replicate until they have ended."""
@@ -249,7 +257,7 @@ class _Watch:
     def _tell_of_stopped(self, running: Sequence[_Rank]) -> None:
         """Say once of each process that somebody has stopped (SIGSTOP) that all wait for it."""
         for number in (one.process.pid for one in running):
-            if os.waitid(os.P_PID, number, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
+            if not _is_stopped(number):
                 self.stopped.pop(number, None)
             elif time.monotonic() - self.stopped.setdefault(number, time.monotonic()) >= STANDS:
                 self.stopped[number] = math.inf
