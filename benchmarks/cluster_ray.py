@@ -27,6 +27,8 @@ NEWS = 10
 NODES, PROCESSORS = 4, 2
 """Simulated nodes that sleep, and processors of each."""
 JOBS = 1000
+AHEAD = 2
+"""Tasks in Ray's hands for each that can run, as our executor has them."""
 SLEEPS = 1.0
 """Seconds of a sleeping job."""
 PATIENCE = 300.0
@@ -44,33 +46,42 @@ def within_own_network(module: str, arguments: list[str]) -> int:
 
 
 @contextmanager
-def cluster(nodes: int, processors: int) -> Iterator[str]:
-    """Start raylets on this machine, each for a node of its own; gives the head's address."""
+def cluster(nodes: int, processors: int) -> Iterator[Any]:
+    """Start raylets on this machine, each for a node of its own; gives Ray's Cluster, the head first in it.
+
+    Ray reads this process's environment, and takes its signals: one cluster at a time, from the main thread.
+    """
     from ray._private import services
     from ray.cluster_utils import Cluster
 
-    os.environ |= {
-        "RAY_memory_monitor_refresh_ms": "0",  # the memory may be others', who are no reason to kill ours
-        "RAY_worker_niceness": "0",
-        "RAY_worker_register_timeout_seconds": f"{PATIENCE:.0f}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
     with tempfile.TemporaryDirectory(prefix="lb-") as folder:  # Ray's sockets want a short path
+        environment = {
+            "RAY_memory_monitor_refresh_ms": "0",  # the memory may be others', who are no reason to kill ours
+            "RAY_worker_niceness": "0",
+            "RAY_worker_register_timeout_seconds": f"{PATIENCE:.0f}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": folder,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         asked: Row = {"num_cpus": processors, "object_store_memory": 80_000_000}
         asked |= {"wait": False, "node_ip_address": "127.0.0.1"}
-        os.environ["RAY_TMPDIR"] = folder
         head = {**asked, "include_dashboard": False}
         made = Cluster()
-        try:
-            with patch.object(services, "get_node", _patient(services.get_node)):
-                for number in range(nodes):
-                    made.add_node(**(asked if number else head))
-            made.wait_for_nodes(PATIENCE)
-            yield str(made.address)
-        finally:
-            made.shutdown()
+        with patch.dict(os.environ, environment):
+            try:
+                with patch.object(services, "get_node", _patient(services.get_node)):
+                    for number in range(nodes):
+                        made.add_node(**(asked if number else head))
+                made.wait_for_nodes(PATIENCE)
+                yield made
+            finally:
+                made.shutdown()
+
+
+def on(made: Any) -> dict[str, str]:
+    """Say in the environment's words that jobs are computed on a cluster."""
+    return {"LOSSBENCH_EXECUTOR": "ray", "RAY_ADDRESS": str(made.address)}
 
 
 def _patient(ask: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,8 +139,8 @@ def scaling(folder: Path, replicates: int, epochs: int) -> list[Row]:
     real_study(study, replicates, epochs)
     rows = []
     for nodes in (1, 2):
-        with cluster(nodes, 1) as address:
-            where = {"LOSSBENCH_EXECUTOR": "ray", "RAY_ADDRESS": address}
+        with cluster(nodes, 1) as made:
+            where = on(made)
             rows.append(
                 {"what": f"Ray, {nodes} × 1 processor", **trained(study, folder / f"on-{nodes}", where)}
             )
@@ -137,12 +148,12 @@ def scaling(folder: Path, replicates: int, epochs: int) -> list[Row]:
     return [*rows, {"what": "local executor", **local}]
 
 
-def sleeping(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
+def sleeping(*given: Any) -> Outcome:
     """Be what nodes run, but for the computing: a worker sleeps and tells of epochs."""
     from lossbench.execution import ray_worker
 
     with patch.object(ray_worker, "compute", _sleep):
-        return ray_worker.serve_here(number, task, channel, bundle)
+        return ray_worker.serve_here(*given)
 
 
 def _sleep(task: Task, emit: Callable[[Any], None], _bundle: Callable[[], Bundle | None]) -> Outcome:
@@ -155,8 +166,34 @@ def _sleep(task: Task, emit: Callable[[Any], None], _bundle: Callable[[], Bundle
     return Outcome(socket.gethostname())
 
 
-def many(folder: Path, jobs: int, seconds: float) -> Row:
-    """Hand sleeping jobs to the executor, and say what the driver's processor did."""
+def alone(jobs: int, seconds: float) -> Row:
+    """Have Ray run as many tasks that only sleep: what the driver's processor does for Ray itself."""
+    import ray
+
+    def sleep(_number: int) -> None:
+        time.sleep(seconds)
+
+    task = ray.remote(num_cpus=1, max_retries=0)(sleep)
+    running: list[Any] = [task.remote(number) for number in range(NODES * PROCESSORS)]
+    ray.get(running)  # a worker's start is no part of a job
+    cpu, began, handed, running = time.process_time(), time.perf_counter(), 0, []
+    while handed < jobs or running:
+        while handed < jobs and len(running) < AHEAD * NODES * PROCESSORS:
+            running.append(task.remote(handed))
+            handed += 1
+        ready, running = ray.wait(running, num_returns=1)
+        ray.get(ready)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - began
+    return {
+        "what": "the same, as tasks of Ray without us",
+        "seconds": wall,
+        "processor_seconds": cpu,
+        "driver_ms_a_job": 1000 * cpu / jobs,
+    }
+
+
+def many(folder: Path, jobs: int, seconds: float) -> list[Row]:
+    """Hand sleeping jobs to the executor, and say what the driver's processor did; and for Ray alone."""
     import ray
 
     from lossbench.execution import ray_site
@@ -177,8 +214,7 @@ def many(folder: Path, jobs: int, seconds: float) -> Row:
         messages += isinstance(gathered, list)  # what comes with an outcome is a tuple, and no message
         hear(account, job, gathered)
 
-    with cluster(NODES, PROCESSORS) as address:
-        os.environ["RAY_ADDRESS"] = address
+    with cluster(NODES, PROCESSORS) as nodes, patch.dict(os.environ, on(nodes)):
         site = ray_site.RaySite(made, Outs(folder), store)
         where, recipe = site.where(), made.experiments["digits"].recipe
         waiting = [Train(where, made, ARM, recipe, (Member(seed),), (f"key{seed}",)) for seed in range(jobs)]
@@ -196,14 +232,16 @@ def many(folder: Path, jobs: int, seconds: float) -> Row:
                 epochs += event.kind == "progress" and event.content[0] == "epoch"
             cpu, wall = time.process_time() - cpu, time.perf_counter() - began
             executor.cancel()
+        without_us = alone(jobs, seconds)
         ray.shutdown()
     expected = jobs * int(seconds * NEWS)
     if (done, epochs) != (jobs, expected):
         raise RuntimeError(f"{done} of {jobs} jobs and {epochs} of {expected} epochs were told")
-    return {
+    ours = {
         "what": f"{jobs} jobs that sleep {seconds:g} s, on {NODES} × {PROCESSORS} processors",
         "seconds": wall,
         "processor_seconds": cpu,
         "driver_ms_a_job": 1000 * cpu / jobs,
         "messages_a_second_a_job": messages / (jobs * seconds),
     }
+    return [ours, without_us]

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 
 import psutil
 
-from benchmarks import fault_champion, fault_originals, fault_promotion
+from benchmarks import fault_champion, fault_originals, fault_promotion, fault_ray, fault_services
 from benchmarks.fault_study import (
     DOCTOR,
     REPRO,
@@ -352,4 +352,6 @@ def kinds() -> list[Kind]:
         *fault_promotion.kinds(),
         *fault_originals.kinds(),
         *fault_champion.kinds(),
+        *fault_services.kinds(),
+        *fault_ray.kinds(),
     ]

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +190,12 @@ class Templates:
     ready: Study
     untracked: Study
     done: Study
-    served: Study
-    weak: Study
+    served: Study | None = None
+    weak: Study | None = None
 
 
-def prepare(folder: Path) -> Templates:
-    """Make the study once, undisturbed."""
+def prepare(folder: Path, wanted: Container[str]) -> Templates:
+    """Make the study once, undisturbed; of the states that retraining leaves only those that are wanted."""
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
         YAML().dump(params(), stream)
     study = Study(checkout(folder / "ready", folder / "params.yaml"))
@@ -206,16 +206,23 @@ def prepare(folder: Path) -> Templates:
     seconds = time.perf_counter() - began
     done = untracked.copy(folder / "done")
     must(done.run(*REPRO), done)
-    served = done.copy(folder / "served")
+    for one in (study, untracked, done):
+        one.repro_seconds = seconds
+    made = Templates(study, untracked, done)
+    return _retrained(folder, made) if "served" in wanted or "weak" in wanted else made
+
+
+def _retrained(folder: Path, made: Templates) -> Templates:
+    """Add what retraining leaves."""
+    served, weak = made.done.copy(folder / "served"), made.ready.copy(folder / "weak")
     began = time.perf_counter()
     must(served.run(*RETRAIN), served)
-    judged = time.perf_counter() - began
-    weak = study.copy(folder / "weak")
+    seconds = time.perf_counter() - began
     set_epochs(weak, WEAK)
     must(weak.run(*RETRAIN), weak)
-    for one in (study, untracked, done, served, weak):
-        one.repro_seconds, one.retrain_seconds = seconds, judged
-    return Templates(study, untracked, done, served, weak)
+    for one in (made.ready, made.untracked, made.done, served, weak):
+        one.retrain_seconds = seconds
+    return replace(made, served=served, weak=weak)
 
 
 def set_epochs(study: Study, epochs: int) -> None:
@@ -329,6 +336,8 @@ class Kind:
         recovery: the one command that repairs it.
         judge: counts wrong promotions; such a trial is judged by its registry alone, for its outs may
             rightly be others than the undisturbed ones.
+        missing: says what is not installed that it needs; empty where everything is.
+        alone: whether it starts servers: in a network that has ``lo`` alone, with no other trial beside it.
 
     """
 
@@ -337,6 +346,8 @@ class Kind:
     inject: Inject
     recovery: tuple[str, ...] = REPRO
     judge: Callable[[Study], int] | None = None
+    missing: Callable[[], str] = str
+    alone: bool = False
 
     @property
     def command(self) -> str:

@@ -7,21 +7,28 @@ RUNNING, no process left behind; after a retraining that was killed, that the ri
 table and writes benchmarks/results/faults.json: the kinds that were tried take the place of what stood there
 of them, the others stay, each with the code and the time it was tried with. A second file's kinds, where they
 are later ones, are taken in by ``--add``.
+
+Kinds on a team's services and on a Ray cluster need the environment of `make cluster`, and PostgreSQL; where
+one of them is asked for, all are tried in a network that has `lo` alone. What is not installed is said.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cluster_ray import INSIDE, within_own_network
 from benchmarks.common import commit, machine, stored, write
 from benchmarks.fault_kinds import kinds
 from benchmarks.fault_study import REPRO, Kind, Study, Templates, Undisturbed, prepare, stated
@@ -46,23 +53,22 @@ def trial(kind: Kind, number: int, templates: Templates, right: Undisturbed, fol
     codes: list[int] = []
     began = harmed = time.perf_counter()
     left = 0
-    try:
-        left = kind.inject(study, chance)
-        harmed = time.perf_counter()
-        codes.append(study.run(*kind.recovery))
-        recovered = time.perf_counter()
-        if kind.judge is None and kind.recovery != REPRO:
-            codes.append(study.run(*REPRO))
-    except subprocess.TimeoutExpired as hung:
-        recovered = time.perf_counter()
-        codes.append(-1)
-        study.said.append(f"hung: {hung}")
-    finally:
-        study.companions.close()
-    if kind.judge is not None:
-        found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
-    else:
-        found = {**right.losses(study), "wrong_promotions": 0}
+    with study.companions:  # the record may be one of them
+        try:
+            left = kind.inject(study, chance)
+            harmed = time.perf_counter()
+            codes.append(study.run(*kind.recovery))
+            recovered = time.perf_counter()
+            if kind.judge is None and kind.recovery != REPRO:
+                codes.append(study.run(*REPRO))
+        except subprocess.TimeoutExpired as hung:
+            recovered = time.perf_counter()
+            codes.append(-1)
+            study.said.append(f"hung: {hung}")
+        if kind.judge is not None:
+            found = {**dict.fromkeys(COUNTED, 0), "wrong_promotions": kind.judge(study)}
+        else:
+            found = {**right.losses(study), "wrong_promotions": 0}
     found["left_running"] += left
     found["lost_originals"] = study.lost_originals
     row = {
@@ -150,7 +156,7 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
     """Try the kinds; ``keep`` is handed all trials so far, after each."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        templates = prepare(Path(temporary))
+        templates = prepare(Path(temporary), {kind.start for kind in chosen})
         right = Undisturbed.of(templates.done)
         print(f"undisturbed: {templates.done.repro_seconds:.0f} s, {right.points.total()} metrics, "
               f"{len(right.outs)} files in outs", flush=True)  # fmt: skip
@@ -161,7 +167,9 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
 
         pending = [(kind, number) for number in range(trials) for kind in chosen]
         with ThreadPoolExecutor(jobs) as pool:
-            for row in pool.map(one, pending):
+            side_by_side = pool.map(one, [job for job in pending if not job[0].alone])
+            # Ray's Cluster takes the main thread alone.
+            for row in chain(side_by_side, map(one, [job for job in pending if job[0].alone])):
                 bad = {key: row[key] for key in COUNTED if row[key]}
                 said = f"{bad or 'nothing lost'}  {row['said'][-1:]}"
                 print(f"  {row['kind']} {row['trial']}: {said}", flush=True)
@@ -169,13 +177,13 @@ def attempt(chosen: Sequence[Kind], trials: int, jobs: int, keep: Callable[[Sequ
                 keep(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=3, help="of each kind")
     parser.add_argument("--only", action="append", help="kinds whose name contains this; may be repeated")
-    parser.add_argument("--jobs", type=int, default=2, help="trials side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="trials side by side, servers apart")
     parser.add_argument("--name", default="faults", help="of the JSON in benchmarks/results")
     parser.add_argument("--add", type=Path, help="try nothing; take in another result's kinds")
     given = parser.parse_args(arguments)
@@ -183,8 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = together(stored(given.name), json.loads(given.add.read_bytes()))
         tell(result)
         print(f"written: {write(given.name, result)}")
-        return
+        return 0
     chosen = [kind for kind in kinds() if given.only is None or any(part in kind.name for part in given.only)]
+    if INSIDE not in os.environ and any(kind.alone and not kind.missing() for kind in chosen):
+        return within_own_network("benchmarks.faults", list(arguments or sys.argv[1:]))
+    for kind in [kind for kind in chosen if kind.missing()]:
+        chosen.remove(kind)
+        print(f"not tried: {kind.name}: {kind.missing()}", file=sys.stderr)
     stated = {"machine": machine("dvc", "mlflow", "torch"), "commit": commit()}
 
     def keep(rows: Sequence[Row]) -> None:
@@ -195,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     attempt(chosen, given.trials, given.jobs, keep)
     tell(stored(given.name))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

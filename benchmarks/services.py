@@ -1,4 +1,4 @@
-"""PostgreSQL, an S3 server and MLflow on both, on 127.0.0.1 alone.
+"""PostgreSQL, an S3 server and MLflow on both, on 127.0.0.1 alone: started, killed, and started again.
 
 PostgreSQL is Debian's, the S3 server moto's (requirements-services.lock). As in deploy/compose: only MLflow
 knows PostgreSQL's password, and clients send artifacts to MLflow, which has them in S3.
@@ -26,12 +26,13 @@ import psutil
 from benchmarks.fault_study import outliving
 from lossbench.tracking.ui import HOST, begin_server
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ("boto3", "dvc_s3", "flask", "moto", "psycopg", "s3fs")
 USER = "postgres"
 """Debian's, and of databases."""
 TABLES = "tables"
 """The database that holds MLflow's tables, and nothing in them."""
-PATIENCE = 300.0
+PATIENCE = 900.0
 """Seconds that a server has to answer, on a machine that others use as well."""
 Begin = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -60,7 +61,7 @@ def free_port() -> int:
 
 @dataclass
 class Service:
-    """A server, and how it is started and ended.
+    """A server that can be killed and started again at the same address.
 
     Attributes:
         begin: starts its process.
@@ -161,7 +162,7 @@ class S3:
 
     @classmethod
     def made(cls, folder: Path) -> "S3":
-        """Make one whose log lies in ``folder``; it is not started."""
+        """Make one whose objects are kept in ``folder``; it is not started."""
         port = free_port()
         environment = {
             "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
@@ -170,8 +171,8 @@ class S3:
             "AWS_DEFAULT_REGION": "us-east-1",
             "NO_PROXY": HOST,
         }
-        command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
-        begin = partial(child, command, folder / "s3.log", environment)
+        command = [sys.executable, "-m", "benchmarks.s3_server", str(port), str(folder / "s3.recording")]
+        begin = partial(child, command, folder / "s3.log", {**environment, "PYTHONPATH": str(ROOT)})
         return cls(Service(begin, partial(listens, port)), environment)
 
     @contextmanager

@@ -13,7 +13,9 @@ from conftest import ROOT
 from benchmarks import faults
 from benchmarks.fault_kinds import kinds
 from benchmarks.fault_promotion import first_stays, second_takes_over
+from benchmarks.fault_services import ON_SERVICES
 from benchmarks.fault_study import Study, Undisturbed, points, tree
+from benchmarks.s3_server import tidy
 
 TABLES = """
 CREATE TABLE runs (run_uuid TEXT, status TEXT, lifecycle_stage TEXT);
@@ -145,6 +147,25 @@ def test_kinds_tried_now_take_the_place_of_what_was_said_of_them_and_the_others_
     added = json.loads((tmp_path / "faults.json").read_text())
     assert [row["lost_metrics"] for row in added["rows"]] == [0, 0]
     assert next(goal for goal in added["goals"] if goal["name"] == "lost metrics")["met"]
+
+
+def test_of_a_recording_the_whole_requests_that_change_something_are_played_again(tmp_path):
+    """A server that was killed may have left half a line, for which nobody was answered."""
+    file = tmp_path / "recording"
+    assert tidy(file) == 0
+    lines = [
+        json.dumps({"method": method, "url": "/bucket/a"}) for method in ("PUT", "GET", "DELETE", "HEAD")
+    ]
+    file.write_text("\n".join([*lines, lines[0][:20]]))
+    assert tidy(file) == 2
+    assert file.read_text().splitlines() == [lines[0], lines[2]]
+
+
+def test_kinds_that_need_services_say_what_is_missing(monkeypatch):
+    monkeypatch.setattr("benchmarks.services.programs", lambda: None)
+    lacking_it = [kind.name for kind in kinds() if "no PostgreSQL" in kind.missing()]
+    assert len(lacking_it) == 3
+    assert all(ON_SERVICES in name for name in lacking_it)
 
 
 @pytest.mark.slow

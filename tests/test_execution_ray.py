@@ -5,6 +5,7 @@ Ray listens on every interface, whatever it is told: so this file runs itself ag
 
 import importlib.util
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,12 @@ import pytest
 from conftest import ROOT
 from service_cases import free_port
 from test_execution import own, study, written
+
+from benchmarks.fault_ray import serving
+from lossbench.execution.jobs import Floors, Score, Train, Where
+from lossbench.execution.remote import Task, facts
+from lossbench.params import load_params
+from lossbench.training.member import Member
 
 __all__ = ["own", "study"]
 INSIDE = "LOSSBENCH_TEST_NETWORK"
@@ -93,16 +100,23 @@ def start(root: Path, arm: str, address: str, store: Path, log: Path) -> "subpro
         )
 
 
-def workers() -> list[psutil.Process]:
-    """Processes that serve a job."""
-    found = []
-    for one in psutil.process_iter():
-        try:
-            if one.cmdline()[:1] in (["ray::serve_here"], ["ray::serve_here()"]):
-                found.append(one)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+@inside
+def test_a_task_travels_without_what_all_of_its_arm_have(own: Path) -> None:
+    from lossbench.execution.ray_worker import Common, Parcel
+
+    params, place = load_params(own / "params.yaml"), Where(own, own, str(own / "store"))
+    facts_of_it = facts(params, "digits-focal", own)
+    recipe = params.experiments["digits"].recipe
+    for job in (
+        Train(place, params, "digits-focal", recipe, (Member(1),), ("key",)),
+        Score(place, params, "digits-focal", 0, own / "weights", "key", shown=True),
+        Floors(place, params, "digits", "key"),
+    ):
+        task = Task(job, "digits-focal", facts_of_it, "store", b"weights")
+        written = pickle.dumps(Parcel.of(task))
+        found = pickle.loads(written)  # noqa: S301  # our own bytes
+        assert found.task(Common(params, facts_of_it, "store", None, None)) == task
+        assert len(written) < len(pickle.dumps(task)) / 4
 
 
 @inside
@@ -114,7 +128,7 @@ def test_the_same_bytes_as_at_home_though_a_worker_is_killed(
     child = start(own, "digits-focal", cluster, tmp_path / "shared", log)
     killed = False
     while child.poll() is None:
-        if not killed and (found := workers()):
+        if not killed and (found := serving()):
             found[0].send_signal(signal.SIGKILL)
             killed = True
         time.sleep(0.2)

@@ -1,6 +1,12 @@
-"""A team's study on PostgreSQL, S3 and MLflow's server, on 127.0.0.1 alone: compared, retrained, cloned."""
+"""A team's study on PostgreSQL, S3 and MLflow's server: compared, retrained, cloned, and each service killed.
 
+All of them listen on 127.0.0.1 alone. More moments of each kill: `python -m benchmarks.faults --only "team's services"`.
+"""
+
+import random
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +14,14 @@ from pathlib import Path
 import pytest
 from service_cases import needs_services
 
+from benchmarks.fault_services import SERVICES, join, kill_once
 from benchmarks.fault_study import (
     REPRO,
     RETRAIN,
     TRACK,
     Study,
     Undisturbed,
+    end,
     must,
     params,
     set_epochs,
@@ -33,22 +41,26 @@ class Made:
 
     Attributes:
         running: the services.
+        fresh: a checkout in which nothing was run.
         team: whose record and store the finished study has.
         done: the finished study, its outs pushed.
         right: what it holds.
+        seconds: that it took.
 
     """
 
     running: Services
+    fresh: Study
     team: Team
     done: Study
     right: Undisturbed
+    seconds: float
 
-
-def join(study: Study, team: Team) -> None:
-    """Have a study record to a team's server, and share its store."""
-    study.environment |= team.environment
-    study.ask = team.ask
+    def copy(self, folder: Path, team: Team) -> Study:
+        """Make another checkout, on a team's services."""
+        made = self.fresh.copy(folder)
+        join(made, team)
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +73,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         must(fresh.run("dvc", "remote", "add", "--quiet", "--default", "team", team.remote), fresh)
         done = fresh.copy(folder / "done")
         join(done, team)
+        began = time.perf_counter()
         must(done.run(*REPRO), done)
+        seconds = time.perf_counter() - began
         git(done.folder, "add", "-A")
         git(done.folder, "commit", "-q", "-m", "a finished study")
         must(done.run("dvc", "push", "--quiet"), done)
-        yield Made(running, team, done, Undisturbed.of(done))
+        yield Made(running, fresh, team, done, Undisturbed.of(done), seconds)
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -94,3 +108,47 @@ def test_retraining_registers_on_postgresql_what_lies_in_s3(made: Made, tmp_path
     assert any(one["Key"].endswith("MLmodel") for one in listed["Contents"])
     assert study.run(*RETRAIN) == 0, study.said
     assert study.said[-1].startswith("nothing new since the last retraining")
+
+
+def test_two_clones_that_run_at_once_leave_one_record(made: Made, tmp_path: Path) -> None:
+    with made.running.team("both") as team:
+        pair = [made.copy(tmp_path / name, team) for name in ("one", "other")]
+        children = [one.start(*REPRO) for one in pair]
+        try:
+            assert [one.wait(timeout=600) for one in children] == [0, 0], said(*pair)
+        finally:
+            for one in children:
+                end(one)
+        for study in pair:
+            assert not any(made.right.losses(study).values())
+        assert pair[0].run(sys.executable, "-m", "lossbench", "store", "verify") == 0, pair[0].said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_is_killed_costs_one_command(made: Made, tmp_path: Path, name: str) -> None:
+    which, recovery = SERVICES[name]
+    with made.running.team(name.split(maxsplit=1)[0].lower()) as team:
+        study = made.copy(tmp_path / "study", team)
+        kill_once(study, which(team), random.Random(name), made.seconds)  # moments
+        assert study.run(*recovery) == 0, said(study)
+        assert not any(made.right.losses(study).values()), said(study)
+    assert "Traceback" not in said(study)
+
+
+def test_no_password_stands_anywhere(made: Made) -> None:
+    """In what was said and logged, in checkouts, and in the record; the last test of this file."""
+    secrets = [made.running.postgres.password, made.running.s3.environment["AWS_SECRET_ACCESS_KEY"]]
+    top = made.running.folder.parent
+    files = [one for one in top.rglob("*") if one.is_file() and ".dvc/cache" not in str(one)]
+    assert len(files) > 100
+    told = [one for one in files if any(secret.encode() in one.read_bytes() for secret in secrets)]
+    assert told == []
+    for table in ("tags", "params", "experiment_tags", "model_version_tags"):
+        values = made.team.ask(f"SELECT value FROM {table}")  # noqa: S608  # names of ours
+        assert not [value for (value,) in values if any(secret in value for secret in secrets)]
+
+
+def said(*studies: Study) -> str:
+    """All that a study's commands printed."""
+    return "\n".join(one.folder.with_suffix(".log").read_text(errors="replace") for one in studies)

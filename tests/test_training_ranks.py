@@ -9,6 +9,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks_cases import furthest, results
@@ -359,7 +361,24 @@ class Skipping(nn.Module):
         return outputs
 
 
-@pytest.mark.parametrize("model", [Weights, Skipping])
+class ComputedAgain(nn.Module):
+    """Keeps nothing of its middle for the way back."""
+
+    def __init__(self, reentrant: bool = False) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.first, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 3)
+        self.middle = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        middle = torch.utils.checkpoint.checkpoint(
+            self.middle, self.first(images), use_reentrant=self.reentrant
+        )
+        outputs: Tensor = self.head(middle.flatten(1))
+        return outputs
+
+
+@pytest.mark.parametrize("model", [Weights, Skipping, ComputedAgain, partial(ComputedAgain, reentrant=True)])
 def test_a_model_of_any_kind_has_the_gradients_and_buffers_of_one_process(tmp_path, model):
     """Batches of seven, and of two, of which each process has one."""
     torch.manual_seed(0)
@@ -372,7 +391,7 @@ def test_a_model_of_any_kind_has_the_gradients_and_buffers_of_one_process(tmp_pa
             one.zero_grad()
             torch.manual_seed(number)
             outputs = group.outputs(one, images)
-            (outputs**2).mean().backward()
+            group.backward((outputs**2).mean())
             group.sum_gradients(one.parameters())
             gradients = {f"gradient of {name}": each.grad for name, each in one.named_parameters()}
             kept = {name: each.clone() for name, each in one.named_buffers()}
@@ -582,6 +601,36 @@ def test_a_killed_process_ends_all_with_one_sentence_and_leaves_none(several, ra
     assert "\n" not in told
     assert not ours()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_process_that_was_stopped_is_told_once_each_time(monkeypatch, capfd):
+    monkeypatch.setattr(ranks, "STANDS", 0.0)
+    children = [subprocess.Popen(["sleep", seconds]) for seconds in ("60", "60", "0")]
+    wait_for(lambda: psutil.Process(children[2].pid).status() == psutil.STATUS_ZOMBIE)  # ended, and not asked
+    running = [ranks._Rank(child, None, -1) for child in children]
+    watch = ranks._Watch(running, 0, None, None, None)
+
+    def told(count: int) -> bool:
+        watch._tell_of_stopped(running)
+        said.append(capfd.readouterr().err)
+        return "".join(said).count("was stopped") == count
+
+    said: list[str] = []
+    try:
+        assert told(0)
+        for time_of_stopping in (1, 2):
+            children[1].send_signal(signal.SIGSTOP)
+            wait_for(lambda count=time_of_stopping: told(count))
+            assert told(time_of_stopping)
+            children[1].send_signal(signal.SIGCONT)
+            wait_for(lambda: told(-1) or not watch.stopped)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert "".join(said).startswith(
+        f"warning: process {children[1].pid}, one of the 3 processes that train seed 0, was stopped, and the others wait"
+    )
 
 
 @pytest.mark.slow

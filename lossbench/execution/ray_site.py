@@ -7,6 +7,7 @@ again. Ray's own frames reach nobody.
 
 import math
 import os
+import pickle
 import signal
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lossbench.backing import absolute
 from lossbench.errors import GateError, UserError
 from lossbench.execution.jobs import Event, Job, Score, Where
-from lossbench.execution.ray_worker import News, Seen, look, serve
+from lossbench.execution.ray_worker import Common, News, Parcel, Seen, look, serve
 from lossbench.execution.remote import (
     MEMORY,
     TRIES,
@@ -320,6 +321,7 @@ class RayExecutor:
     _heard: Counter[int] = field(default_factory=Counter)
     _pull: Any = None
     _asked: tuple[dict[str, Any], Any] | None = None
+    _common: dict[str, tuple[Common, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -368,8 +370,17 @@ class RayExecutor:
             job = self._account.waiting.popleft()
             number = len(self._numbers)
             self._numbers[number] = job
-            ref = self._serve().remote(number, self._task(job), self._channel, [self.cluster.bundle])
+            task = self._task(job)
+            ref = self._serve().remote(number, pickle.dumps(Parcel.of(task)), self._common_of(task))
             self._running[ref] = number
+
+    def _common_of(self, task: Task) -> Any:
+        """Refer to what travels once for an arm's jobs; put anew only where it has changed."""
+        wanted = Common(task.job.params, task.facts, task.store, self._channel, self.cluster.bundle)
+        known = self._common.get(task.arm)
+        if known is None or known[0].params is not wanted.params or known[0].bundle is not wanted.bundle:
+            known = self._common[task.arm] = wanted, ray.put(wanted)
+        return known[1]
 
     def _serve(self) -> Any:
         """What is run, with what it asks for; made anew only where that has changed."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import ray
 
-from lossbench.execution.jobs import Measure, Where
+from lossbench.execution.jobs import Job, Measure, Where
 from lossbench.execution.remote import (
     Bundle,
     Facts,
@@ -47,16 +49,71 @@ def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[An
     return Seen(facts_here(params, arm, study), known)
 
 
-def serve_here(number: int, task: Task, channel: Any, bundle: list[Any]) -> Outcome:
-    """Compute a task; its news go through the channel and have arrived when it ends, the last with it."""
+@dataclass(frozen=True)
+class Common:
+    """What an arm's jobs have in common: it travels to a node once, not with each of them.
+
+    Attributes:
+        params: of the study.
+        facts: of the driver.
+        store: the id of the driver's store.
+        channel: for news.
+        bundle: reference to the study's files, where they travelled.
+
+    """
+
+    params: Params
+    facts: Facts
+    store: str
+    channel: Any
+    bundle: Any
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a task has of its own; params, which grow with a study's arms, are not among it.
+
+    It travels pickled: what Ray pickles with costs the driver ten times as much.
+
+    Attributes:
+        kind: of the job.
+        fields: of the job, without its params.
+        arm: whose facts are meant.
+        weights: that a score is computed from, where they lie in a file of the driver's.
+
+    """
+
+    kind: type[Job]
+    fields: Mapping[str, Any]
+    arm: str
+    weights: bytes | None
+
+    @classmethod
+    def of(cls, task: Task) -> "Parcel":
+        """Take it out of a task."""
+        own = {one.name: getattr(task.job, one.name) for one in fields(task.job) if one.name != "params"}
+        return cls(type(task.job), own, task.arm, task.weights)
+
+    def task(self, common: Common) -> Task:
+        """Put the task together again."""
+        job = self.kind(params=common.params, **self.fields)
+        return Task(job, self.arm, common.facts, common.store, self.weights)
+
+
+def serve_here(number: int, written: bytes, common: Common) -> Outcome:
+    """Compute a task, ``written`` as a pickled Parcel.
+
+    Its news go through the channel and have arrived when it ends, the last with it.
+    """
     sent, last = 0, None
 
     def send(gathered: list[Any]) -> None:
         nonlocal sent, last
-        sent, last = sent + 1, channel.push.remote(number, gathered)
+        sent, last = sent + 1, common.channel.push.remote(number, gathered)
 
     reporter = Reporter(send)
-    outcome = compute(task, reporter, lambda: fetched(bundle))
+    parcel: Parcel = pickle.loads(written)  # noqa: S301  # of our driver
+    outcome = compute(parcel.task(common), reporter, lambda: fetched([common.bundle]))
     if last is not None:
         ray.get(last)
     node = ray.get_runtime_context().get_node_id()

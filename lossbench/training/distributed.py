@@ -6,11 +6,11 @@ samples is what it is in one process. Gradients of the weights are summed.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -47,6 +47,7 @@ class Ranks(Group):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == 0
         self._shared: frozenset[Draw] | None = None
+        self._within: AbstractContextManager[Any] = nullcontext()
 
     def outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """Compute a part of a batch's outputs, and have the others'.
@@ -59,13 +60,27 @@ class Ranks(Group):
         """
         count = len(inputs)
         if count < self.world:
+            self._within = nullcontext()
             outputs: Tensor = model(inputs)
             return of_the_lead(outputs.float())
         shared = self._shared = self._look_at(model, inputs) if self._shared is None else self._shared
         part = part_of(count, self.rank, self.world)
-        with Part(count, part, shared):
+        self._within = Part(count, part, shared)
+        with self._within:
             outputs = model(inputs[part])
         return gathered(outputs.float(), count)
+
+    def backward(self, value: Tensor) -> None:
+        """Find gradients; what a model computes again for them (``torch.utils.checkpoint``) is the same.
+
+        Args:
+            value: (), computed from the last outputs.
+
+        """
+        # Of a tensor torch asks the mode, which is not on while it answers; of an edge it asks nobody.
+        edge = torch.autograd.graph.get_gradient_edge(value)
+        with self._within:
+            torch.autograd.backward(edge)
 
     def _look_at(self, model: nn.Module, inputs: Tensor) -> frozenset[Draw]:
         mine = partial(part_of, rank=self.rank, world=self.world)

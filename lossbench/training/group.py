@@ -32,6 +32,15 @@ class Group:
         outputs: Tensor = model(inputs)
         return outputs
 
+    def backward(self, value: Tensor) -> None:
+        """Find the gradients of what was computed from :meth:`outputs`.
+
+        Args:
+            value: (), what is minimised.
+
+        """
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make of what each process has found the gradients of the whole batch."""
 

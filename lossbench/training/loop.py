@@ -152,7 +152,7 @@ class _Run:
         optimizers = self._optimizers
         for optimizer in optimizers:
             optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        self.group.backward(value)
         self.group.sum_gradients(self.model.parameters())
         if self.recipe.gradient_clip is not None:
             # One after another: all at once they copy addresses from the host, which a graph cannot hold.

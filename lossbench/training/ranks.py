@@ -5,6 +5,7 @@ first of them leads. Whoever dies ends all: this process computes nothing and ne
 theirs, so it notices.
 """
 
+import math
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
@@ -38,6 +39,8 @@ FAREWELL = 2.0
 """Seconds that the others have to say what happened, once one has gone."""
 ENDING = 10.0
 """Seconds that they have to end by themselves when all is done."""
+STANDS = 10.0
+"""Seconds after which it is said that a process has been stopped."""
 INTERFACE = "lo"
 
 
@@ -188,6 +191,14 @@ def _end(ranks: list[_Rank]) -> None:
         os.close(one.sentinel)
 
 
+def _is_stopped(child: int) -> bool:
+    """Whether somebody has stopped a child of ours."""
+    try:
+        return os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # it has ended, and nobody has asked for its exit code yet
+        return False
+
+
 @dataclass
 class _Watch:
     """Hears the processes of a replicate until they have ended."""
@@ -200,6 +211,8 @@ class _Watch:
     made: Replicate | None = None
     asked: bool = False
     open: list[_Rank] = field(default_factory=list)
+    stopped: dict[int, float] = field(default_factory=dict)
+    """Number of a process that was stopped → since when."""
 
     def result(self) -> Replicate:
         """Wait for the replicate.
@@ -216,6 +229,7 @@ class _Watch:
         deadline = float("inf")
         while running and time.monotonic() < deadline:
             self._look(running)
+            self._tell_of_stopped(running)
             for one in [each for each in running if each.process.poll() is not None]:
                 self._hear(one)
                 running.remove(one)
@@ -239,6 +253,19 @@ class _Watch:
         ready = wait([*(one.pipe for one in self.open), *(one.sentinel for one in running)], POLL)
         for one in [each for each in self.open if each.pipe in ready]:
             self._hear(one)
+
+    def _tell_of_stopped(self, running: Sequence[_Rank]) -> None:
+        """Say once of each process that somebody has stopped (SIGSTOP) that all wait for it."""
+        for number in (one.process.pid for one in running):
+            if not _is_stopped(number):
+                self.stopped.pop(number, None)
+            elif time.monotonic() - self.stopped.setdefault(number, time.monotonic()) >= STANDS:
+                self.stopped[number] = math.inf
+                print(
+                    f"warning: process {number}, one of {self._who}, was stopped, and the others wait; "
+                    f"`kill -CONT {number}` lets it go on",
+                    file=sys.stderr,
+                )
 
     def _hear(self, one: _Rank) -> None:
         """Take all that a process has said."""

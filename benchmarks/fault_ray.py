@@ -1,0 +1,100 @@
+"""Faults on a Ray cluster of two nodes of one processor each: a worker, a node or the driver is killed."""
+
+import importlib.util
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from benchmarks.cluster_ray import cluster, on
+from benchmarks.fault_study import REPRO, Inject, Kind, Study, end, family, left_running
+
+ON_RAY = "on a Ray cluster"
+"""What all these kinds are called by."""
+NODES = 2
+SERVES = "ray::serve_here"
+"""What Ray calls a process that computes a job."""
+LONGEST = 600.0
+"""Seconds that a run may take."""
+Strike = Callable[[Any, "subprocess.Popen[bytes]"], int]
+"""Kills something of a cluster on which a command runs; returns how many processes outlived it."""
+
+
+def serving() -> list[psutil.Process]:
+    """List the processes on our nodes that compute a job; they are descendants of ours."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended just now
+            if "".join(one.cmdline()[:1]).startswith(SERVES):
+                found.append(one)
+    return found
+
+
+def kill_worker(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
+    """Kill a process that computes a job; where there is none just now, the next one."""
+    del nodes
+    while running.poll() is None:
+        if found := serving():
+            found[0].kill()
+            return 0
+        time.sleep(0.05)
+    raise RuntimeError("the run was over before a worker could be killed")
+
+
+def kill_node(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
+    """Kill the node that is not the driver's: Ray's own processes there, and those that compute."""
+    del running
+    (node,) = nodes.worker_nodes
+    processes = [psutil.Process(one.process.pid) for all_of in node.all_processes.values() for one in all_of]
+    everyone = [*processes, *(child for one in processes for child in one.children(recursive=True))]
+    for one in everyone:
+        with suppress(psutil.NoSuchProcess):  # it ended with another
+            one.kill()
+    nodes.remove_node(node, allow_graceful=False)
+    return left_running(everyone)
+
+
+def kill_driver(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
+    """Kill the command and all that it started; what it had workers compute has to end by itself."""
+    del nodes
+    children = [*family(running), *serving()]
+    end(running)
+    return left_running(children)
+
+
+def killing(strike: Strike) -> Inject:
+    """Kill something at a random moment of `make repro` on a cluster of the trial's own."""
+
+    def inject(study: Study, chance: random.Random) -> int:
+        nodes = study.companions.enter_context(cluster(NODES, 1))
+        study.environment |= on(nodes)
+        process = study.start(*REPRO)
+        try:
+            time.sleep(
+                chance.uniform(0.05, 0.95) * study.repro_seconds
+            )  # on Ray a run takes longer than that
+            left = strike(nodes, process)
+            process.wait(timeout=LONGEST)
+        finally:
+            end(process)
+        return left
+
+    return inject
+
+
+def missing() -> str:
+    """Say what is not installed; empty where everything is."""
+    return "" if importlib.util.find_spec("ray") else "ray not installed: make cluster"
+
+
+def kinds() -> list[Kind]:
+    """List a kind for a worker, a node and the driver."""
+    struck: dict[str, Strike] = {"worker": kill_worker, "node": kill_node, "driver": kill_driver}
+    return [
+        Kind(f"{name} killed, {ON_RAY}", "ready", killing(strike), missing=missing, alone=True)
+        for name, strike in struck.items()
+    ]
