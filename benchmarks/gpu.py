@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.recipe import Compute
 from lossbench.statistics import tost_p
 from lossbench.training import Member, Replicate, Setting, loop, population, predict
-from lossbench.training.determinism import deterministic
+from lossbench.training.determinism import deterministic, stated_precision
 from lossbench.training.loop import train_replicate
 from lossbench.training.patches import FEWEST
 from lossbench.training.population import train_population
@@ -137,8 +137,11 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 
 @contextmanager
 def nondeterministic() -> Iterator[None]:
-    """Train without deterministic algorithms, to see what they cost."""
-    with patch.object(loop, "deterministic", lambda _: nullcontext()):
+    """Train without deterministic algorithms, to see what they cost: either engine, in the same precision."""
+    with (
+        patch.object(loop, "deterministic", stated_precision),
+        patch.object(population, "deterministic", stated_precision),
+    ):
         yield
 
 
@@ -351,13 +354,13 @@ def _convolved(made: Setting, members: int, size: Size, asked: bool, before: dic
 
 def agreement(size: Size, folder: Path, sheet: Sheet) -> None:
     """How far apart the engines are: losses of the first steps, accuracy at the end (TOST at 1 %)."""
-    data = synthetic(folder / "a", "label", (1, 28, 28), size.samples)
-    sheet.add({"part": "agreement"}, partial(_agreement, data, size))
+    sheet.add({"part": "agreement"}, partial(_agreement, folder, size))
 
 
-def _agreement(data: Dataset, size: Size) -> Row:
+def _agreement(folder: Path, size: Size) -> Row:
     members = [Member(seed) for seed in range(size.pairs)]
-    early = {str(steps): _first_losses(data, size, steps) for steps in (1, 5, 10)}
+    early = {str(steps): _first_losses(folder / str(steps), size, steps) for steps in (1, 5, 10)}
+    data = synthetic(folder / "whole", "label", (1, 28, 28), size.samples)
     made = setting(data, LENET, size.device, epochs=8 if size.losses else 2)
     together = [_accuracy(one) for one in train_population(made, members)]
     alone = [_accuracy(train_replicate(made, one)) for one in members]
@@ -372,10 +375,11 @@ def _agreement(data: Dataset, size: Size) -> Row:
     }
 
 
-def _first_losses(data: Dataset, size: Size, steps: int) -> float:
-    """Relative difference of the mean loss over the first steps (an epoch of that many)."""
-    batch = min(size.samples // steps, 128)
-    made = setting(data, LENET, size.device, batch_size=batch, drop_last=True)
+def _first_losses(folder: Path, size: Size, steps: int) -> float:
+    """Relative difference of the mean loss over the first steps: an epoch of that many, which are all."""
+    batch = min(size.samples // 10, 128)
+    data = synthetic(folder, "label", (1, 28, 28), steps * batch)
+    made = setting(data, LENET, size.device, batch_size=batch)
     members = [Member(seed) for seed in range(2)]
     pairs = [
         (one.history[0].value, train_replicate(made, member).history[0].value)

@@ -4,18 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, tiny_params, write_params
+from torch.nn.modules.module import register_module_forward_hook
 
 from benchmarks import common, gpu, overhead, probe, training
 from benchmarks.contenders import Way, as_taught, ways
+from benchmarks.synthetic import setting, synthetic
 from lossbench.models import build
-from lossbench.recipe import Network
+from lossbench.recipe import Compute, Network
 from lossbench.system import processors
+from lossbench.training import Member
+from lossbench.training.samples import Plan
 
 CASE = training.CASES[0]
 GOAL_KEYS = {"name", "goal", "measured", "met"}
@@ -237,6 +243,47 @@ def test_a_row_that_fails_is_written_and_the_next_is_measured(tmp_path, monkeypa
     assert not any(one["met"] for one in nothing)
 
 
+@pytest.mark.parametrize("engine", ["loop", "population"])
+def test_what_determinism_costs_is_seen_without_it_in_either_engine(engine, tmp_path):
+    made = setting(synthetic(tmp_path, "label", (1, 28, 28), 16), gpu.LENET, engine=engine, batch_size=8)
+    seen = set()
+
+    def look(*_):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+
+    with register_module_forward_hook(look):
+        gpu._train(made, 2)
+        assert seen == {True}
+        seen.clear()
+        with gpu.nondeterministic():
+            gpu._train(made, 2)
+    assert seen == {False}
+
+
+def test_on_a_gpu_what_is_left_out_is_determinism_and_not_the_precision(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with gpu.nondeterministic(), gpu.loop.deterministic(Compute(device="cuda", precision="fp32")):
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("size", [gpu.FULL, gpu.TWIN], ids=["of a GPU", "the twin's"])
+def test_the_first_losses_are_of_as_many_steps_as_their_row_says(size, tmp_path, monkeypatch):
+    taken = []
+
+    def trained(made, given):
+        taken.append(Plan(made, 0).per_epoch)
+        one = SimpleNamespace(history=[SimpleNamespace(value=1.0)])
+        return one if isinstance(given, Member) else [one for _ in given]
+
+    monkeypatch.setattr(gpu, "train_population", trained)
+    monkeypatch.setattr(gpu, "train_replicate", trained)
+    for steps in (1, 5, 10):
+        taken.clear()
+        gpu._first_losses(tmp_path / str(steps), replace(size, device="cpu"), steps)
+        assert set(taken) == {steps}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_comparison_of_training_loops_runs(tmp_path):
@@ -274,7 +321,7 @@ def test_the_twin_on_the_cpu_says_that_it_is_none_of_a_gpu(tmp_path):
     found = run("gpu", tmp_path, "--twin")
     assert "no GPU" in found["device"]
     assert [row for row in found["rows"] if "error" in row] == []
-    parts = {"variety", "graphs", "loop", "speed", "agreement", "losses"}
+    parts = {"variety", "graphs", "patches", "loop", "speed", "agreement", "losses"}
     assert {row["part"] for row in found["rows"]} == parts
     assert all(row["equal"] for row in found["rows"] if row["part"] in ("losses", "variety", "graphs"))
     assert all(row["recorded"] is True for row in found["rows"] if row["part"] == "graphs")

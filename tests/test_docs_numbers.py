@@ -367,6 +367,12 @@ def test_what_a_gpu_gave_is_what_its_page_says() -> None:
         check(goal, one["goal"])
         assert ("missed" in goal) == (not one["met"])
     text = text_of(GPU)
+    assert f"{measured['minutes']} minutes (goal 8, missed)" in text
+    parts = [row["part"] for row in measured["rows"]]
+    for what, part in (("trained twice", "variety"), ("steps recorded", "graphs")):
+        (line,) = (name for name, *_ in rows if name.startswith(what))
+        assert f"({parts.count(part)})" in line
+        assert str(parts.count("losses")) in line
     fast = next(row for row in measured["rows"] if row.get("model") == "airbench, 12 epochs")
     spread = f"from {fast['lowest']} to {fast['highest']}; 12 epochs on 49 432 images"
     assert spread in text

@@ -103,6 +103,26 @@ def test_what_is_no_such_convolution_is_left_alone(other: nn.Module) -> None:
     assert "forward" not in vars(other)
 
 
+@pytest.mark.parametrize("name", ["forward", "_conv_forward"])
+def test_a_convolution_given_a_method_of_its_own_keeps_it(name: str) -> None:
+    layer = nn.Conv2d(1, 4, 3)
+    torchs = getattr(layer, name)
+    setattr(layer, name, lambda *given: 2 * torchs(*given))
+    images = torch.randn(2, 1, 6, 6)
+    expected = layer(images)
+    multiply_patches(layer, members=64)
+    assert torch.equal(layer(images), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (0, 2, 8, 8)], ids=["an image alone", "no image"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_image_alone_or_none_is_taken_as_torch_takes_it(shape: tuple[int, ...], groups: int) -> None:
+    plain = nn.Conv2d(2, 4, 3, groups=groups)
+    patched, images = patched_copy(plain), torch.randn(shape)
+    assert "forward" in vars(patched)
+    assert torch.equal(patched(images), plain(images))
+
+
 @pytest.mark.parametrize(
     ("channels", "members", "taken"), [(1, 7, False), (1, 8, True), (3, 3, False), (3, 4, True)]
 )

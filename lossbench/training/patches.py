@@ -10,6 +10,7 @@ H100, 64 members, batches of 128, 3.5 ms in place of 6.9 (1 to 32 channels, 28×
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import product
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +31,17 @@ def in_patches(device: str) -> bool:
 def multiply_patches(model: nn.Module, members: int) -> None:
     """Let a model's convolutions of few channels a group multiply patches in training; names stay.
 
-    Those whose groups have one filter each are left alone: torch's depthwise kernels are made for them.
+    Those whose groups have one filter each are left alone: torch's depthwise kernels are made for them. So
+    are those that compute something of their own.
     """
     for module in model.modules():
-        if type(module) is nn.Conv2d and _fits(module, members):
+        if _is_torchs(module) and _fits(module, members):
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
+
+
+def _is_torchs(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is torch's convolution, neither a subclass nor given methods of its own."""
+    return type(module) is nn.Conv2d and not {"forward", "_conv_forward"} & vars(module).keys()
 
 
 def _fits(convolution: nn.Conv2d, members: int) -> bool:
@@ -45,8 +52,11 @@ def _fits(convolution: nn.Conv2d, members: int) -> bool:
 
 
 def _forward(convolution: nn.Conv2d, images: Tensor) -> Tensor:
-    """Validation shows all members the same images: stacked filters on them are one usual convolution."""
-    if not convolution.training:
+    """Validation shows all members the same images: stacked filters on them are one usual convolution.
+
+    An image alone, (C, H, W), or none at all is left to torch, too.
+    """
+    if not convolution.training or images.ndim != 4 or not len(images):
         return nn.Conv2d.forward(convolution, images)
     groups, biased = convolution.groups, convolution.bias is not None
     patches = _patches(convolution, _padded(convolution, images), ones=biased)

@@ -57,6 +57,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "a smaller last batch": {"drop_last": False, "batch_size": 6},
     "cosine": {"schedule": {"name": "cosine", "warmup": 0.5}},
 }
+SPECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a sum": ("mask", {"sum": {"cross_entropy": 1.0, "dice": 0.5}}),
+    "a sum that learns its weights": ("mask", {"sum": {"cross_entropy": "learned", "dice": "learned"}}),
+    "weights of classes": ("label", {"name": "focal", "class_weights": [1.0] * 9 + [2.0]}),
+}
+"""Losses of more than their name."""
+LEARNED = ("a sum that learns its weights",)
 LOOP_ONLY = ("tokens",)
 
 
@@ -145,6 +152,9 @@ def of_graphs(engine: str) -> Iterator[Case]:
     for name in ("nesterov", "l1", "gradient_clip", "augmentation", "mixup", "cosine"):
         case = Case(f"{name} graphs {engine}", "label", network, plain("label"), engine, recipe=RECIPES[name])
         yield replace(case, graphs=True)
+    for name, (kind, spec) in SPECS.items():
+        if engine == "loop" or name not in LEARNED:
+            yield Case(f"{name} graphs {engine}", kind, NETWORKS[kind], spec, engine, graphs=True)
     bf16 = Case(f"bf16 graphs {engine}", "label", network, plain("label"), engine, "bf16")
     yield replace(bf16, graphs=True)
 
