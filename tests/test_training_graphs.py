@@ -97,7 +97,8 @@ def test_a_step_that_looks_at_more_than_its_tensors_is_trained_as_it_comes(label
     found = trained(made(labels))
     assert capsys.readouterr().err == (
         "warning: 'compute.graphs' is true, but steps are trained without (a recorded step ends in other bits "
-        "than the same step as it comes); bits are the same\n"
+        "than the same step as it comes); bits are the same, but for what a step keeps elsewhere than in "
+        "parameters and buffers\n"
     )
     assert len(found) == 1
 

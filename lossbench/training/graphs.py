@@ -7,6 +7,7 @@ begins at the seed that is set before each replay, as it does without a graph.
 
 Bits are those of steps as they come, and the first replay of each graph proves it: the same step is taken
 both ways from the same state. What differs, or cannot be recorded, is trained as it comes, and that is said.
+What a step keeps elsewhere (a tensor as a plain attribute, a counter) has then moved on once more.
 """
 
 import struct
@@ -180,7 +181,8 @@ class Steps:
         self.recording = False
         self.recorded.clear()
         print(
-            f"warning: 'compute.graphs' is true, but steps are trained without ({why}); bits are the same",
+            f"warning: 'compute.graphs' is true, but steps are trained without ({why}); bits are the same, "
+            "but for what a step keeps elsewhere than in parameters and buffers",
             file=sys.stderr,
         )
 
