@@ -168,7 +168,7 @@ def test_metrics_and_plots_are_dvcs(study: Path) -> None:
     assert plots.returncode == 0, plots.stderr
 
 
-@pytest.mark.parametrize("how", [[], ["--jobs", "1"], ["--jobs", "2"], ["--jobs", "9"]])
+@pytest.mark.parametrize("how", [["--jobs", "1"], ["--jobs", "2"], ["--jobs", "9"]])
 def test_a_run_with_any_number_of_workers_gives_the_same_lock(
     how: list[str], done: Path, tmp_path: Path
 ) -> None:
