@@ -225,8 +225,8 @@ CLAIMS: list[tuple[Path, str, Callable[[], list[float]]]] = [
     (PERFORMANCE, r"each by (\d+) to (\d+) %", _missed_trainings),
     (PERFORMANCE, r"`make repro` \((\d+) s by the clock, .*?\) (\d+) % are spent .*? time (\d+) % are imports .*? (\d+) % they "
      r"have nothing to do.*? (\d+) % go to DVC", _overhead),
-    (PERFORMANCE, r"Of an hour's training that is (\S+) % .*? live shipper together, is (\S+) %", lambda: [
-        100 * result("overhead")["shares"][one] for one in ("share_of_an_hour", "mlflow_share_of_an_hour")]),
+    (PERFORMANCE, r"MLflow's journal takes (\S+) % of the training's time", lambda: [
+        100 * result("overhead")["shares"]["journal_share"]]),
     (PERFORMANCE, r"with nothing changed takes (\S+) s .*? is gone (\S+) s .*? with 50 arms (\S+) s", lambda: [
         result("overhead")["shares"][one] for one in ("idle_dvc_repro", "all_in_the_store", "many_arms_in_the_store")]),
 ]  # fmt: skip
