@@ -36,7 +36,7 @@ def multiply_patches(model: nn.Module, members: int) -> None:
     """
     for module in model.modules():
         if _is_torchs(module) and _fits(module, members):
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]  # names in the state stay
 
 
 def _is_torchs(module: nn.Module) -> TypeGuard[nn.Conv2d]:
