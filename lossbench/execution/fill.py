@@ -468,15 +468,13 @@ class Filling:
             return
         errors = [error for failed in self.failures.values() for error in failed]
         unknown = [one for one in errors if not isinstance(one, UserError | GateError)]
-        if unknown:
-            raise unknown[0]
-        if len(errors) == 1:
-            raise errors[0]
         told = "\n".join(
             f"{name}: {said}"
             for name, failed in self.failures.items()
-            for said in dict.fromkeys(str(error) for error in failed)
+            for said in dict.fromkeys(str(error) or type(error).__name__ for error in failed)
         )
-        raise GateError(
-            f"{len(self.failures)} of {len(self._flows)} parts failed, the others were finished:\n{told}"
-        )
+        failed = f"{len(self.failures)} of {len(self._flows)} parts failed, the others were finished:\n{told}"
+        if unknown:  # which of them ended first is chance, and so all are named
+            unknown[0].add_note(failed)
+            raise unknown[0]
+        raise errors[0] if len(errors) == 1 else GateError(failed)
