@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from benchmarks.fault_study import params
 from benchmarks.small_study import fetch_data
-from lossbench.execution.remote import Account, Bundle, Outcome, Task
+from lossbench.execution.remote import Bundle, Outcome, Task
 from lossbench.store import Store
 
 Row = dict[str, Any]
@@ -148,7 +148,7 @@ def scaling(folder: Path, replicates: int, epochs: int) -> list[Row]:
     return [*rows, {"what": "local executor", **local}]
 
 
-def sleeping(*given: Any) -> Outcome:
+def sleeping(*given: Any) -> Any:
     """Be what nodes run, but for the computing: a worker sleeps and tells of epochs."""
     from lossbench.execution import ray_worker
 
@@ -197,7 +197,7 @@ def many(folder: Path, jobs: int, seconds: float) -> list[Row]:
     import ray
 
     from lossbench.execution import ray_site
-    from lossbench.execution.jobs import Job, Train
+    from lossbench.execution.jobs import Train
     from lossbench.outs import Outs
     from lossbench.params import load_params
     from lossbench.training.member import Member
@@ -207,12 +207,12 @@ def many(folder: Path, jobs: int, seconds: float) -> list[Row]:
     made, store = load_params(folder / "params.yaml"), Store(str(folder / "store"))
     os.environ |= {KEPT: str(seconds), "LOSSBENCH_STORE": store.address}
     messages = 0
-    hear = Account.progress
+    take = ray_site.RayExecutor._take  # what is counted is told to nobody else
 
-    def counted(account: Account, job: Job, gathered: Any) -> None:
+    def counted(executor: ray_site.RayExecutor, batch: ray_site.Batch, gathered: Any) -> None:
         nonlocal messages
-        messages += isinstance(gathered, list)  # what comes with an outcome is a tuple, and no message
-        hear(account, job, gathered)
+        messages += isinstance(gathered, list)  # what comes with a task's end is a tuple, and no message
+        take(executor, batch, gathered)
 
     with cluster(NODES, PROCESSORS) as nodes, patch.dict(os.environ, on(nodes)):
         site = ray_site.RaySite(made, Outs(folder), store)
@@ -220,7 +220,7 @@ def many(folder: Path, jobs: int, seconds: float) -> list[Row]:
         waiting = [Train(where, made, ARM, recipe, (Member(seed),), (f"key{seed}",)) for seed in range(jobs)]
         with (
             patch.object(ray_site, "serve", ray.remote(sleeping)),
-            patch.object(Account, "progress", counted),
+            patch.object(ray_site.RayExecutor, "_take", counted),
         ):
             executor = site.executor()
             cpu, began, done, epochs = time.process_time(), time.perf_counter(), 0, 0

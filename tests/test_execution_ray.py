@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -140,3 +141,52 @@ def test_the_same_bytes_as_at_home_though_a_worker_is_killed(
     second = start(own, "digits-cross_entropy", cluster, tmp_path / "shared", log)
     assert second.wait() == 0, log.read_text()[-3000:]
     assert written(own) == written(study)
+
+
+@inside
+def test_short_jobs_share_a_task_and_the_one_that_was_lost_is_done_again_alone(
+    cluster: str,
+    own: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    import ray
+
+    from benchmarks.cluster_ray import KEPT, sleeping
+    from lossbench.execution import ray_site
+    from lossbench.outs import Outs
+    from lossbench.store import Store
+
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    params, store = load_params(own / "params.yaml"), Store(str(tmp_path / "store"))
+    recipe, arm = params.experiments["digits"].recipe, "digits-focal"
+    site = ray_site.RaySite(params, Outs(own), store)
+    place, tasks = site.where(), 0
+
+    def serve_here(number: int, written: bytes, common: Any) -> Any:
+        os.environ[KEPT] = "0.3"
+        return sleeping(number, written, common)
+
+    def begun(executor: ray_site.RayExecutor) -> ray_site.Batch:
+        nonlocal tasks
+        tasks += 1
+        return take(executor)
+
+    take = ray_site.RayExecutor._batch
+    monkeypatch.setattr(ray_site.RayExecutor, "_batch", begun)
+    monkeypatch.setattr(ray_site, "serve", ray.remote(serve_here))
+    executor = site.executor()
+    executor.submit([Train(place, params, arm, recipe, (Member(one),), (f"key{one}",)) for one in range(40)])
+    done: list[int] = []
+    while (event := executor.next()) is not None:
+        assert event.kind != "failed", event.content
+        if event.kind == "done":
+            done.append(event.job.members[0].seed)  # type: ignore[union-attr]  # all of them train
+            if len(done) == 12:
+                serving()[0].send_signal(signal.SIGKILL)
+    executor.cancel()
+    ray.shutdown()
+    assert sorted(done) == list(range(40))
+    assert tasks < 30
+    assert capfd.readouterr().err.count("was lost with its worker or node") == 1

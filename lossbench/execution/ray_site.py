@@ -10,10 +10,10 @@ import os
 import pickle
 import signal
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import ray
@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lossbench.backing import absolute
 from lossbench.errors import GateError, UserError
-from lossbench.execution.jobs import Event, Job, Score, Where
-from lossbench.execution.ray_worker import Common, News, Parcel, Seen, look, serve
+from lossbench.execution.jobs import Event, Job, Score, Train, Where
+from lossbench.execution.ray_worker import Common, Ending, News, Parcel, Seen, look, serve
 from lossbench.execution.remote import (
     MEMORY,
     TRIES,
@@ -54,6 +54,11 @@ LONGEST = 300
 """Characters of what Ray says that are told."""
 AHEAD = 2
 """Tasks in Ray's hands for each that can run."""
+TOGETHER = 10.0
+"""Seconds that several jobs of a task take at most: what Ray does for a task is done once for them."""
+SHARES = 4
+"""Parts of what waits, for each task that can run, of which a task takes one: or one node would have several
+jobs before it while others have none."""
 GONE = (
     exceptions.WorkerCrashedError,
     exceptions.NodeDiedError,
@@ -260,6 +265,12 @@ class Cluster:
         return ""
 
 
+def kind_of(job: Job) -> tuple[Any, ...]:
+    """Say which jobs take about as long as this one."""
+    what = (job.recipe.epochs, len(job.members)) if isinstance(job, Train) else ()
+    return (arm_of(job), type(job), *what)
+
+
 def answer(ref: Any) -> "Seen | str":
     """Wait for what a node says, or say why it does not."""
     try:
@@ -306,8 +317,29 @@ def connect() -> None:
 
 
 @dataclass
+class Batch:
+    """Jobs that a task computes, one after another.
+
+    Attributes:
+        jobs: in their order.
+        ended: how many have; the next is what the task is at.
+        heard: messages that came.
+
+    """
+
+    jobs: list[Job]
+    ended: int = 0
+    heard: int = 0
+
+    @property
+    def left(self) -> list[Job]:
+        """Those that have not ended."""
+        return self.jobs[self.ended :]
+
+
+@dataclass
 class RayExecutor:
-    """Runs jobs as tasks.
+    """Runs jobs as tasks; several short ones as one.
 
     Attributes:
         cluster: where.
@@ -317,8 +349,9 @@ class RayExecutor:
     cluster: Cluster
     _account: Account = field(default_factory=lambda: Account(say=tell))
     _running: dict[Any, int] = field(default_factory=dict)
-    _numbers: dict[int, Job] = field(default_factory=dict)
-    _heard: Counter[int] = field(default_factory=Counter)
+    _batches: dict[int, Batch] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
+    _seconds: dict[tuple[Any, ...], float] = field(default_factory=dict)
     _pull: Any = None
     _asked: tuple[dict[str, Any], Any] | None = None
     _common: dict[str, tuple[Common, Any]] = field(default_factory=dict)
@@ -367,12 +400,22 @@ class RayExecutor:
             self._give_up()
         room = AHEAD * max(1, int(sum(self.cluster.seats.values())))
         while self._account.waiting and len(self._running) < room:
-            job = self._account.waiting.popleft()
-            number = len(self._numbers)
-            self._numbers[number] = job
-            task = self._task(job)
-            ref = self._serve().remote(number, pickle.dumps(Parcel.of(task)), self._common_of(task))
-            self._running[ref] = number
+            number, batch = next(self._numbers), self._batch()
+            self._batches[number] = batch
+            tasks = [self._task(job) for job in batch.jobs]
+            written = pickle.dumps([Parcel.of(task) for task in tasks])
+            self._running[self._serve().remote(number, written, self._common_of(tasks[0]))] = number
+
+    def _batch(self) -> Batch:
+        """Take the next job; with others of its kind where those that ended were short and many wait."""
+        waiting = self._account.waiting
+        jobs = [waiting.popleft()]
+        kind = kind_of(jobs[0])
+        longest = self._seconds.get(kind, TOGETHER)
+        share = len(waiting) // (SHARES * max(1, int(sum(self.cluster.seats.values()))))
+        while waiting and len(jobs) < min(share, TOGETHER / longest) and kind_of(waiting[0]) == kind:
+            jobs.append(waiting.popleft())
+        return Batch(jobs)
 
     def _common_of(self, task: Task) -> Any:
         """Refer to what travels once for an arm's jobs; put anew only where it has changed."""
@@ -410,31 +453,60 @@ class RayExecutor:
         for ref in (self._pull, rest):
             if ref is not None:
                 for number, gathered in ray.get(ref):
-                    self._heard[number] += 1
-                    self._account.progress(self._numbers[number], gathered)
+                    batch = self._batches.get(number)
+                    if batch is not None:  # of a task that was lost meanwhile its jobs are done once more
+                        batch.heard += 1
+                        self._take(batch, gathered)
         self._pull = None
 
+    def _take(self, batch: Batch, gathered: Sequence[tuple[int, Any]]) -> None:
+        """Take what a task told of its jobs."""
+        for at, news in gathered:
+            job = batch.jobs[at]
+            if isinstance(news, Outcome):
+                batch.ended = at + 1
+                kind = kind_of(job)
+                self._seconds[kind] = max(news.seconds, self._seconds.get(kind, 0.001))
+                self._over(job, news)
+            else:
+                self._account.progress(job, [news])
+
     def _end(self, ref: Any, number: int) -> None:
-        job = self._numbers[number]
+        batch = self._batches[number]
         try:
-            outcome: Outcome = ray.get(ref)
+            ending: Ending = ray.get(ref)
         except exceptions.OutOfMemoryError:
-            self._hear(all_of_them=True)
-            self._account.lost(job, "was killed, for its node was out of memory", MEMORY)
+            self._lose(batch, "was killed, for its node was out of memory")
         except exceptions.RayTaskError as error:  # of our own carrying; `compute` returns what a job raises
-            self._account.ended(job, Outcome("", RuntimeError(said(error.cause or error))))
+            why = said(error.cause or error)
+            self._fail(batch, lambda _: RuntimeError(why))
         except GONE:
-            self._hear(all_of_them=True)
-            self._account.lost(job, "was lost with its worker or node", MEMORY)
+            self._lose(batch, "was lost with its worker or node")
             self.cluster.forget_the_dead()
         except exceptions.RayError as error:
-            self._account.ended(job, Outcome("", GateError(f"the {job.label}: {said(error)}")))
+            why = said(error)
+            self._fail(batch, lambda job: GateError(f"the {job.label}: {why}"))
         else:
-            if self._heard[number] < outcome.messages:
+            if batch.heard < ending.messages:
                 self._hear(all_of_them=True)
-            if outcome.news:
-                self._account.progress(job, outcome.news)
-            self._over(job, outcome)
+            self._take(batch, ending.news)
+            self._account.waiting.extendleft(reversed(batch.left))  # not begun: one was asked to end
+        del self._batches[number]
+
+    def _lose(self, batch: Batch, how: str) -> None:
+        if (at := self._broken_off(batch)) is not None:
+            self._account.lost(at, how, MEMORY)
+
+    def _fail(self, batch: Batch, error: Callable[[Job], Exception]) -> None:
+        if (at := self._broken_off(batch)) is not None:
+            self._account.ended(at, Outcome("", error(at)))
+
+    def _broken_off(self, batch: Batch) -> Job | None:
+        """Name the job that a task was at when it ended; what it had not begun is done by another."""
+        self._hear(all_of_them=True)
+        left = batch.left
+        self._account.waiting.extendleft(reversed(left[1:]))
+        return left[0] if left else None
 
     def _over(self, job: Job, outcome: Outcome) -> None:
         if not isinstance(outcome.error, OtherError):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickle
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -100,10 +101,25 @@ class Parcel:
         return Task(job, self.arm, common.facts, common.store, self.weights)
 
 
-def serve_here(number: int, written: bytes, common: Common) -> Outcome:
-    """Compute a task, ``written`` as a pickled Parcel.
+@dataclass(frozen=True)
+class Ending:
+    """What a task brings with it.
 
-    Its news go through the channel and have arrived when it ends, the last with it.
+    Attributes:
+        news: what was not told before, each with its job's number in the task.
+        messages: how many were sent before.
+
+    """
+
+    news: tuple[tuple[int, Any], ...]
+    messages: int
+
+
+def serve_here(number: int, written: bytes, common: Common) -> Ending:
+    """Compute the jobs of a task one after another, ``written`` as pickled Parcels.
+
+    Their news, and how each went, go through the channel and have arrived when the task ends, the last with
+    it. A job that was asked to end is the last.
     """
     sent, last = 0, None
 
@@ -112,12 +128,25 @@ def serve_here(number: int, written: bytes, common: Common) -> Outcome:
         sent, last = sent + 1, common.channel.push.remote(number, gathered)
 
     reporter = Reporter(send)
-    parcel: Parcel = pickle.loads(written)  # noqa: S301  # of our driver
-    outcome = compute(parcel.task(common), reporter, lambda: fetched([common.bundle]))
+    node = ray.get_runtime_context().get_node_id()
+    parcels: list[Parcel] = pickle.loads(written)  # noqa: S301  # of our driver
+    for at, parcel in enumerate(parcels):
+        reporter.flush()  # whoever loses the task knows that all before this one have ended
+        outcome = _serve_one(at, parcel, common, reporter)
+        reporter((at, replace(outcome, node=node)))
+        if outcome.interrupted:
+            break
     if last is not None:
         ray.get(last)
-    node = ray.get_runtime_context().get_node_id()
-    return replace(outcome, node=node, news=reporter.rest(), messages=sent)
+    return Ending(reporter.rest(), sent)
+
+
+def _serve_one(at: int, parcel: Parcel, common: Common, reporter: Reporter) -> Outcome:
+    began = time.monotonic()
+    outcome = compute(
+        parcel.task(common), lambda news: reporter((at, news)), lambda: fetched([common.bundle])
+    )
+    return replace(outcome, seconds=time.monotonic() - began)
 
 
 def fetched(bundle: list[Any]) -> Bundle | None:

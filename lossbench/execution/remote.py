@@ -138,10 +138,8 @@ class Outcome:
     node: str
     error: Exception | None = None
     interrupted: bool = False
-    news: tuple[Any, ...] = ()
-    """What was not told before the end: it needs no message of its own."""
-    messages: int = 0
-    """How many were sent before the end."""
+    seconds: float = 0.0
+    """That it took there."""
 
 
 def arm_of(job: Job) -> str:
@@ -363,13 +361,15 @@ class Reporter:
         self._gathered.append(news)
         now = time.monotonic()
         if self._due is None or now >= self._due:
+            first = self._due is None
             self.flush()
-            self._due = now + MESSAGES * (2 if self._due is None else 1)  # the first came before its second
+            self._due = now + MESSAGES * (2 if first else 1)  # the first came before its second
 
     def flush(self) -> None:
-        """Send what is left."""
+        """Send what is left; the next message is due when a job's second would be."""
         if left := self.rest():
             self.send(list(left))
+            self._due = time.monotonic() + 2 * MESSAGES
 
     def rest(self) -> tuple[Any, ...]:
         """Hand over what is left, for whoever carries it otherwise."""
