@@ -60,7 +60,7 @@ test: dev ## run the tests (the long ones are in test-slow)
 	@# A file's tests stay together: what they share, such as a trained study, is made once.
 	python -m pytest -m "not slow and not browser and not cluster" --numprocesses 2 --dist loadfile
 test-slow: dev ## run the long tests, those that need chromium, and all examples of the laws
-	@# The laws once more, on all their examples: the quick tests try a fifth of them. In the order of the alphabet the
+	@# The laws once more, on all their examples: the quick tests try a tenth of them. In the order of the alphabet the
 	@# files that hold one or two tests of minutes do not come last, where one process would wait for the other.
 	LOSSBENCH_SCREENSHOTS="$${LOSSBENCH_SCREENSHOTS:-$(CURDIR)/build/screenshots}" \
 	python -m pytest -m "(slow or browser or hypothesis) and not cluster" --hypothesis-profile full --timeout 900 \

@@ -1,4 +1,4 @@
-"""What DVC says about the chain."""
+"""What DVC says about the chain, and what it is told: `python -m lossbench.chain COMMAND -- COMMAND`."""
 
 import json
 import os
@@ -6,9 +6,41 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 from lossbench.errors import GateError
+from lossbench.processes import step
+
+NEXT = "--"
+"""Between two commands."""
+
+
+def in_turn(*commands: Sequence[str]) -> None:
+    """Give DVC commands, one after another, in one process: it takes a second to start.
+
+    Args:
+        commands: each without "dvc"; an empty one is none.
+
+    Raises:
+        GateError: if one fails; its own output says why, and those after it are not given.
+
+    """
+    first, *others = filter(None, commands)
+    further = [word for command in others for word in (NEXT, *command)]
+    step(*([sys.executable, "-m", "lossbench.chain"] if others else ["dvc"]), *first, *further)
+
+
+def _tell(words: Sequence[str]) -> int:
+    """Give DVC what stands between two ``--``; the exit code of the first that fails, or 0."""
+    # `-m` puts the working directory first, where a user may have a module of a name that DVC imports.
+    sys.path[:] = [one for one in sys.path if one != os.getcwd()]  # noqa: PTH109  # as it stands there
+    from dvc.cli import main
+
+    for told, command in groupby(words, lambda word: word != NEXT):
+        if told and (code := main(list(command))):
+            return int(code)
+    return 0
 
 
 def without_git(study: Path, say: Callable[[str], None] = print) -> None:
@@ -71,3 +103,7 @@ def changed_stages(study: Path, targets: Sequence[str] = ("dvc.yaml",)) -> set[s
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no reason given"
+
+
+if __name__ == "__main__":
+    sys.exit(_tell(sys.argv[1:]))

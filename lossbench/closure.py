@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 from lossbench.system import write_atomically
 
 PACKAGE = Path(__file__).parent
+INIT = "__init__.py"
 LOOKUPS = "names"
 """Name of the modules that hold nothing but where names are defined."""
 RULES = b"2"
@@ -102,17 +103,18 @@ def edited(code: Closure, before: Mapping[str, bytes]) -> list[str]:
 
 def source_of(module: str, user: Path | None = None) -> Path | None:
     """Find a module's file among ours and the user's; None for anybody else's."""
-    top, *rest = module.split(".")
+    top, _, inside = module.partition(".")
     if top == PACKAGE.name:
-        return _file(PACKAGE, rest)
-    return None if user is None else _file(user, [top, *rest])
+        return _file(PACKAGE, inside)
+    return None if user is None else _file(user, module)
 
 
-def _file(folder: Path, parts: list[str]) -> Path | None:
-    path = folder.joinpath(*parts)
-    for one in (path / "__init__.py", path.with_suffix(".py") if parts else path / "__init__.py"):
-        if one.is_file():
-            return one
+def _file(folder: Path, module: str) -> Path | None:
+    # Strings: a run asks for tens of thousands of names, most of which are no modules.
+    path = os.path.join(folder, *module.split("."))  # noqa: PTH118  # as above
+    for one in (os.path.join(path, INIT), f"{path}.py"):  # noqa: PTH118  # as above
+        if os.path.isfile(one):  # noqa: PTH113  # as above
+            return Path(one)
     return None
 
 
@@ -123,7 +125,7 @@ def _parents(module: str) -> list[str]:
 
 def _imports(code: "_Code", module: str, file: Path, user: Path | None) -> Iterator[str]:
     """List the modules that a module imports; ``from package import name`` may mean either."""
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    package = module if file.name == INIT else module.rpartition(".")[0]
     for level, base, names in code.imports:
         if level:
             above = package.split(".")[: len(package.split(".")) - level + 1]
@@ -131,6 +133,9 @@ def _imports(code: "_Code", module: str, file: Path, user: Path | None) -> Itera
         else:
             whole = base
         yield whole
+        within = source_of(whole, user) if names else None
+        if within is not None and within.name != INIT:  # a module has none inside
+            continue
         for name in names:
             if source_of(f"{whole}.{name}", user) is not None:
                 yield f"{whole}.{name}"
@@ -268,14 +273,23 @@ def versions_of(packages: Iterable[str], deep: bool = False) -> dict[str, str]:
         name = canonicalize_name(waiting.pop())
         if name in found:
             continue
-        try:
-            made = distribution(name)
-        except PackageNotFoundError:
+        made = _installed(name, _stamps())
+        if made is None:
             continue
-        found[name] = made.version
+        found[name], needed = made
         if deep:
-            needed = map(Requirement, made.requires or ())
-            waiting += [
-                one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})
-            ]
+            waiting += needed
     return dict(sorted(found.items()))
+
+
+@cache
+def _installed(name: str, _: tuple[tuple[str, int], ...]) -> tuple[str, tuple[str, ...]] | None:
+    """Version of a distribution and what it needs here: read once until something is installed."""
+    try:
+        made = distribution(name)
+    except PackageNotFoundError:
+        return None
+    needed = map(Requirement, made.requires or ())
+    return made.version, tuple(
+        one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})
+    )

@@ -6,7 +6,7 @@ afterwards finds them unchanged.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,77 @@ from lossbench.errors import UserError
 from lossbench.execution.collect import LostError, collect_all
 from lossbench.outs import Outs
 from lossbench.params import Params
-from lossbench.processes import step
 from lossbench.project import TEMPLATES
 from lossbench.store import Store
 from lossbench.written import CHAIN
 
+DATA = ("check", "fetch", "validate")
+"""Stages before anything is trained."""
 GROUPS = ("train", "evaluate")
 """Stages that only copy from a filled store."""
 FEWEST = 2
 """Arms from which on this costs less than the stages themselves."""
 
 
-def collect_at_once(params: Params, outs: Outs, store: Store, settled: Collection[str]) -> None:
-    """Write the outs of all arms and experiments, and have DVC record them, where that is worth it.
+def data_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
+    """Fetch and validate as the stages do, where dvc.lock knows nothing of data that are there.
 
-    Else, and where an entry is lost meanwhile, nothing is recorded: the stages do it, one after another.
+    Args:
+        params: of the study, which are checked.
+        outs: of the study.
+        store: holds what the expectations say of the data that are there.
+
+    Returns:
+        The stages done, which :func:`collect_at_once` is to have recorded; none where DVC is to call them.
+
+    Raises:
+        UserError: what a source says.
+        GateError: a sentence per failed critical expectation.
+
+    """
+    if not _as_shipped(outs.study, (*DATA, *GROUPS)) or _stages(outs.study / "dvc.lock"):
+        return ()
+    from lossbench.data.fetching import fetch
+    from lossbench.execution.identity import use_own_code
+    from lossbench.execution.validation import collect_validation
+
+    use_own_code(params, outs.study)
+    for name, dataset in params.datasets.items():
+        fetch(dataset, name, outs.data(name))
+        collect_validation(params, name, outs, store)
+    return DATA
+
+
+def collect_at_once(
+    params: Params, outs: Outs, store: Store, settled: Collection[str], done: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Write the outs of all arms and experiments, where that is worth it.
+
+    Else, and where an entry is lost meanwhile, there is nothing to record: the stages do it, one by one.
 
     Args:
         params: of the study.
         outs: of the study.
         store: filled.
         settled: stages whose outs are there though the store lacks them; they cannot be written anew.
+        done: what :func:`data_at_once` has done.
+
+    Returns:
+        The command with which DVC records it; () where there is nothing to record.
 
     """
-    if settled or not _as_shipped(outs.study) or len(unrecorded(params, outs)) < FEWEST:
-        return
+    if done:  # what `check` does: now, for looks may have been begun anew since
+        from lossbench.execution.lineage import write_lineage
+
+        write_lineage(params, outs)
+    if settled or not _as_shipped(outs.study, GROUPS) or len(unrecorded(params, outs)) < FEWEST:
+        return ()
     try:
         collect_all(params, outs, store)
     except LostError:  # a stage fills it in anew
-        return
+        return ()
     print(f"collected {len(params.arms)} arms of {len(params.experiments)} experiments", flush=True)
-    step("dvc", "commit", "--quiet", "--force", *(f"{CHAIN}:{name}" for name in GROUPS))
+    return ("commit", "--quiet", "--force", *(f"{CHAIN}:{name}" for name in (*done, *GROUPS)))
 
 
 def unrecorded(params: Params, outs: Outs) -> list[str]:
@@ -61,10 +101,17 @@ def _recorded(stage: Any, arm: str, outs: Outs) -> bool:
     return any(one.get("md5") == now for one in deps)
 
 
-def _as_shipped(study: Path) -> bool:
+def _as_shipped(study: Path, names: Sequence[str]) -> bool:
     """Whether the stages are those we know: a chain may have been changed by hand."""
     theirs, ours = _stages(study / CHAIN), _stages(TEMPLATES / CHAIN)
-    return all(theirs.get(name) == ours[name] for name in GROUPS)
+    return all(_done(theirs.get(name)) == _done(ours[name]) for name in names)
+
+
+def _done(stage: Any) -> Any:
+    """What a stage does; on what `check` depends is another matter where the package is installed."""
+    if not isinstance(stage, dict) or stage.get("deps") is None or "cmd" not in stage:
+        return stage
+    return {key: value for key, value in stage.items() if key != "deps"}
 
 
 def _stages(file: Path) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lossbench import gpus, installed
-from lossbench.chain import without_git
+from lossbench.chain import in_turn, without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
-from lossbench.collecting import collect_at_once
+from lossbench.collecting import collect_at_once, data_at_once
 from lossbench.commands.summary import summarise
 from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
@@ -96,15 +96,18 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
                 write_values(Path("params.yaml"), {("compute", "device"): device})
             mend()
             say_checked()
-            if not tried or unknown(params, outs, store):  # else one `dvc repro` does both
+            new = not tried or unknown(params, outs, store)
+            if new:  # else one `dvc repro` does both
                 step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
                 validate()
-        step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
+        done = () if new else data_at_once(params, outs, store)
+        if not done:
+            step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         if not tried:
             try_on_data(params, outs)
         for sentence in forget_other_data(params, study):
             print(f"note: {sentence}", flush=True)
-        compute(params, outs, store, looks)
+        compute(params, outs, store, looks, done)
         record(lenient=True)
         summarise()
 
@@ -119,12 +122,16 @@ def begin(params: Params, study: Path, looks: Looks) -> bool:
     return looks == "all"
 
 
-def compute(params: Params, outs: Outs, store: Store, looks: Looks) -> None:
-    """Fill the store and let DVC collect; write down what was found at looks, and go on to the next."""
+def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequence[str] = ()) -> None:
+    """Fill the store and let DVC collect; write down what was found at looks, and go on to the next.
+
+    ``done`` are stages whose outs are written, and that DVC does not know of yet.
+    """
     while True:
-        collect_at_once(params, outs, store, settled=fill(params, outs, store))
+        commit = collect_at_once(params, outs, store, fill(params, outs, store), done)
         threading.Thread(target=_import_ahead).start()
-        step("dvc", "repro")
+        in_turn(commit, ("repro",))
+        done = ()
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import UserError, nearest
+from lossbench.execution.identity import use_own_code
 from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
 from lossbench.params import Params, load_params
@@ -31,6 +32,7 @@ def run_stage(
         if name not in known(params):
             raise UserError(f"params.yaml: '{what}s' has no '{name}'; {nearest(name, known(params))}")
         expect_locked(params, Path())
+        use_own_code(params, Path())
         main(params, name)
 
     die_with_parent()  # a killed dvc leaves nothing that still writes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -10,8 +10,8 @@ from hypothesis import settings
 T = TypeVar("T")
 FULL = "full"
 """The profile of ``make test-slow``, which tries every law again on all its examples."""
-SHARE, LEAST = 5, 5
-"""A fifth of them, and never fewer than five, is what the quick tests try."""
+SHARE, LEAST = 10, 5
+"""A tenth of them, and never fewer than five, is what the quick tests try."""
 
 
 def register() -> None:
@@ -36,5 +36,11 @@ shared = pytest.mark.hypothesis
 
 
 def some(cases: Iterable[T]) -> Iterable[T]:
-    """Return the first of the cases, which is the default, and a fifth of the others; all beside the slow tests."""
+    """Return the first of the cases, which is the default, and a tenth of the others; all beside the slow tests."""
     return cases if full() else islice(cases, 0, None, SHARE)
+
+
+def mostly_slow(cases: Iterable[Any], every: int) -> list[Any]:
+    """Mark cases that are alike as slow, but for the first and each ``every``-th after it."""
+    marks = [pytest.mark.slow]
+    return [pytest.param(one, marks=marks if at % every else []) for at, one in enumerate(cases)]

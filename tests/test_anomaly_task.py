@@ -160,6 +160,7 @@ def trained(digits: Dataset) -> dict[str, torch.Tensor]:
     return train_replicate(made, Member(0)).state
 
 
+@pytest.mark.slow
 def test_unseen_digits_are_found(digits: Dataset, trained: dict[str, torch.Tensor]) -> None:
     """Behaviour, minimum functionality: zeros and ones against all others."""
     task = task_class("anomaly")(digits.info)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from api_cases import Decided, Formless, Mean, Pair, Plain, Wide
 from conftest import ROOT, tiny_params
 from docs_cases import blocks
+from law_cases import mostly_slow
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -146,7 +147,7 @@ class Passed:
         return b'{"dataset": "comparison", "success": true, "evaluated": 1, "expectations": []}'
 
 
-@pytest.mark.parametrize("experiment", ["digits", "scenes"])
+@pytest.mark.parametrize("experiment", mostly_slow(["digits", "scenes"], 2))
 def test_what_the_pipeline_has_trained_is_not_computed_again(
     trained_study: Path, inline: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
@@ -165,6 +166,7 @@ def test_what_the_pipeline_has_trained_is_not_computed_again(
     assert Recording.computed == ["Gallery"], "which names the arms that it shows"
 
 
+@pytest.mark.slow
 def test_what_is_computed_are_the_pipelines_bits(trained_study: Path, inline: Path) -> None:
     """In a store of its own, by other names: the same states and scores."""
     import pandas as pd

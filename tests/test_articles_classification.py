@@ -180,6 +180,7 @@ def trained(name: str, folder: Path, **recipe: Any) -> dict[str, tuple[float, li
     return found
 
 
+@pytest.mark.slow
 def test_the_network_of_a7_learns_digits(mirror: Path, tmp_path: Path) -> None:
     assert trained("a7_mnist", tmp_path, epochs=4)["cross_entropy"][0] > 0.9
 
@@ -200,6 +201,7 @@ def test_mse_cross_entropy_and_hinge_all_learn_digits_with_the_network_of_a6(
     assert set(table.loc[table["split"] == "test", "source"].str[:4]) == {"trai", "t10k"}
 
 
+@pytest.mark.slow
 def test_two_softmaxes_leave_a_floor_under_the_training_loss_that_one_does_not(
     mirror: Path, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_damaged_backup_restores_nothing(tmp_path, harm):
     assert not (tmp_path / "outside.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
     folder = study(tmp_path / "before")
     from lossbench.tracking.server import _close_store
@@ -127,6 +128,7 @@ def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
     assert whole(tmp_path / "after")
 
 
+@pytest.mark.slow
 def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
     """A store is lost on Friday, and the backup is of Monday: Tuesday's decisions stand in the record alone."""
     folder, said = study(tmp_path / "study"), []
@@ -144,6 +146,7 @@ def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
     assert sum("kept as retraining.csv.before-restore" in line for line in said) == 2
 
 
+@pytest.mark.slow
 def test_a_store_made_anew_at_its_place_is_read_by_who_had_the_former_open(tmp_path):
     """A server that follows an alias runs for months; what it holds open may long be gone."""
     before = study(tmp_path / "study")
@@ -222,6 +225,7 @@ def test_a_store_that_is_no_file_is_told_at_once(tmp_path, monkeypatch):
         connect(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_store_of_another_mlflow_says_what_helps(tmp_path):
     folder = study(tmp_path / "study")
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:

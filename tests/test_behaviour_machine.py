@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
+from law_cases import mostly_slow
 from server_cases import GOOD, ONE, Server, left_in
 
 from lossbench.data.sources.obtaining import UnavailableError, download
@@ -125,7 +126,7 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize("what", ["params.yaml", "mine", "mine/ant", "mine/ant/ant-3.png"])
+@pytest.mark.parametrize("what", mostly_slow(["mine/ant/ant-3.png", "params.yaml", "mine", "mine/ant"], 4))
 def test_what_may_not_be_read_is_named(what: str, tmp_path: Path) -> None:
     content = small()
     content["datasets"]["digits"] = {"source": "image_folder", "path": "mine"}

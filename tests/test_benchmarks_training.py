@@ -114,6 +114,7 @@ def test_the_probe_sees_a_process_its_imports_and_its_children(tmp_path):
     assert probe.workers_cpu(parent, [parent, child]) < 0.5 * child.cpu
 
 
+@pytest.mark.slow
 def test_the_probe_tells_forked_workers_from_programs(tmp_path):
     environment = probe.site_folder(tmp_path / "probe")
     code = (

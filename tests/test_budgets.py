@@ -60,6 +60,7 @@ def test_declaring_budgets_trains_no_whole_replicate_anew(trained_study, tmp_pat
     assert not set(after.budgets(found)[0.5].keys) & set(after.replicates(found).keys)
 
 
+@pytest.mark.slow
 def test_arms_of_an_experiment_differ_in_their_loss_alone_whatever_came_out(tmp_path):
     """Else MLflow's Compare draws an axis of results, and a record is another one with every training."""
     made = with_budgets([0.5, 1.0], epochs=2)

@@ -74,6 +74,7 @@ def test_an_edit_changes_the_keys_of_exactly_the_replicates_that_run_it(
         assert planted(module) == {name for name, files in running.items() if module in files}, module
 
 
+@pytest.mark.slow
 def test_all_that_training_imports_is_in_its_closure(arms: dict[str, Identity]) -> None:
     """Told by an interpreter that imports the roots: nothing that runs is left out."""
     code = arms["digits-focal"].code

@@ -2,13 +2,16 @@
 
 import hashlib
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ruamel.yaml import YAML
 
-from lossbench import collecting
-from lossbench.collecting import collect_at_once
+from lossbench import chain, collecting
+from lossbench.collecting import collect_at_once, data_at_once
+from lossbench.doctor.living import _ours
 from lossbench.execution.collect import LostError
 from lossbench.outs import Outs
 from lossbench.params import Params, parse_params
@@ -49,19 +52,18 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What was done, instead of doing it."""
     done: list[tuple[str, ...]] = []
     monkeypatch.setattr(collecting, "collect_all", lambda *_: done.append(("collect",)))
-    monkeypatch.setattr(collecting, "step", lambda *command: done.append(command))
     return done
 
 
-COMMIT = ("dvc", "commit", "--quiet", "--force", "dvc.yaml:train", "dvc.yaml:evaluate")
+COMMIT = ("commit", "--quiet", "--force", "dvc.yaml:train", "dvc.yaml:evaluate")
 
 
 def test_without_a_lock_all_is_collected_and_recorded_at_once(
     study: Path, params: Params, called: list[tuple[str, ...]]
 ) -> None:
     (study / "dvc.lock").unlink()
-    collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
-    assert called == [("collect",), COMMIT]
+    assert collect_at_once(params, Outs(study), Store(str(study / "store")), settled=()) == COMMIT
+    assert called == [("collect",)]
 
 
 def test_arms_of_other_code_are_collected_one_alone_is_left_to_its_stage(
@@ -70,8 +72,9 @@ def test_arms_of_other_code_are_collected_one_alone_is_left_to_its_stage(
     for count, name in enumerate(params.arms, start=1):
         (Outs(study).checked / "arms" / f"{name}.json").write_text("other code")
         called.clear()
-        collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
-        assert called == ([("collect",), COMMIT] if count > 1 else [])
+        commit = collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
+        assert commit == (COMMIT if count > 1 else ())
+        assert called == ([("collect",)] if count > 1 else [])
 
 
 @pytest.mark.parametrize("why", ["recorded", "settled", "chain"])
@@ -84,7 +87,7 @@ def test_it_is_left_to_the_stages(
         text = (study / "dvc.yaml").read_text()
         (study / "dvc.yaml").write_text(text.replace("lossbench.stages.train ", "mine "))
     settled = ["train@x"] if why == "settled" else []
-    collect_at_once(params, Outs(study), Store(str(study / "store")), settled)
+    assert collect_at_once(params, Outs(study), Store(str(study / "store")), settled) == ()
     assert called == []
 
 
@@ -96,5 +99,62 @@ def test_what_is_lost_is_not_recorded(
 
     monkeypatch.setattr(collecting, "collect_all", lost)
     write_lock(study, {})
-    collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
+    assert collect_at_once(params, Outs(study), Store(str(study / "store")), settled=()) == ()
     assert called == []
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was done to datasets, instead of doing it."""
+    done: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "lossbench.data.fetching.fetch", lambda _, name, out: done.append(("fetch", out.name))
+    )
+    monkeypatch.setattr(
+        "lossbench.execution.validation.collect_validation",
+        lambda _, name, *__: done.append(("validate", name)),
+    )
+    return done
+
+
+def test_data_that_the_lock_does_not_know_are_made_and_recorded_with_the_rest(
+    study: Path, params: Params, made: list[tuple[str, str]], called: list[tuple[str, ...]]
+) -> None:
+    (study / "dvc.lock").unlink()
+    outs, store = Outs(study), Store(str(study / "store"))
+    done = data_at_once(params, outs, store)
+    assert made == [(what, name) for name in params.datasets for what in ("fetch", "validate")]
+    shutil.rmtree(outs.checked)
+    commit = collect_at_once(params, outs, store, settled=(), done=done)
+    groups = ("check", "fetch", "validate", "train", "evaluate")
+    assert commit == (*COMMIT[:3], *(f"dvc.yaml:{name}" for name in groups))
+    assert {file.stem for file in (outs.checked / "arms").iterdir()} == set(params.arms)
+
+
+@pytest.mark.parametrize("why", ["recorded", "chain"])
+def test_data_are_left_to_the_stages(
+    why: str, study: Path, params: Params, made: list[tuple[str, str]]
+) -> None:
+    if why == "chain":
+        (study / "dvc.lock").unlink()
+        text = (study / "dvc.yaml").read_text()
+        (study / "dvc.yaml").write_text(text.replace("lossbench.stages.fetch ", "mine "))
+    assert data_at_once(params, Outs(study), Store(str(study / "store"))) == ()
+    assert made == []
+
+
+def test_dvc_is_given_several_commands_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, ...]] = []
+    monkeypatch.setattr(chain, "step", lambda *command: steps.append(command))
+    chain.in_turn((), ("repro",))
+    chain.in_turn(("commit", "--force"), ("repro",))
+    assert steps[0] == ("dvc", "repro")
+    assert steps[1][1:3] == ("-m", "lossbench.chain")
+    assert all(_ours(list(one), waiting=()) for one in steps)  # what runs here is not disturbed
+    told: list[list[str]] = []
+    codes = iter([0, 3, 0])
+    stand_in = SimpleNamespace(main=lambda words: told.append(words) or next(codes))
+    monkeypatch.setitem(sys.modules, "dvc.cli", stand_in)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert chain._tell([*steps[1][3:], "--", "status"]) == 3
+    assert told == [["commit", "--force"], ["repro"]]

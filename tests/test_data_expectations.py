@@ -173,6 +173,7 @@ def test_every_failed_critical_expectation_gets_its_sentence(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.slow
 def test_a_warning_is_reported_and_does_not_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = check(tmp_path, put("std", 0.0)(sound("label")[0]), KNOBS)
     assert report["success"] is True
@@ -182,6 +183,7 @@ def test_a_warning_is_reported_and_does_not_stop(tmp_path: Path, capsys: pytest.
     )
 
 
+@pytest.mark.slow
 def test_severities_can_be_raised_and_lowered_in_params(tmp_path: Path) -> None:
     strict = Expectations(min_per_class=20, severities={"not_constant": "critical"})
     with pytest.raises(GateError, match="not_constant"):
@@ -218,6 +220,7 @@ def test_a_user_adds_expectations_in_yaml(tmp_path: Path) -> None:
         check(tmp_path, sound("label")[0], Expectations(extra=str(extra)))
 
 
+@pytest.mark.slow
 def test_an_expectation_of_a_missing_column_counts_as_failed_not_as_met(tmp_path: Path) -> None:
     extra = tmp_path / "extra.yaml"
     extra.write_text((EXTRA % "critical").replace("column: mean", "column: meen"), encoding="utf-8")
@@ -267,6 +270,7 @@ def test_an_impossible_expectation_is_refused_in_a_sentence(entry: str, says: st
     assert says in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_report_is_the_same_in_two_runs_and_the_data_docs_are_built(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", sound("label")[0])
     for run in ("a", "b"):

@@ -417,6 +417,7 @@ def test_an_unknown_mask_value_is_refused_by_file_and_value(tmp_path: Path) -> N
     assert "val/masks/val0.png: a mask with unknown values 9; allowed by 'datasets.mine': 0, 1" in text
 
 
+@pytest.mark.slow
 def test_a_mask_unlike_its_image_is_caught_even_where_both_are_resized(tmp_path: Path) -> None:
     root = small_mask(mask_folder(tmp_path / "data", size=20))
     fetched("segmentation_folder", root, tmp_path, size=[8, 8])

@@ -371,7 +371,11 @@ def test_any_bytes_are_a_python_batch_or_a_sentence(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"), [("digitz", "did you mean 'digits'"), ("digits", "names no source")]
+    ("argument", "says"),
+    [
+        pytest.param("digitz", "did you mean 'digits'", marks=pytest.mark.slow),
+        ("digits", "names no source"),
+    ],
 )
 def test_the_stage_exits_with_2_and_a_sentence(argument: str, says: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]

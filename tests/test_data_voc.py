@@ -111,6 +111,7 @@ def test_difficult_objects_are_kept_unless_asked(tmp_path: Path) -> None:
     assert sum(fetched(root, tmp_path, difficult="drop").info.counts) == 10
 
 
+@pytest.mark.slow
 def test_boxes_without_an_area_are_left_out_and_reported_not_fatal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_boxes_without_an_area_are_left_out_and_reported_not_fatal(
     assert "val2.png" in said
 
 
+@pytest.mark.slow
 def test_data_whose_boxes_leave_the_image_do_not_pass_validation(tmp_path: Path) -> None:
     fetched(voc_folder(tmp_path / "data"), tmp_path)
     table = pd.read_parquet(tmp_path / "out/manifest.parquet")
@@ -217,6 +219,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert "did you mean 'difficult'?" in refused(voc_folder(tmp_path / "data"), difficulty="drop")
 
 
+@pytest.mark.slow
 def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "theirs")
     add(root, "train1", annotation((("ant", 2, 3, 99, 8),)))

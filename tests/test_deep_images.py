@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from data_cases import dataset
+from law_cases import mostly_slow
 from PIL import Image
 from training_cases import digest, setting
 
@@ -90,6 +91,7 @@ def test_bits_of_training_do_not_depend_on_where_the_images_lie(data: Dataset, m
     assert digest(train_replicate(setting(data, **recipe), Member(0))) == digest(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["12 bits in 16", "12 bits in 16, of a range", "floating point"], indirect=True
 )
@@ -228,6 +230,7 @@ def test_images_of_eight_bits_are_described_as_before(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "data").info.extra == {}
 
 
+@pytest.mark.slow
 def test_a_value_above_white_is_critical(tmp_path: Path) -> None:
     root = write(tmp_path / "mine", "five bands")
     fetch(dataset("image_folder", root), "mine", tmp_path / "data")
@@ -243,6 +246,7 @@ def expected_of(folder: Path, tmp_path: Path) -> dict[str, dict[str, object]]:
     return {one["name"]: one for one in json.loads((tmp_path / "report.json").read_text())["expectations"]}
 
 
+@pytest.mark.slow
 def test_a_few_images_of_fewer_bits_are_counted_and_named(tmp_path: Path) -> None:
     write(tmp_path / "mine", "five bands")
     for number in (7, 11):
@@ -255,7 +259,7 @@ def test_a_few_images_of_fewer_bits_are_counted_and_named(tmp_path: Path) -> Non
     assert {str(one).rpartition("/")[2] for one in found["examples"]} == {"7.tif", "11.tif"}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("kind", mostly_slow([np.uint16, np.uint8, np.int16, np.float32], 4))
 def test_values_that_a_declared_range_clips_are_counted_and_reported(kind: type, tmp_path: Path) -> None:
     beyond: dict[str, int] = {}
     for number in range(40):

@@ -346,6 +346,7 @@ def test_what_a_person_is_shown_names_what_was_missed() -> None:
     assert (shown.text, shown.wrong) == ("1 missed, 1 false", True)
 
 
+@pytest.mark.slow
 def test_a_population_trains_as_one_by_one(shapes: Dataset) -> None:
     loss = {"name": "cross_entropy"}
     together = setting(shapes, loss, Compute(engine="population"), epochs=1)

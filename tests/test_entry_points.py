@@ -73,6 +73,7 @@ def test_columns_never_run_into_each_other(rows: list[list[str]]) -> None:
     assert [line.split() for line in lines] == rows
 
 
+@pytest.mark.slow
 def test_the_summary_names_the_report_where_the_user_has_it(trained_study: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     shutil.copytree(trained_study, study)

@@ -131,6 +131,7 @@ def load(root: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_experiments_that_see_their_data_alike_go_each_by_its_own_metric(tmp_path: Path) -> None:
     """One process prepares data once for both; checkpoints and searches go by the metric that decides."""
     content = study_params(seeds=[0])

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT, stage, train_study, write_params
+from law_cases import mostly_slow
 from test_execution import Counted, filled, load, own, study, study_params, written
 
 from benchmarks.fault_study import outliving
@@ -33,7 +34,9 @@ __all__ = ["own", "study"]
 HEAVY = {"torch", "pandas", "mlflow", "great_expectations", "scipy", "sklearn", "dvc"}
 
 
-@pytest.mark.parametrize("arguments", [("train", "digits-focal"), ("evaluate", "digits")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", mostly_slow([("evaluate", "digits"), ("train", "digits-focal")], 2), ids=" ".join
+)
 def test_a_stage_that_only_collects_imports_nothing_heavy(arguments: tuple[str, str], own: Path) -> None:
     before = {one: one.read_bytes() for one in own.rglob("reports/evaluation/**/*.csv")} | written(own)  # type: ignore[operator]
     name, what = arguments

@@ -126,6 +126,7 @@ def test_a_python_batch_of_any_bytes_runs_nothing(content: bytes) -> None:
         unpickled(content, "data_batch_1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

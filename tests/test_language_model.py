@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from law_cases import mostly_slow
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -101,7 +102,7 @@ def nursery(tmp_path_factory):
     return dataset(tmp_path_factory.mktemp("nursery"), NURSERY * 40, length=32)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", mostly_slow(LOSSES, 5))
 def test_every_loss_trains_a_model_that_beats_the_unigram(nursery, loss):
     made = setting(nursery, loss=LOSSES[loss], epochs=8)
     scores = score_test(made, train(made), nursery)

@@ -117,6 +117,7 @@ def words():
     return said, names, np.array([names.index(one) for one in said])
 
 
+@pytest.mark.slow
 def test_kneser_ney_agrees_with_nltk(words):
     said, names, text = words
     theirs = lm.KneserNeyInterpolated(3, discount=0.1)

@@ -104,6 +104,7 @@ def test_the_manifest_says_where_a_window_begins_and_what_it_lacks(tmp_path):
     assert (table[table["split"] == "test"]["unknown"] > 0.5).all()
 
 
+@pytest.mark.slow
 def test_sound_text_meets_its_expectations_and_a_strange_test_part_is_noticed(tmp_path):
     def said(text: str, name: str) -> dict[str, bool]:
         dataset(tmp_path / name, text, splits=SHARES)
@@ -178,6 +179,7 @@ def test_nonsense_options_are_refused(tmp_path, options, sentence):
         read(tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_the_embedded_prose_is_enough_plain_english_each_paragraph_once():
     prose = load_prose()
     lines = prose.splitlines()

@@ -281,6 +281,7 @@ def test_cl_dice_is_its_formula(spatial: tuple[int, ...], iterations: int, label
     assert float(found) == pytest.approx(np.mean(each), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [(12, 11), (7, 8, 6)], ids=["2-D", "3-D"])
 def test_cl_dice_of_one_channel_is_monais(spatial: tuple[int, ...]) -> None:
     """MONAI pools the channels and adds 1e-4 to the harmonic mean's denominator."""

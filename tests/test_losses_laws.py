@@ -607,6 +607,7 @@ print(took, len(dict(losses.REGISTRY)))
 """
 
 
+@pytest.mark.slow
 def test_the_losses_need_torch_and_nothing_else() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 import lossbench.losses
 from lossbench.losses import REGISTRY
 from lossbench.losses.names import EXPORTS, MODULES
@@ -45,6 +47,7 @@ def test_what_type_checkers_read_is_what_is_given_out() -> None:
         assert getattr(lossbench.losses, name) is getattr(import_module(f"lossbench.losses.{module}"), name)
 
 
+@pytest.mark.slow
 def test_a_module_of_losses_brings_no_other_along() -> None:
     alone = {
         "distribution": ["region", "lovasz", "structure"],

@@ -165,6 +165,7 @@ def test_region_losses_of_certain_predictions_are_scikit_learns_metrics() -> Non
 # --- focal: torchvision, smp, kornia, MONAI ---
 
 
+@pytest.mark.slow
 @any_shape
 @pytest.mark.parametrize("alpha", [None, 0.25])
 def test_sigmoid_focal_is_torchvisions(spatial: tuple[int, ...], alpha: float | None) -> None:
@@ -185,6 +186,7 @@ def test_torchvisions_focal_has_nan_gradients_at_saturation_and_ours_has_not() -
         assert bool(logits.grad.isfinite().all()) is finite
 
 
+@pytest.mark.slow
 @any_shape
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_softmax_focal_is_the_classes_times_kornias_and_monais(
@@ -202,6 +204,7 @@ def test_softmax_focal_is_the_classes_times_kornias_and_monais(
         close(ours, F.cross_entropy(logits, target))
 
 
+@pytest.mark.slow
 def test_smps_multiclass_focal_is_sigmoids_not_a_softmax() -> None:
     """smp #671: a sigmoid per class, averaged over classes.
 

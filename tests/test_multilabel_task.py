@@ -113,6 +113,7 @@ def test_every_loss_of_the_articles_trains(loss: str, scenes: Dataset) -> None:
     assert {"train/loss", "validation/map"} <= {f"{one.split}/{one.metric}" for one in replicate.history}
 
 
+@pytest.mark.slow
 def test_painting_a_digit_over_takes_its_label_away(scenes: Dataset) -> None:
     """Behaviour, direction: the scene's digit vanishes under background."""
     recipe = Recipe(epochs=15, batch_size=16, optimizer={"learning_rate": 0.005})

@@ -347,10 +347,11 @@ except UserError as error:
     ("what", "at", "path"),
     [
         ("pets", "data/mine", "pets"),  # the originals are mounted where the out is
-        ("pets/cat", "data/mine", "pets"),  # a part of them
+        # a part of them
+        pytest.param("pets/cat", "data/mine", "pets", marks=pytest.mark.slow),
         ("data/mine", "view", "view"),  # the out is what is named, under another name
-        ("data/mine/train", "view", "view"),
-        ("data", "view", "view/mine"),
+        pytest.param("data/mine/train", "view", "view", marks=pytest.mark.slow),
+        pytest.param("data", "view", "view/mine", marks=pytest.mark.slow),
     ],
 )
 def test_a_bind_mount_hides_nothing(what: str, at: str, path: str, tmp_path: Path) -> None:

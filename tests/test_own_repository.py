@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, tiny_params
+from law_cases import mostly_slow
 from ruamel.yaml import YAML
 from test_studies import draw
 
@@ -34,7 +35,7 @@ def plain(file: Path) -> Any:
     return json.loads(json.dumps(loaded(file.read_text())))
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", mostly_slow(STUDIES, 6), ids=lambda file: file.parent.name)
 def test_params_written_with_comments_are_the_same_params(file: Path) -> None:
     content = plain(file)
     text = commented(content, {})
@@ -43,7 +44,7 @@ def test_params_written_with_comments_are_the_same_params(file: Path) -> None:
     assert max(map(len, comments)) <= 110
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", mostly_slow(STUDIES, 6), ids=lambda file: file.parent.name)
 def test_a_knob_in_a_comment_says_what_is_taken_without_it(file: Path) -> None:
     """All comments that are knobs, made knobs: nothing changes."""
     content = plain(file)

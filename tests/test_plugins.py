@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, stage, tiny_params, write_params
 from test_execution import filled, load, study_params
 
 from lossbench.checking import check
@@ -285,3 +285,18 @@ def test_networks_of_other_packages_train_in_a_study_from_params_alone(
         use_code(tmp_path / "plugins")
     train_study(tmp_path / "s", content)
     assert len(list((tmp_path / "s/models").glob("*/*/seed-0.safetensors"))) == 2
+
+
+def test_a_stage_finds_a_source_among_the_users_own_code(tmp_path: Path) -> None:
+    content = tiny_params()
+    content["datasets"] = {"digits": {"source": "mine:Own", "path": "params.yaml", "subset": 64}}
+    content["experiments"] = {"digits": content["experiments"]["digits"]}
+    content["arms"] = {name: arm for name, arm in content["arms"].items() if arm["dataset"] == "digits"}
+    write_params(tmp_path, content)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins/mine.py").write_text(
+        "from lossbench.data.sources.digits import Digits\nclass Own(Digits):\n    pass\n"
+    )
+    run = stage(tmp_path, "fetch", "digits")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "data/digits/train/inputs.npy").is_file()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
+from law_cases import mostly_slow
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
@@ -62,7 +63,7 @@ def test_strings_below_fields_are_read_with_those_of_the_models_extended() -> No
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", mostly_slow(STUDIES, 6), ids=lambda file: file.parent.name)
 def test_the_schema_takes_what_is_shipped(file: Path) -> None:
     content = json.loads(json.dumps(YAML(typ="safe").load(file)))
     Draft202012Validator.check_schema(schema())
@@ -109,6 +110,7 @@ def test_every_variable_that_is_read_is_told_of() -> None:
     assert len(named) == len(VARIABLES)
 
 
+@pytest.mark.slow
 def test_the_verb_prints_a_part_and_refuses_what_is_none(tmp_path: Path) -> None:
     ended = run_cli("params", "schedule.warmup")
     assert ended.returncode == 0

@@ -61,6 +61,7 @@ def report(study: Path) -> Path:
     return study / "reports"
 
 
+@pytest.mark.slow
 def test_charts_are_what_vega_lite_allows_and_the_same_when_that_is_not_looked_at(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_json_cannot_end_its_script_element() -> None:
     assert json.loads(text)["name"].startswith("</script>")
 
 
+@pytest.mark.slow
 def test_an_experiment_without_the_baseline_gets_a_leaderboard_and_no_verdict(study: Path) -> None:
     content = tiny_params()
     content["losses"]["other"] = {"name": "hinge"}
@@ -276,6 +278,7 @@ def test_the_claims_page_tells_each_claim_with_evidence_and_limits(study: Path) 
     assert answers[1]["difference"] == pytest.approx(np.mean(gains))
 
 
+@pytest.mark.slow
 def test_a_claim_on_scores_that_a_diverged_replicate_lacks_is_undecided(study: Path) -> None:
     content = tiny_params()
     content["hypotheses"]["focal_wins"]["on"] = "generalisation_gap"
@@ -324,6 +327,7 @@ def decided(study: Path, lead: float = 0.2) -> dict[str, dict[str, str]]:
     return answers
 
 
+@pytest.mark.slow
 def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: Path) -> None:
     timings = study / ".lossbench/timings"
     timings.mkdir(parents=True, exist_ok=True)
@@ -431,6 +435,7 @@ def test_no_brackets_stand_within_brackets(study: Path) -> None:
     assert not [one for one in small if "(" in one], "a narrow screen sets them in brackets"
 
 
+@pytest.mark.slow
 def test_an_untrained_baseline_is_named_and_not_the_losses_it_leaves_without_a_verdict(study: Path) -> None:
     file = study / "reports/evaluation/digits/scores.csv"
     table = pd.read_csv(file)

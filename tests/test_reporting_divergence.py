@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import tiny_params, write_params
+from law_cases import mostly_slow
 
 from lossbench.params import load_params
 from lossbench.reporting.write import write_report
@@ -40,7 +41,7 @@ def diverge(study: Path, seeds: list[int]) -> None:
         table[~lost].to_csv(folder / f"{name}.csv", index=False)
 
 
-@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+@pytest.mark.parametrize("seeds", mostly_slow([[0], [0, 1, 2]], 2))
 def test_a_loss_whose_replicates_diverged_never_leads_a_metric_it_has_no_score_for(
     seeds: list[int], study: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_a_loss_whose_replicates_diverged_never_leads_a_metric_it_has_no_score_f
     assert {one["experiment"]: one["diverged"] for one in verdicts} == {"digits": len(seeds), "scenes": 0}
 
 
+@pytest.mark.slow
 def test_with_all_pairs_the_leaderboard_shows_each_loss_against_the_baseline(study: Path) -> None:
     content = tiny_params()
     content["comparison"] |= {"contrasts": "all_pairs", "baseline": "focal"}

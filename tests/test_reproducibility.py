@@ -197,6 +197,8 @@ def test_what_the_store_has_is_collected_without_training_when_the_lock_is_gone(
     assert run.returncode == 0, run.stdout + run.stderr
     assert lock(study) == whole
     assert entries(study) == before
+    assert ran(run.stdout) == ["report"]  # all else is done by the run itself, and DVC has it recorded
+    assert repro(study) == []
 
 
 def test_an_arm_that_fails_is_named_and_the_others_are_done(study: Path) -> None:

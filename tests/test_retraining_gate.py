@@ -182,14 +182,15 @@ def test_a_regression_in_one_class_keeps_the_gate_shut(
     ("samples", "missed", "promoted"),
     [
         (35, 2, True),  # 5.7 points, standard error 3.9: noise
-        (35, 8, False),  # 22.9 points, standard error 7.1
+        # 22.9 points, standard error 7.1
+        pytest.param(35, 8, False, marks=pytest.mark.slow),
         # 5.7 points, standard error 1.2: beyond the limit by less than that
         pytest.param(350, 20, True, marks=pytest.mark.slow),
         # 8 points, standard error 1.5
         pytest.param(350, 28, False, marks=pytest.mark.slow),
         # few samples, but more than half of them
         pytest.param(5, 3, False, marks=pytest.mark.slow),
-        (1, 1, False),
+        pytest.param(1, 1, False, marks=pytest.mark.slow),
     ],
 )
 def test_chance_alone_shuts_no_class_s_gate(data: Dataset, samples: int, missed: int, promoted: bool) -> None:
@@ -242,6 +243,7 @@ def test_the_bootstrap_of_sums_agrees_with_scoring_resamples_anew(
     assert summed.high == pytest.approx(anew.high, abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     import subprocess
     import sys
@@ -266,6 +268,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
 def test_copies_of_examples_are_no_evidence_of_their_own(
     data: Dataset, weak: Contender, strong: Contender, metric: str

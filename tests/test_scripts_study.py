@@ -136,6 +136,7 @@ def test_scores_verdicts_and_curves_are_the_scripts(data: Path) -> None:
     assert not list((data / ".lossbench/scripts").glob("own-*")), "folders of runs that ended well are gone"
 
 
+@pytest.mark.slow
 def test_what_a_script_does_not_say_is_said_to_be_unknown(own: Path) -> None:
     write_script(own, PLAIN)
     train_study_again(own)
@@ -162,6 +163,7 @@ def test_what_was_run_is_not_run_again_and_an_edit_runs_it(own: Path) -> None:
     assert sorted(filled(own).trained) == ["own-fine 6", "own-plain 6"]
 
 
+@pytest.mark.slow
 def test_the_search_is_the_same_for_every_loss_and_goes_by_validation(own: Path) -> None:
     search = {"trials": 3, "seeds": [100, 101], "learning_rate": {"low": 0.05, "high": 0.2}}
     for metric in ("accuracy", "cost"):
@@ -174,6 +176,7 @@ def test_the_search_is_the_same_for_every_loss_and_goes_by_validation(own: Path)
         assert len(report["trials"]) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_passed_over_and_a_replicate_fails(own: Path) -> None:
     diverging = PLAIN + '\nif float(told.lr) > 0.15: metrics["validation"]["accuracy"] = float("nan")'
     search = {"trials": 3, "seeds": [100], "learning_rate": {"low": 0.05, "high": 0.2}}
@@ -187,6 +190,7 @@ def test_a_trial_that_diverges_is_passed_over_and_a_replicate_fails(own: Path) -
     assert said.count("'test.accuracy' of its metrics.json is nan") == 4, "every failed replicate is told"
 
 
+@pytest.mark.slow
 def test_a_script_may_say_that_it_diverged(own: Path) -> None:
     write_script(own, PLAIN + '\nmetrics["diverged"] = told.seed == "1"')
     train_study_again(own)
@@ -227,6 +231,7 @@ def test_a_run_that_fails_is_one_sentence_and_the_rest_goes_on(own: Path, body: 
     assert (folder / "stderr.txt").is_file()
 
 
+@pytest.mark.slow
 def test_a_fixed_place_that_two_runs_write_to_is_told(own: Path) -> None:
     fixed = PLAIN + "\npathlib.Path('best.pt').write_text(told.seed + told.loss)"
     (own / "there.csv").write_text("")

@@ -90,6 +90,7 @@ def test_a_model_is_logged_once(study):
     assert len(client.search_logged_models([experiment])) == 1
 
 
+@pytest.mark.slow
 def test_a_model_half_logged_by_a_killed_pass_is_replaced(study):
     params = load_params(study / "params.yaml")
     track(params, study, log_model=log_model)

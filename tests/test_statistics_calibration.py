@@ -47,6 +47,7 @@ def test_nll_and_brier_are_scikit_learns(classes):
     assert brier(probabilities, labels) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 4, 10])
 def test_ece_is_torchmetrics(classes):
     logits, labels = scored(classes=classes, temperature=2.0)

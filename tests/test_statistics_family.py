@@ -31,6 +31,7 @@ coarse = st.lists(st.integers(-1000, 1000).map(lambda k: k / 1000), min_size=3, 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrasts", [1, 2, 3, 9, 45])
 def test_holm_is_statsmodels_holm(contrasts):
     p_values = [*np.random.default_rng(contrasts).beta(0.3, 2, contrasts - 1).round(2), 0.02]  # with ties

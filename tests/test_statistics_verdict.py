@@ -201,6 +201,7 @@ def test_differences_of_a_bounded_metric_have_bounded_intervals():
     assert -1 <= found.ci_low <= found.ci_high <= 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(40))
 @given(families, st.permutations(["arm0", "arm1", "arm2", "arm3", "arm4"]))
 def test_the_order_of_the_arms_changes_nothing(scores, order):

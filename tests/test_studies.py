@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, in_process, stage, tiny_params, write_params
+from law_cases import mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -47,7 +48,7 @@ def with_masks(tmp_path: Path) -> Path:
     return tmp_path / "cells"
 
 
-@pytest.mark.parametrize("kind", ["by_class", "with_masks"])
+@pytest.mark.parametrize("kind", mostly_slow(["with_masks", "by_class"], 2))
 def test_a_folder_becomes_a_study_that_checks_and_fetches(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_what_is_proposed_follows_the_data(by_class: Path, with_masks: Path, tmp
     assert list(masks) == ["cross_entropy", "ce_dice", "dice", "focal", "weighted_ce"]
 
 
+@pytest.mark.slow
 def test_the_command_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "lossbench", "new-study", "mine", str(tmp_path / "nowhere")],
@@ -134,6 +136,7 @@ def test_a_device_that_is_not_there_is_refused_and_params_stay_as_they_are(tmp_p
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_study_with_other_code_than_the_commands_is_refused(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
     (tmp_path / "lossbench").mkdir()
@@ -179,6 +182,7 @@ for command in COMMANDS:
 """
 
 
+@pytest.mark.slow
 def test_every_entry_point_explains_itself_without_heavy_imports(tmp_path: Path) -> None:
     commands = [
         *([f"lossbench.stages.{one}"] for one in STAGES),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from law_cases import mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -125,9 +126,7 @@ def proposed(root: Path) -> tuple[Params, list[str]]:
     return params, said
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(one, marks=[pytest.mark.slow] if at % 3 else []) for at, one in enumerate(MASKS)]
-)
+@pytest.mark.parametrize("layout", mostly_slow(MASKS, 6))
 def test_masks_are_recognised_by_the_names_people_give_them(layout: str, tmp_path: Path) -> None:
     root = MASKS[layout](tmp_path / "mine")
     params, said = proposed(root)
@@ -212,7 +211,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", OTHERS)
+@pytest.mark.parametrize("layout", mostly_slow(OTHERS, 3))
 def test_other_layouts_are_recognised(layout: str, tmp_path: Path) -> None:
     make, task = OTHERS[layout]
     params, _ = proposed(make(tmp_path / "mine"))
@@ -381,6 +380,7 @@ def test_boxes_beyond_the_edge_are_said_and_cut_off(side: float, clipped: str | 
     assert any("boxes of 24 images reach beyond the edge" in one for one in said) == (clipped is not None)
 
 
+@pytest.mark.slow
 def test_what_is_resized_is_said(tmp_path: Path) -> None:
     root = pool(tmp_path / "mine", "images", "masks")
     _, said = proposed(root)
@@ -442,7 +442,7 @@ def test_a_proposal_fits_the_size_of_its_images(side: int, tmp_path: Path) -> No
     assert 2 <= experiment.recipe.batch_size <= 16
 
 
-@pytest.mark.parametrize("kind", ["masks", "classes", "COCO", "labels"])
+@pytest.mark.parametrize("kind", mostly_slow(["masks", "classes", "COCO", "labels"], 4))
 def test_what_is_proposed_trains(kind: str, tmp_path: Path) -> None:
     import torch
 

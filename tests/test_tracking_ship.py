@@ -131,6 +131,7 @@ def test_a_second_pass_writes_nothing(study):
     assert {run.info.run_id: (run.data.tags, run.data.metrics) for run in runs_of(study)} == before
 
 
+@pytest.mark.slow
 def test_the_report_is_waited_for_and_read_last(study):
     params = load_params(study / "params.yaml")
 
@@ -152,6 +153,7 @@ def test_without_a_report_to_come_the_runs_stand_alone(study):
     assert not any(SUMMARY in run.data.tags for run in assert_mirrors(study))
 
 
+@pytest.mark.slow
 def test_an_arm_trained_anew_while_the_report_was_awaited_is_recorded_anew(study):
     params = load_params(study / "params.yaml")
 
@@ -172,6 +174,7 @@ def test_an_arm_trained_anew_while_the_report_was_awaited_is_recorded_anew(study
     assert scores == sorted(value_of("toy-focal", seed, 5, 0.5) for seed in (0, 1))
 
 
+@pytest.mark.slow
 def test_outs_without_a_journal_get_their_runs(study):
     """A fresh clone after `dvc pull`."""
     shutil.rmtree(study / ".lossbench")
@@ -189,6 +192,7 @@ def test_a_clone_on_the_same_server_adds_nothing(study):
     assert_mirrors(study)
 
 
+@pytest.mark.slow
 def test_epochs_carry_the_journal_s_times(study):
     track(load_params(study / "params.yaml"), study)
     client = connect(study)
@@ -220,6 +224,7 @@ class DyingServer:
         return maybe
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=st.integers(1, 45), after=st.booleans())
 def test_a_server_that_dies_at_any_call_leaves_nothing_doubled(tmp_path_factory, empty_store, calls, after):
@@ -241,6 +246,7 @@ def test_a_server_that_dies_at_any_call_leaves_nothing_doubled(tmp_path_factory,
         assert_mirrors(root)
 
 
+@pytest.mark.slow
 def test_runs_of_earlier_params_stay_apart(study):
     params = load_params(study / "params.yaml")
     track(params, study)
@@ -254,6 +260,7 @@ def test_runs_of_earlier_params_stay_apart(study):
     assert Counter(run.data.tags[CURRENT] for run in children) == {"true": 4, "false": 2}
 
 
+@pytest.mark.slow
 def test_going_back_to_earlier_params_brings_their_runs_back(study):
     params = load_params(study / "params.yaml")
     track(params, study)
@@ -265,6 +272,7 @@ def test_going_back_to_earlier_params_brings_their_runs_back(study):
     assert_mirrors(study)
 
 
+@pytest.mark.slow
 def test_an_arm_taken_out_of_params_is_no_longer_current(study):
     params = load_params(study / "params.yaml")
     track(params, study)
@@ -296,6 +304,7 @@ def test_parents_carry_score_interval_rank_and_verdict(study):
     )  # the sentence has it, with its range
 
 
+@pytest.mark.slow
 def test_a_new_verdict_changes_the_parent_and_rewrites_no_run(study):
     params = load_params(study / "params.yaml")
     write_report(study, params, verdict="undecided")
@@ -309,6 +318,7 @@ def test_a_new_verdict_changes_the_parent_and_rewrites_no_run(study):
     assert focal.data.tags["verdict"] == "worse"
 
 
+@pytest.mark.slow
 def test_trials_of_the_search_are_children_too(study):
     folder = study / "reports" / "tuning"
     folder.mkdir()
@@ -335,6 +345,7 @@ def test_trials_of_the_search_are_children_too(study):
     assert parent.data.tags["tuning_edge"] == "learning_rate"
 
 
+@pytest.mark.slow
 def test_nan_is_recorded_as_nan(study):
     path = study / "models" / "toy" / "toy-focal" / "history.csv"
     path.write_text(
@@ -412,6 +423,7 @@ def test_runs_of_a_dead_process_are_closed(study):
     assert (closed.info.status, closed.data.tags[CURRENT]) == ("KILLED", "false")
 
 
+@pytest.mark.slow
 def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_long(study):
     client = connect(study)
     experiment = client.create_experiment("toy")
@@ -427,6 +439,7 @@ def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_l
     assert found == {silent: "KILLED", beating: "RUNNING", training: "RUNNING"}
 
 
+@pytest.mark.slow
 def test_a_killed_attempt_disappears_once_the_arm_is_whole(study):
     from lossbench.tracking.outs import ArmOuts
     from lossbench.tracking.record import arm_record
@@ -450,6 +463,7 @@ def test_a_study_of_its_own_name_has_experiments_of_its_own(study):
     assert connect(study).get_experiment_by_name(f"{study.name}/toy") is not None
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_restored(study):
     params = load_params(study / "params.yaml")
     track(params, study)
@@ -501,6 +515,7 @@ def test_settings_become_dotted_params():
     }
 
 
+@pytest.mark.slow
 def test_the_report_s_charts_hang_on_every_parent_and_are_drawn_anew_with_the_report(study):
     params = load_params(study / "params.yaml")
     drawn = []
@@ -534,6 +549,7 @@ def test_when_tracking_has_ended_the_store_is_one_file_that_can_be_copied(study,
     assert count == len(runs_of(study)) > 0
 
 
+@pytest.mark.slow
 def test_the_load_of_the_machine_stands_on_the_parent(study, monkeypatch):
     from lossbench.tracking import journal
 

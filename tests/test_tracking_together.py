@@ -242,7 +242,8 @@ GONE = Owner(Owner.me().host, Owner.me().boot, 2**22 - 1, 1.0, Owner.me().space)
         (GONE, 0.0, 120.0, False),  # its process is known to be gone
         # nothing is known of it: it may be writing
         pytest.param(ELSEWHERE, 0.0, 4.0, True, marks=pytest.mark.slow),
-        (ELSEWHERE, 86_400.0, 120.0, False),  # nothing was heard of it for a day
+        # nothing was heard of it for a day
+        pytest.param(ELSEWHERE, 86_400.0, 120.0, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_half_written_copy_is_spared_while_its_writer_may_live(
@@ -275,6 +276,7 @@ def test_children_that_outlived_their_parent_are_swept(tmp_path, store):
     assert {run.info.run_id for run in deleted} == {parent.info.run_id, child.info.run_id}
 
 
+@pytest.mark.slow
 def test_an_arm_deleted_while_it_is_recorded_is_recorded_again(tmp_path, store, monkeypatch):
     """By another checkout, or by hand: at any call."""
     root = clones(tmp_path)[0]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from law_cases import mostly_slow
 from torch import nn
 from training_cases import CNN, UNET, digest, labels_dataset, masks_dataset, setting
 
@@ -67,7 +68,7 @@ def trained(one):
 
 
 @pytest.mark.parametrize("engine", ["loop", "population"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, 4))
 def test_recorded_steps_end_in_the_same_bits(case, engine, labels, recorded, capsys):
     plain = trained(made(labels, engine, graphs=False, **CASES[case]))
     assert recorded == []

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from law_cases import mostly_slow
 from training_cases import CLASSES, CNN, digest, labels_dataset, masks_dataset, setting
 
 from lossbench.errors import UserError
@@ -36,7 +37,7 @@ def test_every_optimizer_learns(labels, name):
     assert series(found, "train", "loss")[-1] < series(found, "train", "loss")[0]
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "hinge"])
+@pytest.mark.parametrize("loss", mostly_slow(["cross_entropy", "dice", "hinge"], 3))
 def test_masks_are_learnt_with_every_kind_of_loss(masks, loss):
     made = setting(masks, loss={"name": loss}, epochs=25, batch_size=8)
     assert series(train_replicate(made, Member(0)), "validation", "mean_iou")[-1] > 0.8

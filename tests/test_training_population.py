@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from law_cases import mostly_slow
 from training_cases import CNN, digest, labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import Dataset
@@ -96,7 +97,7 @@ def test_batch_norm_has_statistics_of_its_own_in_every_member(masks):
     assert not torch.allclose(means[0], means[1])
 
 
-@pytest.mark.parametrize("name", [name for name, loss in REGISTRY.items() if loss.single])
+@pytest.mark.parametrize("name", mostly_slow([name for name, loss in REGISTRY.items() if loss.single], 8))
 def test_every_loss_agrees_on_masks(masks, name):
     network = {"name": "unet", "width": 2, "depth": 1, "convolutions": 1, "norm": False}
     loss = {"sum": {"cross_entropy": 1.0, name: 0.1}} if REGISTRY[name].only_in_sum else {"name": name}

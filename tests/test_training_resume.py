@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from law_cases import mostly_slow
 from training_cases import digest, labels_dataset, setting
 
 from lossbench.training import Member, Setting, checkpoint, fit
@@ -68,7 +69,7 @@ def test_killed_at_random_moments_the_replicates_are_the_undisturbed_ones(data, 
     assert [digest(one) for one in train(made, members, checkpoint=kept)] == undisturbed
 
 
-@pytest.mark.parametrize("asked_at", [1, 5, 16, 17, 40])
+@pytest.mark.parametrize("asked_at", mostly_slow([5, 1, 17, 16, 40], 2))
 def test_interrupted_within_an_epoch_it_goes_on_to_the_same_bits(data, tmp_path, asked_at):
     made = make(data, epochs=4)
     undisturbed = digest(train_replicate(made, MEMBERS[0]))

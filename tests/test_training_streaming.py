@@ -115,6 +115,7 @@ def mapped_bytes():
     return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:")) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["0", "512"], ids=["streamed", "resident"])
 def test_what_was_read_from_the_map_is_given_back(tmp_path, monkeypatch, budget):
     monkeypatch.setenv("LOSSBENCH_MEMORY", budget)

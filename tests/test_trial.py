@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
+from law_cases import mostly_slow
 from PIL import Image
 
 from lossbench import trial
@@ -201,7 +202,7 @@ SHAPES = {
 OPTIONS = {"torchvision": {"architecture": "resnet18"}}
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", mostly_slow(sorted(MODELS), 4))
 def test_large_samples_cost_no_memory_every_model_runs_without_numbers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

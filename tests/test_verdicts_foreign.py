@@ -347,6 +347,7 @@ def test_shift_and_unit_change_no_verdict(shift, unit):
     assert words(moved, margin=0.01 * unit, bounds=(-1e9, 1e9)) == words()
 
 
+@pytest.mark.slow
 def test_mlflows_runs_are_read(tmp_path, monkeypatch):
     import mlflow
 

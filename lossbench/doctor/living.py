@@ -10,6 +10,8 @@ import psutil
 STAGES = ("check", "fetch", "validate", "train", "evaluate", "report")
 MODULES = frozenset(f"stages.{name}" for name in STAGES)
 """As a checkout's dvc.yaml calls them; elsewhere `lossbench.` stands before."""
+DVC = ("dvc", "lossbench.chain")
+"""Modules that are DVC: itself, and what gives it several commands."""
 VERBS = ("run", "retrain", "rollback")
 """Those that write outs, checkpoints, downloads or DVC's files."""
 SLACK = 2.0
@@ -45,7 +47,7 @@ def _ours(words: list[str], waiting: Container[str]) -> bool:
     if "dvc" in [Path(word).name for word in words[:2]]:
         return True
     for before, after in pairwise(words):
-        if before == "-m" and (after == "dvc" or after.removeprefix("lossbench.") in MODULES):
+        if before == "-m" and (after in DVC or after.removeprefix("lossbench.") in MODULES):
             return True
         if Path(before).name == "lossbench" and after in VERBS and f"lossbench {after}" not in waiting:
             return True
