@@ -12,10 +12,10 @@ from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
 from lossbench.statistics.writing import digits, metric_name
-from lossbench.tracking.cost import Seconds, cost_said, memory_said
+from lossbench.tracking.cost import Seconds, cost_said, costs, memory_said
 from lossbench.written import CHAIN
 
-REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"))
+REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"), ("worse", "worse"))
 """Verdicts that are listed after the answer, and their words: each was held against the baseline alone."""
 NO_VERDICT = "no verdict: it takes two losses and two seeds"
 """The answer where there is none."""
@@ -28,17 +28,24 @@ class Line:
     """One experiment's answer.
 
     Attributes:
-        answer: what to train with, and why.
+        do: what to train with.
+        why: the rest of the answer, with its punctuation.
         then: what to do next; commands stand between backticks.
         arms: those to train with, the best first.
         baseline: the arm they were held against.
 
     """
 
-    answer: str
+    do: str
+    why: str
     then: str
     arms: tuple[str, ...]
     baseline: str
+
+    @property
+    def answer(self) -> str:
+        """What to train with, and why."""
+        return self.do + self.why
 
 
 def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = None) -> dict[str, Line]:
@@ -63,25 +70,31 @@ def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = 
     return made
 
 
+def unanswered(study: Study, found: Sequence[Finding]) -> list[str]:
+    """Name the experiments that have no verdict at all."""
+    judged = {each.experiment for each in found}
+    return [name for name in study.evaluated if name not in judged]
+
+
 def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Params, seconds: Seconds) -> Line:
     groups: dict[str, list[Finding]] = {}
     for each in found:
         groups.setdefault(str(each.contrast.verdict), []).append(each)
     better = sorted(groups.get("better", ()), key=lambda each: -abs(each.contrast.difference))
     arms = tuple(each.contrast.arm for each in better) or (baseline,)
-    said = [_recommended(one, better, groups, one.loss_of(baseline))]
-    said += [
+    do, why = _recommended(one, better, groups, one.loss_of(baseline))
+    said = [
         f"{words.format(baseline=one.loss_of(baseline))}: {_listed(_losses(one, rest), 'and')}"
         for verdict, words in REST
         if (rest := groups.get(verdict))
     ]
     said += _not_trained(one, groups.get("not trained", ()))
-    costs = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
-    if any(costs):
-        said.append(f"{' and '.join(filter(None, costs))} of {one.loss_of(baseline)}")
+    prices = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
+    said += filter(None, [costs(prices, one.loss_of(baseline))])
     said += _sample(found)
     said += _folds(folds_of(params, one.name), len(params.seeds))
-    return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
+    why += "".join(f"; {each}" for each in said)
+    return Line(do, why, "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 
 
 def _not_trained(one: Evaluated, found: Sequence[Finding]) -> list[str]:
@@ -102,18 +115,19 @@ def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
 
 def _recommended(
     one: Evaluated, better: Sequence[Finding], groups: dict[str, list[Finding]], baseline: str
-) -> str:
+) -> tuple[str, str]:
+    """Say what to train with, and how much that is better."""
     if not better:
         nothing = set(groups) == {"not trained"}
-        return "no answer yet" if nothing else f"no reason shown to leave {baseline}"
+        return "no answer yet" if nothing else f"no reason shown to leave {baseline}", ""
     gains = [abs(each.contrast.difference) for each in better]
     half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
     spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
     names = _listed(_losses(one, better), "or")
     several = len(better) > 1
-    said = f"train with {names}: {'each ' if several else ''}better than {baseline} by {spread} "
-    said += f"{metric_name(one.metric)} ({_ahead(better)})"
-    return said + ("; they were not compared with one another" if several else "")
+    why = f": {'each ' if several else ''}better than {baseline} by {spread} "
+    why += f"{metric_name(one.metric)} ({_ahead(better)})"
+    return f"train with {names}", why + ("; they were not compared with one another" if several else "")
 
 
 def _ahead(better: Sequence[Finding]) -> str:
@@ -133,7 +147,8 @@ def _ahead(better: Sequence[Finding]) -> str:
 def _sample(found: Sequence[Finding]) -> list[str]:
     """Say what one test sample weighs: a difference of that size may be one image."""
     step = max(each.contrast.step for each in found)
-    return [f"one test sample weighs up to {step:.2g}"] if step else []
+    metric = metric_name(found[0].contrast.metric)
+    return [f"one test sample weighs up to {step:.2g} {metric}"] if step else []
 
 
 def _folds(folds: int, seeds: int) -> list[str]:

@@ -59,6 +59,12 @@ def memory_said(arms: Sequence[str], baseline: str, known: Mapping[str, Mapping[
     return _said("memory", [memory_ratio(arm, baseline, known) for arm in arms if arm != baseline])
 
 
+def costs(said: Sequence[str], baseline: str) -> str:
+    """Put what arms cost beside a loss into a clause; "" where nothing is known."""
+    known = [one for one in said if one]
+    return f"costs {' and '.join(known)} of {baseline}" if known else ""
+
+
 def _said(what: str, ratios: Sequence[float | None]) -> str:
     found = [ratio for ratio in ratios if ratio is not None]
     if not found:
