@@ -297,7 +297,10 @@ def test_each_experiment_is_answered_in_a_line_that_agrees_with_its_verdicts(stu
     for one in content["verdicts"]:
         said = content["answers"][one["experiment"]]["answer"]
         assert ("train with" in said) == (one["verdict"] == "better"), said
-        assert said in (out / "report.md").read_text()
+        do, _, why = said.partition("; ") if "train with" not in said else said.partition(": ")
+        first = f"**{one['experiment']}: {do}**{said.removeprefix(do)}. Next: "
+        assert first in (out / "report.md").read_text()
+        assert why
     page = (out / "index.html").read_text()
     assert page.index('class="lines"') < page.index('id="verdicts"')
 
@@ -472,3 +475,38 @@ def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
         }
     )
     assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)
+
+
+LONG = "a_really_long_name_for_a_loss_that_somebody_tuned_by_hand"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_long_name_widens_nothing_and_no_chart_cuts_it(width: int, study: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    content = tiny_params()
+    content["losses"][LONG] = content["losses"].pop("focal")
+    content["hypotheses"]["focal_wins"]["better"] = LONG
+    for arm in content["arms"].values():
+        arm["loss"] = arm["loss"].replace("focal", LONG)
+    write_params(study, content)
+    for file in study.glob("models/*/*-focal/arm.json"):
+        file.write_text(json.dumps({**json.loads(file.read_bytes()), "loss": LONG}))
+    for file in study.glob("reports/evaluation/*/scores.csv"):
+        pd.read_csv(file).replace({"loss": {"focal": LONG}}).to_csv(file, index=False)
+    page_file = report(study) / "index.html"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=BROWSER)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(page_file.as_uri())
+        charts = page.locator(".chart").count()
+        page.wait_for_function(f"document.querySelectorAll('.chart svg').length >= {charts}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for kind in (".fits", ".chart"):
+            assert page.evaluate(f"[...document.querySelectorAll('{kind}')].filter({TOO_WIDE}).length") == 0
+        drawn = page.locator(".chart svg text").all_text_contents()
+        assert any("somebody_tuned_by_hand" in one for one in drawn)
+        assert [one for one in drawn if "…" in one] == []
+        assert (page.locator(".stacked").count() == 0) == (width > 390)
+        browser.close()

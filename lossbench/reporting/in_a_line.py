@@ -106,7 +106,8 @@ def _not_trained(one: Evaluated, found: Sequence[Finding]) -> list[str]:
     untrained = list(dict.fromkeys(one.loss_of(arm) for arm, condition in sides if condition.untrained))
     said = f"not trained: {_listed(untrained, 'and')}"
     judged = _losses(one, found)
-    return [said if untrained == judged else f"{said}; so no verdict on {_listed(judged, 'and')}"]
+    left = [name for name in judged if name not in untrained]
+    return [f"{said}; so no verdict on {_listed(left, 'and')}" if left else said]
 
 
 def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
