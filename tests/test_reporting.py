@@ -477,6 +477,63 @@ def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
     assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)
 
 
+def test_with_all_pairs_each_loss_is_held_against_the_baseline_and_one_that_another_beats_is_not_recommended(
+    study: Path,
+) -> None:
+    content = tiny_params()
+    content["losses"] = {
+        "focal": content["losses"]["focal"],
+        "cross_entropy": content["losses"]["cross_entropy"],
+    }
+    content["losses"]["hinge"] = {"name": "hinge"}
+    content["arms"] = {
+        f"digits-{loss}": {"experiment": "digits", "dataset": "digits", "loss": loss}
+        for loss in content["losses"]
+    }
+    del content["experiments"]["scenes"]
+    content["comparison"]["contrasts"] = "all_pairs"
+    content["seeds"] = list(range(12))
+    write_params(study, content)
+    for kind in ("models/digits", "reports/tuning"):
+        for file in sorted((study / kind).glob("digits-focal*")):
+            made = file.with_name(file.name.replace("focal", "hinge"))
+            shutil.copytree(file, made) if file.is_dir() else shutil.copy(file, made)
+    described = study / "models/digits/digits-hinge/arm.json"
+    described.write_text(json.dumps({**json.loads(described.read_bytes()), "loss": "hinge"}))
+    shutil.rmtree(study / "reports/evaluation/digits/statistics")
+    lead = {"cross_entropy": 0.6, "focal": 0.8, "hinge": 0.7}
+    rows = [
+        {"arm": f"digits-{loss}", "loss": loss, "seed": seed, "metric": "accuracy", "diverged": False,
+         "value": start + 0.003 * ((7 * seed) % 12) * (1 + list(lead).index(loss))}
+        for loss, start in lead.items() for seed in content["seeds"]
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(study / "reports/evaluation/digits/scores.csv", index=False)
+    for file in study.glob("reports/evaluation/digits/*.csv"):
+        if file.stem in ("per_class", "confusion", "reliability", "calibration"):
+            file.unlink()
+    out = report(study)
+    answer = json.loads((out / "verdicts.json").read_bytes())["answers"]["digits"]["answer"]
+    assert answer.startswith("train with focal: better than cross_entropy by"), answer
+    assert "better too, but worse than one of these: hinge" in answer
+    assert "not compared" not in answer
+    verdicts = pd.read_csv(out / "verdicts.csv")
+    assert list(verdicts["baseline"])[:2] == ["digits-cross_entropy"] * 2
+
+
+def test_names_of_many_classes_never_lie_over_each_other(study: Path) -> None:
+    read = read_study(load_params(study / "params.yaml"), study)
+    drawn = draw(read, leaderboard(read), findings(read), curves(read))
+    axes = [
+        json.dumps(one)
+        for one in re.findall(
+            r'\{"axis": (\{[^}]*\}), "field": "(?:class|true|predicted)"',
+            json.dumps([chart.spec for charts_ in drawn.values() for chart in charts_], sort_keys=True),
+        )
+    ]
+    assert len(axes) > 4
+    assert all("greedy" in one for one in axes)
+
+
 LONG = "a_really_long_name_for_a_loss_that_somebody_tuned_by_hand"
 
 

@@ -101,7 +101,7 @@ def test_score_verdict_and_rank_stand_whole_beside_the_assistants_open_panel(pag
         ends.append(box["x"] + box["width"])
     assert ends == sorted(ends)
     assert ends[-1] <= panel
-    for said in ("0.90 (0.88 to 0.92)", "baseline", "0.80 (0.78 to 0.82)"):
+    for said in ("0.900 (0.880 to 0.920)", "baseline", "0.800 (0.780 to 0.820)"):
         cell = page.get_by_text(said, exact=True).first
         assert cell.evaluate("one => one.scrollWidth <= one.clientWidth || one.clientWidth === 0"), said
         cut = "one => { const cell = one.closest('.ag-cell'); return cell.scrollWidth > cell.clientWidth; }"

@@ -72,6 +72,11 @@ def _named() -> alt.Axis:
     return alt.Axis(labelExpr=BROKEN, labelLimit=220)
 
 
+def _of_classes() -> alt.Axis:
+    """Names of classes, of which some are left out where there are too many to be read."""
+    return alt.Axis(labelLimit=NAMED, labelOverlap="greedy", labelSeparation=1)
+
+
 def _lines(name: str) -> list[str]:
     """Break a name as a label is."""
     return re.sub(PART, r"\1\n", name).split("\n")
@@ -305,7 +310,7 @@ def per_class(one: Evaluated) -> Spec:
             "class:N",
             sort=list(one.drawn.info.classes),
             title=None,
-            axis=alt.Axis(labelAngle=-40, labelLimit=90),
+            axis=alt.Axis(labelAngle=-40, labelLimit=90, labelOverlap="greedy"),
         ),
         y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None, axis=_named()),
     )
@@ -342,8 +347,8 @@ def confusion(one: Evaluated) -> Spec:
     table = confusion_shares(one)
     order = list(one.drawn.info.classes)
     base = alt.Chart(table).encode(
-        x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
-        y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
+        x=alt.X("predicted:N", sort=order, axis=_of_classes()),
+        y=alt.Y("true:N", sort=order, axis=_of_classes()),
         tooltip=_tips("loss", "true", "predicted", "share", "count"),
     )
     cells = base.mark_rect().encode(

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lossbench.outs import seen_from_top
 from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
+from lossbench.statistics.record import Verdict
 from lossbench.statistics.writing import digits, metric_name
 from lossbench.tracking.cost import Seconds, cost_said, costs, memory_said
 from lossbench.written import CHAIN
@@ -51,7 +52,8 @@ class Line:
 def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = None) -> dict[str, Line]:
     """Return the answer of each experiment that has verdicts against a baseline.
 
-    Losses that each beat the baseline were not compared with one another; the line says so.
+    Losses that each beat the baseline were not compared with one another, and the line says so, but where
+    all pairs are compared: then one that another of them beats is not recommended.
 
     Args:
         study: all outs.
@@ -64,9 +66,10 @@ def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = 
         baseline = study.params.baseline_of(name)
         if baseline is None:
             continue
-        against = [each for each in found if each.experiment == name and each.contrast.baseline == baseline]
+        own = [each for each in found if each.experiment == name]
+        against = [each for each in own if each.contrast.baseline == baseline]
         if against:
-            made[name] = _line(one, against, baseline, study.params, seconds or {})
+            made[name] = _line(one, against, baseline, study.params, seconds or {}, beaten(own))
     return made
 
 
@@ -76,14 +79,40 @@ def unanswered(study: Study, found: Sequence[Finding]) -> list[str]:
     return [name for name in study.evaluated if name not in judged]
 
 
-def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Params, seconds: Seconds) -> Line:
+def beaten(found: Sequence[Finding]) -> dict[str, set[str]]:
+    """Arm → those that are better; where all are held against the baseline alone, only that has any."""
+    made: dict[str, set[str]] = {}
+    for contrast in (each.contrast for each in found):
+        if contrast.verdict == Verdict.BETTER:
+            made.setdefault(contrast.baseline, set()).add(contrast.arm)
+        elif contrast.verdict == Verdict.WORSE:
+            made.setdefault(contrast.arm, set()).add(contrast.baseline)
+    return made
+
+
+def _line(
+    one: Evaluated,
+    found: Sequence[Finding],
+    baseline: str,
+    params: Params,
+    seconds: Seconds,
+    beaten_by: Mapping[str, set[str]],
+) -> Line:
     groups: dict[str, list[Finding]] = {}
     for each in found:
         groups.setdefault(str(each.contrast.verdict), []).append(each)
     better = sorted(groups.get("better", ()), key=lambda each: -abs(each.contrast.difference))
+    ahead = {each.contrast.arm for each in better}
+    second = [each for each in better if beaten_by.get(each.contrast.arm, set()) & ahead]
+    better = [each for each in better if each not in second]
     arms = tuple(each.contrast.arm for each in better) or (baseline,)
     do, why = _recommended(one, better, groups, one.loss_of(baseline))
-    said = [
+    if len(better) > 1 and params.comparison.contrasts == "baseline":
+        why += "; they were not compared with one another"
+    said = (
+        [f"better too, but worse than one of these: {_listed(_losses(one, second), 'and')}"] if second else []
+    )
+    said += [
         f"{words.format(baseline=one.loss_of(baseline))}: {_listed(_losses(one, rest), 'and')}"
         for verdict, words in REST
         if (rest := groups.get(verdict))
@@ -128,7 +157,7 @@ def _recommended(
     several = len(better) > 1
     why = f": {'each ' if several else ''}better than {baseline} by {spread} "
     why += f"{metric_name(one.metric)} ({_ahead(better)})"
-    return f"train with {names}", why + ("; they were not compared with one another" if several else "")
+    return f"train with {names}", why
 
 
 def _ahead(better: Sequence[Finding]) -> str:
