@@ -1,10 +1,18 @@
 """The remaining time that a run shows, where an epoch of one experiment takes longer than of another."""
 
 import io
+from pathlib import Path
 
 import pytest
+from conftest import tiny_params
 
+from lossbench.execution.jobs import Event, Train, Where
+from lossbench.outs import Outs
+from lossbench.params import parse_params
 from lossbench.progress import Bar, Forecast
+from lossbench.store import Store
+from lossbench.tracking.watch import Watcher
+from lossbench.training.member import Member
 
 EPOCHS = {"scenes": 100, "digits": 1000}
 TAKES = {"scenes": 0.5, "digits": 0.01}
@@ -91,3 +99,21 @@ def test_the_line_says_the_forecast(seconds: float | None, said: str) -> None:
     assert str(line).endswith(said)
     line.update(7)
     line.close()
+
+
+def test_the_watcher_tells_the_forecast_of_begins_epochs_and_ends(clock: Clock, tmp_path: Path) -> None:
+    params = parse_params(tiny_params())
+    forecast = Forecast({"digits": 4, "scenes": 10}, {"scenes": 6.0})
+    outs = Outs(tmp_path)
+    watcher = Watcher(params, outs, Store(str(tmp_path / "store")), "training", forecast, journal=False)
+    recipe = params.experiments["digits"].recipe.at(1)
+    where = Where(tmp_path, tmp_path, str(tmp_path / "store"))
+    job = Train(where, params, "digits-focal", recipe, (Member(0),), ("key",), trial=True)
+    watcher.submitted([job])
+    for news in (("begun", 0, {}), ("epoch", 0, 1, {}), ("epoch", 0, 1, {}), ("epoch", 0, 2, {})):
+        watcher.event(Event(job, "progress", news))
+        clock.now += 1.0
+    assert forecast.seconds() is None  # of digits' epochs nothing is known until a job has ended
+    watcher.event(Event(job, "done"))
+    assert (forecast.total, forecast.seconds()) == (14, pytest.approx(4.0 * (2 * 2.0 + 10 * 6.0) / (2 * 2.0)))
+    watcher.close(failed=False)

@@ -26,6 +26,7 @@ from lossbench.reporting.tables import curves, findings, leaderboard
 from lossbench.reporting.write import write_report
 from lossbench.statistics.paired import Interval
 from lossbench.statistics.record import Verdict
+from lossbench.tracking.summary import Reports
 
 FILES = (
     "leaderboard.csv",
@@ -340,6 +341,8 @@ def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: 
     twin = (study / ".lossbench/report/index.html").read_text()
     assert re.search(r"× 1\.5 the time and × 1\.\d the memory of cross_entropy", twin)
     assert "MB a step: what a training step keeps in memory" in twin
+    recorded = Reports(study).answer("digits", study / ".lossbench").partition(".\n\nNext: ")[0]
+    assert recorded.removeprefix("Train with focal") in twin  # MLflow's description says the same
     assert "the time" not in (study / "reports/index.html").read_text()
 
 

@@ -28,7 +28,7 @@ from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
 from lossbench.tracking.store import store_of
-from lossbench.tracking.summary import Reports, summarise
+from lossbench.tracking.summary import Reports, _plain, summarise
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from lossbench.tracking.ui import VIEW, addresses
 from tests.law_cases import examples
@@ -305,6 +305,19 @@ def test_a_score_reads_as_in_the_report(study):
     for row in pd.read_csv(study / "reports/leaderboard.csv").to_dict("records"):
         found = summarise(ArmOuts(study, "toy", row["arm"]), Reports(study), "accuracy")
         assert found.tags["score"] == markdown.score(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("label_smoothing", "label_smoothing"),
+        ("__init__", r"\_\_init\_\_"),
+        ("_a_", r"\_a\_"),
+        ("a*b|c", r"a\*b\|c"),
+    ],
+)
+def test_a_name_is_no_markdown_and_an_underscore_within_it_stays_as_it_is(name, written):
+    assert _plain(name) == written
 
 
 def test_where_nothing_was_compared_nobody_is_the_baseline(study):

@@ -10,7 +10,7 @@ from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import UserError
 from lossbench.params import load_params
 from lossbench.statistics.writing import with_bounds
-from lossbench.tracking.cost import cost_said, costs, read_seconds
+from lossbench.tracking.cost import cost_said, read_seconds, with_time
 from lossbench.tracking.outs import home_of
 
 TO_THE_RIGHT = (4,)
@@ -36,8 +36,8 @@ def summarise() -> None:
     print()
     for name, line in verdicts["answers"].items():
         cost = cost_said(line["arms"], line["baseline"], read_seconds(list(params.arms), home_of(Path.cwd())))
-        costly = f"; {costs([cost], params.arms[line['baseline']].loss)}" if cost else ""
-        print(f"{name}: {line['answer']}{costly}. Next: {line['next'].replace('`', '')}.")
+        said = with_time(line["answer"], cost, params.arms[line["baseline"]].loss)
+        print(f"{name}: {said}. Next: {line['next'].replace('`', '')}.")
     for name, look in verdicts.get("looks", {}).items():
         print(f"{name} stands at {look['said']}.")
     for one in verdicts["hypotheses"]:

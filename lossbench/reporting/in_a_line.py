@@ -119,9 +119,8 @@ def _line(
     ]
     said += _not_trained(one, groups.get("not trained", ()))
     prices = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
-    said += filter(None, [costs(prices, one.loss_of(baseline))])
-    said += _sample(found)
-    said += _folds(folds_of(params, one.name), len(params.seeds))
+    why += "".join(f"; {each}" for each in said) + costs(prices, one.loss_of(baseline))
+    said = [*_sample(found), *_folds(folds_of(params, one.name), len(params.seeds))]
     why += "".join(f"; {each}" for each in said)
     return Line(do, why, "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 

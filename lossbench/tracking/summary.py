@@ -16,7 +16,7 @@ from typing import Any
 
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.writing import p_value, with_bounds
-from lossbench.tracking.cost import cost_said, costs, read_seconds
+from lossbench.tracking.cost import cost_said, read_seconds, with_time
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.provenance import digest
 
@@ -79,9 +79,7 @@ class Reports:
             return ""
         seconds = read_seconds([*line["arms"], line["baseline"]], home)
         cost = cost_said(line["arms"], line["baseline"], seconds)
-        said = _plain(line["answer"])
-        if cost:
-            said += f"; {costs([cost], _plain(self._loss(experiment, line['baseline'])))}"
+        said = _plain(with_time(line["answer"], cost, self._loss(experiment, line["baseline"])))
         return f"{said[0].upper()}{said[1:]}.\n\nNext: {line['next']}."
 
     def _loss(self, experiment: str, arm: str) -> str:
@@ -237,8 +235,11 @@ def metric_name(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep a user's name from being read as Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    """Keep a user's name from being read as Markdown or HTML.
+
+    An underscore within a word means nothing there, and the list of experiments shows what is written.
+    """
+    return re.sub(r"([\\`*{}\[\]<>#|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def _is(row: Mapping[str, Any], outs: ArmOuts) -> bool:
