@@ -445,8 +445,16 @@ class Params(Model):
     retraining: Retraining = Retraining()
 
     def arms_of(self, experiment: str) -> dict[str, Arm]:
-        """The arms of one experiment, in the order written."""
-        return {name: arm for name, arm in self.arms.items() if arm.experiment == experiment}
+        """The arms of one experiment, in the order written.
+
+        Where all pairs are compared, the baseline comes first: every other is then held against it, not
+        it against those before.
+        """
+        mine = {name: arm for name, arm in self.arms.items() if arm.experiment == experiment}
+        if self.comparison.contrasts == "baseline":
+            return mine
+        wanted = self._baseline_loss(experiment)
+        return dict(sorted(mine.items(), key=lambda one: one[1].loss != wanted))
 
     def by_of(self, claim: Hypothesis) -> float:
         """By how much a claim says that one loss beats the other."""
@@ -461,11 +469,14 @@ class Params(Model):
 
     def baseline_of(self, experiment: str) -> str | None:
         """The name of the experiment's baseline arm, or None where it has no arm with that loss."""
-        wanted = self.comparison.baselines.get(experiment, self.comparison.baseline)
+        wanted = self._baseline_loss(experiment)
         for name, arm in self.arms_of(experiment).items():
             if arm.loss == wanted:
                 return name
         return None
+
+    def _baseline_loss(self, experiment: str) -> str:
+        return self.comparison.baselines.get(experiment, self.comparison.baseline)
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

@@ -50,6 +50,7 @@ from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
 from lossbench.processes import step
+from lossbench.progress import Forecast
 from lossbench.store import Store, opened
 from lossbench.telling import printable
 from lossbench.tracking.server import get_ready
@@ -213,10 +214,10 @@ def fill(params: Params, outs: Outs, store: Store, journal: bool = True) -> froz
 
     arms = {name: Arm(params, name, outs.study) for name in params.arms}
     done, place = settled(params, arms, outs, store), site(params, outs, store)
-    epochs = say_plan(params, arms, store, place, done)
-    if epochs:
+    forecast = say_plan(params, arms, store, place, done)
+    if forecast.total:
         store.prove()
-    watcher = Watcher(params, outs, store, "training", epochs, journal)
+    watcher = Watcher(params, outs, store, "training", forecast, journal)
     filling = Filling(place.executor, watcher)
     add_all(filling, params, arms, outs, store, place.where(), done)
     filling.run()
@@ -284,14 +285,15 @@ def plan(study: Path) -> None:
 
 def say_plan(
     params: Params, arms: Mapping[str, Arm], store: Store, place: Site, done: Collection[str]
-) -> int:
-    """Print what is missing, and about how long it takes; returns how many epochs that are."""
+) -> Forecast:
+    """Print what is missing, and about how long it takes; returns what shows that while it is done."""
     where = place.where()
     planned = make_plan(params, arms, store, where, place.executor, done)
     workers = place.workers if any(one.epochs for one in planned) else 1
     for line in [*sentences(planned, workers), *looks_said(params, where.study)]:
         print(line, flush=True)
-    return sum(one.epochs for one in planned)
+    costs = {one.experiment: one.seconds for one in planned if one.seconds is not None}
+    return Forecast({one.experiment: one.epochs for one in planned}, costs)
 
 
 def check_in_worker(params: Params) -> None:

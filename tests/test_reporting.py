@@ -26,6 +26,7 @@ from lossbench.reporting.tables import curves, findings, leaderboard
 from lossbench.reporting.write import write_report
 from lossbench.statistics.paired import Interval
 from lossbench.statistics.record import Verdict
+from lossbench.tracking.summary import Reports
 
 FILES = (
     "leaderboard.csv",
@@ -300,7 +301,10 @@ def test_each_experiment_is_answered_in_a_line_that_agrees_with_its_verdicts(stu
     for one in content["verdicts"]:
         said = content["answers"][one["experiment"]]["answer"]
         assert ("train with" in said) == (one["verdict"] == "better"), said
-        assert said in (out / "report.md").read_text()
+        do, _, why = said.partition("; ") if "train with" not in said else said.partition(": ")
+        first = f"**{one['experiment']}: {do}**{said.removeprefix(do)}. Next: "
+        assert first in (out / "report.md").read_text()
+        assert why
     page = (out / "index.html").read_text()
     assert page.index('class="lines"') < page.index('id="verdicts"')
 
@@ -341,6 +345,8 @@ def test_a_decided_answer_says_how_often_what_it_costs_and_how_to_use_it(study: 
     twin = (study / ".lossbench/report/index.html").read_text()
     assert re.search(r"× 1\.5 the time and × 1\.\d the memory of cross_entropy", twin)
     assert "MB a step: what a training step keeps in memory" in twin
+    recorded = Reports(study).answer("digits", study / ".lossbench").partition(".\n\nNext: ")[0]
+    assert recorded.removeprefix("Train with focal") in twin  # MLflow's description says the same
     assert "the time" not in (study / "reports/index.html").read_text()
 
 
@@ -477,3 +483,95 @@ def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
         }
     )
     assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)
+
+
+def test_with_all_pairs_each_loss_is_held_against_the_baseline_and_one_that_another_beats_is_not_recommended(
+    study: Path,
+) -> None:
+    content = tiny_params()
+    content["losses"] = {
+        "focal": content["losses"]["focal"],
+        "cross_entropy": content["losses"]["cross_entropy"],
+    }
+    content["losses"]["hinge"] = {"name": "hinge"}
+    content["arms"] = {
+        f"digits-{loss}": {"experiment": "digits", "dataset": "digits", "loss": loss}
+        for loss in content["losses"]
+    }
+    del content["experiments"]["scenes"]
+    content["comparison"]["contrasts"] = "all_pairs"
+    content["seeds"] = list(range(12))
+    write_params(study, content)
+    for kind in ("models/digits", "reports/tuning"):
+        for file in sorted((study / kind).glob("digits-focal*")):
+            made = file.with_name(file.name.replace("focal", "hinge"))
+            shutil.copytree(file, made) if file.is_dir() else shutil.copy(file, made)
+    described = study / "models/digits/digits-hinge/arm.json"
+    described.write_text(json.dumps({**json.loads(described.read_bytes()), "loss": "hinge"}))
+    shutil.rmtree(study / "reports/evaluation/digits/statistics")
+    lead = {"cross_entropy": 0.6, "focal": 0.8, "hinge": 0.7}
+    rows = [
+        {"arm": f"digits-{loss}", "loss": loss, "seed": seed, "metric": "accuracy", "diverged": False,
+         "value": start + 0.003 * ((7 * seed) % 12) * (1 + list(lead).index(loss))}
+        for loss, start in lead.items() for seed in content["seeds"]
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(study / "reports/evaluation/digits/scores.csv", index=False)
+    for file in study.glob("reports/evaluation/digits/*.csv"):
+        if file.stem in ("per_class", "confusion", "reliability", "calibration"):
+            file.unlink()
+    out = report(study)
+    answer = json.loads((out / "verdicts.json").read_bytes())["answers"]["digits"]["answer"]
+    assert answer.startswith("train with focal: better than cross_entropy by"), answer
+    assert "better too, but worse than one of these: hinge" in answer
+    assert "not compared" not in answer
+    verdicts = pd.read_csv(out / "verdicts.csv")
+    assert list(verdicts["baseline"])[:2] == ["digits-cross_entropy"] * 2
+
+
+def test_names_of_many_classes_never_lie_over_each_other(study: Path) -> None:
+    read = read_study(load_params(study / "params.yaml"), study)
+    drawn = draw(read, leaderboard(read), findings(read), curves(read))
+    axes = [
+        json.dumps(one)
+        for one in re.findall(
+            r'\{"axis": (\{[^}]*\}), "field": "(?:class|true|predicted)"',
+            json.dumps([chart.spec for charts_ in drawn.values() for chart in charts_], sort_keys=True),
+        )
+    ]
+    assert len(axes) > 4
+    assert all("greedy" in one for one in axes)
+
+
+LONG = "a_really_long_name_for_a_loss_that_somebody_tuned_by_hand"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_long_name_widens_nothing_and_no_chart_cuts_it(width: int, study: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    content = tiny_params()
+    content["losses"][LONG] = content["losses"].pop("focal")
+    content["hypotheses"]["focal_wins"]["better"] = LONG
+    for arm in content["arms"].values():
+        arm["loss"] = arm["loss"].replace("focal", LONG)
+    write_params(study, content)
+    for file in study.glob("models/*/*-focal/arm.json"):
+        file.write_text(json.dumps({**json.loads(file.read_bytes()), "loss": LONG}))
+    for file in study.glob("reports/evaluation/*/scores.csv"):
+        pd.read_csv(file).replace({"loss": {"focal": LONG}}).to_csv(file, index=False)
+    page_file = report(study) / "index.html"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=BROWSER)
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(page_file.as_uri())
+        charts = page.locator(".chart").count()
+        page.wait_for_function(f"document.querySelectorAll('.chart svg').length >= {charts}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for kind in (".fits", ".chart"):
+            assert page.evaluate(f"[...document.querySelectorAll('{kind}')].filter({TOO_WIDE}).length") == 0
+        drawn = page.locator(".chart svg text").all_text_contents()
+        assert any("somebody_tuned_by_hand" in one for one in drawn)
+        assert [one for one in drawn if "…" in one] == []
+        assert (page.locator(".stacked").count() == 0) == (width > 390)
+        browser.close()

@@ -77,7 +77,7 @@ def test_none_of_eight_is_compatible_with_a_third_and_a_tenth_takes_29():
             [(0.5, "better", 0.2), (1.0, "tie", 0.0)],
             "from 50 % to 100 % of the epochs the verdict goes from better to tie",
         ),
-        ([(0.5, "better", 0.3), (1.0, "better", 0.1)], "the difference goes from 0.3 to 0.1"),
+        ([(0.5, "better", 0.3), (1.0, "better", 0.1)], "the difference goes from 0.300 to 0.100"),
         ([(0.1, "worse", 0.3), (0.5, "better", 0.2), (1.0, "better", 0.21)], ""),
         ([(0.1, "undecided", 0.0), (1.0, "better", 0.1)], "from 10 % to 100 %"),
         ([(0.7, "tie", 0.0), (1.0, "better", 0.1)], ""),

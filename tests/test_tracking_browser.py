@@ -89,18 +89,23 @@ def test_the_table_shows_the_current_arms_sorted_by_the_test_metric(page, record
     keep(page, "table")
 
 
-def test_rank_score_and_verdict_stand_beside_the_assistants_open_panel(page, recorded, keep):
+def test_score_verdict_and_rank_stand_whole_beside_the_assistants_open_panel(page, recorded, keep):
     _, _, pages = recorded
     page.set_viewport_size({"width": 1400, "height": 1000})
     page.goto(pages.table)
     page.get_by_text("4 matching runs").wait_for()
     panel = page.get_by_text("MLflow Assistant").first.bounding_box()["x"]
     ends = []
-    for column in ("rank", "score", "verdict"):
+    for column in ("score", "verdict", "rank"):
         box = page.get_by_role("columnheader", name=column, exact=True).first.bounding_box()
         ends.append(box["x"] + box["width"])
     assert ends == sorted(ends)
     assert ends[-1] <= panel
+    for said in ("0.900 (0.880 to 0.920)", "baseline", "0.800 (0.780 to 0.820)"):
+        cell = page.get_by_text(said, exact=True).first
+        assert cell.evaluate("one => one.scrollWidth <= one.clientWidth || one.clientWidth === 0"), said
+        cut = "one => { const cell = one.closest('.ag-cell'); return cell.scrollWidth > cell.clientWidth; }"
+        assert not cell.evaluate(cut), said
     keep(page, "table-1400")
 
 

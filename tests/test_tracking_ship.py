@@ -13,18 +13,22 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import stage, tiny_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lossbench.params import load_params, parse_params
+from lossbench.reporting import markdown
 from lossbench.telling import shown
 from lossbench.tracking import server
 from lossbench.tracking.experiment import BEAT, COMPLETE, CURRENT, KEY, OWNER, ROLE, experiment_name
+from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.record import flatten
 from lossbench.tracking.server import ServerGoneError, connect
 from lossbench.tracking.store import store_of
+from lossbench.tracking.summary import Reports, _plain, summarise
 from lossbench.tracking.track import SUMMARY, Drawn, track
 from lossbench.tracking.ui import VIEW, addresses
 from tests.law_cases import examples
@@ -304,6 +308,34 @@ def test_parents_carry_score_interval_rank_and_verdict(study):
     )  # the sentence has it, with its range
 
 
+def test_a_score_reads_as_in_the_report(study):
+    write_report(study, load_params(study / "params.yaml"))
+    for row in pd.read_csv(study / "reports/leaderboard.csv").to_dict("records"):
+        found = summarise(ArmOuts(study, "toy", row["arm"]), Reports(study), "accuracy")
+        assert found.tags["score"] == markdown.score(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("label_smoothing", "label_smoothing"),
+        ("__init__", r"\_\_init\_\_"),
+        ("_a_", r"\_a\_"),
+        ("a*b|c", r"a\*b\|c"),
+    ],
+)
+def test_a_name_is_no_markdown_and_an_underscore_within_it_stays_as_it_is(name, written):
+    assert _plain(name) == written
+
+
+def test_where_nothing_was_compared_nobody_is_the_baseline(study):
+    write_report(study, load_params(study / "params.yaml"))
+    table = study / "reports/verdicts.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")  # as of a single seed
+    for arm in ("toy-cross_entropy", "toy-focal"):
+        assert "verdict" not in summarise(ArmOuts(study, "toy", arm), Reports(study), "accuracy").tags
+
+
 @pytest.mark.slow
 def test_a_new_verdict_changes_the_parent_and_rewrites_no_run(study):
     params = load_params(study / "params.yaml")
@@ -441,7 +473,6 @@ def test_runs_of_another_machine_are_closed_once_nothing_was_heard_of_them_for_l
 
 @pytest.mark.slow
 def test_a_killed_attempt_disappears_once_the_arm_is_whole(study):
-    from lossbench.tracking.outs import ArmOuts
     from lossbench.tracking.record import arm_record
 
     params = load_params(study / "params.yaml")

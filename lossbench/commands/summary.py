@@ -9,12 +9,12 @@ from pathlib import Path
 from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import UserError
 from lossbench.params import load_params
-from lossbench.tracking.cost import cost_said, read_seconds
+from lossbench.statistics.writing import with_bounds
+from lossbench.tracking.cost import cost_said, read_seconds, with_time
 from lossbench.tracking.outs import home_of
 
-HEADS = ("experiment", "loss", "metric", "mean", "interval", "replicates")
-TO_THE_RIGHT = (3, 5)
-"""Columns of numbers."""
+TO_THE_RIGHT = (4,)
+"""Columns of whole numbers."""
 
 
 def summarise() -> None:
@@ -26,7 +26,9 @@ def summarise() -> None:
         board = list(csv.DictReader(file))
     primary = {name: one.metric for name, one in params.experiments.items()}
     chosen = [row for row in board if row["metric"] == primary.get(row["experiment"])]
-    print(f"\n{aligned([HEADS, *(_cells(row) for row in chosen)])}")
+    interval = f"mean ({100 * (1 - params.comparison.level):g} % interval)"
+    heads = ("experiment", "loss", "metric", interval, "replicates")
+    print(f"\n{aligned([heads, *(_cells(row) for row in chosen)])}")
     verdicts = json.loads(Path("reports/verdicts.json").read_bytes())
     print()
     for one in verdicts["verdicts"]:
@@ -34,8 +36,8 @@ def summarise() -> None:
     print()
     for name, line in verdicts["answers"].items():
         cost = cost_said(line["arms"], line["baseline"], read_seconds(list(params.arms), home_of(Path.cwd())))
-        costs = f"; {cost} of {params.arms[line['baseline']].loss}" if cost else ""
-        print(f"{name}: {line['answer']}{costs}. Next: {line['next'].replace('`', '')}.")
+        said = with_time(line["answer"], cost, params.arms[line["baseline"]].loss)
+        print(f"{name}: {said}. Next: {line['next'].replace('`', '')}.")
     for name, look in verdicts.get("looks", {}).items():
         print(f"{name} stands at {look['said']}.")
     for one in verdicts["hypotheses"]:
@@ -45,9 +47,8 @@ def summarise() -> None:
 
 
 def _cells(row: Mapping[str, str]) -> tuple[str, ...]:
-    low, high, mean = (float(row[key] or "nan") for key in ("ci_low", "ci_high", "mean"))
-    interval = f"{low:.4f} to {high:.4f}" if int(row["n"]) > 1 else "(one seed)"
-    return row["experiment"], row["loss"], row["metric"], f"{mean:.4f}", interval, row["n"]
+    score = with_bounds(*(float(row[key] or "nan") for key in ("mean", "ci_low", "ci_high")))
+    return row["experiment"], row["loss"], row["metric"], score, row["n"]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

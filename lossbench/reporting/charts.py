@@ -1,6 +1,7 @@
 """Charts as Vega-Lite specs: data inlined, widths that follow the page, colours safe for the colour-blind."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,11 @@ PANEL = 220
 """Pixels of a confusion matrix before the page gives it its room."""
 NAMED = 110
 """Pixels for a name beside an axis."""
+LINE = 22
+"""Characters of a name that stand on one line."""
+PART = rf"(?=.{{{LINE + 1}}})(.{{1,{LINE - 1}}}[_ -]|.{{{LINE}}})"
+BROKEN = rf"split(replace(datum.label, regexp('{PART}', 'g'), '$1\n'), '\n')"
+"""A name as lines, broken behind its parts where it has some: a chart cuts no name."""
 FAR = 1.0
 """A floor is drawn where it widens the axis by no more than this share; else it is told of."""
 
@@ -51,12 +57,29 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
 def _losses(names: Sequence[str]) -> alt.Color:
     """One colour and one dash or shape a loss, the same in all charts of an experiment."""
     scale = alt.Scale(domain=list(names), range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
-    return alt.Color("loss:N", scale=scale, title="loss", legend=_legend(columns=4))
+    return alt.Color(
+        "loss:N", scale=scale, title="loss", legend=_legend(columns=4, labelExpr=BROKEN, labelLimit=220)
+    )
 
 
 def _legend(**options: Any) -> alt.Legend:
     """Below the chart, where a phone has room; opaque, whatever the marks are."""
     return alt.Legend(orient="bottom", symbolOpacity=1, **options)
+
+
+def _named() -> alt.Axis:
+    """Names of losses beside the rows, whole."""
+    return alt.Axis(labelExpr=BROKEN, labelLimit=220)
+
+
+def _of_classes() -> alt.Axis:
+    """Names of classes, of which some are left out where there are too many to be read."""
+    return alt.Axis(labelLimit=NAMED, labelOverlap="greedy", labelSeparation=1)
+
+
+def _lines(name: str) -> list[str]:
+    """Break a name as a label is."""
+    return re.sub(PART, r"\1\n", name).split("\n")
 
 
 def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
@@ -81,7 +104,7 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
         scale=alt.Scale(domain=list(VERDICT_COLOURS), range=list(VERDICT_COLOURS.values())),
         legend=None,
     )
-    y = alt.Y("contrast:N", title=None, sort=None, axis=alt.Axis(labelLimit=220))
+    y = alt.Y("contrast:N", title=None, sort=None, axis=_named())
     band = alt.Chart(pd.DataFrame([{"a": -margin, "b": margin}])).mark_rect(opacity=0.13, color="#0072b2")
     zero = (
         alt.Chart(pd.DataFrame([{"x": 0}])).mark_rule(strokeDash=[4, 3], color="#888").encode(x=alt.X("x:Q"))
@@ -148,7 +171,7 @@ def rates(one: Evaluated, table: pd.DataFrame) -> Spec:
     """Heat map of losses × learning rates: the best validation score of the points with that rate."""
     base = alt.Chart(table).encode(
         x=alt.X("learning rate:O", axis=alt.Axis(labelAngle=-40, format=".3g")),
-        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None),
+        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None, axis=_named()),
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
@@ -180,7 +203,7 @@ def scores(one: Evaluated, board: pd.DataFrame) -> Spec:
     names = [one.loss_of(arm) for arm in one.arms]
     chosen = one.scores[one.scores["metric"] == one.metric]
     rows = board[(board["experiment"] == one.name) & (board["metric"] == one.metric)]
-    y = alt.Y("loss:N", title=None, sort=names)
+    y = alt.Y("loss:N", title=None, sort=names, axis=_named())
     values = [*chosen["value"], *rows["ci_low"], *rows["ci_high"]]
     drawn, said = _floors(floors_of(one), values)
     dots = (
@@ -287,9 +310,9 @@ def per_class(one: Evaluated) -> Spec:
             "class:N",
             sort=list(one.drawn.info.classes),
             title=None,
-            axis=alt.Axis(labelAngle=-40, labelLimit=90),
+            axis=alt.Axis(labelAngle=-40, labelLimit=90, labelOverlap="greedy"),
         ),
-        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None),
+        y=alt.Y("loss:N", sort=[one.loss_of(arm) for arm in one.arms], title=None, axis=_named()),
     )
     cells = base.mark_rect().encode(
         color=alt.Color(
@@ -324,8 +347,8 @@ def confusion(one: Evaluated) -> Spec:
     table = confusion_shares(one)
     order = list(one.drawn.info.classes)
     base = alt.Chart(table).encode(
-        x=alt.X("predicted:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
-        y=alt.Y("true:N", sort=order, axis=alt.Axis(labelLimit=NAMED)),
+        x=alt.X("predicted:N", sort=order, axis=_of_classes()),
+        y=alt.Y("true:N", sort=order, axis=_of_classes()),
         tooltip=_tips("loss", "true", "predicted", "share", "count"),
     )
     cells = base.mark_rect().encode(
@@ -337,7 +360,7 @@ def confusion(one: Evaluated) -> Spec:
     panels = [
         alt.layer(*layers)
         .transform_filter(alt.datum.loss == one.loss_of(arm))
-        .properties(title=one.loss_of(arm), width=PANEL, height=PANEL)
+        .properties(title=_lines(one.loss_of(arm)), width=PANEL, height=PANEL)
         for arm in one.arms
     ]
     return _made(alt.concat(*panels, columns=2, data=table))

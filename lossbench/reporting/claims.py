@@ -8,7 +8,7 @@ from lossbench.execution.declared import plan_of
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import higher_is_better, paired_scores
 from lossbench.statistics.hypotheses import Answer
-from lossbench.statistics.writing import digits, metric_name, p_value
+from lossbench.statistics.writing import digits, metric_name, p_value, with_bounds
 
 WORDS = {
     "supported": "The evidence supports the claim.",
@@ -38,10 +38,10 @@ def shown(one: Answer, study: Study) -> dict[str, Any]:
         "means": f"{better} {digits(means[0], half)}, {than} {digits(means[1], half)}",
         "test": f"{better} better than {than} on {metric_name(claim.on)} ({way} is better)"
         + ("" if other != claim.experiment else f", {claim.experiment}")
-        + (f", by {one.by:g}" if one.by else ""),
+        + (f", by more than {one.by:g}" if one.by else ""),
         "answer": one.answer,
         "meaning": WORDS[one.answer],
-        "gain": f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})",
+        "gain": with_bounds(one.difference, one.ci_low, one.ci_high),
         "p": p_value(one.p_holm),
         "n": one.n,
         "seeds_needed": one.seeds_needed,

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from lossbench.outs import seen_from_top
 from lossbench.params import Params, ScriptExperiment
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.tables import Finding
+from lossbench.statistics.record import Verdict
 from lossbench.statistics.writing import digits, metric_name
-from lossbench.tracking.cost import Seconds, cost_said, memory_said
+from lossbench.tracking.cost import Seconds, cost_said, costs, memory_said
 from lossbench.written import CHAIN
 
-REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"))
+REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"), ("worse", "worse"))
 """Verdicts that are listed after the answer, and their words: each was held against the baseline alone."""
 NO_VERDICT = "no verdict: it takes two losses and two seeds"
 """The answer where there is none."""
@@ -28,23 +29,31 @@ class Line:
     """One experiment's answer.
 
     Attributes:
-        answer: what to train with, and why.
+        do: what to train with.
+        why: the rest of the answer, with its punctuation.
         then: what to do next; commands stand between backticks.
         arms: those to train with, the best first.
         baseline: the arm they were held against.
 
     """
 
-    answer: str
+    do: str
+    why: str
     then: str
     arms: tuple[str, ...]
     baseline: str
+
+    @property
+    def answer(self) -> str:
+        """What to train with, and why."""
+        return self.do + self.why
 
 
 def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = None) -> dict[str, Line]:
     """Return the answer of each experiment that has verdicts against a baseline.
 
-    Losses that each beat the baseline were not compared with one another; the line says so.
+    Losses that each beat the baseline were not compared with one another, and the line says so, but where
+    all pairs are compared: then one that another of them beats is not recommended.
 
     Args:
         study: all outs.
@@ -57,31 +66,63 @@ def in_a_line(study: Study, found: Sequence[Finding], seconds: Seconds | None = 
         baseline = study.params.baseline_of(name)
         if baseline is None:
             continue
-        against = [each for each in found if each.experiment == name and each.contrast.baseline == baseline]
+        own = [each for each in found if each.experiment == name]
+        against = [each for each in own if each.contrast.baseline == baseline]
         if against:
-            made[name] = _line(one, against, baseline, study.params, seconds or {})
+            made[name] = _line(one, against, baseline, study.params, seconds or {}, beaten(own))
     return made
 
 
-def _line(one: Evaluated, found: Sequence[Finding], baseline: str, params: Params, seconds: Seconds) -> Line:
+def unanswered(study: Study, found: Sequence[Finding]) -> list[str]:
+    """Name the experiments that have no verdict at all."""
+    judged = {each.experiment for each in found}
+    return [name for name in study.evaluated if name not in judged]
+
+
+def beaten(found: Sequence[Finding]) -> dict[str, set[str]]:
+    """Arm → those that are better; where all are held against the baseline alone, only that has any."""
+    made: dict[str, set[str]] = {}
+    for contrast in (each.contrast for each in found):
+        if contrast.verdict == Verdict.BETTER:
+            made.setdefault(contrast.baseline, set()).add(contrast.arm)
+        elif contrast.verdict == Verdict.WORSE:
+            made.setdefault(contrast.arm, set()).add(contrast.baseline)
+    return made
+
+
+def _line(
+    one: Evaluated,
+    found: Sequence[Finding],
+    baseline: str,
+    params: Params,
+    seconds: Seconds,
+    beaten_by: Mapping[str, set[str]],
+) -> Line:
     groups: dict[str, list[Finding]] = {}
     for each in found:
         groups.setdefault(str(each.contrast.verdict), []).append(each)
     better = sorted(groups.get("better", ()), key=lambda each: -abs(each.contrast.difference))
+    ahead = {each.contrast.arm for each in better}
+    second = [each for each in better if beaten_by.get(each.contrast.arm, set()) & ahead]
+    better = [each for each in better if each not in second]
     arms = tuple(each.contrast.arm for each in better) or (baseline,)
-    said = [_recommended(one, better, groups, one.loss_of(baseline))]
+    do, why = _recommended(one, better, groups, one.loss_of(baseline))
+    if len(better) > 1 and params.comparison.contrasts == "baseline":
+        why += "; they were not compared with one another"
+    said = (
+        [f"better too, but worse than one of these: {_listed(_losses(one, second), 'and')}"] if second else []
+    )
     said += [
         f"{words.format(baseline=one.loss_of(baseline))}: {_listed(_losses(one, rest), 'and')}"
         for verdict, words in REST
         if (rest := groups.get(verdict))
     ]
     said += _not_trained(one, groups.get("not trained", ()))
-    costs = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
-    if any(costs):
-        said.append(f"{' and '.join(filter(None, costs))} of {one.loss_of(baseline)}")
-    said += _sample(found)
-    said += _folds(folds_of(params, one.name), len(params.seeds))
-    return Line("; ".join(said), "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
+    prices = [cost_said(arms, baseline, seconds), memory_said(arms, baseline, one.arms)]
+    why += "".join(f"; {each}" for each in said) + costs(prices, one.loss_of(baseline))
+    said = [*_sample(found), *_folds(folds_of(params, one.name), len(params.seeds))]
+    why += "".join(f"; {each}" for each in said)
+    return Line(do, why, "; ".join(_next(one, params, groups, arms[0])), arms, baseline)
 
 
 def _not_trained(one: Evaluated, found: Sequence[Finding]) -> list[str]:
@@ -93,7 +134,8 @@ def _not_trained(one: Evaluated, found: Sequence[Finding]) -> list[str]:
     untrained = list(dict.fromkeys(one.loss_of(arm) for arm, condition in sides if condition.untrained))
     said = f"not trained: {_listed(untrained, 'and')}"
     judged = _losses(one, found)
-    return [said if untrained == judged else f"{said}; so no verdict on {_listed(judged, 'and')}"]
+    left = [name for name in judged if name not in untrained]
+    return [f"{said}; so no verdict on {_listed(left, 'and')}" if left else said]
 
 
 def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
@@ -102,18 +144,19 @@ def _losses(one: Evaluated, found: Sequence[Finding]) -> list[str]:
 
 def _recommended(
     one: Evaluated, better: Sequence[Finding], groups: dict[str, list[Finding]], baseline: str
-) -> str:
+) -> tuple[str, str]:
+    """Say what to train with, and how much that is better."""
     if not better:
         nothing = set(groups) == {"not trained"}
-        return "no answer yet" if nothing else f"no reason shown to leave {baseline}"
+        return "no answer yet" if nothing else f"no reason shown to leave {baseline}", ""
     gains = [abs(each.contrast.difference) for each in better]
     half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
     spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
     names = _listed(_losses(one, better), "or")
     several = len(better) > 1
-    said = f"train with {names}: {'each ' if several else ''}better than {baseline} by {spread} "
-    said += f"{metric_name(one.metric)} ({_ahead(better)})"
-    return said + ("; they were not compared with one another" if several else "")
+    why = f": {'each ' if several else ''}better than {baseline} by {spread} "
+    why += f"{metric_name(one.metric)} ({_ahead(better)})"
+    return f"train with {names}", why
 
 
 def _ahead(better: Sequence[Finding]) -> str:
@@ -133,7 +176,8 @@ def _ahead(better: Sequence[Finding]) -> str:
 def _sample(found: Sequence[Finding]) -> list[str]:
     """Say what one test sample weighs: a difference of that size may be one image."""
     step = max(each.contrast.step for each in found)
-    return [f"one test sample weighs up to {step:.2g}"] if step else []
+    metric = metric_name(found[0].contrast.metric)
+    return [f"one test sample weighs up to {step:.2g} {metric}"] if step else []
 
 
 def _folds(folds: int, seeds: int) -> list[str]:

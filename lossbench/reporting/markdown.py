@@ -1,35 +1,30 @@
 """``reports/report.md``: what goes into a pull-request comment, and the end table of ``lossbench run``."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lossbench.reporting.in_a_line import in_a_line
+from lossbench.reporting.in_a_line import NO_VERDICT, in_a_line, unanswered
 from lossbench.reporting.inputs import Study
 from lossbench.reporting.tables import Finding, floors_of, looks_json, records
 from lossbench.statistics.hypotheses import Answer
 from lossbench.statistics.sentences import level_over_report
-from lossbench.statistics.writing import digits
+from lossbench.statistics.writing import digits, p_value, with_bounds
 
 
 def score(row: Mapping[str, Any]) -> str:
     """Write a mean with its interval, to the digits that mean something."""
-    if math.isnan(row["mean"]):
-        return "–"
-    half = (row["ci_high"] - row["ci_low"]) / 2
-    mean = digits(row["mean"], half)
-    if row["n"] < 2:
-        return mean
-    return f"{mean} ({digits(row['ci_low'], half)} to {digits(row['ci_high'], half)})"
+    return with_bounds(row["mean"], row["ci_low"], row["ci_high"])
 
 
 def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answered: Sequence[Answer]) -> str:
     """Write verdicts, leaderboard and answers as Markdown."""
     lines = ["# Which loss?", ""]
+    for name in unanswered(study, found):
+        lines += [f"**{escape(name)}: {NO_VERDICT}**.", ""]
     for name, line in in_a_line(study, found).items():
-        lines += [f"**{escape(name)}**: {escape(line.answer)}. Next: {escape(line.then)}.", ""]
+        lines += [f"**{escape(name)}: {escape(line.do)}**{escape(line.why)}. Next: {escape(line.then)}.", ""]
     lines += [f"- {one.sentence}" for one in found] or [
         "No verdict: it takes a baseline and at least two seeds."
     ]
@@ -54,16 +49,19 @@ def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answer
     if families:
         lines += ["", level_over_report(families, study.params.comparison.level)]
     if answered:
-        lines += ["", "| claim | answer | advantage | p after Holm |", "|---|---|---|---|"]
+        lines += [
+            "",
+            "| claim | answer | advantage | asked: more than | after Holm |",
+            "|---|---|---|---|---|",
+        ]
         lines += [_answer(one, study) for one in answered]
     return "\n".join(lines) + "\n"
 
 
 def _answer(one: Answer, study: Study) -> str:
-    half = (one.ci_high - one.ci_low) / 2
-    gain = f"{digits(one.difference, half)} ({digits(one.ci_low, half)} to {digits(one.ci_high, half)})"
     claim = study.params.hypotheses[one.name].claim or one.name
-    return f"| {escape(claim)} | **{one.answer}** | {gain} | {one.p_holm:.3f} |"
+    gain = with_bounds(one.difference, one.ci_low, one.ci_high)
+    return f"| {escape(claim)} | **{one.answer}** | {gain} | {one.by:g} | {p_value(one.p_holm)} |"
 
 
 def escape(text: str) -> str:

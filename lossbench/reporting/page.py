@@ -17,7 +17,7 @@ from lossbench.reporting import charts
 from lossbench.reporting.bundle import vega_bundle
 from lossbench.reporting.claims import shown
 from lossbench.reporting.gallery import Gallery, read_gallery
-from lossbench.reporting.in_a_line import in_a_line
+from lossbench.reporting.in_a_line import NO_VERDICT, in_a_line, unanswered
 from lossbench.reporting.inputs import Evaluated, Study
 from lossbench.reporting.markdown import score
 from lossbench.reporting.searches import best_of_table, rate_table
@@ -108,6 +108,7 @@ def page(
             sections=sections,
             found=found,
             lines=in_a_line(study, found, seconds),
+            unanswered=dict.fromkeys(unanswered(study, found), NO_VERDICT),
             commands=_commands,
             looks={name: one["said"] for name, one in looks_json(study).items()},
             answers=[shown(one, study) for one in answered],

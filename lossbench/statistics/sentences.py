@@ -91,7 +91,7 @@ def _apart(contrast: Contrast, level: float) -> str:
     leaves = contrast.ci_low > 0 or contrast.ci_high < 0  # False without an interval
     if leaves and contrast.p_holm > level:
         return (
-            "; the interval leaves 0 out, but p decides, which assumes no normal differences and counts all "
+            "; the interval leaves 0 out, but p decides: it needs no normal differences, and counts all "
             "contrasts and looks"
         )
     if contrast.p_holm <= level and not leaves:

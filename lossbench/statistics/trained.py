@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lossbench.statistics.writing import digits
+
 Array = npt.NDArray[Any]
 
 
@@ -203,6 +205,6 @@ def budget_sensitive(contrasts: Sequence[AtBudget], margin: float) -> str:
     if half.verdict != last.verdict:
         return f"{where} the verdict goes from {half.verdict} to {last.verdict}"
     if abs(last.difference - half.difference) > margin:
-        first, second = (f"{one.difference:.3g}".replace("-", "−") for one in (half, last))
+        first, second = (digits(one.difference, margin / 3) for one in (half, last))
         return f"{where} the difference goes from {first} to {second}"
     return ""

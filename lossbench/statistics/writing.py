@@ -24,6 +24,13 @@ def digits(value: float, spread: float) -> str:
     return written(value, decimals(spread))
 
 
+def with_bounds(value: float, low: float, high: float) -> str:
+    """Write a value and its interval, which may be unknown, to the digits that it leaves meaningful."""
+    half = (high - low) / 2
+    said = digits(value, half)
+    return f"{said} ({digits(low, half)} to {digits(high, half)})" if math.isfinite(half) else said
+
+
 def p_value(p: float) -> str:
     """Write a p-value."""
     if math.isnan(p):

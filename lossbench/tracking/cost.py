@@ -59,6 +59,22 @@ def memory_said(arms: Sequence[str], baseline: str, known: Mapping[str, Mapping[
     return _said("memory", [memory_ratio(arm, baseline, known) for arm in arms if arm != baseline])
 
 
+COSTS = "; costs "
+
+
+def costs(said: Sequence[str], baseline: str) -> str:
+    """Put what arms cost beside a loss into a clause of an answer; "" where nothing is known."""
+    known = [one for one in said if one]
+    return f"{COSTS}{' and '.join(known)} of {baseline}" if known else ""
+
+
+def with_time(answer: str, time: str, baseline: str) -> str:
+    """Add to an answer the time measured here (:func:`cost_said`), of which an out says nothing."""
+    if time and COSTS in answer:
+        return answer.replace(COSTS, f"{COSTS}{time} and ", 1)
+    return answer + costs([time], baseline)
+
+
 def _said(what: str, ratios: Sequence[float | None]) -> str:
     found = [ratio for ratio in ratios if ratio is not None]
     if not found:

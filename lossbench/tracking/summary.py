@@ -15,8 +15,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lossbench.statistics.record import Verdict
-from lossbench.statistics.writing import digits, p_value
-from lossbench.tracking.cost import cost_said, read_seconds
+from lossbench.statistics.writing import p_value, with_bounds
+from lossbench.tracking.cost import cost_said, read_seconds, with_time
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.provenance import digest
 
@@ -62,6 +62,12 @@ class Reports:
         """Find the arm's contrasts."""
         return [row for row in self.verdicts if _is(row, outs)]
 
+    def is_baseline(self, outs: ArmOuts) -> bool:
+        """Say whether others were held against the arm; of one seed there are no verdicts."""
+        return any(
+            (row["experiment"], row["baseline"]) == (outs.experiment, outs.arm) for row in self.verdicts
+        )
+
     def sentences(self, outs: ArmOuts) -> list[str]:
         """Find what the report says of the arm in words."""
         return [str(said["sentence"]) for said in self._said if _is(said, outs)]
@@ -73,9 +79,8 @@ class Reports:
             return ""
         seconds = read_seconds([*line["arms"], line["baseline"]], home)
         cost = cost_said(line["arms"], line["baseline"], seconds)
-        costs = f"; {cost} of {_plain(self._loss(experiment, line['baseline']))}" if cost else ""
-        said = f"{_plain(line['answer'])}{costs}."
-        return f"{said[0].upper()}{said[1:]}\n\nNext: {line['next']}."
+        said = _plain(with_time(line["answer"], cost, self._loss(experiment, line["baseline"])))
+        return f"{said[0].upper()}{said[1:]}.\n\nNext: {line['next']}."
 
     def _loss(self, experiment: str, arm: str) -> str:
         rows = (row for row in self.leaderboard if (row["experiment"], row["arm"]) == (experiment, arm))
@@ -138,7 +143,7 @@ def summarise(
         tags["verdict"] = contrasts[0]["verdict"]
         tags["versus"] = _versus(contrasts[0])
         tags["baseline"] = contrasts[0]["baseline"]
-    elif reports.ranks(outs):
+    elif reports.is_baseline(outs):
         tags["verdict"] = "baseline"
     tags |= reports.conditions(outs)
     tags["mlflow.note.content"] = _description(
@@ -195,10 +200,11 @@ def _description(
 
 
 def _score(row: Row) -> str:
-    low, high = _finite(row, "ci_low"), _finite(row, "ci_high")
-    if low is None or high is None:
-        return _short(row, "mean")
-    return f"{_short(row, 'mean')} ± {(high - low) / 2:.2g}"
+    """Write an arm's score as the report does."""
+    mean, low, high = (_finite(row, column) for column in ("mean", "ci_low", "ci_high"))
+    if mean is None:
+        return "–"
+    return with_bounds(mean, math.nan if low is None else low, math.nan if high is None else high)
 
 
 def _versus(row: Row) -> str:
@@ -208,14 +214,8 @@ def _versus(row: Row) -> str:
     value, low, high, p = (_finite(row, key) for key in ("difference", *keys))
     if value is None or low is None or high is None or p is None:
         return ""
-    half = (high - low) / 2
     of = " of a tie" if tie else ""
-    return f"{digits(value, half)} ({digits(low, half)} to {digits(high, half)}), {p_value(p)}{of}"
-
-
-def _short(row: Row, column: str) -> str:
-    value = _finite(row, column)
-    return "–" if value is None else f"{value:.4g}"
+    return f"{with_bounds(value, low, high)}, {p_value(p)}{of}"
 
 
 def _finite(row: Row, column: str) -> float | None:
@@ -235,8 +235,11 @@ def metric_name(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep a user's name from being read as Markdown or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    """Keep a user's name from being read as Markdown or HTML.
+
+    An underscore within a word means nothing there, and the list of experiments shows what is written.
+    """
+    return re.sub(r"([\\`*{}\[\]<>#|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def _is(row: Mapping[str, Any], outs: ArmOuts) -> bool:

@@ -131,8 +131,8 @@ PARENTS = f"tags.`{ROLE}` = 'arm' and tags.`{CURRENT}` = 'true'"
 VIEW = "mlflow.sharedViewState."
 RANK = "metrics.`rank`"
 """By the deciding metric, the best first whichever way is better."""
-COLUMNS = (RANK, "tags.`score`", "tags.`verdict`", "tags.`versus`")
-"""The first three stand beside the open assistant's panel; the UI puts metrics before tags, each by name."""
+COLUMNS = {"tags.`score`": 195, "tags.`verdict`": 95, RANK: 75, "tags.`versus`": 270}
+"""Columns in order, and their widths in pixels: the first three stand uncut beside the assistant's panel."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,8 @@ def _share_view(client: "MlflowClient", experiment_id: str) -> str:
         "orderByKey": RANK,
         "orderByAsc": True,
         "selectedColumns": list(COLUMNS),
+        "columnOrder": list(COLUMNS),
+        "columnWidths": COLUMNS,
     }
     state = json.dumps(view)
     key = digest(state)

@@ -1,20 +1,17 @@
 """Watches jobs: one line for the whole, and a journal for each arm that trains."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lossbench.execution.declared import seeds_of
 from lossbench.execution.fill import Watch
 from lossbench.execution.jobs import TRAIN, Event, Job, Train
 from lossbench.outs import Outs
 from lossbench.params import Params
-from lossbench.progress import bar
+from lossbench.progress import Bar, Forecast, bar
 from lossbench.store import Entry, Store
 from lossbench.tracking.journal import JournalObserver
 from lossbench.training.replicate import Record, Replicate
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 class Watcher(Watch):
@@ -25,7 +22,7 @@ class Watcher(Watch):
         outs: of the study.
         store: where results lie.
         label: of the line.
-        expected: epochs that are known to be wanted, beside those that will turn out to be.
+        forecast: what is known to be wanted, beside what will turn out to be, and how long it takes.
         journal: whether anything is journalled at all.
 
     """
@@ -36,14 +33,13 @@ class Watcher(Watch):
         outs: Outs,
         store: Store,
         label: str,
-        expected: int = 0,
+        forecast: Forecast | None = None,
         journal: bool = True,
     ) -> None:
         self._params, self._outs, self._store, self._label = params, outs, store, label
-        self._bar: tqdm[Any] | None = None
-        self._expected = expected
+        self._bar: Bar | None = None
+        self._forecast = forecast or Forecast({}, {})
         self._journalled = journal
-        self._submitted = 0
         self._seen: dict[tuple[str, str], set[int]] = {}
         self._journals: dict[str, JournalObserver] = {}
         self._left: dict[str, int] = {}
@@ -51,10 +47,13 @@ class Watcher(Watch):
 
     def submitted(self, jobs: Sequence[Job]) -> None:
         """Count what is to be done."""
-        self._submitted += sum(job.epochs for job in jobs)
-        total = max(self._expected, self._submitted)
+        for job in jobs:
+            if isinstance(job, Train):
+                self._forecast.submitted(_experiment(job), job.epochs)
+        total = self._forecast.total
         if self._bar is None and total:
             self._bar = bar(total, self._label)
+            self._bar.forecast = self._forecast.seconds
         elif self._bar is not None:
             self._bar.total = total
         for job in jobs:
@@ -70,7 +69,9 @@ class Watcher(Watch):
             self._progress(job, event.content)
             return
         key = (job.arm, job.keys[0])
-        self._advance(job.epochs - len(self._seen.pop(key, ())))  # resumed, or stopped early
+        trained = len(self._seen.pop(key, ()))
+        self._forecast.over(key, _experiment(job), trained)
+        self._advance(job, job.epochs - trained)  # resumed, or stopped early
         if not job.trial:
             if event.kind == "failed":
                 self._failed.add(job.arm)
@@ -90,13 +91,14 @@ class Watcher(Watch):
     def _progress(self, job: Train, news: Any) -> None:
         match news:
             case ("begun", seed, described):
+                self._forecast.begun((job.arm, job.keys[0]))
                 if self._tells(job):
                     self._journal(job, described).started(seed, job.recipe.epochs)
             case ("epoch", seed, epoch, values):
                 seen = self._seen.setdefault((job.arm, job.keys[0]), set())
                 fresh = seed * job.recipe.epochs + epoch not in seen
                 seen.add(seed * job.recipe.epochs + epoch)
-                self._advance(1 if fresh else 0)
+                self._advance(job, 1 if fresh else 0)
                 if self._tells(job):
                     self._journals[job.arm].epoch(seed, epoch, values)
             case ("finished", _, key):
@@ -106,7 +108,8 @@ class Watcher(Watch):
     def _tells(self, job: Train) -> bool:
         return self._journalled and not job.trial
 
-    def _advance(self, epochs: int) -> None:
+    def _advance(self, job: Train, epochs: int) -> None:
+        self._forecast.done(_experiment(job), epochs)
         if self._bar is not None and epochs:
             self._bar.update(epochs)
 
@@ -122,6 +125,10 @@ class Watcher(Watch):
                 self._outs.home, content, self._params.tracking.system_metrics, self._outs.study
             )
         return self._journals[job.arm]
+
+
+def _experiment(job: Train) -> str:
+    return job.params.arms[job.arm].experiment
 
 
 def read_replicate(entry: Entry, fresh: bool = True) -> Replicate:
