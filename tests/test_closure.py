@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from lossbench import closure as closures
 from lossbench.closure import closure, versions_of
 from lossbench.execution.identity import Identity, data_hash, described_hash
+from lossbench.execution.lineage import differing, write_lineage
+from lossbench.outs import Outs
 from lossbench.params import parse_params
 from lossbench.training.member import Member
 
@@ -229,6 +231,23 @@ def test_a_package_that_is_installed_as_it_stands_is_followed(
     (installed / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(installed.parent))
     assert closure(["others"], tmp_path / "plugins").foreign == {"others"}, "of another environment"
+
+
+def test_a_run_notices_what_dvc_does_not_watch(
+    trained_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code outside of ``code``: the arms that run it, and no other."""
+    (tmp_path / "src/theirs").mkdir(parents=True)
+    (tmp_path / "src/theirs/__init__.py").write_text("def f(logits, target): return logits.sum()")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    (tmp_path / "data").symlink_to(trained_study / "data")
+    content = tiny_params()
+    content["losses"]["focal"] = {"name": "theirs:f"}
+    params, outs = parse_params(content), Outs(tmp_path)
+    write_lineage(params, outs)
+    assert differing(params, outs) == []
+    (tmp_path / "src/theirs/__init__.py").write_text("def f(logits, target): return 2 * logits.sum()")
+    assert differing(params, outs) == ["arms/digits-focal.json", "arms/scenes-focal.json"]
 
 
 def test_what_was_read_is_remembered_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
