@@ -2,19 +2,29 @@
 
 Not from what happens to be imported, and not from whole folders: a replicate's key holds the files that it
 runs, so that a new loss, a docstring or a file elsewhere trains nothing anew. Comments, docstrings and layout
-are no part of it; nor are modules called ``names``, which only say where a name is defined: what was looked
-up there stands in the closure itself.
+are no part of it; nor are our modules called ``names``, which only say where a name is defined: what was
+looked up there stands in the closure itself.
+
+Of the user's code also what no import statement says: modules that ``import_module`` is given by name,
+compiled ones, and files of the code folder that a module names in a string. The user's are the modules of
+that folder, and those that are installed as they stand elsewhere (``pip install --editable``) or lie on
+``PYTHONPATH``: the version of such a package stays the same through all edits.
 """
 
 import ast
 import hashlib
 import json
 import os
+import re
+import site
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -23,11 +33,12 @@ from packaging.utils import canonicalize_name
 from lossbench.system import write_atomically
 
 PACKAGE = Path(__file__).parent
-INIT = "__init__.py"
 LOOKUPS = "names"
 """Name of the modules that hold nothing but where names are defined."""
-RULES = b"2"
+RULES = b"3"
 """Of what is read from a file; to be raised with every change of them."""
+FILE_NAME = re.compile(r"[^\n\0]{0,200}\.\w{1,10}")
+"""A string that may name a file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Closure:
     """What some modules run.
 
     Attributes:
-        files: module → hash of its code, ours and the user's.
+        files: module → hash of its code, ours and the user's; ``module: name`` → that of a file it names.
         foreign: top-level packages that these import.
 
     """
@@ -76,11 +87,17 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
                 foreign.add(name.partition(".")[0])
             continue
         waiting += _parents(name)
-        if name.rpartition(".")[2] == LOOKUPS:
+        ours = name.partition(".")[0] == PACKAGE.name
+        if ours and name.rpartition(".")[2] == LOOKUPS:
             continue
         code = memory.read(file)
         files[name] = code.digest
-        waiting += _imports(code, name, file, user)
+        waiting += _imports(code.imports, name, file, user)
+        if not ours:
+            named = tuple(one for one in code.named if one[1] or file.name == "__init__.py")
+            waiting += _imports(named, name, file, user)
+            folder = _folder_of(name, file, user)
+            files |= {f"{name}: {one}": _hash_of(path) for one, path in _told(code.words, file, folder)}
     memory.keep()
     return Closure(files, frozenset(foreign))
 
@@ -105,17 +122,82 @@ def source_of(module: str, user: Path | None = None) -> Path | None:
     """Find a module's file among ours and the user's; None for anybody else's."""
     top, _, inside = module.partition(".")
     if top == PACKAGE.name:
-        return _file(PACKAGE, inside)
-    return None if user is None else _file(user, module)
+        return _file(PACKAGE, rest, (".py",))
+    found = None if user is None else _file(user, [top, *rest], OWN_SUFFIXES)
+    if found is not None:
+        return found
+    place = users_own(top)
+    return None if place is None else _file(place.parent, [top, *rest], OWN_SUFFIXES)
 
 
-def _file(folder: Path, module: str) -> Path | None:
-    # Strings: a run asks for tens of thousands of names, most of which are no modules.
-    path = os.path.join(folder, *module.split("."))  # noqa: PTH118  # as above
-    for one in (os.path.join(path, INIT), f"{path}.py"):  # noqa: PTH118  # as above
-        if os.path.isfile(one):  # noqa: PTH113  # as above
-            return Path(one)
-    return None
+OWN_SUFFIXES = (*EXTENSION_SUFFIXES, ".py")
+"""Of modules, in the order in which Python looks for them."""
+
+
+def _file(folder: Path, parts: list[str], suffixes: Iterable[str]) -> Path | None:
+    path = "/".join((str(folder), *parts))
+    modules = [path + suffix for suffix in suffixes] if parts else []
+    candidates = (f"{path}/__init__.py", *modules)
+    # Thousands a run: pathlib would take most of what a collecting stage takes.
+    found = next((one for one in candidates if os.path.isfile(one)), None)  # noqa: PTH113  # see above
+    return None if found is None else Path(found)
+
+
+def users_own(top: str) -> Path | None:
+    """Find a top-level module's file or folder, if it is neither ours, nor Python's, nor installed.
+
+    What is installed as it stands elsewhere is the user's own, as is what lies on ``PYTHONPATH``.
+    """
+    if top in sys.stdlib_module_names or top == PACKAGE.name:
+        return None
+    return _users_own(top, tuple(sys.path))
+
+
+@cache
+def _users_own(top: str, _: tuple[str, ...]) -> Path | None:
+    try:
+        spec = find_spec(top)
+    except (ValueError, ImportError):
+        return None
+    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+        return None
+    folders = list(spec.submodule_search_locations or ())
+    place = Path(folders[0] if folders else spec.origin or "")
+    installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
+    # Of another environment, too: one may be put behind another.
+    elsewhere = any(part.endswith("-packages") for part in place.parts)
+    if elsewhere or place.suffix not in ("", ".py") or any(place.is_relative_to(one) for one in installed):
+        return None
+    return place.resolve()
+
+
+def _folder_of(module: str, file: Path, user: Path | None) -> Path:
+    """The folder of the user's in which a module lies: the code folder, or that of its package."""
+    if user is not None and file.is_relative_to(user):
+        return user
+    return file.parents[module.count(".") + (file.name == "__init__.py")]
+
+
+def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Find the files of a folder that a module names, as seen from itself, from the folder or from above."""
+    inside = folder.resolve()
+    for word in words:
+        for above in (file.parent, folder, folder.parent):
+            path = Path(os.path.normpath(above / word))
+            if path.suffix != ".py" and path.is_file() and path.is_relative_to(inside):
+                yield word, path
+                break
+
+
+def _hash_of(path: Path) -> str:
+    found = path.stat()
+    return _hash_of_file(path, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _hash_of_file(path: Path, _changed: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parents(module: str) -> list[str]:
@@ -123,10 +205,14 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def _imports(code: "_Code", module: str, file: Path, user: Path | None) -> Iterator[str]:
+_Imports = tuple[tuple[int, str, tuple[str, ...]], ...]
+"""Of each import: dots before it, the module, the names taken from it."""
+
+
+def _imports(found: _Imports, module: str, file: Path, user: Path | None) -> Iterator[str]:
     """List the modules that a module imports; ``from package import name`` may mean either."""
-    package = module if file.name == INIT else module.rpartition(".")[0]
-    for level, base, names in code.imports:
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for level, base, names in found:
         if level:
             above = package.split(".")[: len(package.split(".")) - level + 1]
             whole = ".".join([*above, *([base] if base else [])])
@@ -143,8 +229,12 @@ def _imports(code: "_Code", module: str, file: Path, user: Path | None) -> Itera
 
 @dataclass(frozen=True)
 class _Code:
+    """What a file holds: hash, imports; of the user's, modules and files that it names in strings, too."""
+
     digest: str
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    imports: _Imports = ()
+    named: _Imports = ()
+    words: tuple[str, ...] = ()
 
 
 class _Memory:
@@ -156,24 +246,23 @@ class _Memory:
         try:
             content = json.loads(self._file.read_bytes())
             self.code = {
-                key: _Code(digest, tuple((level, base, tuple(names)) for level, base, names in imports))
-                for key, (digest, imports) in content["code"].items()
+                key: _Code(digest, _tuples(imports), _tuples(named), tuple(words))
+                for key, (digest, imports, named, words) in content["code"].items()
             }
             self.providers: dict[str, list[str]] = content["providers"]
         except (OSError, ValueError, KeyError, TypeError):  # none yet, or none that can be read: made anew
             self.code, self.providers = {}, {}
 
     def read(self, file: Path) -> _Code:
-        return self.of(file.read_bytes(), str(file))
+        return self.of(file.read_bytes(), str(file)) if file.suffix == ".py" else _Code(_hash_of(file))
 
     def of(self, content: bytes, name: str) -> _Code:
         key = hashlib.sha256(RULES + content).hexdigest()
         if key not in self.code:
-            tree = ast.parse(content, name)
-            digest = hashlib.sha256()
-            for piece in _shape(tree):
-                digest.update(piece.encode(errors="surrogatepass") + b"\0")
-            self.code[key] = _Code(digest.hexdigest(), tuple(_found(tree)))
+            try:
+                self.code[key] = _parsed(ast.parse(content, name))
+            except (SyntaxError, ValueError, RecursionError):  # nor can it be imported: by its bytes
+                self.code[key] = _Code(hashlib.sha256(content).hexdigest())
             self._new = True
         return self.code[key]
 
@@ -188,9 +277,24 @@ class _Memory:
         """Write it down, if there is a private folder to write to."""
         if not self._new or not self._file.parent.is_dir():
             return
-        code = {key: [one.digest, one.imports] for key, one in self.code.items()}
+        code = {key: [one.digest, one.imports, one.named, one.words] for key, one in self.code.items()}
         write_atomically(self._file, json.dumps({"code": code, "providers": self.providers}))
         self._new = False
+
+
+def _tuples(imports: Iterable[tuple[int, str, Iterable[str]]]) -> _Imports:
+    return tuple((level, base, tuple(names)) for level, base, names in imports)
+
+
+def _parsed(tree: ast.Module) -> _Code:
+    digest = hashlib.sha256()
+    for piece in _shape(tree):
+        digest.update(piece.encode(errors="surrogatepass") + b"\0")
+    words = {
+        one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+    }
+    files = tuple(sorted(word for word in words if FILE_NAME.fullmatch(word)))
+    return _Code(digest.hexdigest(), tuple(_found(tree)), tuple(_named(tree)), files)
 
 
 @cache
@@ -251,6 +355,21 @@ def _found(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
         yield node.level, node.module or "", tuple(alias.name for alias in node.names)
     for child in ast.iter_child_nodes(node):
         yield from _found(child)
+
+
+def _named(tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Find modules named in strings: in a call of ``import_module``, and in ``__all__``, for ``import *``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            called = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+            name = getattr(node.args[0], "value", None)
+            if called in ("import_module", "__import__") and isinstance(name, str):
+                base = name.lstrip(".")
+                yield len(name) - len(base), base, ()
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", None) == "__all__":
+            listed = getattr(statement.value, "elts", ())
+            yield 1, "", tuple(one.value for one in listed if isinstance(getattr(one, "value", None), str))
 
 
 def _only_types(test: ast.expr) -> bool:

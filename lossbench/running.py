@@ -39,6 +39,7 @@ from lossbench.execution.declared import (
 )
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, budgets_in_store, weights_in_store
 from lossbench.execution.jobs import Where
+from lossbench.execution.lineage import differing
 from lossbench.execution.local import warm_up, worker_count
 from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
@@ -106,6 +107,8 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
             step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         if not tried:
             try_on_data(params, outs)
+        if differing(params, outs):  # what DVC does not watch: packages, and code outside of `code`
+            step("dvc", "repro", "--force", "--single-item", "check")
         for sentence in forget_other_data(params, study):
             print(f"note: {sentence}", flush=True)
         compute(params, outs, store, looks, done)

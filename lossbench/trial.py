@@ -5,8 +5,9 @@ and no numbers, and takes no memory; it takes seconds to load, though. The outpu
 zeros and shown to every loss beside real targets.
 """
 
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,11 +21,12 @@ from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.building import build
+from lossbench.losses.foreign import Foreign
 from lossbench.models.base import build as build_model
 from lossbench.params import Experiment, Params
-from lossbench.plugins import is_path
+from lossbench.plugins import is_path, load_object
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
-from lossbench.tasks.base import Task, task_class
+from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
 from lossbench.training.determinism import SWITCH, deterministic
 from lossbench.training.faults import of_the_device
 from lossbench.training.mixing import mixed
@@ -41,6 +43,8 @@ COUNTED = 100
 """Samples a class that are taken for granted before there are data."""
 NAMES = tuple(f"class {number}" for number in range(1000))
 """Of classes that only the data will name."""
+SAME = 1e-4
+"""By how much, relatively, what should be the same may differ: kernels may be chosen anew."""
 LARGE = 2**22
 """Numbers in a sample's outputs from which on one sample is shown to the losses, not two."""
 
@@ -56,6 +60,7 @@ class Trial:
         last: samples in an epoch's last batch; None where that is not known yet.
         weights: of the samples, (n,) or (n, *target_shape), where the data have any.
         soft: their soft labels, (n, C), where the data have any.
+        built_for: shape of one sample that the model is made for, where these are of another.
 
     """
 
@@ -67,6 +72,7 @@ class Trial:
     last: int | None = None
     weights: Tensor | None = None
     soft: Tensor | None = None
+    built_for: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +104,7 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
     if not len(split):
         raise UserError(f"{data.folder}: split 'train' is empty; training needs at least one sample in it")
     with _told(where):
-        task = task_class(experiment.task.name)(data.info, experiment.task.options)
+        task = _task(experiment, data.info, name)
         inputs, targets = _first(split.inputs), _first(split.targets)
         trial = Trial(
             where,
@@ -112,8 +118,12 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         )
         check_recipe(experiment.recipe, data, trial.shape)
         check_mixing(experiment.recipe, task, trial.shape)
+    encoded = task.encode_targets(targets)
     with one_thread():
         outputs = try_model(trial)
+        if own := experiment.recipe.augmentation.own:
+            given, encoded = _augmented(trial, own, encoded)
+            outputs = try_model(replace(trial, samples=given, built_for=trial.shape))
     if outputs.shape[1:2] != (task.outputs,):  # many a loss takes more classes than there are
         raise UserError(
             f"{where}: {trial.whose} puts out {_sized(outputs)} a sample, but task '{task.name}' needs "
@@ -121,7 +131,83 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         )
     for arm in params.arms_of(name).values():
         with one_thread():
-            _try_loss(trial, arm.loss, params.losses[arm.loss], outputs, task.encode_targets(targets))
+            _try_loss(trial, arm.loss, params.losses[arm.loss], outputs, encoded)
+    if is_path(experiment.metric) or is_path(experiment.task.name):
+        with one_thread():
+            _try_scores(trial, data, outputs, encoded)
+
+
+def _task(experiment: Experiment, info: DatasetInfo, name: str) -> Task:
+    """Make a task, which may be of the user's own and raise anything.
+
+    Raises:
+        UserError: also where it lacks what every task says.
+
+    """
+    made = task_class(experiment.task.name, f"experiments.{name}.task")
+    with _raised("", f"task '{experiment.task.name}'"):
+        lacking = [one for one in ("name", "kinds", "metrics", "monitor") if not hasattr(made, one)]
+        if lacking:
+            raise UserError(f"task '{experiment.task.name}' has no '{lacking[0]}', which every task says")
+        task = made(info, experiment.task.options)
+        outputs: object = task.outputs
+        if not isinstance(outputs, int):
+            raise UserError(f"task '{experiment.task.name}' has {outputs!r} outputs; allowed: a whole number")
+    return task
+
+
+def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Let an augmentation of the user's own change the samples, twice with one generator."""
+    made = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]), _raised(trial.where, f"'recipe.augmentation.own': {own}"):
+            torch.manual_seed(seed)
+            change, random = load_object(own, "recipe.augmentation.own"), torch.Generator().manual_seed(0)
+            made.append(change(trial.samples.clone(), targets.clone(), random))
+    found = made[0]
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)):
+        what = f"returns a {type(found).__name__}"
+    elif any(len(one) != len(targets) for one in found):
+        what = f"returns {len(found[0])} inputs and {len(found[1])} targets for {len(targets)}"
+    elif (kinds := [one.dtype for one in found]) != [trial.samples.dtype, targets.dtype]:
+        what = f"returns inputs of {kinds[0]} and targets of {kinds[1]}"
+    elif not all(torch.equal(*both) for both in zip(*made, strict=True)):
+        what = "draws from elsewhere than the generator that it is given"
+    else:
+        return found[0], found[1]
+    raise UserError(
+        f"{trial.where}: 'recipe.augmentation.own': {own} {what}; allowed: (inputs, targets), tensors for as "
+        f"many samples, inputs of {trial.samples.dtype}, targets of {targets.dtype}, the same for the same "
+        "generator"
+    )
+
+
+def _try_scores(trial: Trial, data: Dataset, outputs: Tensor, targets: Tensor) -> None:
+    """Score a constant prediction, as it will be, by a task or metric of the user's own."""
+    experiment = trial.experiment
+    whose = f"metric '{experiment.metric}'" if is_path(experiment.metric) else f"task '{trial.task.name}'"
+    task = task_for(experiment.task.name, experiment.metric)(data.info, experiment.task.options)
+    logits = torch.zeros(outputs.shape)
+    measure = load_object(experiment.metric, "metric") if is_path(experiment.metric) else None
+    way = getattr(measure, "higher_is_better", True)
+    if not isinstance(way, bool):
+        raise UserError(f"{trial.where}: {whose} has higher_is_better = {way!r}; allowed: true or false")
+    with torch.no_grad(), _raised(trial.where, whose):
+        digests = task.score_digest(logits, targets, trial.samples)
+        validated = task.validate(digests, targets)
+        found = [task.floors(data)[CONSTANT].get(experiment.metric) for _ in range(2)]
+    if task.monitor not in validated:
+        raise UserError(
+            f"{trial.where}: task '{trial.task.name}' gives {', '.join(validated) or 'nothing'} on "
+            f"validation samples; allowed: '{task.monitor}' at least, its monitor"
+        )
+    if found[0] is None or not np.isfinite(found[0]):
+        raise UserError(
+            f"{trial.where}: {whose} gives {'no ' + experiment.metric if found[0] is None else found[0]} for "
+            "a constant prediction, which each loss has to beat; allowed: a finite number for any prediction"
+        )
+    if found[0] != found[1]:
+        raise UserError(f"{trial.where}: {whose} gives {found[0]}, then {found[1]} for the same predictions")
 
 
 def try_shape(
@@ -255,8 +341,20 @@ def try_model(trial: Trial) -> Tensor:
 
 
 def _model(trial: Trial, device: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        return build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
+    return _built_model(trial, device, 0)
+
+
+def _built_model(trial: Trial, device: str, seed: int) -> nn.Module:
+    with _seeded(seed), torch.device(device):
+        return build_model(trial.experiment.model, trial.built_for or trial.shape, trial.task.outputs).train()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what draws from torch's generator, and leave that as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
@@ -268,7 +366,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     """
     before = _kept(model, trial)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device), _as_trained(trial):
+        with _seeded(0), torch.device(device), _as_trained(trial):
             outputs = _forward(model, trial, device, 2).float()
             if not outputs.requires_grad:
                 raise UserError(
@@ -280,7 +378,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
                 predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
     except (NotImplementedError, UserError):  # the caller tells them apart
         raise
-    except Exception as error:  # a network of one's own may raise anything
+    except (Exception, SystemExit) as error:  # a network of one's own may raise anything
         if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):
             raise
         raise _of_the_device(trial, error) or UserError(
@@ -298,7 +396,51 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
             f"{trial.where}: {trial.whose} makes or resizes '{changed[0]}' while it runs, which kept weights "
             "cannot be put into; make it in __init__, of the size that it keeps"
         )
+    if is_path(trial.experiment.model.name) and device != "meta":
+        _try_again(model, trial, device, outputs.detach())
     return outputs.detach()
+
+
+def _try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> None:
+    """Refuse a network that its seed or its kept weights do not make again.
+
+    Args:
+        used: built with seed 0, and used once.
+        trial: of an experiment with a network of the user's own.
+        device: where it is.
+        outputs: its first, in training.
+
+    """
+    again = _built_model(trial, device, 0)
+    if {id(one) for one in used.parameters()} & {id(one) for one in again.parameters()}:
+        raise _refused(
+            trial, "is one network however often it is made: a replicate would begin as another ended"
+        )
+    with torch.no_grad(), _seeded(0), torch.device(device), _as_trained(trial):
+        alike = _alike(_forward(again, trial, device, 2).float(), outputs)
+    if not alike:
+        raise _refused(trial, "puts out other numbers when it is made again with the same seed")
+    other = _built_model(trial, device, 1)
+    other.load_state_dict(used.state_dict())
+    with torch.no_grad(), torch.device(device), _as_trained(trial):
+        made = []
+        for model in (used, other):
+            with _seeded(0):
+                made.append(_forward(model.eval(), trial, device, 2).float())
+    if not _alike(*made):
+        raise _refused(trial, "predicts otherwise when it is made again and given its kept weights")
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=SAME, atol=SAME * (1 + float(other.abs().max())))
+
+
+def _refused(trial: Trial, what: str) -> UserError:
+    return UserError(
+        f"{trial.where}: {trial.whose} {what}; allowed: what is drawn comes from torch's generator (not "
+        "NumPy's or Python's), and what predictions need is in parameters and persistent buffers (not in "
+        "counters or plain lists of layers) of a new network each time"
+    )
 
 
 def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
@@ -309,6 +451,8 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
             f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
             f"a batch of {count}; expected {count} of whatever a sample has"
         )
+    if not outputs.is_meta and bool(outputs.isnan().any()):
+        raise UserError(f"{trial.where}: {trial.whose} puts out NaN before any training; allowed: numbers")
     if not outputs.is_floating_point():
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {str(outputs.dtype).removeprefix('torch.')} numbers; "
@@ -325,11 +469,15 @@ def _kept(model: nn.Module, trial: Trial) -> dict[str, tuple[int, ...]]:
             f"{trial.where}: model '{trial.experiment.model.name}' has a lazy layer ('{lazy}'), whose size "
             "only a first batch would tell; say its sizes: replicates begin with weights from their seeds"
         )
+    if odd := next((name for name, one in state.items() if not isinstance(one, Tensor)), None):
+        raise UserError(
+            f"{trial.where}: {trial.whose} keeps '{odd}', which is no tensor; allowed: tensors alone"
+        )
     return {name: tuple(one.shape) for name, one in state.items()}
 
 
 def _batch(trial: Trial, device: str, count: int) -> Tensor:
-    return trial.samples[:1].to(device).expand(count, *trial.shape).contiguous()
+    return trial.samples[:1].to(device).repeat(count, *[1] * len(trial.shape))  # its own: it may be changed
 
 
 def _try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tensor) -> None:
@@ -347,27 +495,82 @@ def _built(trial: Trial, name: str, spec: Any) -> Loss:
 def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) -> None:
     count = 1 if outputs[0].numel() > LARGE else len(trial.samples)
     device = trial.compute.device
-    logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True, device=device)
     task, targets = trial.task, targets[:count]
     made = made.to(device)
-    try:
+    own = any(isinstance(one, Foreign) for one in made.modules())
+    if own:
+        _refuse_untrained(trial, name, made)
+
+    def value_of(logits: Tensor) -> Tensor:
         maps = made.prepare(task.loss_target(targets), task.loss_classes) if made.auxiliary else None
         given = (trial.samples[:count], targets, maps, _some(trial.weights, count), _some(trial.soft, count))
-        batch = Batch(*(None if one is None else one.to(device) for one in given))  # type: ignore[arg-type]  # inputs and targets are there
+        batch = Batch(*(None if one is None else one.to(device, copy=True) for one in given))  # type: ignore[arg-type]  # inputs and targets are there
         shown = mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
-        with _as_trained(trial):
-            value = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
-            if not value.requires_grad:
-                raise UserError(
-                    f"{trial.where}: no gradient leads from what loss '{name}' returns to the logits; "
-                    "allowed: a value that depends on them, without detach, a comparison or NumPy"
-                )
-            value.backward()  # type: ignore[no-untyped-call]  # torch's own
-    except MISFIT as error:
+        with _as_trained(trial), torch.random.fork_rng(devices=[]), _told(trial.where):
+            torch.manual_seed(0)
+            value: Tensor = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
+            return value
+
+    try:
+        logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True, device=device)
+        value = value_of(logits)
+        if not value.requires_grad:
+            raise UserError(
+                f"{trial.where}: no gradient leads from what loss '{name}' returns to the logits; "
+                "allowed: a value that depends on them, without detach, a comparison or NumPy"
+            )
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        if own:
+            _try_own(trial, name, logits, value_of)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a loss of one's own may raise anything
+        if not own and not isinstance(error, MISFIT):
+            raise
         raise _of_the_device(trial, error, f"{trial.where}: loss '{name}'") or UserError(
             f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample, which task '{task.name}' "
             f"cannot show to loss '{name}' beside its targets: {_brief(error)}"
         ) from None
+
+
+def _refuse_untrained(trial: Trial, name: str, made: Loss) -> None:
+    """Refuse weights within a loss of the user's own: the optimizer has the model's alone."""
+    for foreign in (one for one in made.modules() if isinstance(one, Foreign)):
+        call = getattr(foreign.call, "func", foreign.call)  # an object of the module is called by a partial
+        holders = [one for one in (foreign, call) if isinstance(one, nn.Module)]
+        learns = (of for one in holders for of, weight in one.named_parameters() if weight.requires_grad)
+        if (weight := next(learns, None)) is not None:
+            raise UserError(
+                f"{trial.where}: loss '{name}' has a weight of its own ('{weight.rpartition('.')[2]}'), "
+                "which nothing would train: the optimizer has the model's alone; allowed: a buffer, "
+                "'requires_grad=False', or a weight of the model"
+            )
+
+
+def _try_own(trial: Trial, name: str, like: Tensor, value_of: Callable[[Tensor], Tensor]) -> None:
+    """Try a loss of the user's own on two equal batches: what it remembers would be another's next time.
+
+    A replicate that goes on after a crash begins with a new loss, and workers train one after another.
+    """
+    found = []
+    for _ in range(2):
+        logits = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+        value = value_of(logits.requires_grad_())
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        assert logits.grad is not None  # noqa: S101  # it has just been made
+        steep = bool(torch.isfinite(logits.grad).all())
+        if not (steep and bool(torch.isfinite(value))):
+            raise UserError(
+                f"{trial.where}: loss '{name}' is {value.item():g} on random logits, with "
+                f"{'a' if steep else 'no'} finite gradient; allowed: finite numbers"
+            )
+        found.append(value.item())
+    if not math.isclose(*found, rel_tol=SAME, abs_tol=SAME):
+        raise UserError(
+            f"{trial.where}: loss '{name}' is {found[0]:g}, then {found[1]:g} for the same logits and "
+            "targets: it remembers its calls, or draws from Python's or NumPy's generator; allowed: a "
+            "function of logits, targets and torch's generator alone"
+        )
 
 
 def _some(values: Tensor | None, count: int) -> Tensor | None:
@@ -379,7 +582,7 @@ def _as_trained(trial: Trial) -> AbstractContextManager[None]:
     return deterministic(trial.compute) if trial.compute.device == "cuda" else nullcontext()
 
 
-def _of_the_device(trial: Trial, error: Exception, whose: str = "") -> Exception | None:
+def _of_the_device(trial: Trial, error: BaseException, whose: str = "") -> Exception | None:
     if trial.compute.device != "cuda":
         return None
     return of_the_device(error, whose or f"{trial.where}: {trial.whose}")
@@ -445,10 +648,22 @@ def _told(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from None
 
 
+@contextmanager
+def _raised(where: str, whose: str) -> Iterator[None]:
+    """Say whose code of the user's raised what: it may be anything."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from None
+    except (Exception, SystemExit) as error:
+        told = f"{whose} fails: {_brief(error)}"
+        raise UserError(f"{where}: {told}" if where else told) from error
+
+
 def _sized(outputs: Tensor) -> str:
     return "×".join(map(str, outputs.shape[1:]))
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, MISFIT) and text else f"{type(error).__name__} {text}".rstrip()

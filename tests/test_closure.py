@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from lossbench import closure as closures
 from lossbench.closure import closure, versions_of
 from lossbench.execution.identity import Identity, data_hash, described_hash
+from lossbench.execution.lineage import differing, write_lineage
+from lossbench.outs import Outs
 from lossbench.params import parse_params
 from lossbench.training.member import Member
 
@@ -164,6 +167,17 @@ def digest(source: str) -> str:
         ("from .beside import x", {"mine.beside"}),
         ("from mine import beside", {"mine.beside"}),
         ("import os, json", set()),
+        ("import importlib\nimportlib.import_module('mine.beside')", {"mine.beside"}),
+        ("from importlib import import_module\ndef f():\n    import_module('.beside', __package__)", {"mine.beside"}),
+        ("__import__('mine.beside')", {"mine.beside"}),
+        ("try:\n    from .beside import x\nexcept ImportError:\n    x = 0", {"mine.beside"}),
+        ("from mine.star import *", {"mine.star", "mine.star.inner"}),
+        ("from . import names", {"mine.names"}),
+        ("from . import made", {"mine.made"}),
+        ("from . import broken", {"mine.broken"}),
+        ("open('table.json')", {"mine.own: table.json"}),
+        ("open('mine/table.json')", {"mine.own: mine/table.json"}),
+        ("open('../shared.json')", {"mine.own: ../shared.json"}),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nelse:\n    import numpy", {"numpy"}),
     ],
 )  # fmt: skip
@@ -173,9 +187,68 @@ def test_the_users_own_modules_are_followed_and_the_rest_is_named(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/__init__.py").touch()
     (tmp_path / "mine/beside.py").touch()
+    (tmp_path / "mine/star").mkdir()
+    (tmp_path / "mine/star/__init__.py").write_text("__all__ = ['inner']")
+    for name in ("star/inner.py", "names.py", "table.json", "../shared.json"):
+        (tmp_path / "mine" / name).touch()
+    (tmp_path / "mine" / f"made{EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF")
+    (tmp_path / "mine/broken.py").write_text("def (")
     (tmp_path / "mine/own.py").write_text(source)
     made = closure(["mine.own"], tmp_path)
     assert (set(made.files) | made.foreign) - {"mine", "mine.own"} == found
+
+
+@pytest.mark.parametrize("edited", ["names.py", "made.so", "broken.py", "table.json"])
+def test_an_edit_of_whatever_the_users_code_runs_is_seen(edited: str, tmp_path: Path) -> None:
+    name = edited.replace(".so", EXTENSION_SUFFIXES[0])
+    (tmp_path / "mine.py").write_text(
+        "import names, made\ntry:\n    import broken\nfinally:\n    open('table.json')"
+    )
+    for one in ("names.py", f"made{EXTENSION_SUFFIXES[0]}", "broken.py", "table.json"):
+        (tmp_path / one).write_text("def (")
+    before = closure(["mine"], tmp_path).digest
+    assert closure(["mine"], tmp_path).digest == before
+    (tmp_path / name).write_text("def f(): pass")
+    assert closure(["mine"], tmp_path).digest != before
+
+
+def test_a_package_that_is_installed_as_it_stands_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version says nothing of an edit: `pip install --editable`, or PYTHONPATH."""
+    (tmp_path / "src/theirs").mkdir(parents=True)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins/mine.py").write_text("from theirs.losses import f")
+    (tmp_path / "src/theirs/__init__.py").touch()
+    (tmp_path / "src/theirs/losses.py").write_text("def f(): return 1")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    before = closure(["mine"], tmp_path / "plugins")
+    assert {"theirs", "theirs.losses"} <= set(before.files)
+    assert "theirs" not in before.foreign
+    (tmp_path / "src/theirs/losses.py").write_text("def f(): return 2")
+    assert closure(["mine"], tmp_path / "plugins").digest != before.digest
+    installed = tmp_path / "elsewhere/site-packages/others"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(installed.parent))
+    assert closure(["others"], tmp_path / "plugins").foreign == {"others"}, "of another environment"
+
+
+def test_a_run_notices_what_dvc_does_not_watch(
+    trained_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code outside of ``code``: the arms that run it, and no other."""
+    (tmp_path / "src/theirs").mkdir(parents=True)
+    (tmp_path / "src/theirs/__init__.py").write_text("def f(logits, target): return logits.sum()")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    (tmp_path / "data").symlink_to(trained_study / "data")
+    content = tiny_params()
+    content["losses"]["focal"] = {"name": "theirs:f"}
+    params, outs = parse_params(content), Outs(tmp_path)
+    write_lineage(params, outs)
+    assert differing(params, outs) == []
+    (tmp_path / "src/theirs/__init__.py").write_text("def f(logits, target): return 2 * logits.sum()")
+    assert differing(params, outs) == ["arms/digits-focal.json", "arms/scenes-focal.json"]
 
 
 def test_what_was_read_is_remembered_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from conftest import ROOT, stage, tiny_params, write_params
 from test_execution import filled, load, study_params
 
 from lossbench.checking import check
+from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.execution.identity import Identity
 from lossbench.losses import LossContext, build
@@ -20,6 +21,7 @@ from lossbench.params import parse_params
 from lossbench.plugins import use_code
 from lossbench.recipe import Network
 from lossbench.tasks.base import task_for
+from lossbench.trial import try_experiment
 
 CONTEXT = LossContext(classes=3)
 
@@ -300,3 +302,137 @@ def test_a_stage_finds_a_source_among_the_users_own_code(tmp_path: Path) -> None
     run = stage(tmp_path, "fetch", "digits")
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "data/digits/train/inputs.npy").is_file()
+
+
+NET = (
+    "import numpy as np, torch\nfrom torch import nn\n"
+    "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.last = nn.Linear(64, 10)\n"
+)
+FORWARD = "    def forward(self, x):\n        return self.last(x.flatten(1))\n"
+LOSS = "import numpy as np, torch\nfrom torch import nn\nfrom torch.nn.functional import cross_entropy\n"
+STATE = "    def forward(self, logits, target):\n        self.n += 1\n        return cross_entropy(logits, target) * self.n\n"
+ODD: dict[str, tuple[str, str, str]] = {
+    # what: (kind, source, sentence)
+    "a loss that remembers": (
+        "loss", f"{LOSS}class own(nn.Module):\n    n = 1.0\n{STATE}", "own' is .*, then .* for the same logits"),
+    "an object that remembers": (
+        "loss", f"{LOSS}class Kept(nn.Module):\n    n = 1.0\n{STATE}own = Kept()\n", "it remembers its calls"),
+    "a loss that draws from NumPy": (
+        "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits * np.random.rand(), target)\n",
+        "or draws from Python's or NumPy's generator"),
+    "a loss with a weight": (
+        "loss", f"{LOSS}class own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.centre = nn.Parameter(torch.zeros(10))\n"
+        "    def forward(self, logits, target):\n        return cross_entropy(logits + self.centre, target)\n",
+        r"has a weight of its own \('centre'\), which nothing would train"),
+    "a loss that is NaN": (
+        "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) * (logits.std() * -1).log()\n",
+        "'own' is nan on random logits, with no finite gradient"),
+    "a loss that raises what torch does not": (
+        "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) / 0 * (1 / 0)\n",
+        "cannot show to loss 'own' beside its targets: ZeroDivisionError"),
+    "a network made once": (
+        "model", f"{NET}{FORWARD}made = Net()\ndef own():\n    return made\n", "is one network however often it is made"),
+    "a network drawn by NumPy": (
+        "model", f"{NET}        self.mask = torch.tensor(np.random.rand(64), dtype=torch.float32)\n"
+        "    def forward(self, x):\n        return self.last(x.flatten(1) * self.mask)\nown = Net\n",
+        "puts out other numbers when it is made again with the same seed"),
+    "a network that counts": (
+        "model", f"{NET}        self.n = 0\n    def forward(self, x):\n        self.n += self.training\n"
+        "        return self.last(x.flatten(1)) * (1 + self.n)\nown = Net\n",
+        "predicts otherwise when it is made again and given its kept weights"),
+    "a network with a plain list of layers": (
+        "model", f"{NET}        self.more = [nn.Linear(64, 64)]\n"
+        "    def forward(self, x):\n        return self.last(self.more[0](x.flatten(1)))\nown = Net\n",
+        "predicts otherwise when it is made again"),
+    "a network that keeps no tensor": (
+        "model", f"{NET}{FORWARD}    def get_extra_state(self):\n        return {{}}\nown = Net\n",
+        "keeps 'network._extra_state', which is no tensor"),
+    "a network that puts out NaN": (
+        "model", f"{NET}    def forward(self, x):\n        return self.last(x.flatten(1)) * float('nan')\nown = Net\n",
+        "puts out NaN before any training"),
+    "an augmentation that returns inputs alone": (
+        "augmentation", "def own(x, t, g):\n    return x\n", "mine_odd:own returns a Tensor; allowed"),
+    "an augmentation of another dtype": (
+        "augmentation", "def own(x, t, g):\n    return x.double(), t\n", "returns inputs of torch.float64"),
+    "an augmentation that draws by itself": (
+        "augmentation", "import numpy as np\ndef own(x, t, g):\n    return x + np.random.rand(), t\n",
+        "draws from elsewhere than the generator"),
+    "an augmentation that leaves a size that does not fit": (
+        "augmentation", "def own(x, t, g):\n    return x[:, :, :1], t\n", "model 'simple_cnn' on samples of 1×1×8 fails"),
+    "a metric that raises": (
+        "metric", "def own(d, t):\n    raise KeyError('two')\n", "mine_odd:own raised KeyError: 'two'"),
+    "a metric that is NaN": (
+        "metric", "import numpy as np\ndef own(d, t):\n    return np.corrcoef(d, t)[0, 1]\n",
+        "gives nan for a constant prediction"),
+    "a metric that draws": (
+        "metric", "import random\ndef own(d, t):\n    return random.random()\n", "for the same predictions"),
+    "a metric whose way is a word": (
+        "metric", "def own(d, t):\n    return (d != t).mean()\nown.higher_is_better = 'lower'\n",
+        "has higher_is_better = 'lower'; allowed: true or false"),
+    "a task without its methods": (
+        "task", "from lossbench.tasks.base import Task\nclass own(Task):\n    name = 'x'\n    kinds = ('label',)\n"
+        "    metrics = ()\n    monitor = 'accuracy'\n", "task 'mine_odd:own' fails: .*abstract"),
+    "a task whose scores raise": (
+        "task", "from lossbench.tasks.classification import Classification\nclass own(Classification):\n"
+        "    def score(self, digests, targets):\n        raise OSError('no')\n", "task 'classification' fails: OSError no"),
+    "a task without its monitor": (
+        "task", "from lossbench.tasks.classification import Classification\nclass own(Classification):\n"
+        "    def validate(self, digests, targets):\n        return {}\n", "gives nothing on validation samples"),
+}  # fmt: skip
+
+
+def tried(kind: str, study: Path) -> None:
+    """Try an experiment of which one part is ``mine_odd:own``."""
+    content = study_params(hypotheses={})
+    experiment, own = content["experiments"]["digits"], "mine_odd:own"
+    if kind == "loss":
+        content["losses"]["own"] = {"name": own}
+        content["arms"]["digits-own"] = {"experiment": "digits", "dataset": "digits", "loss": "own"}
+    elif kind == "augmentation":
+        experiment["recipe"] = experiment["recipe"] | {"augmentation": {"own": own}}
+    else:
+        experiment[kind] = {"name": own} if kind == "model" else own
+    try_experiment("digits", parse_params(content), Dataset.open(study / "data/digits"))
+
+
+@pytest.mark.parametrize("what", list(ODD))
+def test_what_would_fail_or_differ_after_hours_is_said_before_any_training(
+    what: str, code: Path, trained_study: Path
+) -> None:
+    kind, source, said = ODD[what]
+    (code / "mine_odd.py").write_text(source)
+    with pytest.raises(UserError, match=said) as refused:
+        tried(kind, trained_study)
+    assert "\n" not in str(refused.value)
+
+
+GOOD: dict[str, tuple[str, str]] = {
+    "a loss with torch's own draws": (
+        "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits + torch.randn_like(logits), target)\n"),
+    "a loss with a frozen weight": (
+        "loss", f"{LOSS}class own(nn.CrossEntropyLoss):\n    def __init__(self):\n        super().__init__(torch.ones(10))\n"),
+    "a scripted loss": (
+        "loss", f"{LOSS}def plain(logits, target: torch.Tensor):\n    return cross_entropy(logits, target)\n"
+        "own = torch.jit.trace(plain, (torch.randn(2, 10), torch.tensor([0, 1])))\n"),
+    "a network with dropout and batch norm": (
+        "model", "from torch import nn\ndef own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), "
+        "nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 10))\n"),
+    "a network that changes its input": (
+        "model", f"{NET}    def forward(self, x):\n        return self.last(x.mul_(0.5).flatten(1))\nown = Net\n"),
+    "a network that counts in a buffer": (
+        "model", f"{NET}        self.register_buffer('n', torch.zeros(()))\n    def forward(self, x):\n"
+        "        self.n += self.training\n        return self.last(x.flatten(1)) * (1 + self.n)\nown = Net\n"),
+    "a network in half precision": (
+        "model", f"{NET}        self.half()\n    def forward(self, x):\n        return self.last(x.flatten(1).half())\nown = Net\n"),
+    "an augmentation by its generator": (
+        "augmentation", "import torch\ndef own(x, t, g):\n    return x + torch.rand(len(x), 1, 1, 1, generator=g), t\n"),
+    "a metric": ("metric", "def own(d, t):\n    return (d == t).mean()\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", list(GOOD))
+def test_what_is_as_it_should_be_is_not_refused(what: str, code: Path, trained_study: Path) -> None:
+    kind, source = GOOD[what]
+    (code / "mine_odd.py").write_text(source)
+    tried(kind, trained_study)

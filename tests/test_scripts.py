@@ -312,6 +312,25 @@ def test_what_a_script_imports_and_depends_on_is_its_code(tmp_path: Path) -> Non
     assert not script_code(elsewhere, tmp_path).foreign, "which packages another Python has is not known"
 
 
+def test_a_script_run_as_a_module_imports_from_the_studys_folder(tmp_path: Path) -> None:
+    """``python -m scripts.train`` finds ``scripts.nets``, which ``python scripts/train.py`` calls ``nets``."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/train.py").write_text(
+        "from scripts import nets\nfrom . import more\nopen('best.pt')"
+    )
+    (tmp_path / "scripts/__main__.py").write_text("from . import train")
+    for name in ("scripts/nets.py", "scripts/more.py", "best.pt"):
+        (tmp_path / name).touch()
+    for module in ("scripts.train", "scripts"):
+        chosen = task(command=("python", "-m", module, "--out", "{out}"))
+        before = script_code(chosen, tmp_path)
+        assert {"script/scripts.train", "script/scripts.nets", "script/scripts.more"} <= before.files.keys()
+        (tmp_path / "best.pt").write_text(module)  # what a run leaves in the study's folder
+        assert script_code(chosen, tmp_path).digest == before.digest
+        (tmp_path / "scripts/nets.py").write_text(f"EDITED = '{module}'")
+        assert script_code(chosen, tmp_path).digest != before.digest
+
+
 def test_an_experiment_needs_no_network_and_shows_none() -> None:
     assert placeholders(["{seed}", "{loss}{seed}"], "k") == ["seed", "loss"]
     content = {

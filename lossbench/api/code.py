@@ -11,10 +11,9 @@ import builtins
 import inspect
 import linecache
 import os
-import site
+import re
 import symtable
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lossbench.api.literals import NoLiteralError, literal
-from lossbench.closure import PACKAGE, closure
+from lossbench.closure import closure, users_own
 from lossbench.errors import UserError
 from lossbench.store import hashed
 
@@ -92,11 +91,12 @@ class Code:
             if top in seen:
                 continue
             seen.add(top)
-            place = users_own(top)
+            place = None if top.startswith(PREFIX) else users_own(top)
             if place is None:
                 continue
             _mirror(place, self.folder / place.name)
-            waiting |= set(closure([top], self.folder).foreign)
+            found = closure([top], self.folder)
+            waiting |= found.foreign | {re.split("[.:]", one)[0] for one in found.files}
 
 
 def _mirror(place: Path, link: Path) -> None:
@@ -144,27 +144,6 @@ def _at(module: ModuleType, path: str) -> Any:
     for part in path.split("."):
         found = getattr(found, part, None)
     return found
-
-
-def users_own(top: str) -> Path | None:
-    """Find a top-level module's file or folder, if it is neither ours, nor Python's, nor installed."""
-    if top in sys.stdlib_module_names or top == PACKAGE.name or top.startswith(PREFIX):
-        return None
-    try:
-        spec = find_spec(top)
-    except (ValueError, ImportError):
-        return None
-    if spec is None or (spec.origin is None and not spec.submodule_search_locations):
-        return None
-    place = (
-        Path(next(iter(spec.submodule_search_locations)))
-        if spec.submodule_search_locations
-        else Path(spec.origin or "")
-    )
-    installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
-    if place.suffix not in ("", ".py") or any(place.is_relative_to(one) for one in installed):
-        return None
-    return place.resolve()
 
 
 class Source:

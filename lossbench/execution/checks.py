@@ -16,6 +16,7 @@ from lossbench.closure import PACKAGE
 from lossbench.data.current import up_to_date
 from lossbench.execution.declared import records_of
 from lossbench.execution.identity import described_hash, machine, user_code
+from lossbench.execution.scripted import identity_of
 from lossbench.originals import protect
 from lossbench.outs import Outs
 from lossbench.params import Params, ScriptExperiment
@@ -65,7 +66,10 @@ def _key(params: Params, outs: Outs) -> str | None:
         return None
     data = [described_hash(outs.data(name).resolve()) for name in params.datasets]
     code = {str(file): sha256(file.read_bytes()).hexdigest() for file in _code(params, outs.study)}
-    place = [str(outs.study.resolve()), machine("cpu"), sys.version, _packages()]
+    runs = [
+        identity_of(params, arm, outs.study).code.digest for arm in params.arms
+    ]  # what lies elsewhere, too
+    place = [str(outs.study.resolve()), machine("cpu"), sys.version, _packages(), runs]
     return hashed([params.model_dump(mode="json"), data, code, place])
 
 

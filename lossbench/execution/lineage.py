@@ -33,6 +33,19 @@ def write_lineage(params: Params, outs: Outs) -> None:
         path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def differing(params: Params, outs: Outs) -> list[str]:
+    """Name the files of ``reports/checked`` in which other code or packages stand than those of now."""
+    return [name for name, now in lineage(params, outs.study).items() if written_in(outs, name) != now]
+
+
+def written_in(outs: Outs, name: str) -> object:
+    """Read what stands in a file of ``reports/checked``."""
+    try:
+        return json.loads((outs.checked / name).read_bytes())
+    except (FileNotFoundError, ValueError):  # not checked yet, or half written by who was killed
+        return None
+
+
 def lineage(params: Params, study: Path) -> dict[str, dict[str, Any]]:
     """Say, for each file of ``reports/checked``, what is to stand in it."""
     user = user_code(params, study)

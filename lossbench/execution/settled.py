@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lossbench.execution.fill import Arm
 from lossbench.execution.jobs import TRAIN
-from lossbench.execution.lineage import lineage
+from lossbench.execution.lineage import lineage, written_in
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.store import Store
@@ -49,7 +49,7 @@ def _current(params: Params, arms: set[str], outs: Outs) -> set[str]:
     wanted = lineage(params, outs.study)
     files = {f"train@{name}": f"arms/{name}.json" for name in arms}
     files |= {f"evaluate@{name}": f"experiments/{name}.json" for name in params.experiments}
-    same = {stage for stage, file in files.items() if _read(outs, file) == wanted[file]}
+    same = {stage for stage, file in files.items() if written_in(outs, file) == wanted[file]}
     if not same:
         return set()
     asked = subprocess.run(
@@ -60,10 +60,3 @@ def _current(params: Params, arms: set[str], outs: Outs) -> set[str]:
         return set()
     changed = {stage.rpartition(":")[2] for stage in json.loads(asked.stdout)}
     return same - changed
-
-
-def _read(outs: Outs, file: str) -> object:
-    try:
-        return json.loads((outs.checked / file).read_bytes())
-    except (FileNotFoundError, ValueError):  # not checked yet, or half written by who was killed
-        return None

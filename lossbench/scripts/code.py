@@ -20,7 +20,8 @@ def script_code(task: ScriptTask, study: Path) -> Closure:
     """Hash what a script runs.
 
     Python files of the command are followed along their imports, comments and docstrings left out; other
-    files and those under ``depends`` count byte by byte. Packages are known where the Python is ours.
+    files, those beside them that a module names, and those under ``depends`` count byte by byte. Packages
+    are known where the Python is ours.
 
     Args:
         task: the command.
@@ -30,10 +31,12 @@ def script_code(task: ScriptTask, study: Path) -> Closure:
     ours = dict(closure([RUNNER]).files)
     theirs: dict[str, str] = {}
     packages: set[str] = set()
-    for file in named_files(task.command, study):
+    for file, module, root in _named(task.command, study):
         if file.suffix == ".py":
-            found = closure([file.stem], file.parent)
-            theirs |= {f"{PREFIX}{name}": digest for name, digest in found.files.items()}
+            found = closure([module], root)
+            # The study's own folder holds what runs write, too: there `depends` alone says what counts.
+            seen = {one: at for one, at in found.files.items() if root != study or ": " not in one}
+            theirs |= {f"{PREFIX}{name}": digest for name, digest in seen.items()}
             packages |= found.foreign
         else:
             theirs[PREFIX + _shown(file, study)] = _digest(file)
@@ -45,12 +48,21 @@ def script_code(task: ScriptTask, study: Path) -> Closure:
 
 def named_files(command: Sequence[str], study: Path) -> list[Path]:
     """Find the files that a command names: ``train.py``, or the module after ``-m``."""
-    found = []
+    return [file for file, _, _ in _named(command, study)]
+
+
+def _named(command: Sequence[str], study: Path) -> Iterator[tuple[Path, str, Path]]:
+    """Yield each file with the module that it is, and the folder from which it imports."""
     for before, argument in zip(("", *command), command, strict=False):
-        path = study / (argument.replace(".", "/") + ".py" if before == "-m" else argument)
-        if "{" not in argument and path.is_file() and not _is_program(argument, command, path):
-            found.append(path)
-    return found
+        if "{" in argument:
+            continue
+        if before == "-m":
+            for module in (argument, f"{argument}.__main__"):
+                path = study / (module.replace(".", "/") + ".py")
+                if path.is_file():
+                    yield path, module, study
+        elif (path := study / argument).is_file() and not _is_program(argument, command, path):
+            yield path, path.stem, path.parent
 
 
 def _is_program(argument: str, command: Sequence[str], path: Path) -> bool:
