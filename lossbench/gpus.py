@@ -78,8 +78,8 @@ def _among(name: str, known: list[str], device: str) -> str:
         )
     if not known:
         raise UserError(
-            f"--device is '{device}', but {VISIBLE} is '{os.environ[VISIBLE]}', which hides all GPUs; allowed: "
-            "cpu, or that variable unset"
+            f"--device is '{device}', but {VISIBLE} is '{os.environ[VISIBLE]}', which hides all GPUs; "
+            "allowed: cpu, or that variable unset"
         )
     raise UserError(
         f"--device is '{device}', but {VISIBLE} leaves us {len(known)}: {', '.join(known)}; allowed: a "

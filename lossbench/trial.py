@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lossbench.advice import tell_of_stacking, tell_of_waits
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
@@ -25,7 +26,7 @@ from lossbench.params import Experiment, Params
 from lossbench.plugins import is_path
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
 from lossbench.tasks.base import Task, task_class
-from lossbench.training.determinism import SWITCH, deterministic
+from lossbench.training.determinism import SWITCH, deterministic, precision, recurrent_in_float32
 from lossbench.training.faults import of_the_device
 from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
@@ -241,6 +242,8 @@ def try_model(trial: Trial) -> Tensor:
             outputs = _step(model, trial, device)
         except NotImplementedError as error:  # an operation that the processor has not: told
             raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
+    if device == "cuda":
+        _advise(model, trial)
     if trial.last == 1:
         try:
             _forward(model.train(), trial, device, 1)
@@ -254,9 +257,27 @@ def try_model(trial: Trial) -> Tensor:
     return outputs
 
 
+def _advise(model: nn.Module, trial: Trial) -> None:
+    """Say what a step on the GPU costs that need not be."""
+    inputs = _batch(trial, "cuda", 2)
+    who, recipe = f"{trial.where}: {trial.whose}", trial.experiment.recipe
+
+    def step() -> None:
+        with precision(trial.compute):
+            outputs = model(inputs)
+        outputs.float().sum().backward()
+
+    model.train()
+    with _as_trained(trial):
+        tell_of_waits(who, trial.compute, step)
+        if trial.compute.engine == "population":
+            tell_of_stacking(who, recipe.batch_size, len(inputs), step)
+
+
 def _model(trial: Trial, device: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        return build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
+        model = build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
+    return recurrent_in_float32(model, trial.compute)
 
 
 def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
@@ -283,8 +304,9 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     except Exception as error:  # a network of one's own may raise anything
         if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):
             raise
+        where = f" in 'compute.precision: {trial.compute.precision}'" if _is_rounded(trial, device) else ""
         raise _of_the_device(trial, error) or UserError(
-            f"{trial.where}: {trial.whose} fails: {_brief(error)}"
+            f"{trial.where}: {trial.whose} fails{where}: {_brief(error)}"
         ) from error
     for count, some in predicted.items():
         if some.shape[1:] != outputs.shape[1:]:
@@ -303,7 +325,8 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
 
 def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
     """Run the model on some samples: it must put out floating-point numbers for as many."""
-    outputs: Tensor = model(_batch(trial, device, count))
+    with precision(trial.compute) if _is_rounded(trial, device) else nullcontext():
+        outputs: Tensor = model(_batch(trial, device, count))
     if outputs.shape[:1] != (count,):  # a squeeze() loses a batch of one
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
@@ -315,6 +338,11 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
             "expected floating point, the logits"
         )
     return outputs
+
+
+def _is_rounded(trial: Trial, device: str) -> bool:
+    """Whether it is tried in another precision than float32, as it will be trained."""
+    return device == trial.compute.device and trial.compute.precision == "bf16"
 
 
 def _kept(model: nn.Module, trial: Trial) -> dict[str, tuple[int, ...]]:
@@ -363,6 +391,14 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
                     "allowed: a value that depends on them, without detach, a comparison or NumPy"
                 )
             value.backward()  # type: ignore[no-untyped-call]  # torch's own
+            if device == "cuda":
+                made.check = "never"  # as in training: targets have been looked at
+
+                def step() -> None:
+                    again = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
+                    again.backward()  # type: ignore[no-untyped-call]  # torch's own
+
+                tell_of_waits(f"{trial.where}: loss '{name}'", trial.compute, step)
     except MISFIT as error:
         raise _of_the_device(trial, error, f"{trial.where}: loss '{name}'") or UserError(
             f"{trial.where}: {trial.whose} puts out {_sized(outputs)} a sample, which task '{task.name}' "

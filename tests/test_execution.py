@@ -112,7 +112,9 @@ def test_populations_of_at_most_so_many_members_are_jobs_of_their_own(own: Path)
 
 
 @pytest.mark.parametrize("other", [4, 32, None])
-def test_how_many_a_population_may_hold_is_in_no_key_where_it_divides_none(other: int | None, own: Path) -> None:
+def test_how_many_a_population_may_hold_is_in_no_key_where_it_divides_none(
+    other: int | None, own: Path
+) -> None:
     """Who shares a population is in all of its members' keys; other companies are other keys."""
     found = []
     for members in (3, other, 2):

@@ -67,7 +67,11 @@ def test_another_gpu_is_refused_in_a_sentence(device: str, monkeypatch: pytest.M
         ("4,7", "cuda:1,1", "names a GPU twice"),
         (None, "cuda:0,0", "names a GPU twice"),
         (None, "cuda:0,GPU-aa", "in several ways, of which CUDA reads the first alone"),
-        ("GPU-aab,GPU-aac", "cuda:GPU-aa", "begins several of CUDA_VISIBLE_DEVICES's names: GPU-aab, GPU-aac"),
+        (
+            "GPU-aab,GPU-aac",
+            "cuda:GPU-aa",
+            "begins several of CUDA_VISIBLE_DEVICES's names: GPU-aab, GPU-aac",
+        ),
     ],
 )
 def test_a_gpu_that_is_hidden_named_twice_or_ambiguously_is_refused(

@@ -77,8 +77,8 @@ def _failure(text: str) -> str | None:
         )
     if NO_ENGINE.search(text):
         return (
-            "failed in cuDNN, which has no algorithm that repeats its results for one of the layers, or not the "
-            f"memory for one; {LESS}; else another layer, or 'compute.device: cpu'"
+            "failed in cuDNN, which has no algorithm that repeats its results for one of the layers, or not "
+            f"the memory for one; {LESS}; else another layer, or 'compute.device: cpu'"
         )
     if found := LIBRARY.search(text):
         return (
