@@ -74,8 +74,8 @@ def tell_of_stacking(who: str, batch: int, samples: int, step: Callable[[], Any]
     operations = counter.get_total_flops() / samples * batch
     if operations >= BUSY:
         print(
-            f"warning: {who}: a step of one member takes {operations / 1e9:.0f} GFLOP, and a GPU is busy with "
-            f"it: from {BUSY / 1e9:.0f} on 'compute.engine: population' was 0.9 to 1.1 times as fast as "
+            f"warning: {who}: a step of one member takes {operations / 1e9:.0f} GFLOP, and a GPU is busy "
+            f"with it: from {BUSY / 1e9:.0f} on 'compute.engine: population' was 0.9 to 1.1 times as fast as "
             "'loop' on an H100, and takes more memory",
             file=sys.stderr,
         )

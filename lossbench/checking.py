@@ -254,7 +254,7 @@ def _why_none() -> str:
     import torch
 
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's own
     except (RuntimeError, AssertionError) as error:
         said = [str(error).splitlines()[0].partition(". ")[0].rstrip(".")]
     else:

@@ -275,9 +275,15 @@ def _advise(model: nn.Module, trial: Trial) -> None:
 
 
 def _model(trial: Trial, device: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    with torch.random.fork_rng(devices=[]), _shapes_alone(device):
         model = build_model(trial.experiment.model, trial.shape, trial.task.outputs).train()
-    return recurrent_in_float32(model, trial.compute)
+    # As training does: what a model makes elsewhere than in parameters and buffers stays where it was made.
+    return recurrent_in_float32(model if device == "meta" else model.to(device), trial.compute)
+
+
+def _shapes_alone(device: str) -> AbstractContextManager[Any]:
+    """Make all tensors on the meta device, where that is tried; on another they lie where the model says."""
+    return torch.device(device) if device == "meta" else nullcontext()
 
 
 def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
@@ -289,7 +295,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     """
     before = _kept(model, trial)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device), _as_trained(trial):
+        with torch.random.fork_rng(devices=[]), _shapes_alone(device), _as_trained(trial):
             outputs = _forward(model, trial, device, 2).float()
             if not outputs.requires_grad:
                 raise UserError(
@@ -331,6 +337,11 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
             f"a batch of {count}; expected {count} of whatever a sample has"
+        )
+    if outputs.device.type != device:
+        raise UserError(
+            f"{trial.where}: {trial.whose} puts its outputs on '{outputs.device.type}', but is given samples "
+            f"on '{device}'; allowed: no device named in a model, which is moved to 'compute.device'"
         )
     if not outputs.is_floating_point():
         raise UserError(

@@ -172,6 +172,20 @@ def test_what_fits_passes_and_leaves_threads_and_random_numbers_alone(trained_st
     assert torch.get_num_threads() == threads
 
 
+def test_a_model_that_moves_to_a_device_by_itself_is_refused(
+    trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = torch.nn.Flatten.forward
+    monkeypatch.setattr(torch.nn.Flatten, "forward", lambda self, images: usual(self, images).to("meta"))
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda self, features: features @ self.weight.to("meta").T
+    )
+    with pytest.raises(
+        UserError, match=r"puts its outputs on 'meta', but is given samples on 'cpu'; allowed: no"
+    ):
+        try_experiment("digits", parse_params(tiny_params()), Dataset.open(trained_study / "data/digits"))
+
+
 def test_a_model_is_tried_in_the_precision_that_it_is_trained_in(
     trained_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

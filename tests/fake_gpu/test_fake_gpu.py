@@ -177,10 +177,16 @@ def test_what_is_said_and_set_where_there_is_a_gpu(standin: Path, tmp_path: Path
 def test_what_a_step_costs_that_need_not_be_is_said_by_check(standin: Path, tmp_path: Path) -> None:
     (told,) = run(standin, "looks.py", str(tmp_path), "advice", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     waiting = "waits for the GPU in every step (mine.py:{}), which idles meanwhile"
-    for name, line in {"item": 18, "boolean": 22, "one_argument": 26, "constant": 30}.items():
+    for name, line in {"item": 32, "boolean": 36, "one_argument": 40, "constant": 44}.items():
         assert "warning: params.yaml: experiment 'one': loss 'tried' " + waiting.format(line) in told[name]
         assert ("'compute.graphs' records no such step" in told[name]) is (name == "item")
-    assert "model 'mine:Waiting' on samples of 3×32×32 " + waiting.format(13) in told["model"]
+    assert "model 'mine:Waiting' on samples of 3×32×32 " + waiting.format(13) in told["Waiting"]
+    for name in ("Plain", "Making"):  # a tensor that is no buffer, and one made on the CPU in each step
+        assert (
+            f"error: params.yaml: experiment 'one': model 'mine:{name}' on samples of 3×32×32 fails: "
+            in told[name]
+        )
+        assert "two devices, cuda:0 and cpu" in told[name]
     assert told["fits"] == told["small"] == ""
     assert "a step of one member takes 4" in told["large"]
     assert "GFLOP, and a GPU is busy with it" in told["large"]
