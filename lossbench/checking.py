@@ -1,9 +1,11 @@
 """Whether ``params.yaml`` makes sense to the registries: what a model of its shape alone cannot know."""
 
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lossbench import losses, models
+from lossbench import gpus, losses, models
 from lossbench.data import sources
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
@@ -26,6 +28,7 @@ from lossbench.training.mixing import makes_distributions
 
 AMPERE = 8
 """Capability from which on a GPU knows tf32 and bf16."""
+TUNABLE = "PYTORCH_TUNABLEOP_ENABLED"
 
 
 def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> None:
@@ -227,15 +230,38 @@ def check_compute(compute: Compute) -> None:
 
     from lossbench.training.determinism import check_workspace
 
-    if not torch.cuda.is_available():
-        raise UserError("'compute.device' is 'cuda', but torch finds no GPU here; allowed: cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says why before we do
+        found = torch.cuda.is_available()
+    if not found:
+        raise UserError(f"'compute.device' is 'cuda', but torch finds no GPU here{_why_none()}; allowed: cpu")
     check_workspace()
+    if os.environ.get(TUNABLE, "0") != "0":
+        raise UserError(
+            f"{TUNABLE} is '{os.environ[TUNABLE]}', with which torch takes whichever product was faster this "
+            "time, so that results need not repeat; allowed: 0, or unset"
+        )
     major, _ = torch.cuda.get_device_capability()
     if compute.precision != "fp32" and major < AMPERE:
         raise UserError(
             f"'compute.precision' is '{compute.precision}', but {torch.cuda.get_device_name()} (capability "
             f"{major}) computes in neither tf32 nor bf16; allowed here: fp32"
         )
+
+
+def _why_none() -> str:
+    """Say why there is no GPU, where torch or a variable tells: an old driver, none, none that is visible."""
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's own
+    except (RuntimeError, AssertionError) as error:
+        said = [str(error).splitlines()[0].partition(". ")[0].rstrip(".")]
+    else:
+        said = []
+    visible = os.environ.get(gpus.VISIBLE)
+    said += [] if visible is None else [f"{gpus.VISIBLE} is '{visible}'"]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _check_members(compute: Compute) -> None:

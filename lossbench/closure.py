@@ -120,7 +120,7 @@ def edited(code: Closure, before: Mapping[str, bytes]) -> list[str]:
 
 def source_of(module: str, user: Path | None = None) -> Path | None:
     """Find a module's file among ours and the user's; None for anybody else's."""
-    top, _, inside = module.partition(".")
+    top, *rest = module.split(".")
     if top == PACKAGE.name:
         return _file(PACKAGE, rest, (".py",))
     found = None if user is None else _file(user, [top, *rest], OWN_SUFFIXES)
@@ -220,7 +220,7 @@ def _imports(found: _Imports, module: str, file: Path, user: Path | None) -> Ite
             whole = base
         yield whole
         within = source_of(whole, user) if names else None
-        if within is not None and within.name != INIT:  # a module has none inside
+        if within is not None and within.name != "__init__.py":  # a module has none inside
             continue
         for name in names:
             if source_of(f"{whole}.{name}", user) is not None:

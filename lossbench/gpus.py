@@ -2,11 +2,12 @@
 
 import os
 import re
+from itertools import takewhile
 
 from lossbench.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-NAME = re.compile(r"\d+|GPU-[0-9A-Za-z-]+|MIG-[0-9A-Za-z/-]+")
+NAME = re.compile(r"[0-9]+|GPU-[0-9A-Za-z-]+|MIG-[0-9A-Za-z/-]+")
 ALLOWED = "cpu, cuda, or cuda: and the number or the name of one of them, as in cuda:1 or cuda:GPU-8932f937"
 
 
@@ -35,7 +36,14 @@ def choose(device: str) -> str:
     for name in names.split(","):
         if not NAME.fullmatch(name):
             raise UserError(f"--device is '{device}', where '{name}' is no GPU; allowed: {ALLOWED}")
-        chosen.append(_among(name, known, device))
+        chosen.append(name if known is None else _among(name, known, device))
+    if len({(one.partition("-")[0] if "-" in one else "") for one in chosen}) > 1:
+        raise UserError(
+            f"--device is '{device}', which names GPUs in several ways, of which CUDA reads the first alone; "
+            "allowed: numbers, or names that begin alike (GPU-…, MIG-…)"
+        )
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--device is '{device}', which names a GPU twice; allowed: each once")
     os.environ[VISIBLE] = ",".join(chosen)
     return kind
 
@@ -48,23 +56,35 @@ def keep_to_part(device: str, sharers: int) -> None:
         torch.cuda.set_per_process_memory_fraction(1 / sharers)
 
 
-def named() -> list[str]:
-    """The names in ``CUDA_VISIBLE_DEVICES``; nothing where it is not set."""
-    return [one for one in os.environ.get(VISIBLE, "").split(",") if one]
+def named() -> list[str] | None:
+    """The names in ``CUDA_VISIBLE_DEVICES``, as CUDA reads them: up to the first that is none.
+
+    None where it is not set; an empty list, as of ``-1`` or of nothing, where it hides all GPUs.
+    """
+    text = os.environ.get(VISIBLE)
+    return None if text is None else list(takewhile(NAME.fullmatch, map(str.strip, text.split(","))))
 
 
 def _among(name: str, known: list[str], device: str) -> str:
-    if not known:
-        return name
     if name.isdigit() and int(name) < len(known):
         return known[int(name)]
-    found = next((one for one in known if not name.isdigit() and one.startswith(name)), None)
-    if found is None:
+    found = [one for one in known if not name.isdigit() and one.startswith(name)]
+    if name in found or len(found) == 1:
+        return name if name in found else found[0]
+    if found:
         raise UserError(
-            f"--device is '{device}', but {VISIBLE} leaves us {len(known)}: {', '.join(known)}; allowed: a "
-            f"number below {len(known)}, or one of these names"
+            f"--device is '{device}', but '{name}' begins several of {VISIBLE}'s names: {', '.join(found)}; "
+            "allowed: more of one name"
         )
-    return found
+    if not known:
+        raise UserError(
+            f"--device is '{device}', but {VISIBLE} is '{os.environ[VISIBLE]}', which hides all GPUs; "
+            "allowed: cpu, or that variable unset"
+        )
+    raise UserError(
+        f"--device is '{device}', but {VISIBLE} leaves us {len(known)}: {', '.join(known)}; allowed: a "
+        f"number below {len(known)}, or one of these names"
+    )
 
 
 def ours() -> list[str]:
@@ -75,4 +95,4 @@ def ours() -> list[str]:
     import torch
 
     count = torch.cuda.device_count()
-    return names[:count] if names else [str(number) for number in range(count)]
+    return [str(number) for number in range(count)] if names is None else names[:count]

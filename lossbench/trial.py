@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lossbench.advice import tell_of_stacking, tell_of_waits
 from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
@@ -27,7 +28,7 @@ from lossbench.params import Experiment, Params
 from lossbench.plugins import is_path, load_object
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE, Compute, Recipe
 from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
-from lossbench.training.determinism import SWITCH, deterministic
+from lossbench.training.determinism import SWITCH, deterministic, precision, recurrent_in_float32
 from lossbench.training.faults import of_the_device
 from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
@@ -327,6 +328,8 @@ def try_model(trial: Trial) -> Tensor:
             outputs = _step(model, trial, device)
         except NotImplementedError as error:  # an operation that the processor has not: told
             raise UserError(f"{trial.where}: {trial.whose} fails: {_brief(error)}") from None
+    if device == "cuda":
+        _advise(model, trial)
     if trial.last == 1:
         try:
             _forward(model.train(), trial, device, 1)
@@ -340,13 +343,38 @@ def try_model(trial: Trial) -> Tensor:
     return outputs
 
 
+def _advise(model: nn.Module, trial: Trial) -> None:
+    """Say what a step on the GPU costs that need not be."""
+    inputs = _batch(trial, "cuda", 2)
+    who, recipe = f"{trial.where}: {trial.whose}", trial.experiment.recipe
+
+    def step() -> None:
+        with precision(trial.compute):
+            outputs = model(inputs)
+        outputs.float().sum().backward()
+
+    model.train()
+    with _as_trained(trial):
+        tell_of_waits(who, trial.compute, step)
+        if trial.compute.engine == "population":
+            tell_of_stacking(who, recipe.batch_size, len(inputs), step)
+
+
 def _model(trial: Trial, device: str) -> nn.Module:
     return _built_model(trial, device, 0)
 
 
 def _built_model(trial: Trial, device: str, seed: int) -> nn.Module:
-    with _seeded(seed), torch.device(device):
-        return build_model(trial.experiment.model, trial.built_for or trial.shape, trial.task.outputs).train()
+    with _seeded(seed), _shapes_alone(device):
+        shape = trial.built_for or trial.shape
+        model = build_model(trial.experiment.model, shape, trial.task.outputs).train()
+    # As training does: what a model makes elsewhere than in parameters and buffers stays where it was made.
+    return recurrent_in_float32(model if device == "meta" else model.to(device), trial.compute)
+
+
+def _shapes_alone(device: str) -> AbstractContextManager[Any]:
+    """Make all tensors on the meta device, where that is tried; on another they lie where the model says."""
+    return torch.device(device) if device == "meta" else nullcontext()
 
 
 @contextmanager
@@ -366,7 +394,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     """
     before = _kept(model, trial)
     try:
-        with _seeded(0), torch.device(device), _as_trained(trial):
+        with _seeded(0), _shapes_alone(device), _as_trained(trial):
             outputs = _forward(model, trial, device, 2).float()
             if not outputs.requires_grad:
                 raise UserError(
@@ -381,8 +409,9 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     except (Exception, SystemExit) as error:  # a network of one's own may raise anything
         if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):
             raise
+        where = f" in 'compute.precision: {trial.compute.precision}'" if _is_rounded(trial, device) else ""
         raise _of_the_device(trial, error) or UserError(
-            f"{trial.where}: {trial.whose} fails: {_brief(error)}"
+            f"{trial.where}: {trial.whose} fails{where}: {_brief(error)}"
         ) from error
     for count, some in predicted.items():
         if some.shape[1:] != outputs.shape[1:]:
@@ -416,13 +445,13 @@ def _try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> N
         raise _refused(
             trial, "is one network however often it is made: a replicate would begin as another ended"
         )
-    with torch.no_grad(), _seeded(0), torch.device(device), _as_trained(trial):
+    with torch.no_grad(), _seeded(0), _shapes_alone(device), _as_trained(trial):
         alike = _alike(_forward(again, trial, device, 2).float(), outputs)
     if not alike:
         raise _refused(trial, "puts out other numbers when it is made again with the same seed")
     other = _built_model(trial, device, 1)
     other.load_state_dict(used.state_dict())
-    with torch.no_grad(), torch.device(device), _as_trained(trial):
+    with torch.no_grad(), _shapes_alone(device), _as_trained(trial):
         made = []
         for model in (used, other):
             with _seeded(0):
@@ -445,11 +474,17 @@ def _refused(trial: Trial, what: str) -> UserError:
 
 def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
     """Run the model on some samples: it must put out floating-point numbers for as many."""
-    outputs: Tensor = model(_batch(trial, device, count))
+    with precision(trial.compute) if _is_rounded(trial, device) else nullcontext():
+        outputs: Tensor = model(_batch(trial, device, count))
     if outputs.shape[:1] != (count,):  # a squeeze() loses a batch of one
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
             f"a batch of {count}; expected {count} of whatever a sample has"
+        )
+    if outputs.device.type != device:
+        raise UserError(
+            f"{trial.where}: {trial.whose} puts its outputs on '{outputs.device.type}', but is given samples "
+            f"on '{device}'; allowed: no device named in a model, which is moved to 'compute.device'"
         )
     if not outputs.is_meta and bool(outputs.isnan().any()):
         raise UserError(f"{trial.where}: {trial.whose} puts out NaN before any training; allowed: numbers")
@@ -459,6 +494,11 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
             "expected floating point, the logits"
         )
     return outputs
+
+
+def _is_rounded(trial: Trial, device: str) -> bool:
+    """Whether it is tried in another precision than float32, as it will be trained."""
+    return device == trial.compute.device and trial.compute.precision == "bf16"
 
 
 def _kept(model: nn.Module, trial: Trial) -> dict[str, tuple[int, ...]]:
@@ -501,14 +541,17 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
     if own:
         _refuse_untrained(trial, name, made)
 
-    def value_of(logits: Tensor) -> Tensor:
+    def shown() -> Batch:
         maps = made.prepare(task.loss_target(targets), task.loss_classes) if made.auxiliary else None
         given = (trial.samples[:count], targets, maps, _some(trial.weights, count), _some(trial.soft, count))
         batch = Batch(*(None if one is None else one.to(device, copy=True) for one in given))  # type: ignore[arg-type]  # inputs and targets are there
-        shown = mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
+        return mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
+
+    def value_of(logits: Tensor, batch: Batch | None = None) -> Tensor:
+        batch = batch or shown()
         with _as_trained(trial), torch.random.fork_rng(devices=[]), _told(trial.where):
             torch.manual_seed(0)
-            value: Tensor = task.objective(made, logits, shown.targets, shown.inputs, **shown.extra)
+            value: Tensor = task.objective(made, logits, batch.targets, batch.inputs, **batch.extra)
             return value
 
     try:
@@ -522,6 +565,10 @@ def _show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor)
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if own:
             _try_own(trial, name, logits, value_of)
+        if device == "cuda":
+            made.check, batch = "never", shown()  # as in training: targets have been looked at
+            step = lambda: value_of(logits, batch).backward()  # type: ignore[no-untyped-call]  # noqa: E731  # torch's own; a line
+            tell_of_waits(f"{trial.where}: loss '{name}'", trial.compute, step)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a loss of one's own may raise anything

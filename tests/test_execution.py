@@ -111,6 +111,22 @@ def test_populations_of_at_most_so_many_members_are_jobs_of_their_own(own: Path)
     assert keys[1][:4] == keys[0], "a further seed leaves those that are full as they are"
 
 
+@pytest.mark.parametrize("other", [4, 32, None])
+def test_how_many_a_population_may_hold_is_in_no_key_where_it_divides_none(
+    other: int | None, own: Path
+) -> None:
+    """Who shares a population is in all of its members' keys; other companies are other keys."""
+    found = []
+    for members in (3, other, 2):
+        compute = {"device": "cpu", "engine": "population", "members": members}
+        write_params(own, load(own) | {"compute": compute, "seeds": [0, 1, 2]})
+        arm = Arm(load_params(own / "params.yaml"), "digits-focal", own)
+        found.append((*arm.replicates({"best": {}}).keys, arm.identity.scores("w"), arm.identity.shown("w")))
+    assert found[1] == found[0]
+    assert not set(found[2][:3]) & set(found[0][:3])
+    assert found[2][3:] == found[0][3:]
+
+
 def test_a_further_seed_costs_one_replicate_an_arm(own: Path) -> None:
     write_params(own, study_params(tuning=load(own)["tuning"], seeds=[0, 1, 2]))
     assert sorted(filled(own).trained) == ["digits-cross_entropy 2", "digits-focal 2"]

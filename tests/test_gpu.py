@@ -30,14 +30,22 @@ MIG = "MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000001,MIG-3bd3d1a8-0c1b-5c2e-9b1c-0000
         (MIG, "cuda:1", MIG.split(",")[1]),
         ("3", "cuda", "3"),
         ("3", "cpu", "3"),
+        ("4, 7", "cuda:1", "7"),
+        ("4,7,-1,9", "cuda:7", None),
+        (" GPU-aa, GPU-bb", "cuda:GPU-bb,GPU-aa", "GPU-bb,GPU-aa"),
+        ("GPU-a,GPU-ab", "cuda:GPU-a", "GPU-a"),
     ],
 )
 def test_a_gpu_is_named_by_number_or_name(
-    visible: str | None, device: str, sees: str, monkeypatch: pytest.MonkeyPatch
+    visible: str | None, device: str, sees: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(gpus.VISIBLE, raising=False)
     if visible is not None:
         monkeypatch.setenv(gpus.VISIBLE, visible)
+    if sees is None:
+        with pytest.raises(UserError, match=r"leaves us 2: 4, 7; allowed: a number below 2"):
+            gpus.choose(device)
+        return
     assert gpus.choose(device) == device.partition(":")[0]
     assert gpus.os.environ[gpus.VISIBLE] == sees
 
@@ -48,6 +56,93 @@ def test_another_gpu_is_refused_in_a_sentence(device: str, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"^--device is .*allowed: "):
         gpus.choose(device)
     assert gpus.os.environ[gpus.VISIBLE] == "4,7"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "words"),
+    [
+        ("", "cuda:0", "is '', which hides all GPUs"),
+        ("-1", "cuda:0", "is '-1', which hides all GPUs"),
+        ("NoDevFiles", "cuda:GPU-aa", "which hides all GPUs"),
+        ("4,7", "cuda:1,1", "names a GPU twice"),
+        (None, "cuda:0,0", "names a GPU twice"),
+        (None, "cuda:0,GPU-aa", "in several ways, of which CUDA reads the first alone"),
+        (
+            "GPU-aab,GPU-aac",
+            "cuda:GPU-aa",
+            "begins several of CUDA_VISIBLE_DEVICES's names: GPU-aab, GPU-aac",
+        ),
+    ],
+)
+def test_a_gpu_that_is_hidden_named_twice_or_ambiguously_is_refused(
+    visible: str | None, device: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    with pytest.raises(UserError, match=words):
+        gpus.choose(device)
+    assert gpus.os.environ.get(gpus.VISIBLE) == visible
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "expected"),
+    [
+        (None, 2, ["0", "1"]),
+        ("", 0, []),
+        ("-1", 0, []),
+        ("0, 1", 2, ["0", "1"]),
+        ("3,-1,0", 1, ["3"]),
+        ("0,0", 0, []),
+        ("GPU-aa,GPU-bb", 1, ["GPU-aa"]),
+    ],
+)
+def test_workers_are_given_the_gpus_that_cuda_reads(
+    visible: str | None, found: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More workers than GPUs take turns; where there is none there is one worker, which is told so."""
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    monkeypatch.delenv("LOSSBENCH_WORKERS", raising=False)
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    assert gpus.ours() == expected
+    compute = Compute(device="cuda")
+    assert local.worker_count(compute) == max(1, len(expected))
+    executor = local.LocalExecutor(compute, 3)
+    given = [executor._environment(place).get(gpus.VISIBLE) for place in range(3)]
+    assert given == [expected[place % len(expected)] if expected else None for place in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("said", "visible", "words"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 12020). Please update", None, "is too old (found version 12020)); allowed: cpu"),
+        ("No CUDA GPUs are available", "-1", "here (No CUDA GPUs are available; CUDA_VISIBLE_DEVICES is '-1'); allowed"),
+    ],
+    ids=["driver", "hidden"],
+)  # fmt: skip
+def test_why_there_is_no_gpu_is_said(
+    said: str, visible: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(gpus.VISIBLE, visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", Mock(side_effect=RuntimeError(said)))
+    with pytest.raises(UserError) as told:
+        check_compute(Compute(device="cuda"))
+    assert words in str(told.value)
+
+
+def test_products_chosen_by_a_stopwatch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setenv("PYTORCH_TUNABLEOP_ENABLED", "1")
+    with pytest.raises(UserError, match=r"^PYTORCH_TUNABLEOP_ENABLED is '1'.*allowed: 0, or unset"):
+        check_compute(Compute(device="cuda"))
+    monkeypatch.setenv("PYTORCH_TUNABLEOP_ENABLED", "0")
+    check_compute(Compute(device="cuda"))
 
 
 def test_mig_instances_are_all_ours_though_cuda_shows_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +211,29 @@ OUT = (
 )
 
 
+SHARED = (
+    "CUDA out of memory. Tried to allocate 5.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 8.00 GiB is free. "
+    "4.00 GiB allowed; Of the allocated memory 0 bytes is allocated by PyTorch, and 0 bytes is reserved by PyTorch"
+)
+"""What torch 2.15 says where a process has a part of a GPU's memory."""
+REJECTED = (
+    "CUDA out of memory. Allocation was preemptively rejected because it would exceed per_process_memory_fraction "
+    "limit. Requested size: 5.00 GiB"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
         (torch.OutOfMemoryError(OUT), GateError, "(2.00 GiB more were wanted, 1.25 GiB of 79.10 GiB are free); lower"),
+        (torch.OutOfMemoryError(SHARED), GateError, "(5.00 GiB more were wanted, of the 4.00 GiB of 8.00 GiB that it may"),
+        (torch.OutOfMemoryError(REJECTED), GateError, "does not fit into the GPU's memory (5.00 GiB more were wanted); lower"),
+        (RuntimeError("CUDA driver error: out of memory"), GateError, "does not fit into the GPU's memory; lower"),
+        (RuntimeError("CUDA driver error: unknown error"), GateError, "failed on the GPU with 'unknown error'; CUDA_LAUNCH"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered\nSearch"), GateError, "with 'uncorrectable ECC error"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), GateError, "failed in cuDNN, which has no"),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `x`"), GateError, "in cusolver with CUSOLVER"),
+        (RuntimeError("CUDA NVRTC error: NVRTC_ERROR_COMPILATION"), GateError, "failed in CUDA NVRTC with NVRTC_ERROR_COMP"),
         (RuntimeError("CUDA error: out of memory\nSearch for"), GateError, "does not fit into the GPU's memory; lower"),
         (RuntimeError("CUDA error: device-side assert triggered\nMore"), GateError, "an index out of range"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), GateError, "in cuDNN with CUDNN_STATUS_EXECUTION_F"),
@@ -128,7 +242,8 @@ OUT = (
         (RuntimeError("CUDA error: an illegal memory access was encountered\nMore"), GateError, "'an illegal memory"),
         (RuntimeError("foo_cuda does not have a deterministic implementation, but you set"), UserError, "runs foo_cuda"),
     ],
-    ids=["memory", "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
+    ids=["memory", "part of memory", "rejected", "driver memory", "driver", "ecc", "no engine", "cusolver", "nvrtc",
+         "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
 )  # fmt: skip
 def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
     told = of_the_device(error, "the training of 'one' with seed 3")

@@ -173,6 +173,39 @@ def test_what_fits_passes_and_leaves_threads_and_random_numbers_alone(trained_st
     assert torch.get_num_threads() == threads
 
 
+def test_a_model_that_moves_to_a_device_by_itself_is_refused(
+    trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = torch.nn.Flatten.forward
+    monkeypatch.setattr(torch.nn.Flatten, "forward", lambda self, images: usual(self, images).to("meta"))
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda self, features: features @ self.weight.to("meta").T
+    )
+    with pytest.raises(
+        UserError, match=r"puts its outputs on 'meta', but is given samples on 'cpu'; allowed: no"
+    ):
+        try_experiment("digits", parse_params(tiny_params()), Dataset.open(trained_study / "data/digits"))
+
+
+def test_a_model_is_tried_in_the_precision_that_it_is_trained_in(
+    trained_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor may lack an operation in bfloat16, as those without AVX-512 lack recurrent layers."""
+    usual = torch.nn.Conv2d.forward
+
+    def forward(self: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor")
+        return usual(self, images)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    data = Dataset.open(trained_study / "data/digits")
+    try_experiment("digits", parse_params(tiny_params()), data)
+    params = parse_params(tiny_params() | {"compute": {"precision": "bf16"}})
+    with pytest.raises(UserError, match=r"fails in 'compute\.precision: bf16': could not create a primitive"):
+        try_experiment("digits", params, data)
+
+
 @pytest.mark.parametrize(
     ("count", "batch", "drop", "refused"),
     [(17, 16, False, True), (17, 16, True, False), (18, 16, False, False), (16, 16, False, False), (5, 1, True, True),

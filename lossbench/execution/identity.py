@@ -21,7 +21,7 @@ from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
 from lossbench.plugins import use_code
-from lossbench.recipe import WORKSPACE, Recipe
+from lossbench.recipe import WORKSPACE, Compute, Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
 from lossbench.training.member import Member
@@ -38,15 +38,32 @@ ENGINES = {
 }
 SEVERAL = ("lossbench.training.rank", "lossbench.training.ranks")
 """What several processes of one replicate run beside the loop."""
-SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+SWITCHES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+)
 """Variables that choose the processor's kernels, and so the bits."""
 GPU_SWITCHES = (
+    "CUBLASLT_HEURISTICS_LUT_FILE",
     "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_EMULATE_DOUBLE_PRECISION",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_SPECIAL_VALUES_SUPPORT_MASK",
+    "CUBLAS_EMULATION_STRATEGY",
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT",
     "CUDNN_CONV_WSCAP_DBG",
+    "CUDNN_ERRATA_JSON_FILE",
     "DISABLE_ADDMM_CUDA_LT",
     "NVIDIA_TF32_OVERRIDE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+    "TORCH_CUDNN_USE_HEURISTIC_MODE_B",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_LINALG_PREFER_CUSOLVER",
 )
 """Those that choose a GPU's."""
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
@@ -143,10 +160,15 @@ class Identity:
             "data": data_hash(self.data.resolve()),
             "task": self.experiment.task.model_dump(mode="json"),
             "model": self.experiment.model.model_dump(mode="json"),
-            "compute": self.params.compute.model_dump(mode="json"),
+            "compute": deciding(self.params.compute),
             "versions": versions(code),
             "machine": machine(self.params.compute.device),
         }
+
+
+def deciding(compute: Compute) -> dict[str, Any]:
+    """Say what of the device decides bits: of populations who shares one does, not how many may."""
+    return compute.model_copy(update={"members": None}).model_dump(mode="json")
 
 
 def versions(code: Closure) -> dict[str, str]:

@@ -16,7 +16,7 @@ from lossbench.evaluation.replicates import predict_replicate
 from lossbench.execution import scripted
 from lossbench.execution.checkpoints import checkpoint_of
 from lossbench.execution.fill import Experiment
-from lossbench.execution.identity import Identity, data_hash, use_own_code
+from lossbench.execution.identity import Identity, data_hash, deciding, use_own_code
 from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
@@ -207,7 +207,7 @@ def describe(setting: Setting, job: Train) -> dict[str, Any]:
         "loss_parameters": _stated(setting, first),
         "model": setting.network.model_dump(mode="json"),
         "recipe": setting.recipe_of(first).model_dump(mode="json"),
-        "compute": setting.compute.model_dump(mode="json"),
+        "compute": deciding(setting.compute),
         "monitor": setting.task.monitor,
     }
 

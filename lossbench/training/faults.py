@@ -11,15 +11,20 @@ LESS = (
     "on a GPU (--jobs)"
 )
 WHERE = "CUDA_LAUNCH_BLOCKING=1 makes torch tell the operation"
-SIZES = re.compile(
-    r"Tried to allocate ([\d.]+ \w+).*?total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", re.S
-)
+WANTED = re.compile(r"(?:Tried to allocate|Requested size:) ([\d.]+ \w+)")
+FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", re.S)
+PART = re.compile(r"([\d.]+ \w+) allowed;")
+"""Of a process that has a part of the memory: what is free beside it is not its own."""
 NO_DETERMINISTIC_FORM = re.compile(r"^(\S+) does not have a deterministic implementation", re.M)
 ASSERTED = re.compile(r"device-side assert", re.IGNORECASE)
+NO_ENGINE = re.compile(r"was unable to find an engine to execute this computation")
 LIBRARY = re.compile(
-    r"\b(cuDNN|CUDA) (?:Frontend )?error: *(?:CUDNN_BACKEND_\w+: )?((?:CUDNN|CUBLAS)_\w+)", re.I
+    r"\b(cuDNN|CUDA|CUDA NVRTC|cusolver|cusparse) (?:Frontend )?error: *(?:CUDNN_BACKEND_\w+: )?"
+    r"((?:CUDNN|CUBLAS|NVRTC|CUSOLVER|CUSPARSE)_\w+)",
+    re.I,
 )
-BROKEN = re.compile(r"^CUDA error: ([^\n]+)", re.M)
+BROKEN = re.compile(r"^CUDA (?:driver )?error: ([^\n]+)", re.M)
+MEMORY = re.compile(r"^CUDA (?:driver )?error: out of memory", re.M)
 
 
 def of_the_device(error: BaseException, whose: str = "the training") -> UserError | GateError | None:
@@ -49,9 +54,19 @@ def of_the_device(error: BaseException, whose: str = "the training") -> UserErro
 def _no_memory(error: RuntimeError) -> str | None:
     if not _short_of_memory(error):
         return None
-    sizes = SIZES.search(str(error))
-    wanted = "" if sizes is None else f" ({sizes[1]} more were wanted, {sizes[3]} of {sizes[2]} are free)"
-    return f"does not fit into the GPU's memory{wanted}; {LESS}; what was finished is kept"
+    return f"does not fit into the GPU's memory{_sizes(str(error))}; {LESS}; what was finished is kept"
+
+
+def _sizes(text: str) -> str:
+    wanted, free, part = WANTED.search(text), FREE.search(text), PART.search(text)
+    if wanted is None:
+        return ""
+    there = ""
+    if free is not None and part is not None:
+        there = f", of the {part[1]} of {free[1]} that it may take"
+    elif free is not None:
+        there = f", {free[2]} of {free[1]} are free"
+    return f" ({wanted[1]} more were wanted{there})"
 
 
 def _failure(text: str) -> str | None:
@@ -59,6 +74,11 @@ def _failure(text: str) -> str | None:
         return (
             "met an index out of range on the GPU (a target beyond the classes, a token beyond the "
             f"vocabulary); {WHERE}"
+        )
+    if NO_ENGINE.search(text):
+        return (
+            "failed in cuDNN, which has no algorithm that repeats its results for one of the layers, or not "
+            f"the memory for one; {LESS}; else another layer, or 'compute.device: cpu'"
         )
     if found := LIBRARY.search(text):
         return (
@@ -72,7 +92,7 @@ def _failure(text: str) -> str | None:
 
 def _short_of_memory(error: BaseException) -> bool:
     """Whether torch's cache found no memory, or the runtime did not."""
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or bool(MEMORY.search(str(error)))
 
 
 def lost(error: BaseException | None) -> bool:

@@ -1,11 +1,13 @@
 """What we say and set where there is a GPU, on the stand-in: printed as JSON, one process for all of it.
 
-Its arguments are a name of this module and a folder to work in.
+Its arguments are a folder to work in, and "advice" for that alone.
 """
 
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from lossbench import trial
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError, UserError
 from lossbench.execution.identity import machine
-from lossbench.params import Experiment
+from lossbench.params import Experiment, parse_params
+from lossbench.plugins import use_code
 from lossbench.recipe import Compute
 from lossbench.tasks import task_class
 from lossbench.training.determinism import deterministic
@@ -79,6 +82,102 @@ def trials(folder: Path) -> dict[str, str]:
     return found
 
 
+OWN = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Waiting(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.linear = nn.Linear(input_shape[0], outputs)
+
+    def forward(self, images):
+        scale = images.abs().max().item()  # line 13
+        return self.linear(images.mean((2, 3)) / (1 + scale))
+
+
+class Plain(Waiting):
+    def __init__(self, input_shape, outputs):
+        super().__init__(input_shape, outputs)
+        self.ones = torch.ones(input_shape[0])  # no buffer
+
+    def forward(self, images):
+        return self.linear(images.mean((2, 3)) * self.ones)
+
+
+class Making(Waiting):
+    def forward(self, images):
+        return self.linear(images.mean((2, 3)) * torch.ones(3))
+
+
+def item(logits, target):
+    return F.cross_entropy(logits, target) * float(logits.sum() == 0)  # line 32
+
+
+def boolean(logits, target):
+    return logits[logits >= 0].sum()  # line 36
+
+
+def one_argument(logits, target):
+    return logits[torch.where(target >= 0)[0]].sum()  # line 40
+
+
+def constant(logits, target):
+    return (logits * torch.tensor([1.0] * logits.shape[1], device=logits.device)).sum()  # line 44
+
+
+def fits(logits, target):
+    return F.cross_entropy(logits, target)
+"""
+
+
+def advice(folder: Path) -> dict[str, str]:
+    """What the trial says of own code that waits for the device, of our own, and of a population's members."""
+    code = folder / "code"
+    code.mkdir()
+    (code / "mine.py").write_text(OWN)
+    use_code(code)
+    data = synthetic(folder / "w", "label", (3, 32, 32), 4, validation=2)
+    losses = {one: {"name": f"mine:{one}"} for one in ("item", "boolean", "one_argument", "constant", "fits")}
+    told = {}
+    for name, network, engine, spec in (
+        *((name, NETWORKS["label"], "loop", spec) for name, spec in losses.items()),
+        *(
+            (name, {"name": f"mine:{name}"}, "loop", losses["fits"])
+            for name in ("Waiting", "Plain", "Making")
+        ),
+        ("small", NETWORKS["label"], "population", losses["fits"]),
+        ("large", {"name": "resnet", "depth": 18, "width": 64}, "population", losses["fits"]),
+    ):
+        experiment = {
+            "task": "classification", "dataset": "d", "model": network, "metric": "accuracy", "margin": 0.1,
+            "recipe": {"epochs": 1, "batch_size": 128},
+        }  # fmt: skip
+        params = parse_params(
+            {
+                "datasets": {"d": {"source": "cifar10", "path": "originals"}},
+                "experiments": {"one": experiment},
+                "losses": {"tried": spec},
+                "arms": {"one-tried": {"experiment": "one", "dataset": "d", "loss": "tried"}},
+                "compute": {"device": "cuda", "engine": engine, "graphs": name == "item"},
+                "seeds": [0],
+                "tuning": {"trials": 0},
+                "comparison": {"baseline": "tried"},
+                "hypotheses": {},
+            }
+        )
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                trial.try_experiment("one", params, data)
+        except UserError as error:
+            said.write(f"error: {error}")
+        told[name] = said.getvalue()
+    return told
+
+
 def memory() -> str:
     """What is said when torch asks for more memory than there is."""
     try:
@@ -101,8 +200,11 @@ def half(folder: Path) -> str:
     return str(seen[0])
 
 
-def main(folder: str) -> None:
+def main(folder: str, part: str = "") -> None:
     where = Path(folder)
+    if part == "advice":  # by itself, for its memory is to be zeroed
+        print(json.dumps(advice(where)))
+        return
     found = {
         "precisions": precisions(),
         "trials": trials(where),

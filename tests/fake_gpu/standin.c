@@ -15,10 +15,11 @@
 #endif
 #define MEMORY ((size_t)8 << 30)
 #define OK 0
+#define BEFORE 64
 
 typedef int status;
 
-static long waits, launches, copies, replays;
+static long waits, launches, copies, replays, strays, held;
 static __thread int current;
 
 /* Stream that is recorded as a graph, and whether what must not be was asked of it. */
@@ -34,6 +35,8 @@ long standin_waits(void) { return waits; }
 long standin_launches(void) { return launches; }
 long standin_copies(void) { return copies; }
 long standin_replays(void) { return replays; }
+long standin_strays(void) { return strays; } /* kernels launched beside what is being recorded: no replay has them */
+long standin_held(void) { return held; }     /* bytes of the GPU's memory */
 
 /* Devices. */
 status cudaGetDeviceCount(int *count) { *count = DEVICES; return OK; }
@@ -105,14 +108,25 @@ static status take(void **place, size_t size) {
         fprintf(file, "%d\n", noted = getpid());
         fclose(file);
     }
-    *place = calloc(1, size ? size : 1);
-    return *place ? OK : 2;
+    char *whole = calloc(1, size + BEFORE); /* its size stands before it */
+    if (!whole) return 2;
+    *(size_t *)whole = size;
+    *place = whole + BEFORE;
+    __atomic_fetch_add(&held, (long)size, __ATOMIC_RELAXED);
+    return OK;
+}
+static status give_back(void *place) {
+    if (!place) return OK;
+    char *whole = (char *)place - BEFORE;
+    __atomic_fetch_sub(&held, (long)*(size_t *)whole, __ATOMIC_RELAXED);
+    free(whole);
+    return OK;
 }
 status cudaMalloc(void **place, size_t size) { return take(place, size); }
 status cudaMallocHost(void **place, size_t size) { return take(place, size); }
 status cudaHostAlloc(void **place, size_t size, unsigned flags) { return take(place, size); }
-status cudaFree(void *place) { free(place); return OK; }
-status cudaFreeHost(void *place) { free(place); return OK; }
+status cudaFree(void *place) { return give_back(place); }
+status cudaFreeHost(void *place) { return give_back(place); }
 status cudaMemGetInfo(size_t *left, size_t *total) { *left = *total = MEMORY; return OK; }
 status cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void *place) {
     memset(found, 0, sizeof *found);
@@ -184,9 +198,23 @@ status cudaEventSynchronize(void *event) { return waited(); }
 status cudaEventElapsedTime(float *took, void *from, void *to) { *took = 1.0f; return OK; }
 
 /* Kernels. */
-status cudaLaunchKernel() { launches++; return OK; }
-status __cudaLaunchKernel() { launches++; return OK; }
-status cudaLaunchKernelExC() { launches++; return OK; }
+struct size3 { unsigned x, y, z; };
+static status launch(void *stream) {
+    launches++;
+    strays += recording && stream != recorded;
+    return OK;
+}
+status cudaLaunchKernel(const void *kernel, struct size3 grid, struct size3 block, void **given, size_t shared,
+                        void *stream) {
+    return launch(stream);
+}
+status __cudaLaunchKernel(void *kernel, struct size3 grid, struct size3 block, void **given, size_t shared,
+                          void *stream) {
+    return launch(stream);
+}
+status cudaLaunchKernelExC(const cudaLaunchConfig_t *how, const void *kernel, void **given) {
+    return launch(how->stream);
+}
 status cudaFuncSetAttribute() { return OK; }
 status cudaFuncGetAttributes(struct cudaFuncAttributes *found, const void *kernel) {
     memset(found, 0, sizeof *found);

@@ -38,28 +38,40 @@ class Counter:
 
     def __init__(self, library: str) -> None:
         self.runtime = ctypes.CDLL(library)
-        self.marks: list[tuple[int, int]] = []
-        self.began = 0
+        self.runtime.standin_held.restype = ctypes.c_long
+        self.marks: list[tuple[int, int, int]] = []
+        self.began = self.strayed = 0
 
     def reset(self) -> None:
         self.marks.clear()
         self.began = self.runtime.standin_replays()
+        self.strayed = self.runtime.standin_strays()
 
     @property
     def replays(self) -> int:
         """Graphs launched since the last reset."""
         return self.runtime.standin_replays() - self.began
 
+    @property
+    def strays(self) -> int:
+        """Kernels launched beside a recording since the last reset."""
+        return self.runtime.standin_strays() - self.strayed
+
     def mark(self) -> None:
-        self.marks.append((self.runtime.standin_waits(), self.runtime.standin_launches()))
+        runtime = self.runtime
+        self.marks.append((runtime.standin_waits(), runtime.standin_launches(), runtime.standin_held()))
 
     def per_step(self, warm: int) -> dict[str, int]:
-        """The most that any step but the first ``warm``, which warm up, waited and launched."""
+        """The most that any step but the first ``warm``, which warm up, waited and launched.
+
+        And the least that any left in memory: what each of them does, a longer training does for ever.
+        """
         steps = [
-            (after[0] - before[0], after[1] - before[1])
+            [later - earlier for earlier, later in zip(before, after, strict=True)]
             for before, after in zip(self.marks[warm - 1 :], self.marks[warm:], strict=False)
         ]
-        return {"waits": max(one[0] for one in steps), "launches": max(one[1] for one in steps)}
+        waits, launches, held = zip(*steps, strict=True)
+        return {"waits": max(waits), "launches": max(launches), "kept": min(held)}
 
 
 @contextmanager
@@ -163,7 +175,11 @@ def measure(case: Case, data: Dataset, counter: Counter) -> dict[str, Any]:
     with torch.backends.cudnn.flags(enabled=not recurrent), told_of_steps(counter.mark):
         with redirect_stderr(said), listening:
             train(made)
-        found = {**counter.per_step(graphs.WARM + 1 if case.graphs else 1), "drawn": drawn(made)}
+        found = {
+            **counter.per_step(graphs.WARM + 1 if case.graphs else 1),
+            "drawn": drawn(made),
+            "strays": counter.strays,
+        }
         if case.graphs:
             ours = [line for line in said.getvalue().splitlines() if line.startswith("warning: ")]
             return {**found, "replays": counter.replays, "said": "\n".join(ours), "other": other(asked)}

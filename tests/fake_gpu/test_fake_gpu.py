@@ -107,6 +107,10 @@ def test_a_step_keeps_to_the_device_and_waits_for_nothing(group: str, standin: P
         write_table(rows)
     wrong = [row for row in rows if row["waits"] != TABLE[row["case"]][0]]
     assert wrong == [], "waits for the device that the table does not know"
+    assert [row for row in rows if row["kept"] > 0] == [], "memory that every step keeps"
+    assert [row for row in rows if row["strays"]] == [], (
+        "launched beside a recording, so that no replay has it"
+    )
     dear = [row for row in rows if row["launches"] > SLACK * TABLE[row["case"]][1]]
     assert dear == [], "more launches than the table allows"
 
@@ -119,13 +123,22 @@ def test_the_table_holds_zero_waits_and_no_case_that_is_gone() -> None:
 def test_planted_faults_are_found(standin: Path) -> None:
     rows = {row["case"]: row for row in steps(standin, "planted")}
     assert rows["waits"]["waits"] == 1
-    assert rows["waits"]["where"] == "planted.py:17: return value * (1.0 if value.item() > 0 else 2.0)"
+    assert rows["waits"]["where"] == "planted.py:19: return value * (1.0 if value.item() > 0 else 2.0)"
     assert "two devices" in rows["mixes_devices"]["error"]
     assert "does not have a deterministic implementation" in rows["has_no_deterministic_form"]["error"]
     assert "generator" in rows["draws_from_another_generator"]["error"]
     assert rows["draws_unasked"]["drawn"]
-    assert rows["waits, recorded"]["replays"] == 0
-    assert "'compute.graphs' is true, but steps are trained without (" in rows["waits, recorded"]["said"]
+    assert rows["keeps_memory"]["kept"] > 0
+    assert rows["copies_from_the_host"]["waits"] == 1
+    for name in (
+        "waits, recorded",
+        "waits in a network that draws, recorded",
+        "copies_from_the_host, recorded",
+    ):
+        assert rows[name]["replays"] == 0
+        assert "'compute.graphs' is true, but steps are trained without (" in rows[name]["said"]
+    assert rows["works_on_another_stream, recorded"]["strays"] > 0
+    assert rows["changes_in_python, recorded"]["other"].endswith(", recorded aten.mul.Tensor")
 
 
 def test_a_helper_scores_and_takes_nothing_of_the_gpu(standin: Path, tmp_path: Path) -> None:
@@ -159,3 +172,21 @@ def test_what_is_said_and_set_where_there_is_a_gpu(standin: Path, tmp_path: Path
     expected = {"gpu": "Stand-in GPU", "capability": "9.0", "multiprocessors": "132", "driver": "unknown"}
     assert expected.items() <= found["machine"].items()
     assert found["machine"]["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_what_a_step_costs_that_need_not_be_is_said_by_check(standin: Path, tmp_path: Path) -> None:
+    (told,) = run(standin, "looks.py", str(tmp_path), "advice", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    waiting = "waits for the GPU in every step (mine.py:{}), which idles meanwhile"
+    for name, line in {"item": 32, "boolean": 36, "one_argument": 40, "constant": 44}.items():
+        assert "warning: params.yaml: experiment 'one': loss 'tried' " + waiting.format(line) in told[name]
+        assert ("'compute.graphs' records no such step" in told[name]) is (name == "item")
+    assert "model 'mine:Waiting' on samples of 3×32×32 " + waiting.format(13) in told["Waiting"]
+    for name in ("Plain", "Making"):  # a tensor that is no buffer, and one made on the CPU in each step
+        assert (
+            f"error: params.yaml: experiment 'one': model 'mine:{name}' on samples of 3×32×32 fails: "
+            in told[name]
+        )
+        assert "two devices, cuda:0 and cpu" in told[name]
+    assert told["fits"] == told["small"] == ""
+    assert "a step of one member takes 4" in told["large"]
+    assert "GFLOP, and a GPU is busy with it" in told["large"]
