@@ -283,6 +283,26 @@ def test_the_key_holds_the_gpu_its_driver_and_its_switches(
     assert (found[SWITCH], found["NVIDIA_TF32_OVERRIDE"]) == (":4096:8", "0")
 
 
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("DNNL_MAX_CPU_ISA", "cpu"),
+        ("CUBLAS_EMULATE_SINGLE_PRECISION", "cuda"),
+        ("CUBLAS_EMULATION_STRATEGY", "cuda"),
+        ("TORCH_CUDNN_V8_API_DISABLED", "cuda"),
+        ("TORCH_CUDNN_USE_HEURISTIC_MODE_B", "cuda"),
+    ],
+)
+def test_a_variable_that_chooses_kernels_is_in_the_key(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: Mock(major=9))
+    monkeypatch.delenv(name, raising=False)
+    assert name not in identity.machine.__wrapped__(device)
+    monkeypatch.setenv(name, "1")
+    assert identity.machine.__wrapped__(device)[name] == "1"
+
+
 def test_a_population_holds_no_more_members_than_params_say() -> None:
     """A further seed leaves those that are full as they are; a key that came later is in none without it."""
     assert at_most(range(5), None) == [[0, 1, 2, 3, 4]]
