@@ -1,6 +1,7 @@
 """The packaged and the published sources: what they give, and what they refuse."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -398,3 +399,34 @@ def test_the_source_that_the_docs_show_works(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     fetch(dataset("stripes:Stripes", count=80), "stripes", tmp_path / "out")
     assert Dataset.open(tmp_path / "out").info.classes == ("across", "down")
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("Fetched('label', ('a', 'b'), {POOL: Samples((one for one in x), y, names)}, {})",
+         "inputs of 'pool' in a generator; allowed: an array"),
+        ("Fetched('label', ('a', 'b'), {POOL: Samples(list(x), y, names)}, {})", "inputs of 'pool' in a list"),
+        ("Fetched('label', ('a', 'b'), {POOL: Samples(x, y, names[:3])}, {})", "has 20 inputs, 20 targets and 3 names"),
+        ("Fetched('label', ('a', 'b'), {POOL: Samples(x, y / 1, names)}, {})", "targets of float64; allowed: whole numbers"),
+        ("x, y", "returns a tuple; allowed: a Fetched"),
+        ("{}['column']", "raised KeyError: 'column'"),
+    ],
+)  # fmt: skip
+def test_what_a_source_of_ones_own_does_wrong_is_one_sentence(
+    returned: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_source.py").write_text(
+        "import numpy as np\nfrom lossbench.data.samples import POOL, Fetched, Samples\n"
+        "from lossbench.data.sources.base import Options, Source\n"
+        "class Own(Source[Options]):\n    name = 'own'\n    options = Options\n"
+        "    def load(self, dataset, options, key):\n"
+        "        x, y = np.zeros((20, 1, 4, 4), np.uint8), np.arange(20) % 2\n"
+        f"        names = [str(one) for one in y]\n        return {returned}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine_source", raising=False)
+    block = dataset(source="mine_source:Own")
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        fetch(block, "own", tmp_path / "data/own")
+    assert "'datasets.own.source' is 'mine_source:Own'" in str(refused.value)

@@ -26,6 +26,7 @@ from lossbench.data.splits import divided, position, side, split
 from lossbench.errors import UserError
 from lossbench.folds import fold_folder
 from lossbench.params import Dataset
+from lossbench.plugins import is_path
 from lossbench.written import DATA, SAMPLES, UNFINISHED, expect_ours, half, make_room
 
 
@@ -39,8 +40,44 @@ def fetch(dataset: Dataset, name: str, out: Path) -> None:
     """
     expect_ours(out, DATA)
     make_room(half(out), UNFINISHED, known=True)  # of a killed run
-    fetched = source(dataset.source, f"datasets.{name}").read(dataset, f"datasets.{name}")
-    write(fetched, dataset, name, out)
+    write(_read(dataset, f"datasets.{name}"), dataset, name, out)
+
+
+def _read(dataset: Dataset, key: str) -> Fetched:
+    """Have a source read; one of the user's own may raise and return anything.
+
+    Raises:
+        UserError: also for what one of the user's own did.
+
+    """
+    reader = source(dataset.source, key)
+    if not is_path(dataset.source):
+        return reader.read(dataset, key)
+    who = f"'{key}.source' is '{dataset.source}', which"
+    try:
+        fetched: object = reader.read(dataset, key)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{who} raised {type(error).__name__}: {text}".removesuffix(": ")) from error
+    if not isinstance(fetched, Fetched):
+        raise UserError(f"{who} returns a {type(fetched).__name__}; allowed: a Fetched")
+    for group, samples in fetched.groups.items():
+        for part in ("inputs", "targets"):
+            if not hasattr(getattr(samples, part), "shape"):
+                kind = type(getattr(samples, part)).__name__
+                raise UserError(f"{who} has {part} of '{group}' in a {kind}; allowed: an array, or FromFiles")
+        if len({len(samples.inputs), len(samples.targets), len(samples.names)}) > 1:
+            raise UserError(
+                f"{who} has {len(samples.inputs)} inputs, {len(samples.targets)} targets and "
+                f"{len(samples.names)} names in '{group}'; allowed: as many of each"
+            )
+        if fetched.kind in ("label", "mask") and "float" in str(samples.targets.dtype):
+            raise UserError(
+                f"{who} has targets of {samples.targets.dtype}; allowed: whole numbers, the classes'"
+            )
+    return fetched
 
 
 def write(fetched: Fetched, dataset: Dataset, name: str, out: Path) -> None:
