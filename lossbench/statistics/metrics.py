@@ -19,7 +19,11 @@ SHARES = (
 POSITIVE_COSTS = (
     "nll", "perplexity", "bits_per_character", "mse", "rmse", "mae", "reconstruction_mse", "log_loss",
 )  # fmt: skip
-SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "eval", "evaluation"}
+SPLITS = {
+    "train", "training", "val", "valid", "validation", "dev", "test", "eval", "evaluation",
+    "metrics", "summary",
+}  # fmt: skip
+"""Words that say of what a value is; the last two are what MLflow and W&B put before a column's name."""
 SUMMARIES = {"epoch", "step", "mean", "avg", "average", "final", "best", "last", "min", "total", "running"}
 OBJECTIVES = {"loss", "losses", "objective", "cost", "criterion"}
 INFINITY = float("inf")

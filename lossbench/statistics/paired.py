@@ -93,7 +93,8 @@ def sign_flip_p(differences: Array, seed: int = 0) -> float:
         return 1.0
     if n <= EXACT_UP_TO:
         return 2 * _sums_at_least(nonzero, reached) / 2.0**n
-    extreme = int(np.count_nonzero(np.abs(_drawn_sums(nonzero, DRAWS, seed)) >= reached))
+    sized = np.sort(np.abs(nonzero))  # the same draws, whatever the order of seeds and arms
+    extreme = int(np.count_nonzero(np.abs(_drawn_sums(sized, DRAWS, seed)) >= reached))
     return (extreme + 1) / (DRAWS + 1)
 
 
@@ -149,9 +150,13 @@ def hall_statistic(differences: Array, centre: float = 0.0) -> Array:
     spread = spreads(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (values.mean(-1) - centre) / spread
-        skew = skewness(values)
-        cubic = ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / (6 * n)
+        cubic = hall_cubic(ratio, skewness(values), n)
         return np.asarray(np.sqrt(n) * np.where(np.isfinite(ratio), cubic, ratio))
+
+
+def hall_cubic(ratio: Array | float, skew: Array | float, n: int) -> Array:
+    """Hall's transformation of a ratio r: r + γr²/3 + γ²r³/27 + γ/6n; :func:`hall_ratio` undoes it."""
+    return np.asarray(ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / (6 * n))
 
 
 def hall_p(differences: Array, centre: float = 0.0) -> Array:

@@ -17,9 +17,12 @@ from lossbench.statistics.paired import (
     Interval,
     constant,
     difference_p,
+    hall_cubic,
+    hall_ratio,
     less,
     mean_interval,
     pair_correlation,
+    skewness,
     spreads,
 )
 
@@ -153,7 +156,8 @@ class Unpaired:
 
     The test deals the pooled scores to the arms anew and compares Welch's t (Janssen 1997): exact where the
     two distributions are the same, right for many seeds where only the means are. As with pairs the larger p
-    counts, here of that and Welch's own.
+    counts, here of that and Welch's own. A tie's p is corrected for skewness, too, as Hall's t is: unequal
+    shapes, and equal ones with unequal numbers of seeds, skew the difference of the means.
     """
 
     first: Array
@@ -212,13 +216,14 @@ class Unpaired:
         return float(2 * stats.t.sf(abs(self.difference) / error, freedom)) if error else 0.0
 
     def p_tie(self, margin: float) -> float:
-        """Welch's TOST."""
+        """TOST, by Welch's t and as Hall corrects it."""
         if self.n < 2:
             return math.nan
         error, freedom = self._error()
         if not error:
             return 0.0 if abs(self.difference) < margin else 1.0
-        return float(stats.t.sf((margin - abs(self.difference)) / error, freedom))
+        below, above = stats.t.cdf(self._ts(margin), freedom), stats.t.sf(self._ts(-margin), freedom)
+        return float(max(below.max(), above.max()))
 
     def interval(self, level: float) -> Interval:
         """Welch's."""
@@ -229,8 +234,31 @@ class Unpaired:
         return Interval(self.difference - half, self.difference + half)
 
     def tie_interval(self, level: float) -> Interval:
-        """Welch's at (1 − 2·level)."""
-        return self.interval(2 * level)
+        """Welch's at (1 − 2·level) and Hall's, joined."""
+        plain = self.interval(2 * level)
+        if self.n < 2:
+            return plain
+        error, freedom = self._error()
+        if not error:
+            return plain
+        quantile = float(stats.t.ppf(1 - level, freedom))
+        low, high = (
+            self.difference - error * float(hall_ratio(q, self._skew(), 1)) for q in (quantile, -quantile)
+        )
+        return Interval(min(plain.low, low), max(plain.high, high))
+
+    def _ts(self, centre: float) -> Array:
+        """(2,): Welch's t of a difference of ``centre``, and as Hall's cubic corrects it."""
+        t = (self.difference - centre) / self._error()[0]
+        return np.array([t, hall_cubic(t, self._skew(), 1)])
+
+    def _skew(self) -> float:
+        """Of the difference of the means: its third cumulant over its standard error's cube."""
+        first, second = (
+            float(skewness(one)) * float(spreads(one)) ** 3 / len(one) ** 2
+            for one in (self.first, self.second)
+        )
+        return (first - second) / self._error()[0] ** 3
 
     def _error(self) -> tuple[float, float]:
         """Standard error of the difference, and Satterthwaite's degrees of freedom."""
@@ -258,8 +286,10 @@ def welch_permutation_p(first: Array, second: Array, seed: int = 0) -> float:
     """
     pooled = np.concatenate([first, second]).astype(np.float64)
     pooled = pooled - pooled.mean()
-    size, count = len(first), len(pooled)
-    observed = float(_welch(pooled[None, :size], pooled[None, size:])[0])
+    count = len(pooled)
+    observed = float(_welch(pooled[None, : len(first)], pooled[None, len(first) :])[0])
+    pooled = pooled[np.lexsort((pooled, np.abs(pooled)))]  # the same draws, whatever the order and the sign
+    size = min(len(first), len(second))
     reached = observed - 1e-9 * abs(observed) if math.isfinite(observed) else observed
     exact = math.comb(count, size) <= MOST_SPLITS
     extreme = total = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossbench.errors import GateError, UserError
+from lossbench.telling import MACHINE
 
 if TYPE_CHECKING:
     from lossbench.verdicts.result import Verdicts
@@ -26,9 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mlflow", metavar="URI", help="read runs from this tracking server instead")
     parser.add_argument("--experiment", help="only this experiment of the table; with --mlflow: its name")
     parser.add_argument(
-        "--loss", default="tags.loss", help="with --mlflow: where the loss's name is (tags.loss)"
+        "--loss",
+        help="column with the loss's name (loss); with --mlflow: tags.NAME or params.NAME (tags.loss)",
     )
-    parser.add_argument("--seed", default="params.seed", help="with --mlflow: where it is (params.seed)")
+    parser.add_argument(
+        "--seed", help="column with the seed (seed); with --mlflow: where it is (params.seed)"
+    )
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--baseline", help="the loss the others are compared with")
     who.add_argument("--all-pairs", action="store_true", help="compare each with each")
@@ -68,6 +72,8 @@ def main(chosen: argparse.Namespace) -> None:
         GateError: where a verdict is one that the caller wants to fail on.
 
     """
+    if chosen.html and chosen.scores and _same(chosen.html, chosen.scores):
+        raise UserError(f"--html {chosen.html}: these are the scores; a page in their place would lose them")
     found = _judged(chosen)
     form = {"text": found.text, "md": found.markdown, "json": found.json, "latex": found.latex}[chosen.format]
     sys.stdout.write(form())
@@ -78,10 +84,17 @@ def main(chosen: argparse.Namespace) -> None:
         raise GateError("\n".join(failing))
 
 
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:  # one is not there, or standard input
+        return False
+
+
 def _judged(chosen: argparse.Namespace) -> "Verdicts":
     from lossbench.verdicts.files import named, read_csv
     from lossbench.verdicts.judging import Question, judge_rows
-    from lossbench.verdicts.table import tidy
+    from lossbench.verdicts.table import renamed, tidy
 
     if (chosen.scores is None) == (chosen.mlflow is None):
         raise UserError("name a CSV file of scores, or a tracking server with --mlflow; one of the two")
@@ -100,10 +113,12 @@ def _judged(chosen: argparse.Namespace) -> "Verdicts":
     if chosen.mlflow is not None:
         from lossbench.verdicts.mlflow_runs import read_runs
 
-        rows, said = read_runs(chosen.mlflow, chosen.experiment, chosen.loss, chosen.seed, chosen.metric)
+        places = chosen.loss or "tags.loss", chosen.seed or "params.seed"
+        rows, said = read_runs(chosen.mlflow, chosen.experiment, *places, chosen.metric)
         return judge_rows(rows, f"MLflow experiment '{chosen.experiment}'", question, said)
     what = named(chosen.scores)
-    rows = tidy(read_csv(chosen.scores), what, chosen.metric)
+    located = renamed(read_csv(chosen.scores), {"loss": chosen.loss, "seed": chosen.seed}, what)
+    rows = tidy(located, what, chosen.metric)
     return judge_rows(_of_experiment(rows, chosen.experiment, what), what, question)
 
 
@@ -123,5 +138,7 @@ def _of_experiment(rows: list[Any], wanted: str | None, what: str) -> list[Any]:
 def _write(file: Path, content: str) -> None:
     try:
         file.write_text(content, encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in MACHINE:
+            raise
         raise UserError(f"--html {file}: cannot be written: {error.strerror}") from None

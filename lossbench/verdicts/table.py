@@ -20,10 +20,18 @@ OURS = ("loss", "seed", *SCORE_COLUMNS, *OPTIONAL)
 INDEX = re.compile(r"Unnamed: \d+")
 """What pandas calls a column without a name."""
 NO_LOSSES = {
-    "batch_size", "date", "epoch", "epochs", "fold", "id", "index", "iteration", "level_0", "n", "run",
-    "run_id", "split", "step", "time", "timestamp", "trial",
+    "batch_size", "date", "delta", "diff", "difference", "duration", "epoch", "epochs", "fold", "id", "index",
+    "iteration", "learning_rate", "level_0", "lr", "n", "rank", "run", "run_id", "runtime", "split", "step",
+    "time", "timestamp", "trial", "weight_decay",
 }  # fmt: skip
 """Columns that tables of scores have beside losses; judged as one, such a column costs the others level."""
+SUMMARIES = {
+    "average", "avg", "mean", "median", "sd", "sem", "std", "std dev", "std. dev", "stddev", "stdev",
+    "stderr", "var", "variance",
+}  # fmt: skip
+"""Rows and columns that sum up the others: no loss, and no seed."""
+TOTALS = {"all", "count", "max", "maximum", "min", "minimum", "sum", "total", "25%", "50%", "75%"}
+"""Rows that do (pandas' ``describe`` and ``margins`` write them); a loss may be a sum."""
 STEERING = ("Cc", "Cs")
 """Unicode's control characters, and halves of a pair that no file can hold."""
 TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -119,6 +127,29 @@ def check_header(names: Sequence[str], what: str) -> None:
         raise UserError(f"{what}: column '{twice[0]}' stands twice in the header")
 
 
+def renamed(located: Sequence[Located], columns: Mapping[str, str | None], what: str) -> Sequence[Located]:
+    """Call columns what they hold; one that was called so (a training loss's last value) is left out.
+
+    Args:
+        located: a row each.
+        columns: our name → the table's, None where it is ours.
+        what: the table's name in messages.
+
+    Raises:
+        UserError: if there is no such column.
+
+    """
+    ours = {theirs: name for name, theirs in columns.items() if theirs}
+    for theirs, name in ours.items():
+        if located and theirs not in located[0][1]:
+            raise UserError(f"{what}: no column '{theirs}' (--{name}); {nearest(theirs, located[0][1])}")
+    left_out = set(ours.values()) - set(ours)
+    return [
+        (where, {ours.get(name, name): cell for name, cell in row.items() if name not in left_out})
+        for where, row in located
+    ]
+
+
 def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]:
     """Bring long or wide rows into one form.
 
@@ -141,7 +172,18 @@ def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]
     ]
     found = (_long if "loss" in names else _wide)(numbered, names, what, metric)
     _check_labels(found)
+    _check_seeds(found)
     return found
+
+
+def _check_seeds(rows: Sequence[Row]) -> None:
+    """Refuse a row that sums up the seeds: it would count as one more of them."""
+    odd = next((row for row in rows if row.seed.casefold().rstrip(".:") in SUMMARIES | TOTALS), None)
+    if odd is not None:
+        raise UserError(
+            f"{odd.where}: seed '{odd.seed}' would be one more seed, and by its name sums up the others; "
+            "take the row out"
+        )
 
 
 def _check_labels(rows: Sequence[Row]) -> None:
@@ -173,11 +215,7 @@ def _reserved(names: Sequence[str], what: str) -> dict[str, str]:
 def _long(
     rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
 ) -> list[Row]:
-    score = next((name for name in SCORE_COLUMNS if name in names), None)
-    if score is None and metric in names:
-        score = metric  # a column of the metric's name
-    if score is None:
-        raise UserError(f"{what}: no column 'score'; found {', '.join(names)}; expected {LONG}")
+    score = _score_column(names, what, metric)
     if "seed" not in names:
         raise UserError(
             f"{what}: no column 'seed'; found {', '.join(names)}; expected {LONG} (seeds are what scores "
@@ -196,6 +234,19 @@ def _long(
     ]
 
 
+def _score_column(names: Sequence[str], what: str, metric: str | None) -> str:
+    """Find where a long table's scores stand: a column of the metric's name says it best."""
+    if metric is not None and metric in names and metric not in OURS and "metric" not in names:
+        return metric
+    score = next((name for name in SCORE_COLUMNS if name in names), None)
+    if score is None:
+        raise UserError(
+            f"{what}: no column 'score'; found {', '.join(names)}; expected {LONG}, or a column of the "
+            "metric's exact name (--metric NAME; in Python: metric='NAME')"
+        )
+    return score
+
+
 def _wide(
     rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
 ) -> list[Row]:
@@ -206,7 +257,7 @@ def _wide(
             "that have nothing in common: --unpaired)"
         )
     losses = [name for name in names if name not in ("seed", *OPTIONAL)]
-    odd = next((name for name in losses if name.lower() in NO_LOSSES), None)
+    odd = next((name for name in losses if name.lower() in NO_LOSSES | SUMMARIES), None)
     if odd is not None:
         raise UserError(
             f"{what}: column '{odd}' would be a loss, as every column beside 'seed' is; take it out, or "
