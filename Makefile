@@ -35,7 +35,7 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 CLUSTER := $(VENV)-cluster
 $(CLUSTER)/installed: requirements-ray.lock requirements-services.lock requirements-slurm.lock $(VENV)/installed-dev
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(CLUSTER)
-	$(BIN)/uv pip install --python $(CLUSTER)/bin/python --require-hashes $(addprefix -r ,$(filter %.lock,$^))
+	$(BIN)/uv pip install --python $(CLUSTER)/bin/python --compile-bytecode --require-hashes $(addprefix -r ,$(filter %.lock,$^))
 	@$(CLUSTER)/bin/python -c 'import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "beside.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@

@@ -1,4 +1,4 @@
-"""Faults on a Ray cluster of two nodes of one processor each: a worker, a node or the driver is killed."""
+"""Faults on a Ray cluster of two nodes of one processor each: worker, node, driver or head is killed."""
 
 import importlib.util
 import random
@@ -49,6 +49,16 @@ def kill_node(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
     """Kill the node that is not the driver's: Ray's own processes there, and those that compute."""
     del running
     (node,) = nodes.worker_nodes
+    return _kill(nodes, node)
+
+
+def kill_head(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
+    """Kill the head, and what computes there; Ray ends the driver and the other node for want of it."""
+    del running
+    return _kill(nodes, nodes.head_node)
+
+
+def _kill(nodes: Any, node: Any) -> int:
     processes = [psutil.Process(one.process.pid) for all_of in node.all_processes.values() for one in all_of]
     everyone = [*processes, *(child for one in processes for child in one.children(recursive=True))]
     for one in everyone:
@@ -71,19 +81,30 @@ def killing(strike: Strike) -> Inject:
 
     def inject(study: Study, chance: random.Random) -> int:
         nodes = study.companions.enter_context(cluster(NODES, 1))
-        study.environment |= on(nodes)
-        process = study.start(*REPRO)
-        try:
-            time.sleep(
-                chance.uniform(0.05, 0.95) * study.repro_seconds
-            )  # on Ray a run takes longer than that
-            left = strike(nodes, process)
-            process.wait(timeout=LONGEST)
-        finally:
-            end(process)
-        return left
+        return _struck(study, chance, strike, nodes)
 
     return inject
+
+
+def losing_the_head(study: Study, chance: random.Random) -> int:
+    """Kill the head, with which its cluster is gone: for the recovery there is another one."""
+    with cluster(NODES, 1) as nodes:
+        left = _struck(study, chance, kill_head, nodes)
+    study.environment |= on(study.companions.enter_context(cluster(NODES, 1)))
+    return left
+
+
+def _struck(study: Study, chance: random.Random, strike: Strike, nodes: Any) -> int:
+    study.environment |= on(nodes)
+    process = study.start(*REPRO)
+    try:
+        time.sleep(chance.uniform(0.05, 0.95) * study.repro_seconds)  # on Ray a run takes longer than that
+        study.late = process.poll() is not None
+        left = 0 if study.late else strike(nodes, process)
+        process.wait(timeout=LONGEST)
+    finally:
+        end(process)
+    return left
 
 
 def missing() -> str:
@@ -92,9 +113,14 @@ def missing() -> str:
 
 
 def kinds() -> list[Kind]:
-    """List a kind for a worker, a node and the driver."""
-    struck: dict[str, Strike] = {"worker": kill_worker, "node": kill_node, "driver": kill_driver}
+    """List a kind for a worker, a node, the driver and the head."""
+    struck: dict[str, Inject] = {
+        "worker": killing(kill_worker),
+        "node": killing(kill_node),
+        "driver": killing(kill_driver),
+        "head": losing_the_head,
+    }
     return [
-        Kind(f"{name} killed, {ON_RAY}", "ready", killing(strike), missing=missing, alone=True)
-        for name, strike in struck.items()
+        Kind(f"{name} killed, {ON_RAY}", "ready", inject, missing=missing, alone=True)
+        for name, inject in struck.items()
     ]

@@ -50,6 +50,7 @@ def kill_once(study: Study, service: Service, chance: random.Random, seconds: fl
     process = study.start(*REPRO)
     try:
         time.sleep(chance.uniform(0.05, 0.95) * seconds)
+        study.late = process.poll() is not None
         strike(service, chance)
         process.wait(timeout=600)
     finally:

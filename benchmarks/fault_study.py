@@ -76,6 +76,7 @@ class Study:
         lost_originals: files of the user's that a trial found gone or changed.
         within: the beginning of every command line: what it runs in (a mount, say).
         ask: puts a question to the study's record, where that is not a file in its folder.
+        late: whether the run was over before harm came to it: then nothing was shown.
 
     """
 
@@ -88,6 +89,7 @@ class Study:
     lost_originals: int = 0
     within: tuple[str, ...] = ()
     ask: Callable[[str], list[tuple[Any, ...]]] | None = None
+    late: bool = False
 
     def asked(self, question: str) -> list[tuple[Any, ...]]:
         """Put a question in SQL to the study's record in MLflow."""

@@ -144,7 +144,7 @@ def exit_code(main: Callable[[], None]) -> int:
         # refused becomes a sentence and exit code 1, all else is a bug and raised again.
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             return 128 + signal.SIGPIPE
-        said = _of_the_machine(error)
+        said = of_the_machine(error)
         if said is None:
             sys.excepthook = _tell_bug
             raise
@@ -173,7 +173,7 @@ def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     print(scrubbed("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
-def _of_the_machine(error: Exception) -> str | None:
+def of_the_machine(error: Exception) -> str | None:
     """Say what failed where it was the machine and no fault of ours: no room, no right to write or read.
 
     NumPy tells of a full disk without a number, libraries in Rust have it in their text only.

@@ -14,7 +14,7 @@ from benchmarks import faults
 from benchmarks.fault_kinds import kinds
 from benchmarks.fault_promotion import first_stays, second_takes_over
 from benchmarks.fault_services import ON_SERVICES
-from benchmarks.fault_study import Study, Undisturbed, points, tree
+from benchmarks.fault_study import Kind, Study, Templates, Undisturbed, points, tree
 from benchmarks.s3_server import tidy
 
 TABLES = """
@@ -51,6 +51,28 @@ def test_only_present_runs_count(study):
     assert points(study) == Counter(
         [("a", "replicate 0", "loss", 1, 0.5), ("a", "replicate 0", "loss", 2, 0.4)]
     )
+
+
+def test_harm_that_comes_when_the_run_is_over_is_no_trial(study, tmp_path_factory):
+    late = [False, True]  # taken from the end
+
+    def inject(copy, _chance):
+        copy.late = late.pop()
+        return 0
+
+    kind = Kind("late", "done", inject, recovery=(sys.executable, "-c", ""), judge=lambda _: 0)
+    given = (
+        kind,
+        0,
+        Templates(study, study, study),
+        Undisturbed.of(study),
+        tmp_path_factory.mktemp("trials"),
+    )
+    row = faults.trial(*given)
+    assert (row["kind"], row["trial"], row["unrecovered"], late) == ("late", 0, 0, [])
+    late += [True] * faults.ATTEMPTS
+    with pytest.raises(RuntimeError, match="late: the run was over before harm came, 3 times"):
+        faults.trial(*given)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,16 @@ def test_the_image_runs_without_rights_and_builds_from_what_is_there() -> None:
     assert [one for one in parts if not (ROOT / one).exists() or one in ignored] == []
 
 
+@pytest.mark.parametrize("file", ["Makefile", "deploy/Dockerfile", "docs/cluster.md"])
+def test_what_ray_starts_is_compiled_when_it_is_installed(file: str) -> None:
+    """Ray gives its own processes 15 s to start; on a busy node compiling what they import takes longer."""
+    found = re.findall(
+        r"uv pip install [^\n]*(?:requirements-ray\.lock|\$lock|addprefix)", (ROOT / file).read_text()
+    )
+    assert found
+    assert [one for one in found if "--compile-bytecode" not in one] == []
+
+
 BUILT = {"/opt/venv": "venv", "/opt/lossbench": "image", "/lossbench": "lossbench"}
 """The image's folders, and what the test has for each."""
 OF_ROOT = ("apt-get ", "rm -rf /var/lib/apt/lists", "useradd ")

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,10 @@ def test_a_plan_says_what_is_missing_and_how_long_it_takes(own: Path) -> None:
     assert first.startswith("digits: 4 trials and 4 replicates to train (16 epochs); ")
     assert whole.startswith("in all about ")
     assert whole.endswith(", with 2 at a time")
+    # A trial's two epochs, then a replicate's: no number of workers makes that less.
+    paid = replace(told, seconds=10.0, peak=2**30)
+    assert sentences([paid], 2)[-1] == "in all about 80 s, with 2 at a time"
+    assert sentences([paid], 32)[-1] == "in all about 40 s, with 32 at a time"
 
 
 def test_a_duration_reads_as_one_says_it() -> None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from service_cases import free_port
 from test_execution import own, study, written
 
 from benchmarks.fault_ray import serving
+from lossbench.errors import GateError
 from lossbench.execution.jobs import Floors, Score, Train, Where
 from lossbench.execution.remote import Task, facts
 from lossbench.params import load_params
@@ -118,6 +120,60 @@ def test_a_task_travels_without_what_all_of_its_arm_have(own: Path) -> None:
         found = pickle.loads(written)  # noqa: S301  # our own bytes
         assert found.task(Common(params, facts_of_it, "store", None, None)) == task
         assert len(written) < len(pickle.dumps(task)) / 4
+
+
+@inside
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_address_that_is_no_heads_is_one_sentence(own: Path, tmp_path: Path, listens: bool) -> None:
+    shutil.rmtree(own / "models")
+    with socket.socket() as other:  # a port that somebody else has, and does not answer at
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        child = start(own, "digits-focal", address, tmp_path / "shared", tmp_path / "log")
+        assert child.wait(timeout=400 if listens else 120) == 2
+    said = (tmp_path / "log").read_text()
+    assert f"RAY_ADDRESS is '{address}', where no cluster takes us" in said
+    assert "Traceback" not in said
+
+
+@inside
+def test_what_is_told_of_an_error_is_its_last_line_and_our_own_sentences_alone() -> None:
+    from lossbench.execution.ray_site import said
+
+    assert said(GateError("the store is full")) == "the store is full"
+    assert said(OSError("frames\n\n  of Ray's\n  no space left\n")) == "OSError: no space left"
+    assert said(RuntimeError()) == "RuntimeError"
+
+
+@inside
+def test_nodes_that_come_later_get_jobs_and_those_without_room_none(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossbench.execution import ray_site
+
+    def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"NodeID": name, "NodeManagerHostname": name, "Alive": alive, "Resources": resources}
+
+    nodes = [node("first", CPU=2), node("head"), node("gone", False, CPU=2)]
+    monkeypatch.setattr(ray_site, "connect", lambda: None)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr(ray_site.Cluster, "_look", lambda *_: {})
+    params = load_params(own / "params.yaml")
+    made = ray_site.Cluster(params, Where(own, own, str(own / "store")), "id", 1.0)
+    assert made.seats == {"first": 2}
+    nodes[:] = [node("first", False, CPU=2), node("second", CPU=4)]
+    made.count()
+    assert made.seats == {"second": 4}
+    made.demand["num_gpus"] = 0.1  # a tenth of a GPU: ten jobs, where 1 // 0.1 is nine
+    nodes += [node("third", CPU=16, GPU=1)]
+    made.count()
+    assert made.seats == {"third": 10}
+    made.refuse("fourth", "it differs")
+    nodes[:] = [node("fifth", CPU=2, GPU=1)]  # jobs were handed out for named nodes, which this is not
+    with pytest.raises(GateError, match="no node is left"):
+        made.count()
 
 
 @inside

@@ -1,6 +1,9 @@
 """What executors on other machines share: keys made by the worker, news told once, three more tries."""
 
+import errno
+import os
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,19 @@ def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.M
     account.ended(task.job, outcome)
     assert list(account.waiting) == [task.job], "who has died is tried again, as a worker is"
     assert said[0].endswith("seed 0 ended by signal 9 (SIGKILL)); it is tried again (1 of 3)")
+
+
+def test_a_disk_that_is_full_is_told_with_its_node(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lossbench.execution import work
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/checkpoint")
+
+    monkeypatch.setattr(work, "work", fill)
+    error = compute(task, lambda _: None, lambda: None).error
+    assert isinstance(error, GateError)
+    where = f"the {task.job.label}, on {socket.gethostname()}: /scratch/checkpoint: "
+    assert str(error).startswith(f"{where}No space left on device; what was finished is kept")
 
 
 def test_the_facts_of_a_script_hold_its_own_files(own: Path) -> None:

@@ -24,6 +24,7 @@ class Planned:
         trials: of searches, that are missing.
         replicates: that are missing, as far as the searches have told.
         epochs: of all that is missing.
+        longest: epochs that follow one another however many workers there are: a trial's, then a replicate's.
         seconds: of one worker, for an epoch; None where it could not be measured.
         peak: bytes that a worker takes at most; None where it could not be measured.
 
@@ -35,6 +36,7 @@ class Planned:
     trials: int
     replicates: int
     epochs: int
+    longest: int = 0
     seconds: float | None = None
     peak: int | None = None
 
@@ -85,7 +87,7 @@ def _once(jobs: Sequence[Job]) -> Flow:
 def _count(
     params: Params, name: str, arms: Mapping[str, Arm], store: Store, done: Collection[str]
 ) -> Planned:
-    there = trials = replicates = epochs = 0
+    there = trials = replicates = epochs = longest = 0
     for arm in (arms[one] for one in params.arms_of(name)):
         if f"train@{arm.name}" in done:
             there += len(arm.trials.keys) + len(arm.seeds)
@@ -95,13 +97,16 @@ def _count(
         trials += lacking
         there += len(entries) - lacking
         epochs += lacking * arm.trials.recipe.epochs
-        known = found or {"best": {}}
+        known, chain = found or {"best": {}}, arm.trials.recipe.epochs if lacking else 0
+        last = 0
         for wanted in (arm.replicates(known), *arm.budgets(known).values()):
             kept = sum(store.get(TRAIN, key) is not None for key in wanted.keys) if found else 0
             replicates += len(wanted.keys) - kept
             there += kept
             epochs += (len(wanted.keys) - kept) * wanted.recipe.epochs
-    return Planned(name, len(params.arms_of(name)), there, trials, replicates, epochs)
+            last = max(last, wanted.recipe.epochs if kept < len(wanted.keys) else 0)
+        longest = max(longest, chain + last)
+    return Planned(name, len(params.arms_of(name)), there, trials, replicates, epochs, longest)
 
 
 def _costs(store: Store, arms: Mapping[str, Arm], experiment: str) -> Mapping[str, Any] | None:
@@ -138,7 +143,7 @@ def of_params(params: Params) -> list[str]:
 
 def sentences(planned: Sequence[Planned], workers: int) -> list[str]:
     """Say a plan, a line for each experiment and one for the whole."""
-    lines, total, known = [], 0.0, True
+    lines, total, longest, known = [], 0.0, 0.0, True
     for one in planned:
         if not one.epochs:
             lines.append(f"{one.experiment}: all {one.there} trainings are done")
@@ -151,10 +156,11 @@ def sentences(planned: Sequence[Planned], workers: int) -> list[str]:
             known = False
         else:
             total += one.epochs * one.seconds
+            longest = max(longest, one.longest * one.seconds)
             line += f"; {one.seconds:.2g} s an epoch, {one.peak / GiB:.1f} GiB a worker"
         lines.append(line)
     if total or not known:
-        time = f"about {duration(total / workers)}" if known else "how long is not known yet"
+        time = f"about {duration(max(total / workers, longest))}" if known else "how long is not known yet"
         lines.append(f"in all {time}, with {workers} at a time")
     return lines
 

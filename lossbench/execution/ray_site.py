@@ -9,7 +9,9 @@ import math
 import os
 import pickle
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,10 +50,14 @@ TRAVELS = 10**9
 """Bytes of data that are sent to nodes which do not see the study's folder."""
 PATIENCE = 300.0
 """Seconds that a node has to answer what decides bits there: it may have to start a process first."""
+KNOCK = 10.0
+"""Seconds that the head's port has to take a connection."""
 GRACE = 10.0
 """Seconds that tasks have to write their checkpoints when training is ended."""
 LONGEST = 300
 """Characters of what Ray says that are told."""
+COUNTED = 5.0
+"""Seconds between two looks at which nodes there are."""
 AHEAD = 2
 """Tasks in Ray's hands for each that can run."""
 TOGETHER = 10.0
@@ -96,7 +102,7 @@ class RaySite:
     @property
     def workers(self) -> int:
         """Jobs at a time, on nodes whose bits are ours."""
-        return max(1, sum(int(seats) for seats in self._cluster.seats.values()))
+        return max(1, sum(self._cluster.seats.values()))
 
     def where(self) -> Where:
         """Where the study lies; a worker that does not see it makes its own."""
@@ -167,7 +173,7 @@ class Cluster:
         connect()
         self._facts: dict[str, Facts] = {}
         self.bundle: Any = None
-        self.seats: dict[str, float] = {}
+        self.seats: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         self._examine()
 
@@ -190,17 +196,22 @@ class Cluster:
         if not self.seats:
             raise GateError(f"no node of the cluster computes the bits that are wanted here: {why}")
 
-    def forget_the_dead(self) -> None:
-        """Wait for no node that is gone, where jobs go to named ones only.
+    def count(self) -> None:
+        """Go by the nodes that are there now: some have died, others came, where a job looks before it runs.
+
+        Where nodes were refused, jobs go to named ones only, and none of these is added.
 
         Raises:
-            GateError: if none is left.
+            GateError: if none of these is left.
 
         """
-        alive = {one["NodeID"] for one in ray.nodes() if one["Alive"]}
-        self.seats = {node: seats for node, seats in self.seats.items() if node in alive}
-        if self.refused and not self.seats:
-            raise GateError("no node is left that computes the bits that are wanted here; run the same again")
+        known, self.seats = self.seats, self._living()
+        if self.refused:
+            self.seats = {node: seats for node, seats in self.seats.items() if node in known}
+            if not self.seats:
+                raise GateError(
+                    "no node is left that computes the bits that are wanted here; run the same again"
+                )
 
     def send(self) -> None:
         """Have the study's files travel to whoever does not see its folder."""
@@ -215,26 +226,34 @@ class Cluster:
 
     def _examine(self) -> None:
         """Ask all nodes what decides bits there."""
-        nodes = {
-            one["NodeID"]: one
-            for one in ray.nodes()
-            if one["Alive"] and one["Resources"].get("CPU", 0) >= self.processors
-        }
-        if not nodes:
+        self.seats = self._living()
+        if not self.seats:
+            gpus = self.demand.get("num_gpus")
             raise GateError(
                 f"no node of the cluster has the {self.processors} processors that 'compute.threads' and "
-                "'compute.processes' ask for"
+                f"'compute.processes' ask for{f', and {gpus:g} of a GPU' if gpus else ''}"
             )
-        seen = self._look(list(nodes))
+        names = {one["NodeID"]: one["NodeManagerHostname"] for one in ray.nodes()}
+        seen = self._look(list(self.seats))
         blind = [node for node, one in seen.items() if isinstance(one, Seen) and one.facts is None]
         if blind:
             self.send()
             seen |= self._look(blind)
-        for node, one in nodes.items():
-            self.seats[node] = one["Resources"]["CPU"] // self.processors
         for node, one in seen.items():
-            if why := self._objection(nodes[node]["NodeManagerHostname"], one):
+            if why := self._objection(names[node], one):
                 self.refuse(node, why)
+
+    def _living(self) -> dict[str, int]:
+        """Say for how many jobs each node that lives has room; those that have none for any are left out."""
+        asked = {"CPU": self.processors, "GPU": self.demand.get("num_gpus", 0)}
+        room = {
+            one["NodeID"]: min(
+                int(one["Resources"].get(kind, 0) / much + 1e-9) for kind, much in asked.items() if much
+            )
+            for one in ray.nodes()
+            if one["Alive"]
+        }
+        return {node: seats for node, seats in room.items() if seats}
 
     def _look(self, nodes: Sequence[str]) -> dict[str, "Seen | str"]:
         arm = next(iter(self.params.arms))
@@ -287,9 +306,12 @@ def answer(ref: Any) -> "Seen | str":
 
 
 def said(error: BaseException) -> str:
-    """What an exception says, in a line, without Ray's frames."""
+    """What an exception says, in a line, without Ray's frames; a sentence of ours is that alone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:LONGEST] if lines else ''}".rstrip(": ")
+    last = lines[-1][:LONGEST] if lines else ""
+    if isinstance(error, UserError | GateError):
+        return last
+    return f"{type(error).__name__}: {last}".rstrip(": ")
 
 
 def connect() -> None:
@@ -302,11 +324,13 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is computed here
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # tries of 40 s each, else 20
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     address = os.environ[ADDRESS]
     try:
+        knock(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=None)
-    except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
         raise UserError(
             f"{ADDRESS} is '{address}', where no cluster takes us ({said(error)}); allowed: host:port of the "
             "cluster's head, of the same versions of Ray and Python"
@@ -314,6 +338,18 @@ def connect() -> None:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def knock(address: str) -> None:
+    """Find out whether anybody listens; Ray itself would ask for a quarter of an hour.
+
+    Raises:
+        OSError: if nobody does.
+
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():  # else 'auto', which Ray finds by itself, or nothing it knows
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
 
 
 @dataclass
@@ -355,6 +391,8 @@ class RayExecutor:
     _pull: Any = None
     _asked: tuple[dict[str, Any], Any] | None = None
     _common: dict[str, tuple[Common, Any]] = field(default_factory=dict)
+    _due: float = field(default_factory=lambda: time.monotonic() + COUNTED)
+    """When the nodes are counted again."""
 
     def __post_init__(self) -> None:
         here = ray.get_runtime_context().get_node_id()
@@ -396,9 +434,12 @@ class RayExecutor:
         ray.kill(self._channel)
 
     def _begin(self) -> None:
+        if time.monotonic() >= self._due:
+            self.cluster.count()
+            self._due = time.monotonic() + COUNTED
         if self.cluster.refused and not self.cluster.seats:
             self._give_up()
-        room = AHEAD * max(1, int(sum(self.cluster.seats.values())))
+        room = AHEAD * max(1, sum(self.cluster.seats.values()))
         while self._account.waiting and len(self._running) < room:
             number, batch = next(self._numbers), self._batch()
             self._batches[number] = batch
@@ -412,7 +453,7 @@ class RayExecutor:
         jobs = [waiting.popleft()]
         kind = kind_of(jobs[0])
         longest = self._seconds.get(kind, TOGETHER)
-        share = len(waiting) // (SHARES * max(1, int(sum(self.cluster.seats.values()))))
+        share = len(waiting) // (SHARES * max(1, sum(self.cluster.seats.values())))
         while waiting and len(jobs) < min(share, TOGETHER / longest) and kind_of(waiting[0]) == kind:
             jobs.append(waiting.popleft())
         return Batch(jobs)
@@ -482,7 +523,7 @@ class RayExecutor:
             self._fail(batch, lambda _: RuntimeError(why))
         except GONE:
             self._lose(batch, "was lost with its worker or node")
-            self.cluster.forget_the_dead()
+            self.cluster.count()
         except exceptions.RayError as error:
             why = said(error)
             self._fail(batch, lambda job: GateError(f"the {job.label}: {why}"))

@@ -28,7 +28,7 @@ from lossbench.execution.scripted import identity_of
 from lossbench.params import Params
 from lossbench.store import Store
 from lossbench.system import processors, write_atomically
-from lossbench.telling import LESS_MEMORY
+from lossbench.telling import LESS_MEMORY, of_the_machine
 from lossbench.travelling import in_words
 
 TRIES = 4
@@ -177,6 +177,8 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
     except (UserError, GateError) as error:
         return Outcome(node, error)
     except Exception as error:  # of any kind: it goes to the driver, which tells it of its arm
+        if told := of_the_machine(error):  # but of which machine, only this one knows
+            return Outcome(node, GateError(f"the {task.job.label}, on {node}: {told}"))
         error.add_note(f"in the {task.job.label}, on {node}")
         return Outcome(node, in_words(error))
     return Outcome(node)
