@@ -12,9 +12,6 @@ from lossbench.params import load_params, parse_params
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 
-ONLY_REFUSES = {"lossbench/trial.py"}
-"""Tries what is to be trained and keeps nothing: what it imports changes no out of the stage that calls it."""
-
 
 def deps(stage: str) -> list[str]:
     """Dependencies of a stage in dvc.yaml."""

@@ -15,7 +15,7 @@ from data_cases import class_folder
 from law_cases import mostly_slow
 from PIL import Image
 
-from lossbench import trial
+from lossbench.trial import model as trial
 from lossbench.checking import check
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset
