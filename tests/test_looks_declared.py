@@ -302,7 +302,6 @@ def test_the_report_says_the_look_and_judges_each_contrast_at_its_own(trained_st
     assert not record_found(params, folder)
 
 
-@pytest.mark.slow
 def test_an_arm_that_stopped_keeps_its_look_while_others_go_on(trained_study, tmp_path):
     """Focal was decided at two seeds; a third loss (its copy) and the baseline go on to three."""
     import shutil

@@ -235,7 +235,9 @@ def test_what_a_script_leaves_running_ends_with_it(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_script_with_all_that_it_started(number: int, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(FAMILY + "time.sleep(600)")
     driver = (
-        "import pathlib\n"
+        "import pathlib, signal\n"
+        # who runs the tests in a shell's background hands down that Ctrl-C is ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lossbench.scripts.running import run_script\n"
         "from lossbench.training.interruption import ending_on_sigterm\n"
         "here = pathlib.Path.cwd()\n"

@@ -46,7 +46,6 @@ def test_half_the_level_is_spent_at_the_first_look_and_all_at_the_last(looks, le
     assert all(later > sooner for sooner, later in pairwise(spent))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("two_sided", [True, False])
 @pytest.mark.parametrize("looks", [(8, 16), (8, 12, 32)])
 def test_the_nominal_levels_spend_what_was_allowed(looks, two_sided):
@@ -61,7 +60,6 @@ def test_the_nominal_levels_spend_what_was_allowed(looks, two_sided):
         assert 1 - inside == pytest.approx(spent, abs=2e-4)
 
 
-@pytest.mark.slow
 def test_eight_seeds_can_still_decide_among_three_contrasts():
     assert nominal_levels(PLAN.looks, 0.05 / 3)[0] >= 2 / 2**8
 
@@ -78,7 +76,6 @@ def test_one_look_is_holms_verdict():
     assert found.done
 
 
-@pytest.mark.slow
 def test_what_is_decided_gets_no_further_seeds():
     first = replicates({"ce": 0.9, "dice": 0.99, "focal": 0.905}, PLAN.at(0))
     found = taken(first)
@@ -122,7 +119,6 @@ def test_an_untrained_arm_gets_no_more_of_the_same():
     assert "dice" not in found.wanted
 
 
-@pytest.mark.slow
 def test_undeclared_seeds_count_for_nothing_and_it_is_said():
     scores = replicates({"ce": 0.9, "dice": 0.905}, PLAN.at(0))
     plain = taken(scores)
