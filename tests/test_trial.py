@@ -15,7 +15,6 @@ from data_cases import class_folder
 from law_cases import mostly_slow
 from PIL import Image
 
-from lossbench.trial import model as trial
 from lossbench.checking import check
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset
@@ -25,6 +24,7 @@ from lossbench.models import MODELS
 from lossbench.params import load_params, parse_params
 from lossbench.recipe import Compute
 from lossbench.studies import new_study
+from lossbench.trial import model as trial
 from lossbench.trial import try_experiment, try_shape
 
 UNFIT = {
