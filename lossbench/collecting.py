@@ -6,7 +6,7 @@ afterwards finds them unchanged.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,33 @@ def collect_at_once(
 
 
 def unrecorded(params: Params, outs: Outs) -> list[str]:
-    """Name arms that dvc.lock does not know, or knows to be made by other code."""
-    noted = _stages(outs.study / "dvc.lock")
-    return [name for name in params.arms if not _recorded(noted.get(f"train@{name}"), name, outs)]
+    """Name arms that dvc.lock does not know, or knows to be made by other code or of other params or data."""
+    noted, told = _stages(outs.study / "dvc.lock"), read_document(outs.study / "params.yaml", "")
+    made = {one.get("path"): one.get("md5") for stage in noted.values() for one in _listed(stage, "outs")}
+    return [name for name in params.arms if not _recorded(noted.get(f"train@{name}"), name, outs, made, told)]
 
 
-def _recorded(stage: Any, arm: str, outs: Outs) -> bool:
+def _recorded(stage: Any, arm: str, outs: Outs, made: Mapping[Any, Any], told: Any) -> bool:
+    deps = _listed(stage, "deps")
     file = outs.checked / "arms" / f"{arm}.json"
     now = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC hashes
-    deps = stage.get("deps", ()) if isinstance(stage, dict) else ()
-    return any(one.get("md5") == now for one in deps)
+    if not any(one.get("md5") == now for one in deps):
+        return False
+    if any(made.get(one.get("path"), one.get("md5")) != one.get("md5") for one in deps):
+        return False
+    params = stage.get("params", {}).get("params.yaml", {})
+    return all(_at(told, key.split(".")) == value for key, value in params.items())
+
+
+def _listed(stage: Any, what: str) -> Sequence[dict[str, Any]]:
+    found = stage.get(what) if isinstance(stage, dict) else None
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _at(content: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
 
 
 def _as_shipped(study: Path, names: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from lossbench.execution.collect import LostError
 from lossbench.outs import Outs
 from lossbench.params import Params, parse_params
 from lossbench.store import Store
-from tests.conftest import ROOT, tiny_params
+from tests.conftest import ROOT, tiny_params, write_params
 
 
 @pytest.fixture
@@ -28,12 +28,18 @@ def params() -> Params:
 def study(tmp_path: Path, params: Params) -> Path:
     """A study that was checked, and of which dvc.lock knows every arm."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    stages = {}
+    content = tiny_params()
+    write_params(tmp_path, content)
+    stages: dict[str, object] = {"fetch@digits": {"outs": [{"path": "data/digits", "md5": "0"}]}}
     for name in params.arms:
         file = Outs(tmp_path).checked / "arms" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f'"{name}"')
-        stages[f"train@{name}"] = {"deps": [{"path": "data/digits", "md5": "0"}, {"md5": md5(file)}]}
+        loss = f"losses.{content['arms'][name]['loss']}"
+        noted = {"seeds": content["seeds"], loss: content["losses"][loss.partition(".")[2]]}
+        stages[f"train@{name}"] = {
+            "deps": [{"path": "data/digits", "md5": "0"}, {"md5": md5(file)}], "params": {"params.yaml": noted},
+        }  # fmt: skip
     write_lock(tmp_path, stages)
     return tmp_path
 
@@ -75,6 +81,37 @@ def test_arms_of_other_code_are_collected_one_alone_is_left_to_its_stage(
         commit = collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
         assert commit == (COMMIT if count > 1 else ())
         assert called == ([("collect",)] if count > 1 else [])
+
+
+@pytest.mark.parametrize("what", ["seeds", "data"])
+def test_arms_of_other_params_or_data_are_collected(
+    study: Path, params: Params, called: list[tuple[str, ...]], what: str
+) -> None:
+    outs, store = Outs(study), Store(str(study / "store"))
+    assert collect_at_once(params, outs, store, settled=()) == ()
+    if what == "seeds":
+        write_params(study, tiny_params() | {"seeds": [7, 8, 9]})
+    else:
+        with (study / "dvc.lock").open() as stream:
+            stages = YAML(typ="safe").load(stream)["stages"]
+        stages["fetch@digits"]["outs"][0]["md5"] = "1"
+        write_lock(study, stages)
+    assert collect_at_once(params, outs, store, settled=()) == COMMIT
+    assert called == [("collect",)]
+
+
+def test_one_loss_that_is_another_is_left_to_its_stages(
+    study: Path, params: Params, called: list[tuple[str, ...]]
+) -> None:
+    arms = {"digits-focal": params.arms["digits-focal"]}
+    content = tiny_params()
+    content["losses"]["focal"] = {"name": "focal", "gamma": 3}
+    write_params(study, content)
+    assert "digits-focal" in collecting.unrecorded(params, Outs(study))
+    assert "digits-cross_entropy" not in collecting.unrecorded(params, Outs(study))
+    one = params.model_copy(update={"arms": arms})
+    assert collect_at_once(one, Outs(study), Store(str(study / "store")), settled=()) == ()
+    assert called == []
 
 
 @pytest.mark.parametrize("why", ["recorded", "settled", "chain"])
