@@ -56,6 +56,20 @@ def data_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
     return DATA
 
 
+def validation_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
+    """Write what the stages that validate write, of data that DVC has just had fetched.
+
+    Takes and raises what :func:`data_at_once` does; the same is to be done with what it returns.
+    """
+    if not _as_shipped(outs.study, (*DATA, *GROUPS)):
+        return ()
+    from lossbench.execution.validation import collect_validation
+
+    for name in params.datasets:
+        collect_validation(params, name, outs, store)
+    return DATA[-1:]
+
+
 def collect_at_once(
     params: Params, outs: Outs, store: Store, settled: Collection[str], done: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -74,7 +88,7 @@ def collect_at_once(
         The command with which DVC records it; () where there is nothing to record.
 
     """
-    if done:  # what `check` does: now, for looks may have been begun anew since
+    if DATA[0] in done:  # what `check` does: now, for looks may have been begun anew since
         from lossbench.execution.lineage import write_lineage
 
         write_lineage(params, outs)

@@ -20,7 +20,7 @@ from lossbench import gpus, installed
 from lossbench.chain import in_turn, without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
-from lossbench.collecting import collect_at_once, data_at_once
+from lossbench.collecting import collect_at_once, data_at_once, validation_at_once
 from lossbench.commands.summary import summarise
 from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
@@ -102,7 +102,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
             if new:  # else one `dvc repro` does both
                 step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
                 validate()
-        done = () if new else data_at_once(params, outs, store)
+        done = (validation_at_once if new else data_at_once)(params, outs, store)
         if not done:
             step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
         if not tried:

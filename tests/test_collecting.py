@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lossbench import chain, collecting
-from lossbench.collecting import collect_at_once, data_at_once
+from lossbench.collecting import collect_at_once, data_at_once, validation_at_once
 from lossbench.doctor.living import _ours
 from lossbench.execution.collect import LostError
 from lossbench.outs import Outs
@@ -166,6 +166,22 @@ def test_data_that_the_lock_does_not_know_are_made_and_recorded_with_the_rest(
     groups = ("check", "fetch", "validate", "train", "evaluate")
     assert commit == (*COMMIT[:3], *(f"dvc.yaml:{name}" for name in groups))
     assert {file.stem for file in (outs.checked / "arms").iterdir()} == set(params.arms)
+
+
+@pytest.mark.parametrize("why", ["shipped", "chain"])
+def test_data_that_were_fetched_just_now_are_validated_at_once(
+    why: str, study: Path, params: Params, made: list[tuple[str, str]], called: list[tuple[str, ...]]
+) -> None:
+    outs, store = Outs(study), Store(str(study / "store"))
+    if why == "chain":
+        text = (study / "dvc.yaml").read_text()
+        (study / "dvc.yaml").write_text(text.replace("lossbench.stages.validate ", "mine "))
+    done = validation_at_once(params, outs, store)
+    assert made == ([] if why == "chain" else [("validate", name) for name in params.datasets])
+    (study / "dvc.lock").unlink()
+    commit = collect_at_once(params, outs, store, settled=(), done=done)
+    expected = (*COMMIT[:3], *(f"dvc.yaml:{name}" for name in (*done, "train", "evaluate")))
+    assert commit == (COMMIT if why == "chain" else expected)
 
 
 @pytest.mark.parametrize("why", ["recorded", "chain"])
