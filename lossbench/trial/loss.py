@@ -74,7 +74,7 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
             )
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if own:
-            _try_own(trial, name, logits, value_of)
+            try_own(trial, name, logits, value_of)
         if device == "cuda":
             made.check, batch = "never", shown()  # as in training: targets have been looked at
             step = lambda: value_of(logits, batch).backward()  # type: ignore[no-untyped-call]  # noqa: E731  # torch's own; a line
@@ -104,7 +104,7 @@ def _refuse_untrained(trial: Trial, name: str, made: Loss) -> None:
             )
 
 
-def _try_own(trial: Trial, name: str, like: Tensor, value_of: Callable[[Tensor], Tensor]) -> None:
+def try_own(trial: Trial, name: str, like: Tensor, value_of: Callable[[Tensor], Tensor]) -> None:
     """Try a loss of the user's own on two equal batches: what it remembers would be another's next time.
 
     A replicate that goes on after a crash begins with a new loss, and workers train one after another.

@@ -154,11 +154,11 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
             "cannot be put into; make it in __init__, of the size that it keeps"
         )
     if is_path(trial.experiment.model.name) and device != "meta":
-        _try_again(model, trial, device, outputs.detach())
+        try_again(model, trial, device, outputs.detach())
     return outputs.detach()
 
 
-def _try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> None:
+def try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> None:
     """Refuse a network that its seed or its kept weights do not make again.
 
     Args:
@@ -214,14 +214,19 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
             f"{trial.where}: {trial.whose} puts its outputs on '{outputs.device.type}', but is given samples "
             f"on '{device}'; allowed: no device named in a model, which is moved to 'compute.device'"
         )
-    if not outputs.is_meta and bool(outputs.isnan().any()):
-        raise UserError(f"{trial.where}: {trial.whose} puts out NaN before any training; allowed: numbers")
+    refuse_nan(trial, outputs)
     if not outputs.is_floating_point():
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {str(outputs.dtype).removeprefix('torch.')} numbers; "
             "expected floating point, the logits"
         )
     return outputs
+
+
+def refuse_nan(trial: Trial, outputs: Tensor) -> None:
+    """Refuse a network that begins with NaN."""
+    if not outputs.is_meta and bool(outputs.isnan().any()):
+        raise UserError(f"{trial.where}: {trial.whose} puts out NaN before any training; allowed: numbers")
 
 
 def _is_rounded(trial: Trial, device: str) -> bool:
