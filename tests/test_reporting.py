@@ -485,8 +485,10 @@ def test_the_charts_draw_a_ties_own_interval_and_cut_no_name() -> None:
     assert "validation mean IoU" in json.dumps(charts.rates(one, rates), ensure_ascii=False)
 
 
+@pytest.mark.parametrize("contrasts", ["all_pairs", "baseline"])
 def test_with_all_pairs_each_loss_is_held_against_the_baseline_and_one_that_another_beats_is_not_recommended(
     study: Path,
+    contrasts: str,
 ) -> None:
     content = tiny_params()
     content["losses"] = {
@@ -499,7 +501,7 @@ def test_with_all_pairs_each_loss_is_held_against_the_baseline_and_one_that_anot
         for loss in content["losses"]
     }
     del content["experiments"]["scenes"]
-    content["comparison"]["contrasts"] = "all_pairs"
+    content["comparison"]["contrasts"] = contrasts
     content["seeds"] = list(range(12))
     write_params(study, content)
     for kind in ("models/digits", "reports/tuning"):
@@ -521,6 +523,15 @@ def test_with_all_pairs_each_loss_is_held_against_the_baseline_and_one_that_anot
             file.unlink()
     out = report(study)
     answer = json.loads((out / "verdicts.json").read_bytes())["answers"]["digits"]["answer"]
+    if contrasts == "baseline":
+        gains = [lead[loss] - lead["cross_entropy"] for loss in ("focal", "hinge")]
+        found = re.match(
+            r"train with focal or hinge: better than cross_entropy by (\S+) and (\S+) accuracy", answer
+        )
+        assert found, answer
+        assert [float(one) for one in found.groups()] == pytest.approx(gains, abs=0.04)
+        assert "they were not compared with one another" in answer
+        return
     assert answer.startswith("train with focal: better than cross_entropy by"), answer
     assert "better too, but worse than one of these: hinge" in answer
     assert "not compared" not in answer

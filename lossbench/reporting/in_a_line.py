@@ -20,6 +20,8 @@ REST = (("tie", "ties with {baseline}"), ("undecided", "undecided"), ("worse", "
 """Verdicts that are listed after the answer, and their words: each was held against the baseline alone."""
 NO_VERDICT = "no verdict: it takes two losses and two seeds"
 """The answer where there is none."""
+NAMED = 3
+"""Losses to train with whose gains are told one by one."""
 IMAGE = 3
 """Dimensions of an image: channels, height, width."""
 
@@ -149,14 +151,17 @@ def _recommended(
     if not better:
         nothing = set(groups) == {"not trained"}
         return "no answer yet" if nothing else f"no reason shown to leave {baseline}", ""
-    gains = [abs(each.contrast.difference) for each in better]
-    half = max((each.contrast.ci_high - each.contrast.ci_low) / 2 for each in better)
-    spread = " to ".join(dict.fromkeys(digits(gain, half) for gain in (min(gains), max(gains))))
     names = _listed(_losses(one, better), "or")
-    several = len(better) > 1
-    why = f": {'each ' if several else ''}better than {baseline} by {spread} "
+    why = f": {'each ' if len(better) > NAMED else ''}better than {baseline} by {_gains(better)} "
     why += f"{metric_name(one.metric)} ({_ahead(better)})"
     return f"train with {names}", why
+
+
+def _gains(better: Sequence[Finding]) -> str:
+    """Say by how much each is better, in their order; of many the least and the most."""
+    found = [each.contrast for each in better]
+    said = [digits(abs(one.difference), (one.ci_high - one.ci_low) / 2) for one in found]
+    return _listed(said, "and") if len(said) <= NAMED else f"{said[-1]} to {said[0]}"
 
 
 def _ahead(better: Sequence[Finding]) -> str:
