@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from lossbench.doctor import examine, find_repository, guarded
+from lossbench.doctor.living import at_work
 from lossbench.doctor.lockfile import examine_lockfile
 from lossbench.execution.lineage import write_lineage
 from lossbench.identity import Owner, part_name
@@ -299,3 +301,21 @@ def test_after_a_repair_dvc_status_works_and_the_trained_study_is_whole(trained_
     assert status.returncode == 0, status.stderr
     assert {path: path.read_bytes() for path in outs} == outs
     assert stage(root, "doctor", "--check").stdout == "nothing to repair\n"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_who_only_waits_for_dvcs_daily_question_is_not_at_work(asks: bool, tmp_path: Path) -> None:
+    daemon = tmp_path / "lib/dvc/__main__.py"
+    daemon.parent.mkdir(parents=True)
+    daemon.write_text("import time\nprint('there', flush=True)\ntime.sleep(60)\n")
+    words = [sys.executable, str(daemon), *(["daemon", "updater"] if asks else ["repro"])]
+    (tmp_path / "dvc").write_text(f"import subprocess\nsubprocess.run({words!r}, check=False)\n")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "dvc"), "init"], cwd=tmp_path, stdout=subprocess.PIPE, process_group=0
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            assert bool(at_work(tmp_path, tmp_path)) is not asks
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)

@@ -32,6 +32,8 @@ def at_work(root: Path, repository: Path, waiting: Container[str] = ()) -> list[
             continue
         try:
             folder = Path(process.cwd())
+            if _only_asks_for_news(process):
+                continue
         except psutil.NoSuchProcess:
             continue
         except psutil.AccessDenied:
@@ -40,6 +42,25 @@ def at_work(root: Path, repository: Path, waiting: Container[str] = ()) -> list[
         if any(one in (folder, *folder.parents) for one in (root.resolve(), repository.resolve())):
             found.append(f"process {process.pid} ({_brief(words)})")
     return found
+
+
+def _only_asks_for_news(process: psutil.Process) -> bool:
+    """Whether a command of DVC is over but for the process that asks, once a day, for a newer DVC.
+
+    That one is started by a copy of the command, which waits for it under the command's own name.
+    """
+    return any(
+        Path(before).parts[-2:] == ("dvc", "__main__.py") and after == "daemon"
+        for child in process.children()
+        for before, after in pairwise(_words(child))
+    )
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it is gone, or another user's
+        return []
 
 
 def _ours(words: list[str], waiting: Container[str]) -> bool:
