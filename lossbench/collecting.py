@@ -99,7 +99,7 @@ def collect_at_once(
     except LostError:  # a stage fills it in anew
         return ()
     print(f"collected {len(params.arms)} arms of {len(params.experiments)} experiments", flush=True)
-    return ("commit", "--quiet", "--force", *(f"{CHAIN}:{name}" for name in (*done, *GROUPS)))
+    return ("commit", "--force", *(f"{CHAIN}:{name}" for name in (*done, *GROUPS)))
 
 
 def unrecorded(params: Params, outs: Outs) -> list[str]:
