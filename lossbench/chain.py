@@ -34,7 +34,7 @@ def in_turn(*commands: Sequence[str]) -> None:
 def _tell(words: Sequence[str]) -> int:
     """Give DVC what stands between two ``--``; the exit code of the first that fails, or 0."""
     # `-m` puts the working directory first, where a user may have a module of a name that DVC imports.
-    sys.path[:] = [one for one in sys.path if one != os.getcwd()]  # noqa: PTH109  # as it stands there
+    sys.path[:] = [one for one in sys.path if one != os.getcwd()]  # noqa: PTH109  # sys.path holds a string, unresolved
     from dvc.cli import main
 
     for told, command in groupby(words, lambda word: word != NEXT):

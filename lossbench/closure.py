@@ -139,7 +139,7 @@ def _file(folder: Path, parts: list[str], suffixes: Iterable[str]) -> Path | Non
     modules = [path + suffix for suffix in suffixes] if parts else []
     candidates = (f"{path}/__init__.py", *modules)
     # Thousands a run: pathlib would take most of what a collecting stage takes.
-    found = next((one for one in candidates if os.path.isfile(one)), None)  # noqa: PTH113  # see above
+    found = next((one for one in candidates if os.path.isfile(one)), None)  # noqa: PTH113  # pathlib costs more, thousands of times
     return None if found is None else Path(found)
 
 

@@ -77,7 +77,10 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
             try_own(trial, name, logits, value_of)
         if device == "cuda":
             made.check, batch = "never", shown()  # as in training: targets have been looked at
-            step = lambda: value_of(logits, batch).backward()  # type: ignore[no-untyped-call]  # noqa: E731  # torch's own; a line
+
+            def step() -> None:
+                value_of(logits, batch).backward()  # type: ignore[no-untyped-call]  # torch's own
+
             tell_of_waits(f"{trial.where}: loss '{name}'", trial.compute, step)
     except UserError:
         raise
