@@ -34,9 +34,18 @@ TUNABLE = "PYTORCH_TUNABLEOP_ENABLED"
 def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> None:
     """Refuse what makes no sense, and what would do harm, before anything runs.
 
+    Args and errors are those of :func:`check_declared`, which comes first, and :func:`check_experiments`.
+    """
+    check_declared(params, file, study)
+    check_experiments(params, tuple(params.experiments), file, study)
+
+
+def check_declared(params: Params, file: str = "params.yaml", study: Path = Path()) -> None:
+    """Refuse what makes no sense without building anything.
+
     Unknown sources, tasks, models, losses, metrics and options; a device that is not there; an address of
     MLflow's that is none; what was declared otherwise when somebody looked; a place where the chain
-    would delete what is not its own; a misfitting model.
+    would delete what is not its own.
 
     Args:
         params: of the study.
@@ -59,7 +68,25 @@ def check(params: Params, file: str = "params.yaml", study: Path = Path()) -> No
         check_names(params, study)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    for name in params.experiments:
+
+
+def check_experiments(
+    params: Params, names: Sequence[str], file: str = "params.yaml", study: Path = Path()
+) -> None:
+    """Build the models and losses of some experiments, and run a step of each.
+
+    Args:
+        params: of the study, which are declared as they should be.
+        names: of the experiments.
+        file: named in messages.
+        study: its folder.
+
+    Raises:
+        UserError: one sentence on what does not fit.
+
+    """
+    use_own_code(params, study)
+    for name in names:
         _try(name, params, file, study)
 
 

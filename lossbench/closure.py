@@ -19,7 +19,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -72,6 +72,11 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
 
     """
     memory = _memory()
+
+    @cache
+    def find(module: str) -> Path | None:  # the same are asked for again and again
+        return source_of(module, user)
+
     waiting = list(modules)
     files: dict[str, str] = {}
     foreign: set[str] = set()
@@ -81,7 +86,7 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
         if name in seen:
             continue
         seen.add(name)
-        file = source_of(name, user)
+        file = find(name)
         if file is None:
             if name.partition(".")[0] not in sys.stdlib_module_names:
                 foreign.add(name.partition(".")[0])
@@ -92,10 +97,10 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
             continue
         code = memory.read(file)
         files[name] = code.digest
-        waiting += _imports(code.imports, name, file, user)
+        waiting += _imports(code.imports, name, file, find)
         if not ours:
             named = tuple(one for one in code.named if one[1] or file.name == "__init__.py")
-            waiting += _imports(named, name, file, user)
+            waiting += _imports(named, name, file, find)
             folder = _folder_of(name, file, user)
             files |= {f"{name}: {one}": _hash_of(path) for one, path in _told(code.words, file, folder)}
     memory.keep()
@@ -209,7 +214,7 @@ _Imports = tuple[tuple[int, str, tuple[str, ...]], ...]
 """Of each import: dots before it, the module, the names taken from it."""
 
 
-def _imports(found: _Imports, module: str, file: Path, user: Path | None) -> Iterator[str]:
+def _imports(found: _Imports, module: str, file: Path, find: Callable[[str], Path | None]) -> Iterator[str]:
     """List the modules that a module imports; ``from package import name`` may mean either."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for level, base, names in found:
@@ -219,11 +224,11 @@ def _imports(found: _Imports, module: str, file: Path, user: Path | None) -> Ite
         else:
             whole = base
         yield whole
-        within = source_of(whole, user) if names else None
+        within = find(whole) if names else None
         if within is not None and within.name != "__init__.py":  # a module has none inside
             continue
         for name in names:
-            if source_of(f"{whole}.{name}", user) is not None:
+            if find(f"{whole}.{name}") is not None:
                 yield f"{whole}.{name}"
 
 

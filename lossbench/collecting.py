@@ -6,6 +6,7 @@ afterwards finds them unchanged.
 """
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.project import TEMPLATES
 from lossbench.store import Store
-from lossbench.written import CHAIN
+from lossbench.written import CHAIN, cache
 
 DATA = ("check", "fetch", "validate")
 """Stages before anything is trained."""
 GROUPS = ("train", "evaluate")
 """Stages that only copy from a filled store."""
+REPORT = "report"
+"""The stage after them."""
 FEWEST = 2
 """Arms from which on this costs less than the stages themselves."""
 
@@ -54,6 +57,17 @@ def data_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
         fetch(dataset, name, outs.data(name))
         collect_validation(params, name, outs, store)
     return DATA
+
+
+def nothing_to_restore(params: Params, outs: Outs) -> bool:
+    """Whether there are no data, and DVC keeps nothing that it could give back: a fresh clone."""
+    kept = cache(outs.study)
+    return (
+        _as_shipped(outs.study, DATA)
+        and not any(os.path.lexists(outs.data(name)) for name in params.datasets)
+        and kept is not None
+        and not (kept / "files").exists()
+    )
 
 
 def validation_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
@@ -88,25 +102,48 @@ def collect_at_once(
         The command with which DVC records it; () where there is nothing to record.
 
     """
-    if DATA[0] in done:  # what `check` does: now, for looks may have been begun anew since
+    if params.comparison.looks and DATA[0] not in done and _as_shipped(outs.study, DATA[:1]):
+        done = (DATA[0], *done)  # which says on which seeds each arm is trained
+    if DATA[0] in done:  # what `check` does: now, for looks may have been begun since
         from lossbench.execution.lineage import write_lineage
 
         write_lineage(params, outs)
-    if settled or not _as_shipped(outs.study, GROUPS) or len(unrecorded(params, outs)) < FEWEST:
-        return ()
-    try:
-        collect_all(params, outs, store)
-    except LostError:  # a stage fills it in anew
+    if len(unrecorded(params, outs)) < FEWEST or not outs_at_once(params, outs, store, settled):
         return ()
     print(f"collected {len(params.arms)} arms of {len(params.experiments)} experiments", flush=True)
     return ("commit", "--force", *(f"{CHAIN}:{name}" for name in (*done, *GROUPS)))
 
 
+def outs_at_once(params: Params, outs: Outs, store: Store, settled: Collection[str]) -> bool:
+    """Write the outs of all arms and experiments; says whether that was possible.
+
+    It is not where some are there though the store lacks them, where a stage does something of its own, or
+    where an entry is lost meanwhile: a stage fills it in anew.
+    """
+    if settled or not _as_shipped(outs.study, GROUPS):
+        return False
+    try:
+        collect_all(params, outs, store)
+    except LostError:
+        return False
+    return True
+
+
+def report_as_shipped(outs: Outs) -> bool:
+    """Whether the stage that reports does what ours does."""
+    return _as_shipped(outs.study, (REPORT,))
+
+
 def unrecorded(params: Params, outs: Outs) -> list[str]:
-    """Name arms that dvc.lock does not know, or knows to be made by other code or of other params or data."""
+    """Name arms that are not there, not known to dvc.lock, or known to be of other code, params or data."""
     noted, told = _stages(outs.study / "dvc.lock"), read_document(outs.study / "params.yaml", "")
     made = {one.get("path"): one.get("md5") for stage in noted.values() for one in _listed(stage, "outs")}
-    return [name for name in params.arms if not _recorded(noted.get(f"train@{name}"), name, outs, made, told)]
+    return [
+        name
+        for name, arm in params.arms.items()
+        if not outs.arm(arm.experiment, name).exists()
+        or not _recorded(noted.get(f"train@{name}"), name, outs, made, told)
+    ]
 
 
 def _recorded(stage: Any, arm: str, outs: Outs, made: Mapping[Any, Any], told: Any) -> bool:

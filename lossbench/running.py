@@ -20,7 +20,15 @@ from lossbench import gpus, installed
 from lossbench.chain import in_turn, without_git
 from lossbench.checked import say_checked
 from lossbench.closure import PACKAGE
-from lossbench.collecting import collect_at_once, data_at_once, validation_at_once
+from lossbench.collecting import (
+    REPORT,
+    collect_at_once,
+    data_at_once,
+    nothing_to_restore,
+    outs_at_once,
+    report_as_shipped,
+    validation_at_once,
+)
 from lossbench.commands.summary import summarise
 from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
@@ -29,6 +37,7 @@ from lossbench.errors import GateError, UserError
 from lossbench.execution.checks import checked_once, found_fine
 from lossbench.execution.collect import budgets_of, weights_of
 from lossbench.execution.declared import (
+    LOOKS,
     begin_looks,
     ensure_looks,
     forget_other_data,
@@ -36,10 +45,12 @@ from lossbench.execution.declared import (
     looks_said,
     nothing_left,
     record_found,
+    record_looks,
 )
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, budgets_in_store, weights_in_store
+from lossbench.execution.identity import use_own_code
 from lossbench.execution.jobs import Where
-from lossbench.execution.lineage import differing
+from lossbench.execution.lineage import differing, write_lineage
 from lossbench.execution.local import warm_up, worker_count
 from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
@@ -55,6 +66,7 @@ from lossbench.progress import Forecast
 from lossbench.store import Store, opened
 from lossbench.telling import printable
 from lossbench.tracking.server import get_ready
+from lossbench.written import CHAIN
 
 Looks = Literal["", "next", "all"]
 
@@ -100,7 +112,7 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
             say_checked()
             new = not tried or unknown(params, outs, store)
             if new:  # else one `dvc repro` does both
-                step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
+                fetch_all(params, outs)
                 validate()
         done = (validation_at_once if new else data_at_once)(params, outs, store)
         if not done:
@@ -132,9 +144,11 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequen
     ``done`` are stages whose outs are written, and that DVC does not know of yet.
     """
     while True:
-        commit = collect_at_once(params, outs, store, fill(params, outs, store), done)
-        threading.Thread(target=_import_ahead).start()
-        in_turn(commit, ("repro",))
+        ready = fill(params, outs, store)
+        looked = look_at_once(params, outs, store, ready)
+        if looked and looks == "all" and begin_looks(params, outs.study):
+            continue
+        record_all(params, outs, collect_at_once(params, outs, store, ready, done))
         done = ()
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
@@ -144,10 +158,84 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequen
         return
 
 
+def record_all(params: Params, outs: Outs, commit: Sequence[str]) -> None:
+    """Have DVC record what was collected, and do what is left to do; the report is made meanwhile.
+
+    Args:
+        params: of the study.
+        outs: of the study.
+        commit: the command that records what was collected; () where nothing was.
+
+    """
+    threading.Thread(target=_import_ahead).start()
+    if not commit or not report_as_shipped(outs):
+        in_turn(commit, ("repro",))
+        return
+    with workers(_report, [(params, outs.home)]):
+        in_turn(commit)
+    in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
+
+
+def _report(params: Params, home: Path) -> None:
+    from lossbench.reporting.write import write_report
+
+    write_report(params, Path(), home, Store(str(home / "store")))
+
+
+def look_at_once(params: Params, outs: Outs, store: Store, ready: Collection[str]) -> bool:
+    """Take the looks that the store allows, and write them down, without a report of each.
+
+    Returns:
+        Whether they were taken; else the report takes them: :func:`~lossbench.collecting.collect_at_once`.
+
+    """
+    if not params.comparison.looks or not outs_at_once(params, outs, store, ready):
+        return False
+    in_worker(_look, params, outs.study)
+    return True
+
+
+def _look(params: Params, study: Path) -> None:
+    from lossbench.reporting.inputs import read_study
+    from lossbench.reporting.tables import looks_json
+
+    record_looks(params, study, looks_json(read_study(params, study)), study / LOOKS)
+
+
 def _import_ahead() -> None:
     """Import what the record needs while DVC has the report made; the other processor has nothing to do."""
     with suppress(ModuleNotFoundError):  # the record says so, and what brings it
         get_ready()
+
+
+def fetch_all(params: Params, outs: Outs) -> None:
+    """Have DVC fetch all data; where it keeps nothing yet, at once instead of stage after stage.
+
+    Raises:
+        UserError: what a source says.
+
+    """
+    if not nothing_to_restore(params, outs):
+        step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
+        return
+    write_lineage(params, outs)
+    in_workers(_fetch, [(params, part) for part in parts_of(params, params.datasets)])
+    step("dvc", "commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
+
+
+def _fetch(params: Params, names: Sequence[str]) -> None:
+    from lossbench.data.fetching import fetch
+
+    use_own_code(params, Path())
+    outs = Outs(Path.cwd())
+    for name in names:
+        fetch(params.datasets[name], name, outs.data(name))
+
+
+def parts_of(params: Params, names: Collection[str]) -> list[tuple[str, ...]]:
+    """Divide names among as many processes as run side by side."""
+    listed, several = tuple(names), min(worker_count(params.compute), len(names))
+    return [listed[len(listed) * at // several : len(listed) * (at + 1) // several] for at in range(several)]
 
 
 def try_on_data(params: Params, outs: Outs) -> None:
@@ -300,20 +388,22 @@ def say_plan(
 
 
 def check_in_worker(params: Params) -> None:
-    """Check params where torch is imported already, or is now.
+    """Check params where torch is imported already, or is now; several experiments side by side.
 
     Raises:
         UserError: what the check says.
 
     """
-    warm_up()
-    in_worker(_check, params)
+    parts = parts_of(params, params.experiments)
+    in_workers(_check, [(params, part, at == 0) for at, part in enumerate(parts)])
 
 
-def _check(params: Params) -> None:
-    from lossbench.checking import check
+def _check(params: Params, experiments: Sequence[str], first: bool) -> None:
+    from lossbench.checking import check_declared, check_experiments
 
-    check(params)
+    if first:
+        check_declared(params)
+    check_experiments(params, experiments)
 
 
 def in_worker(function: Callable[..., None], *arguments: Any) -> None:
@@ -324,20 +414,53 @@ def in_worker(function: Callable[..., None], *arguments: Any) -> None:
         GateError: what it says, or that its process ended.
 
     """
-    context = get_context("forkserver")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_called, args=(there, function, arguments, str(Path.cwd())), daemon=True)
-    with without_main():
-        process.start()
-    there.close()
+    in_workers(function, [arguments])
+
+
+def in_workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> None:
+    """Make several calls of a function side by side; see :func:`workers`."""
+    with workers(function, calls):
+        pass
+
+
+@contextmanager
+def workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> Iterator[None]:
+    """Make calls of a function side by side, and with what is done meanwhile.
+
+    Raises:
+        UserError: what the first of them says that fails.
+        GateError: what it says, or that its process ended.
+
+    """
+    warm_up()
+    context, began = get_context("forkserver"), []
     try:
-        error = here.recv()
-    except EOFError:
-        raise GateError("the process that checks params.yaml ended without an answer") from None
+        for arguments in calls:
+            here, there = context.Pipe(duplex=False)
+            told = (there, function, arguments, str(Path.cwd()))
+            process = context.Process(target=_called, args=told, daemon=True)
+            with without_main():
+                process.start()
+            there.close()
+            began.append((process, here))
+        yield
+        for _, here in began:
+            try:
+                error = here.recv()
+            except EOFError:
+                raise GateError(
+                    f"the process that was to{function.__name__.replace('_', ' ')} ended without an answer"
+                ) from None
+            if error is not None:
+                raise error
+    except BaseException:
+        for process, _ in began:
+            process.terminate()
+        raise
     finally:
-        process.join()
-    if error is not None:
-        raise error
+        for process, here in began:
+            process.join()
+            here.close()
 
 
 def _called(pipe: Connection, function: Callable[..., None], arguments: Sequence[Any], folder: str) -> None:

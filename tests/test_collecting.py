@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from lossbench import chain, collecting
-from lossbench.collecting import collect_at_once, data_at_once, validation_at_once
+from lossbench.collecting import collect_at_once, data_at_once, nothing_to_restore, validation_at_once
 from lossbench.doctor.living import _ours
 from lossbench.execution.collect import LostError
 from lossbench.outs import Outs
@@ -26,7 +26,7 @@ def params() -> Params:
 
 @pytest.fixture
 def study(tmp_path: Path, params: Params) -> Path:
-    """A study that was checked, and of which dvc.lock knows every arm."""
+    """A study that was checked, with every arm there and known to dvc.lock."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     content = tiny_params()
     write_params(tmp_path, content)
@@ -35,6 +35,7 @@ def study(tmp_path: Path, params: Params) -> Path:
         file = Outs(tmp_path).checked / "arms" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f'"{name}"')
+        Outs(tmp_path).arm(params.arms[name].experiment, name).mkdir(parents=True)
         loss = f"losses.{content['arms'][name]['loss']}"
         noted = {"seeds": content["seeds"], loss: content["losses"][loss.partition(".")[2]]}
         stages[f"train@{name}"] = {
@@ -81,6 +82,29 @@ def test_arms_of_other_code_are_collected_one_alone_is_left_to_its_stage(
         commit = collect_at_once(params, Outs(study), Store(str(study / "store")), settled=())
         assert commit == (COMMIT if count > 1 else ())
         assert called == ([("collect",)] if count > 1 else [])
+
+
+def test_arms_that_are_not_there_are_collected_though_the_lock_knows_them(
+    study: Path, params: Params, called: list[tuple[str, ...]]
+) -> None:
+    """As in a fresh clone, which has the lock and no outs."""
+    shutil.rmtree(study / "models")
+    assert collect_at_once(params, Outs(study), Store(str(study / "store")), settled=()) == COMMIT
+    assert called == [("collect",)]
+
+
+@pytest.mark.parametrize("what", ["nothing", "data", "cache", "chain"])
+def test_data_are_fetched_at_once_where_dvc_has_nothing_to_give_back(
+    what: str, study: Path, params: Params
+) -> None:
+    (study / ".dvc").mkdir()
+    made = {"data": "data/digits", "cache": ".dvc/cache/files/md5"}
+    if what in made:
+        (study / made[what]).mkdir(parents=True)
+    if what == "chain":
+        text = (study / "dvc.yaml").read_text()
+        (study / "dvc.yaml").write_text(text.replace("lossbench.stages.fetch ", "mine "))
+    assert nothing_to_restore(params, Outs(study)) == (what == "nothing")
 
 
 @pytest.mark.parametrize("what", ["seeds", "data"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,7 +11,7 @@ from losses_cases import grouped
 
 from benchmarks.registry import answers
 from lossbench.retraining.registry import Registry
-from lossbench.tracking.server import RefusedError, ServerGoneError, _Guarded
+from lossbench.tracking.server import RACES, RefusedError, ServerGoneError, _Guarded, connect
 
 NAME = "digits"
 ABSENT = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": f"Registered Model with name={NAME} not found"}
@@ -115,3 +116,53 @@ def test_mlflow_s_own_words_mean_that_there_is_none(champion):
 def test_answers_that_contradict_one_another_are_nobody_s_word(contradiction, champion):
     with pytest.raises(ServerGoneError):
         champion(contradiction)
+
+
+def test_a_write_that_another_client_was_before_is_made_again(tmp_path, monkeypatch):
+    """MLflow looks, then inserts: two clients that both found no alias insert both, and one is refused."""
+    import sqlalchemy
+    from sqlalchemy import event
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = connect(tmp_path)
+    client.create_registered_model(NAME)
+    for _ in range(2):
+        client.create_model_version(NAME, str(tmp_path))
+    lost = []
+
+    def another_is_first(connection, cursor, statement, *_):
+        if statement.startswith("INSERT INTO registered_model_aliases") and not lost:
+            lost.append(statement)
+            with sqlite3.connect(tmp_path / "mlflow.db") as other:
+                other.execute(
+                    "INSERT INTO registered_model_aliases (workspace, name, alias, version) VALUES (?, ?, ?, ?)",
+                    ("default", NAME, "champion", 1),
+                )
+
+    event.listen(sqlalchemy.Engine, "before_cursor_execute", another_is_first)
+    try:
+        client.set_registered_model_alias(NAME, "champion", "2")
+    finally:
+        event.remove(sqlalchemy.Engine, "before_cursor_execute", another_is_first)
+    assert lost
+    assert client.get_model_version_by_alias(NAME, "champion").version == 2
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key",
+        "(psycopg2.errors.UniqueViolation) duplicate key value violates unique constraint",
+        '(pymysql.err.IntegrityError) (1062, "Duplicate entry")',
+    ],
+)
+def test_a_write_refused_each_time_is_a_refusal(champion, database):
+    asked = []
+
+    def answer(path):
+        asked.append(path)
+        return said({"error_code": "BAD_REQUEST", "message": database}, 400)
+
+    with pytest.raises(RefusedError, match=r"UNIQUE|[Dd]uplicate"):
+        champion(answer)
+    assert len(asked) == RACES + 1

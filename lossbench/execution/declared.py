@@ -209,10 +209,14 @@ def record_found(params: Params, study: Path) -> bool:
     if plan_of(params) is None:
         return False
     file = study / "reports" / "verdicts.json"
-    found: Mapping[str, Any] = json.loads(file.read_bytes()).get("looks", {})
+    return record_looks(params, study, json.loads(file.read_bytes()).get("looks", {}), file)
+
+
+def record_looks(params: Params, study: Path, found: Mapping[str, Any], source: Path) -> bool:
+    """Write down what was found at looks, by experiment; says whether there was any news."""
     before = records_of(params, study)
     records = before | {
-        name: record_of(one["record"], name, file) for name, one in found.items() if name in before
+        name: record_of(one["record"], name, source) for name, one in found.items() if name in before
     }
     if records == before:
         return False

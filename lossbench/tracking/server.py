@@ -33,6 +33,10 @@ BUSY = 60_000
 """Milliseconds to wait while others write to the same SQLite file."""
 SCHEMA = re.compile(r"found version (\w+), but expected (\w+)")
 NO_ALIAS = re.compile(r"Registered model alias .* not found")
+RACED = re.compile(r"\(\w+\.(\w+\.)?(IntegrityError|UniqueViolation)\)")
+"""How SQLAlchemy begins to say, of any database, that another wrote the same row first."""
+RACES = 5
+"""How often a write is made again that another was before; it wrote nothing, as MLflow rolls it back."""
 
 
 class ServerGoneError(Exception):
@@ -233,14 +237,20 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
 
-        @wraps(call)
-        def guarded(*arguments: Any, **options: Any) -> Any:
+        def once(*arguments: Any, **options: Any) -> Any:
             with server_errors():
                 try:
                     return call(*arguments, **options)
                 except (AttributeError, KeyError, TypeError) as error:  # MLflow reads an answer unseen
                     said = f"its answer makes no sense ({type(error).__name__}: {first_line(error)})"
                     raise ServerGoneError(said) from error
+
+        @wraps(call)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            for _ in range(RACES):
+                with suppress(RacedError):
+                    return once(*arguments, **options)
+            return once(*arguments, **options)
 
         return guarded
 
@@ -251,6 +261,10 @@ class NoFileError(ServerGoneError):
 
 class RefusedError(Exception):
     """The server understood a request and refused it."""
+
+
+class RacedError(RefusedError):
+    """Another client wrote the same row between MLflow's look and its own write, which it took back."""
 
 
 class AbsentError(RefusedError):
@@ -318,6 +332,8 @@ def _refusal(error: Any) -> type[Exception]:
             return ServerGoneError
     if code == "INVALID_PARAMETER_VALUE" and NO_ALIAS.match(message.removeprefix(f"{code}: ")):
         return AbsentError  # MLflow's code for a missing alias
+    if code == "BAD_REQUEST" and RACED.match(message.removeprefix(f"{code}: ")):
+        return RacedError
     return REFUSALS.get(code, ServerGoneError) if isinstance(code, str) else ServerGoneError
 
 
