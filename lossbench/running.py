@@ -123,8 +123,8 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
             step("dvc", "repro", "--force", "--single-item", "check")
         for sentence in forget_other_data(params, study):
             print(f"note: {sentence}", flush=True)
-        compute(params, outs, store, looks, done)
-        record(lenient=True)
+        if not compute(params, outs, store, looks, done):
+            record(lenient=True)
         summarise()
 
 
@@ -138,42 +138,87 @@ def begin(params: Params, study: Path, looks: Looks) -> bool:
     return looks == "all"
 
 
-def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequence[str] = ()) -> None:
+def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequence[str] = ()) -> bool:
     """Fill the store and let DVC collect; write down what was found at looks, and go on to the next.
 
-    ``done`` are stages whose outs are written, and that DVC does not know of yet.
+    Args:
+        params: of the study.
+        outs: of the study.
+        store: that is filled.
+        looks: which are taken.
+        done: stages whose outs are written, and that DVC does not know of yet.
+
+    Returns:
+        Whether MLflow has the record of what there is now.
+
     """
     while True:
         ready = fill(params, outs, store)
         looked = look_at_once(params, outs, store, ready)
         if looked and looks == "all" and begin_looks(params, outs.study):
             continue
-        record_all(params, outs, collect_at_once(params, outs, store, ready, done))
+        recorded = note_all(params, outs, collect_at_once(params, outs, store, ready, done))
         done = ()
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
             continue
         if news:
             step("dvc", "repro")  # check and report: they say what looks.yaml says
-        return
+        return recorded and not news
 
 
-def record_all(params: Params, outs: Outs, commit: Sequence[str]) -> None:
-    """Have DVC record what was collected, and do what is left to do; the report is made meanwhile.
+def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
+    """Have DVC record what was collected, and do what is left to do; report and MLflow's record meanwhile.
 
     Args:
         params: of the study.
         outs: of the study.
         commit: the command that records what was collected; () where nothing was.
 
+    Returns:
+        Whether MLflow has its record; else it may be that nothing has changed for it.
+
     """
-    threading.Thread(target=_import_ahead).start()
     if not commit or not report_as_shipped(outs):
+        threading.Thread(target=_import_ahead).start()
         in_turn(commit, ("repro",))
-        return
-    with workers(_report, [(params, outs.home)]):
-        in_turn(commit)
-    in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
+        return False
+    with recording():
+        with workers(_report, [(params, outs.home)]):
+            in_turn(commit)
+        in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
+    return True
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record arms in MLflow while the block makes the report, and then the report.
+
+    Raises:
+        GateError: what the record says, where the block raises nothing.
+
+    """
+    written, failed = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            record(lenient=True, reported=lambda: written.wait() and not failed.is_set())
+        except Exception as error:  # whatever it was, whoever waits raises it
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)  # whoever ends us need not wait for it
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        written.set()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _report(params: Params, home: Path) -> None:

@@ -498,9 +498,6 @@ def test_a_real_cron_retrains_when_images_were_added_and_does_nothing_otherwise(
         add_images(study / "images", 30, 60)
         assert waited(lambda: attempts() == 2, 300), log.read_text()
         assert records(study)[1]["outcome"] in ("promoted", "kept")
-        seen = idle()
-        assert waited(lambda: idle() > seen, 150), log.read_text()
-        assert attempts() == 2
     finally:
         removed = subprocess.run(
             [*schedule, "remove"], env=environment(), check=True, capture_output=True, text=True

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ WIDTH = 640
 """Of a chart, in pixels."""
 
 
-def record(lenient: bool = False) -> None:
+def record(lenient: bool = False, reported: Callable[[], bool] = lambda: True) -> None:
     """Record every trained arm of the study in the current folder.
 
     Args:
         lenient: a tracking server that does not answer is a warning, not an error.
+        reported: waits for the report, or says that there will be none; called when the rest is recorded.
 
     """
     params = load_params()
@@ -35,7 +37,7 @@ def record(lenient: bool = False) -> None:
     store = store_of(root)
     check_driver(store)  # before anything else: what is no address cannot be completed later
     try:
-        _track(params, root)
+        _track(params, root, reported)
     except LockedError:
         raise GateError("another `lossbench track` of this study is at work; nothing to do here") from None
     except OSError as error:
@@ -49,13 +51,15 @@ def record(lenient: bool = False) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _track(params: Params, root: Path) -> None:
+def _track(params: Params, root: Path, reported: Callable[[], bool]) -> None:
     from lossbench.outs import seen_from_top
     from lossbench.serving.logged import log_model
     from lossbench.tracking.store import store_of
     from lossbench.tracking.track import track
 
-    tracked = track(params, root, say=print, charts=_charts(params, root), log_model=log_model)
+    tracked = track(
+        params, root, say=print, charts=_charts(params, root), reported=reported, log_model=log_model
+    )
     if not tracked.written and not tracked.present:
         print("MLflow: no arm has been trained yet; run `lossbench run`")
         return
