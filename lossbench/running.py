@@ -183,16 +183,16 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
         threading.Thread(target=_import_ahead).start()
         in_turn(commit, ("repro",))
         return False
-    with recording():
-        with workers(_report, [(params, outs.home)]):
-            in_turn(commit)
+    with workers(_report, [(params, outs.home)]):
+        in_turn(commit)
+    with recording():  # not before: DVC moves the outs that it commits
         in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
     return True
 
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Record arms in MLflow while the block makes the report, and then the report.
+    """Record arms in MLflow while the block runs, and then the report.
 
     Raises:
         GateError: what the record says, where the block raises nothing.

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from lossbench.lifetime import collect_rarely
 from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from lossbench.reporting.inputs import Study
+    from lossbench.reporting.tables import Finding
     from lossbench.tracking.track import Charts, Drawn
 
 WIDTH = 640
@@ -74,21 +79,24 @@ def _track(params: Params, root: Path, reported: Callable[[], bool]) -> None:
 def _charts(params: Params, root: Path) -> "Charts":
     """Draw the report's charts as SVG, which MLflow's artifact viewer shows; its colours become the runs'."""
 
+    @cache
+    def whole() -> "tuple[Study, pd.DataFrame, pd.DataFrame, list[Finding]]":
+        from lossbench.reporting.inputs import read_study
+        from lossbench.reporting.tables import curves, findings, leaderboard
+
+        study = read_study(params, root)
+        return study, leaderboard(study), curves(study), findings(study)
+
     def draw(experiment: str) -> "Drawn":
         import vl_convert
 
         from lossbench.reporting import charts
-        from lossbench.reporting.inputs import read_study
-        from lossbench.reporting.tables import curves, findings, leaderboard
         from lossbench.tracking.track import Drawn
 
-        study = read_study(params, root)
+        study, board, learned, findings = whole()
         one = study.evaluated[experiment]
-        found = [finding for finding in findings(study) if finding.experiment == experiment]
-        specs = {
-            "scores.svg": charts.scores(one, leaderboard(study)),
-            "curves.svg": charts.learning(one, curves(study)),
-        }
+        found = [finding for finding in findings if finding.experiment == experiment]
+        specs = {"scores.svg": charts.scores(one, board), "curves.svg": charts.learning(one, learned)}
         if found:
             specs["differences.svg"] = charts.forest(one, found)
         drawn = {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}

@@ -37,7 +37,7 @@ from lossbench.travelling import in_words
 GRACE = 10.0
 """Seconds that workers have to write their checkpoints when training is ended."""
 AMPLE = 4 * 2**30
-"""Bytes for each worker from which on freed memory is kept for the next step, which is faster."""
+"""Bytes for each process from which on freed memory is kept for the next step, which is faster."""
 RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 SERVER = "lossbench.execution.server"
@@ -95,6 +95,11 @@ def sharing(compute: Compute, workers: int) -> int:
     if compute.device != "cuda":
         return sharers
     return -(-sharers // max(1, len(gpus.ours())))
+
+
+def little_memory(sharers: int) -> bool:
+    """Whether processes that train are to give memory back at once: where there is little of it for each."""
+    return available_memory() < AMPLE * sharers
 
 
 def warm_up() -> None:
@@ -212,7 +217,7 @@ class LocalExecutor:
         helper, feed = self._start_helper()
         here, there = connection.Pipe()
         environment, share = self._environment(place), sharing(self.compute, self.workers)
-        process = _forked(_serve, there, self.compute, environment, self._lean(), share, feed)
+        process = _forked(_serve, there, self.compute, environment, little_memory(self.workers), share, feed)
         for end in (there, feed):
             if end is not None:
                 end.close()
@@ -226,16 +231,12 @@ class LocalExecutor:
             return None, None
         here, there = connection.Pipe(duplex=False)
         fed, feed = connection.Pipe(duplex=False)
-        process = _forked(help_out, there, fed, self.compute.threads, self._lean())
+        process = _forked(help_out, there, fed, self.compute.threads, little_memory(self.workers))
         there.close()
         fed.close()
         helper = Helper(process, here)
         self._helpers.append(helper)
         return helper, feed
-
-    def _lean(self) -> bool:
-        """Whether workers are to give memory back at once: where there is little of it for each."""
-        return available_memory() < AMPLE * self.workers
 
     def _environment(self, place: int) -> Mapping[str, str]:
         if self.compute.device != "cuda":

@@ -24,10 +24,11 @@ from lossbench import gpus
 from lossbench.errors import DiedError, GateError, UserError
 from lossbench.execution.identity import data_hash, machine, user_code, versions
 from lossbench.execution.jobs import Event, Floors, Gallery, Job, Score, Where
+from lossbench.execution.local import little_memory
 from lossbench.execution.scripted import identity_of
 from lossbench.params import Params
 from lossbench.store import Store
-from lossbench.system import processors, write_atomically
+from lossbench.system import keep_memory, processors, write_atomically
 from lossbench.telling import LESS_MEMORY, of_the_machine
 from lossbench.travelling import in_words
 
@@ -166,7 +167,10 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
 
         from lossbench.execution.work import work
 
-        torch.set_num_threads(job.params.compute.threads)
+        threads = job.params.compute.threads
+        torch.set_num_threads(threads)
+        # Without, a small net's step takes an eighth longer where two train side by side.
+        keep_memory(little_memory(max(1, processors() // threads)))
         gpus.keep_to_part(job.params.compute.device, job.where.share)
         with _asked_to_end():
             work(job, emit)

@@ -1,10 +1,12 @@
 """Logs one model per arm: of the replicate with the median validation score."""
 
+import io
 import json
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +125,20 @@ def _code() -> tuple[str, Mapping[str, bytes]]:
 
 def _archive(folder: Path) -> Path:
     """Write the package's archive into a folder."""
-    code, files = _code()
+    code, _ = _code()
     path = folder / f"lossbench-{code}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    path.write_bytes(_archived())
     return path
+
+
+@cache
+def _archived() -> bytes:
+    """The package's files in an archive, made once for all models of a process."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in _code()[1].items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    return written.getvalue()
 
 
 def _keep_code(location: str, archive: Path) -> None:
