@@ -16,6 +16,7 @@ where it is missing; and for real data what benchmarks.training needs, or fetche
 import argparse
 import hashlib
 import io
+import signal
 import statistics
 import tempfile
 import time
@@ -52,7 +53,9 @@ AIRBENCH = {
 """The recipe of studies/cifar10_airbench."""
 SMOOTHED = {"name": "cross_entropy", "label_smoothing": 0.2}
 MINUTES = 8.0
-"""After which no row is begun."""
+"""In which the whole is to end."""
+LAST = 7.8
+"""Minutes after which no row is begun, and one on its way is ended."""
 RESERVED = 3.0
 """Of these kept for real data: what is made up ends before."""
 SECONDS = 4.0
@@ -101,14 +104,15 @@ class Sheet:
         """How long it has taken."""
         return (time.perf_counter() - self.began) / 60
 
-    def add(self, row: Row, work: Callable[[], Row], until: float = MINUTES) -> Row:
-        """Begin a row and let ``work`` complete it, if there is time; what it raises stands in the row."""
+    def add(self, row: Row, work: Callable[[], Row], until: float = LAST) -> Row:
+        """Let ``work`` complete a row while there is time; what it raises stands in the row."""
         self.rows.append(row)
-        if self.minutes > until:
+        if self.minutes >= until:
             row["error"] = f"not measured: {until:g} minutes were over"
         else:
             try:
-                row |= work()
+                with ended(after=60 * (LAST - self.minutes)):
+                    row |= work()
             except Exception as error:  # of whatever kind: the next row is measured
                 row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
         print(f"  {row}", flush=True)
@@ -118,6 +122,22 @@ class Sheet:
     def write(self) -> Path:
         """Write what there is."""
         return write(self.name, {**self.result, "minutes": round(self.minutes, 1), "rows": self.rows})
+
+
+@contextmanager
+def ended(after: float) -> Iterator[None]:
+    """Raise TimeoutError where a block takes longer than so many seconds; not within a call of torch's."""
+
+    def end(*_: Any) -> None:
+        raise TimeoutError(f"not measured to its end: {LAST:g} minutes were over")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(after, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def sha256(one: Replicate) -> str:
@@ -205,7 +225,7 @@ def losses(size: Size, folder: Path, sheet: Sheet) -> None:
         for name, spec in specs if size.losses else specs[::10]:
             made = partial(setting, data, network, size.device, spec)
             begun = {"part": "losses", "loss": name, "task": kind}
-            sheet.add(begun, partial(_thrice, made, size), MINUTES - RESERVED)
+            sheet.add(begun, partial(_thrice, made, size), LAST - RESERVED)
 
 
 def _thrice(prepared: Callable[..., Setting], size: Size) -> Row:
@@ -289,11 +309,11 @@ def speed(size: Size, folder: Path, sheet: Sheet) -> None:
         ("resnet18", colour, {**RESNET, "width": size.width}),
     ):
         made = setting(data, network, size.device, batch_size=128)
-        row = sheet.add({"part": "loop", "network": name}, partial(_alone, made, size), MINUTES - RESERVED)
+        row = sheet.add({"part": "loop", "network": name}, partial(_alone, made, size), LAST - RESERVED)
         counts = size.members if name == "lenet" else size.members[:3]
         for count in counts if "seconds" in row else ():
             begun = {"part": "speed", "network": name, "members": count}
-            sheet.add(begun, partial(_population, made, count, row["seconds"]), MINUTES - RESERVED)
+            sheet.add(begun, partial(_population, made, count, row["seconds"]), LAST - RESERVED)
 
 
 def _alone(made: Setting, size: Size) -> Row:

@@ -1,5 +1,6 @@
 """What is decided about a GPU where there is none: which one, in which precision, and what its faults are called."""
 
+from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
@@ -194,6 +195,30 @@ def test_a_workspace_that_need_not_repeat_is_refused(value: str, monkeypatch: py
         check_workspace()
 
 
+@pytest.mark.parametrize(
+    ("device", "change", "named"),
+    [
+        ("cpu", lambda: torch.use_deterministic_algorithms(False), "torch.use_deterministic_algorithms"),
+        ("cuda", lambda: torch.use_deterministic_algorithms(True, warn_only=True), "torch.use_deterministic_algor"),
+        ("cuda", lambda: setattr(torch.backends.cudnn, "benchmark", True), "torch.backends.cudnn.benchmark"),
+        ("cuda", lambda: torch.set_float32_matmul_precision("high"), "the precision of torch.backends.cuda.matmul"),
+        ("cuda", lambda: setattr(torch.backends.cudnn, "allow_tf32", True), "the precision of torch.backends.cudnn"),
+    ],
+    ids=["cpu", "warn_only", "benchmark", "matmul", "allow_tf32"],
+)  # fmt: skip
+def test_own_code_that_switches_torch_otherwise_is_refused(
+    device: str, change: Callable[[], None], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was computed in part without deterministic algorithms would stand under the key of what repeats."""
+    monkeypatch.setenv(SWITCH, ":4096:8")
+    before = (torch.get_deterministic_debug_mode(), torch.backends.cuda.matmul.fp32_precision)
+    with pytest.raises(UserError) as told, deterministic(Compute(device=device)):  # type: ignore[arg-type]  # one of them
+        change()
+    assert f"your own switches {named}" in str(told.value)
+    assert (torch.get_deterministic_debug_mode(), torch.backends.cuda.matmul.fp32_precision) == before
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_a_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "junk")
     convolutions = torch.backends.cudnn.conv.fp32_precision
@@ -241,9 +266,12 @@ REJECTED = (
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), GateError, "with CUBLAS_STATUS_ALLOC"),
         (RuntimeError("CUDA error: an illegal memory access was encountered\nMore"), GateError, "'an illegal memory"),
         (RuntimeError("foo_cuda does not have a deterministic implementation, but you set"), UserError, "runs foo_cuda"),
+        (RuntimeError("median CUDA with indices output does not have a deterministic implementation, but"), UserError, "runs median CUDA with indices output, which"),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), GateError, "failed in cuDNN, which has no"),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), GateError, "in cuFFT with CUFFT_ALLOC_FAILED"),
     ],
     ids=["memory", "part of memory", "rejected", "driver memory", "driver", "ecc", "no engine", "cusolver", "nvrtc",
-         "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic"],
+         "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic", "of words", "no algorithm", "cufft"],
 )  # fmt: skip
 def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
     told = of_the_device(error, "the training of 'one' with seed 3")

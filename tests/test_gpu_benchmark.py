@@ -2,12 +2,14 @@
 
 import ast
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import common
+from benchmarks import common, gpu
 from lossbench.closure import closure
 
 ROOT = Path(__file__).parent.parent
@@ -55,3 +57,30 @@ def test_a_copy_that_is_no_repository_says_so(tmp_path: Path, monkeypatch: pytes
     assert common.commit() == "unknown: no git repository"
     monkeypatch.setenv("PATH", str(tmp_path))  # a machine without git
     assert common.commit() == "unknown: no git repository"
+
+
+def test_a_row_that_fails_or_has_no_time_left_is_written_and_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "write", lambda _, content: written.append([*content["rows"]]) or tmp_path)
+    written: list[list[gpu.Row]] = []
+    sheet = gpu.Sheet("gpu", {})
+
+    def endless() -> gpu.Row:
+        while True:
+            time.sleep(0.01)
+
+    def failing() -> gpu.Row:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    assert (
+        sheet.add({"part": "one"}, failing)["error"]
+        == "RuntimeError: CUDA error: device-side assert triggered"
+    )
+    assert sheet.add({"part": "two"}, lambda: {"seconds": 1}) == {"part": "two", "seconds": 1}
+    monkeypatch.setattr(gpu, "LAST", sheet.minutes + 0.2 / 60)
+    ended = sheet.add({"part": "three"}, endless, gpu.MINUTES)
+    assert ended["error"].startswith("TimeoutError: not measured to its end")
+    assert sheet.add({"part": "four"}, failing, 0.0)["error"] == "not measured: 0 minutes were over"
+    assert [len(rows) for rows in written] == [1, 2, 3, 4]
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0

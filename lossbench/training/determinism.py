@@ -13,6 +13,8 @@ from lossbench.errors import UserError
 from lossbench.recipe import WORKSPACE, WORKSPACES, Compute
 
 SWITCH = "CUBLAS_WORKSPACE_CONFIG"
+RAISES = 2
+"""Mode of torch in which what has no deterministic form raises."""
 
 
 @contextmanager
@@ -34,6 +36,8 @@ def deterministic(compute: Compute) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module property
         try:
             yield
+            if torch.get_deterministic_debug_mode() != RAISES:
+                raise _changed("torch.use_deterministic_algorithms")
         finally:
             torch.set_deterministic_debug_mode(before)
             torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]  # a module property
@@ -50,22 +54,35 @@ def stated_precision(compute: Compute) -> Iterator[None]:
         return
     check_workspace()
     wanted = "tf32" if compute.precision == "tf32" else "ieee"
-    backends: list[Any] = [
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,  # type: ignore[attr-defined]  # made at run time
-        torch.backends.cudnn.rnn,
-    ]
-    before = [one.fp32_precision for one in backends]
+    backends: dict[str, Any] = {
+        "cuda.matmul": torch.backends.cuda.matmul,
+        "cudnn.conv": torch.backends.cudnn.conv,  # type: ignore[attr-defined]  # made at run time
+        "cudnn.rnn": torch.backends.cudnn.rnn,
+    }
+    before = {name: one.fp32_precision for name, one in backends.items()}
     benchmark = torch.backends.cudnn.benchmark
-    for one in backends:
+    for one in backends.values():
         one.fp32_precision = wanted
     torch.backends.cudnn.benchmark = False
     try:
         yield
+        if torch.backends.cudnn.benchmark:
+            raise _changed("torch.backends.cudnn.benchmark")
+        for name, one in backends.items():
+            if one.fp32_precision != wanted:
+                raise _changed(f"the precision of torch.backends.{name}")
     finally:
-        for one, value in zip(backends, before, strict=True):
-            one.fp32_precision = value
+        for name, one in backends.items():
+            one.fp32_precision = before[name]
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _changed(switch: str) -> UserError:
+    """Refuse what was computed while code of the user's own had set a switch otherwise, for a part of it."""
+    return UserError(
+        f"a model, loss or augmentation of your own switches {switch} while it is loaded, built or run, so "
+        "that results need not repeat; allowed: to leave torch's switches as they are"
+    )
 
 
 def check_workspace() -> None:

@@ -15,12 +15,12 @@ WANTED = re.compile(r"(?:Tried to allocate|Requested size:) ([\d.]+ \w+)")
 FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", re.S)
 PART = re.compile(r"([\d.]+ \w+) allowed;")
 """Of a process that has a part of the memory: what is free beside it is not its own."""
-NO_DETERMINISTIC_FORM = re.compile(r"^(\S+) does not have a deterministic implementation", re.M)
+NO_DETERMINISTIC_FORM = re.compile(r"^(.+?) does not have a deterministic implementation", re.M)
 ASSERTED = re.compile(r"device-side assert", re.IGNORECASE)
-NO_ENGINE = re.compile(r"was unable to find an engine to execute this computation")
+NO_ENGINE = re.compile(r"unable to find (?:an engine to execute|a valid cuDNN algorithm)", re.I)
 LIBRARY = re.compile(
-    r"\b(cuDNN|CUDA|CUDA NVRTC|cusolver|cusparse) (?:Frontend )?error: *(?:CUDNN_BACKEND_\w+: )?"
-    r"((?:CUDNN|CUBLAS|NVRTC|CUSOLVER|CUSPARSE)_\w+)",
+    r"\b(cuDNN|CUDA|CUDA NVRTC|cuFFT|cusolver|cusparse) (?:Frontend )?error: *(?:CUDNN_BACKEND_\w+: )?"
+    r"((?:CUDNN|CUBLAS|CUFFT|NVRTC|CUSOLVER|CUSPARSE)_\w+)",
     re.I,
 )
 BROKEN = re.compile(r"^CUDA (?:driver )?error: ([^\n]+)", re.M)

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lossbench.data.dataset import Dataset, DatasetInfo, Kind
+from lossbench.data.dataset import Dataset, DatasetInfo, Kind, Split
 from lossbench.errors import UserError
 from lossbench.params import Experiment, Params
 from lossbench.plugins import is_path, load_object
-from lossbench.recipe import Recipe
+from lossbench.recipe import Compute, Recipe
 from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
 from lossbench.training.setting import check_mixing, check_recipe
+from lossbench.trial.advice import tell_of_waits
 from lossbench.trial.loss import build_loss, show, try_loss
 from lossbench.trial.model import try_model
-from lossbench.trial.shared import Trial, one_thread, raised, sized, told
+from lossbench.trial.shared import Trial, as_trained, faults_told, raised, sized, told, trying
 
 SHOWN = 2**18
 """Positions of a sample up to which losses are tried before there are data: more takes seconds a loss."""
@@ -46,12 +48,13 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         raise UserError(f"{data.folder}: split 'train' is empty; training needs at least one sample in it")
     with told(where):
         task = _task(experiment, data.info, name)
-        inputs, targets = _first(split.inputs), _first(split.targets)
+        with faults_told(params.compute, where):
+            samples, encoded = _encoded(task, split, params.compute)
         trial = Trial(
             where,
             experiment,
             task,
-            task.encode_inputs(inputs),
+            samples,
             params.compute,
             _last(experiment.recipe, len(split)),
             None if split.weights is None else _first(split.weights),
@@ -59,8 +62,7 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         )
         check_recipe(experiment.recipe, data, trial.shape)
         check_mixing(experiment.recipe, task, trial.shape)
-    encoded = task.encode_targets(targets)
-    with one_thread():
+    with trying(trial):
         outputs = try_model(trial)
         if own := experiment.recipe.augmentation.own:
             given, encoded = _augmented(trial, own, encoded)
@@ -71,10 +73,10 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
             f"{task.outputs} (of {len(data.info.classes)} classes)"
         )
     for arm in params.arms_of(name).values():
-        with one_thread():
+        with trying(trial):
             try_loss(trial, arm.loss, params.losses[arm.loss], outputs, encoded)
     if is_path(experiment.metric) or is_path(experiment.task.name):
-        with one_thread():
+        with trying(trial):
             _try_scores(trial, data, outputs, encoded)
 
 
@@ -97,25 +99,46 @@ def _task(experiment: Experiment, info: DatasetInfo, name: str) -> Task:
     return task
 
 
+def _encoded(task: Task, split: Split, compute: Compute) -> tuple[Tensor, Tensor]:
+    """Encode two samples where training does, which a task of the user's own may not have in mind."""
+    inputs, targets = (_first(one).to(compute.device) for one in (split.inputs, split.targets))
+    with raised("", f"task '{task.name}'"), faults_told(compute, f"task '{task.name}'"):
+        return task.encode_inputs(inputs).cpu(), task.encode_targets(targets).cpu()
+
+
 def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Let an augmentation of the user's own change the samples, twice with one generator."""
+    """Let an augmentation of the user's own change samples where training does, twice with one generator."""
+    device, whose = trial.compute.device, f"'recipe.augmentation.own': {own}"
+
+    change = load_object(own, "recipe.augmentation.own")
+
+    def given() -> tuple[Tensor, Tensor, torch.Generator]:
+        random = torch.Generator(device).manual_seed(0)
+        return trial.samples.to(device, copy=True), targets.to(device, copy=True), random
+
     made = []
     for seed in range(2):
-        with torch.random.fork_rng(devices=[]), raised(trial.where, f"'recipe.augmentation.own': {own}"):
+        with torch.random.fork_rng(devices=[]), raised(trial.where, whose), as_trained(trial):
             torch.manual_seed(seed)
-            change, random = load_object(own, "recipe.augmentation.own"), torch.Generator().manual_seed(0)
-            made.append(change(trial.samples.clone(), targets.clone(), random))
+            with faults_told(trial.compute, whose):
+                made.append(change(*given()))
     found = made[0]
     if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)):
         what = f"returns a {type(found).__name__}"
+    elif any(one.device.type != device for one in found):
+        what = f"is given tensors on '{device}' and returns others"
     elif any(len(one) != len(targets) for one in found):
         what = f"returns {len(found[0])} inputs and {len(found[1])} targets for {len(targets)}"
     elif (kinds := [one.dtype for one in found]) != [trial.samples.dtype, targets.dtype]:
         what = f"returns inputs of {kinds[0]} and targets of {kinds[1]}"
-    elif not all(torch.equal(*both) for both in zip(*made, strict=True)):
+    elif not all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(*made, strict=True)):
         what = "draws from elsewhere than the generator that it is given"
     else:
-        return found[0], found[1]
+        if device == "cuda":
+            alone = trial.compute.model_copy(update={"graphs": False})  # a batch is changed before its step
+            with as_trained(trial):
+                tell_of_waits(f"{trial.where}: {whose}", alone, partial(change, *given()))
+        return found[0].cpu(), found[1].cpu()
     raise UserError(
         f"{trial.where}: 'recipe.augmentation.own': {own} {what}; allowed: (inputs, targets), tensors for as "
         f"many samples, inputs of {trial.samples.dtype}, targets of {targets.dtype}, the same for the same "
@@ -128,13 +151,14 @@ def _try_scores(trial: Trial, data: Dataset, outputs: Tensor, targets: Tensor) -
     experiment = trial.experiment
     whose = f"metric '{experiment.metric}'" if is_path(experiment.metric) else f"task '{trial.task.name}'"
     task = task_for(experiment.task.name, experiment.metric)(data.info, experiment.task.options)
-    logits = torch.zeros(outputs.shape)
+    device = trial.compute.device  # where a training's validation is
+    logits, targets = torch.zeros(outputs.shape, device=device), targets.to(device)
     measure = load_object(experiment.metric, "metric") if is_path(experiment.metric) else None
     way = getattr(measure, "higher_is_better", True)
     if not isinstance(way, bool):
         raise UserError(f"{trial.where}: {whose} has higher_is_better = {way!r}; allowed: true or false")
-    with torch.no_grad(), raised(trial.where, whose):
-        digests = task.score_digest(logits, targets, trial.samples)
+    with torch.no_grad(), raised(trial.where, whose), as_trained(trial), faults_told(trial.compute, whose):
+        digests = task.score_digest(logits, targets, trial.samples.to(device))
         validated = task.validate(digests, targets)
         found = [task.floors(data)[CONSTANT].get(experiment.metric) for _ in range(2)]
     if task.monitor not in validated:
@@ -177,7 +201,7 @@ def try_shape(
         task = _unseen(experiment, kind, shape, classes or NAMES[:2])
     samples = task.encode_inputs(torch.zeros(2, *shape, dtype=torch.uint8))
     trial = Trial(where, experiment, task, samples, params.compute)
-    with one_thread():
+    with trying(trial):
         outputs = try_model(trial)
     wanted = {"label": (task.outputs,), "mask": (task.outputs, *shape[1:])}.get(kind)
     # How many classes there are the data will say: where they are not fetched, only the shape is known.
@@ -189,7 +213,7 @@ def try_shape(
     if wanted is None or int(np.prod(shape[1:])) > SHOWN:
         return
     for arm in params.arms_of(name).values():
-        with one_thread():
+        with trying(trial):
             _try_unseen(trial, kind, arm.loss, params.losses[arm.loss], outputs, classes)
 
 

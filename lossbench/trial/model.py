@@ -38,7 +38,7 @@ def try_model(trial: Trial) -> Tensor:
     device = "cpu" if int(np.prod(trial.shape[1:])) <= POSITIONS else "meta"
     if trial.compute.device == "cuda":  # it alone knows what has no deterministic form there
         device = "cuda"
-    with told(trial.where):
+    with told(trial.where), as_trained(trial):
         model = _model(trial, device)
         if device == "cuda":
             _check_recurrent(model)
@@ -61,7 +61,9 @@ def try_model(trial: Trial) -> Tensor:
     if trial.last == 1:
         try:
             _forward(model.train(), trial, device, 1)
-        except MISFIT:
+        except MISFIT as error:
+            if (fault := device_fault(trial, error)) is not None:
+                raise fault from error
             recipe = trial.experiment.recipe
             raise UserError(
                 f"{trial.where}: 'recipe.batch_size' is {recipe.batch_size}, which leaves one sample for an "

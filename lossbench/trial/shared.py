@@ -1,13 +1,13 @@
 """What is tried, and how it is said: one sentence, whatever the user's own code raises."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lossbench.errors import UserError
+from lossbench.errors import GateError, UserError
 from lossbench.params import Experiment
 from lossbench.recipe import Compute
 from lossbench.tasks.base import Task
@@ -55,14 +55,20 @@ class Trial:
         return f"model '{self.experiment.model.name}' on samples of {size}"
 
 
-def as_trained(trial: Trial) -> AbstractContextManager[None]:
+@contextmanager
+def as_trained(trial: Trial) -> Iterator[None]:
     """On a GPU what has no deterministic form is to raise, as it would in training."""
-    return deterministic(trial.compute) if trial.compute.device == "cuda" else nullcontext()
+    with told(trial.where), deterministic(trial.compute) if _on_gpu(trial) else nullcontext():
+        yield
+
+
+def _on_gpu(trial: Trial) -> bool:
+    return trial.compute.device == "cuda"
 
 
 def device_fault(trial: Trial, error: BaseException, whose: str = "") -> Exception | None:
     """Say what happened to the GPU, if that is where it is tried and something did."""
-    if trial.compute.device != "cuda":
+    if not _on_gpu(trial):
         return None
     return of_the_device(error, whose or f"{trial.where}: {trial.whose}")
 
@@ -73,22 +79,40 @@ def some(values: Tensor | None, count: int) -> Tensor | None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Leave torch's pool of threads unused: workers forked later would wait for it for ever."""
+def faults_told(compute: Compute, whose: str) -> Iterator[None]:
+    """Say what happened to the GPU, if something did."""
+    try:
+        yield
+    except RuntimeError as error:
+        fault = of_the_device(error, whose) if compute.device == "cuda" else None
+        if fault is None:
+            raise
+        raise fault from error
+
+
+@contextmanager
+def trying(trial: Trial) -> Iterator[None]:
+    """Compute in one thread, and say what happens to the GPU, whenever it does.
+
+    torch's pool of threads is left unused: workers forked later would wait for it for ever.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with faults_told(trial.compute, f"{trial.where}: {trial.whose}"):
+            yield
     finally:
         torch.set_num_threads(before)
 
 
 @contextmanager
 def told(where: str) -> Iterator[None]:
-    """Say of which experiment a sentence speaks."""
+    """Say of which experiment a sentence speaks, where it does not yet."""
     try:
         yield
     except UserError as error:
+        if str(error).startswith(where):
+            raise
         raise UserError(f"{where}: {error}") from None
 
 
@@ -99,6 +123,8 @@ def raised(where: str, whose: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{where}: {error}" if where else str(error)) from None
+    except GateError:  # of the GPU: no fault of the user's code
+        raise
     except (Exception, SystemExit) as error:
         told = f"{whose} fails: {brief(error)}"
         raise UserError(f"{where}: {told}" if where else told) from error

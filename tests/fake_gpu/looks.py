@@ -137,7 +137,52 @@ def constant(logits, target):
 
 def fits(logits, target):
     return F.cross_entropy(logits, target)
+
+
+def switching(logits, target):
+    torch.backends.cudnn.benchmark = True
+    return logits.sum()
+
+
+class Switching(Waiting):
+    def __init__(self, input_shape, outputs):
+        super().__init__(input_shape, outputs)
+        torch.use_deterministic_algorithms(False)
+
+
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+class Large(Waiting):
+    def _apply(self, *given):
+        raise torch.OutOfMemoryError(FULL)
+
+
+class Short(Waiting):
+    def forward(self, images):
+        if len(images) == 1 and self.training:
+            raise torch.OutOfMemoryError(FULL)
+        return self.linear(images.mean((2, 3)))
+
+
+def draws(inputs, targets, generator):
+    return inputs * torch.rand(1, generator=generator, device=inputs.device), targets
+
+
+def draws_elsewhere(inputs, targets, generator):
+    return inputs * torch.rand(1, generator=generator), targets
+
+
+def on_the_host(inputs, targets, generator):
+    return torch.from_numpy(inputs.numpy()), targets
+
+
+def looks_up(inputs, targets, generator):
+    return inputs * inputs.max().item(), targets  # line 90
 """
+
+
+AUGMENTATIONS = ("draws", "draws_elsewhere", "on_the_host", "looks_up")
 
 
 def advice(folder: Path) -> dict[str, str]:
@@ -155,13 +200,21 @@ def advice(folder: Path) -> dict[str, str]:
             (name, {"name": f"mine:{name}"}, "loop", losses["fits"])
             for name in ("Waiting", "Plain", "Making")
         ),
+        *(
+            (name, {"name": f"mine:{name}"}, "loop", losses["fits"])
+            for name in ("Switching", "Large", "Short")
+        ),
+        ("switching", NETWORKS["label"], "loop", {"name": "mine:switching"}),
+        *((name, NETWORKS["label"], "loop", losses["fits"]) for name in AUGMENTATIONS),
         ("small", NETWORKS["label"], "population", losses["fits"]),
         ("large", {"name": "resnet", "depth": 18, "width": 64}, "population", losses["fits"]),
     ):
         experiment = {
             "task": "classification", "dataset": "d", "model": network, "metric": "accuracy", "margin": 0.1,
-            "recipe": {"epochs": 1, "batch_size": 128},
+            "recipe": {"epochs": 1, "batch_size": 3 if name == "Short" else 128, "drop_last": False},
         }  # fmt: skip
+        if name in AUGMENTATIONS:
+            experiment["recipe"]["augmentation"] = {"own": f"mine:{name}"}  # type: ignore[index]  # a dict
         params = parse_params(
             {
                 "datasets": {"d": {"source": "cifar10", "path": "originals"}},
@@ -179,7 +232,7 @@ def advice(folder: Path) -> dict[str, str]:
         try:
             with redirect_stderr(said):
                 trial.try_experiment("one", params, data)
-        except UserError as error:
+        except (GateError, UserError) as error:
             said.write(f"error: {error}")
         told[name] = said.getvalue()
     return told

@@ -187,6 +187,14 @@ def test_what_a_step_costs_that_need_not_be_is_said_by_check(standin: Path, tmp_
             in told[name]
         )
         assert "two devices, cuda:0 and cpu" in told[name]
-    assert told["fits"] == told["small"] == ""
+    assert "switches torch.use_deterministic_algorithms" in told["Switching"]
+    assert "switches torch.backends.cudnn.benchmark" in told["switching"]
+    for name in ("Large", "Short"):  # no memory for the weights, and none for an epoch's last batch
+        assert "does not fit into the GPU's memory (2.00 GiB more were wanted)" in told[name]
+    whose = "params.yaml: experiment 'one': 'recipe.augmentation.own': mine:"
+    assert told["draws_elsewhere"].startswith(f"error: {whose}draws_elsewhere fails: Expected a 'cpu' device")
+    assert told["on_the_host"].startswith(f"error: {whose}on_the_host fails: can't convert cuda:0")
+    assert f"warning: {whose}looks_up waits for the GPU in every step (mine.py:90)" in told["looks_up"]
+    assert told["fits"] == told["small"] == told["draws"] == ""
     assert "a step of one member takes 4" in told["large"]
     assert "GFLOP, and a GPU is busy with it" in told["large"]
