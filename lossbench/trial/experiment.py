@@ -15,6 +15,7 @@ from lossbench.plugins import is_path, load_object
 from lossbench.recipe import Recipe
 from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
 from lossbench.training.setting import check_mixing, check_recipe
+from lossbench.trial.generators import seeds
 from lossbench.trial.loss import build_loss, show, try_loss
 from lossbench.trial.model import try_model
 from lossbench.trial.shared import Trial, one_thread, raised, sized, told
@@ -99,12 +100,15 @@ def _task(experiment: Experiment, info: DatasetInfo, name: str) -> Task:
 
 def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Let an augmentation of the user's own change the samples, twice with one generator."""
-    made = []
-    for seed in range(2):
-        with torch.random.fork_rng(devices=[]), raised(trial.where, f"'recipe.augmentation.own': {own}"):
-            torch.manual_seed(seed)
-            change, random = load_object(own, "recipe.augmentation.own"), torch.Generator().manual_seed(0)
-            made.append(change(trial.samples.clone(), targets.clone(), random))
+    made: list[Any] = []
+    change = load_object(own, "recipe.augmentation.own")
+
+    def changed() -> None:
+        random = torch.Generator().manual_seed(0)
+        made.append(change(trial.samples.clone(), targets.clone(), random))
+
+    with raised(trial.where, f"'recipe.augmentation.own': {own}"):
+        whose = seeds(changed)
     found = made[0]
     if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)):
         what = f"returns a {type(found).__name__}"
@@ -114,6 +118,8 @@ def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]
         what = f"returns inputs of {kinds[0]} and targets of {kinds[1]}"
     elif not all(torch.equal(*both) for both in zip(*made, strict=True)):
         what = "draws from elsewhere than the generator that it is given"
+    elif whose is not None:
+        what = f"seeds {whose} generator"
     else:
         return found[0], found[1]
     raise UserError(
@@ -135,7 +141,12 @@ def _try_scores(trial: Trial, data: Dataset, outputs: Tensor, targets: Tensor) -
         raise UserError(f"{trial.where}: {whose} has higher_is_better = {way!r}; allowed: true or false")
     with torch.no_grad(), raised(trial.where, whose):
         digests = task.score_digest(logits, targets, trial.samples)
+        seen = targets._version
         validated = task.validate(digests, targets)
+        if targets._version != seen:
+            raise UserError(
+                f"{whose} changes the targets in place, which all later epochs are scored by; allowed: a copy"
+            )
         found = [task.floors(data)[CONSTANT].get(experiment.metric) for _ in range(2)]
     if task.monitor not in validated:
         raise UserError(
