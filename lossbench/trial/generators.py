@@ -27,7 +27,7 @@ def seeds(call: Callable[[], object]) -> str | None:
 def _states() -> dict[str, object]:
     return {
         "torch's": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's": np.random.get_state()[1].tobytes(),  # noqa: NPY002  # as above
+        "NumPy's": np.random.get_state(legacy=False)["state"]["key"].tobytes(),  # noqa: NPY002  # as above
         "Python's": random.getstate()[1],
     }
 
