@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law_cases import examples
@@ -18,7 +19,7 @@ from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
 from lossbench.evaluation.replicates import predict_replicate, score_predicted
 from lossbench.models import build
-from lossbench.params import Anomaly
+from lossbench.params import Anomaly, parse_params
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
@@ -27,6 +28,8 @@ from lossbench.tasks.base import GAP, task_for
 from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
+from lossbench.trial.model import try_model
+from lossbench.trial.shared import Trial
 
 NETWORK = Network(name="autoencoder", width=8, latent=6)
 sk = Late("sklearn.metrics")
@@ -219,3 +222,22 @@ def test_scores_need_no_reconstructions(digits):
     assert torch.equal(whole[:, :1], brief)
     targets = np.array([0, 1, 0, 0, 1])
     assert task.score(whole.numpy(), targets).metrics == task.score(brief.numpy(), targets).metrics
+
+
+def test_a_network_that_changes_the_image_it_is_compared_with_is_refused(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_inplace.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.first = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(1, 1, 1))\n"
+        "    def forward(self, x):\n        return self.first(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    content = tiny_params()
+    experiment = content["experiments"]["digits"]
+    experiment |= {"task": "anomaly", "metric": "auroc", "model": "mine_inplace:Net"}
+    task, params = task_class("anomaly")(digits.info), parse_params(content)
+    samples = task.encode_inputs(torch.from_numpy(np.array(digits.split("train").inputs[:2])))
+    trial = Trial("params.yaml", params.experiments["digits"], task, samples, Compute())
+    with pytest.raises(UserError, match="changes its inputs in place, which task 'anomaly' compares"):
+        try_model(trial)

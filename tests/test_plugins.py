@@ -1,11 +1,13 @@
 """Names by import path: the user's own code, and other packages', from params.yaml alone."""
 
 import hashlib
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, stage, tiny_params, write_params
@@ -345,6 +347,45 @@ ODD: dict[str, tuple[str, str, str]] = {
         "model", f"{NET}        self.more = [nn.Linear(64, 64)]\n"
         "    def forward(self, x):\n        return self.last(self.more[0](x.flatten(1)))\nown = Net\n",
         "predicts otherwise when it is made again"),
+    "a network seeded in its factory": (
+        "model", f"{NET}{FORWARD}def own():\n    torch.manual_seed(0)\n    return Net()\n", "seeds torch's generator itself"),
+    "a network of a seeded NumPy": (
+        "model", f"{NET}{FORWARD}def own():\n    np.random.seed(0)\n    made = Net()\n"
+        "    made.last.weight.data = torch.tensor(np.random.randn(10, 64)).float()\n    return made\n",
+        "seeds NumPy's generator itself"),
+    "a network of a seeded Python": (
+        "model", f"{NET}{FORWARD}def own():\n    import random\n    random.seed(0)\n    return Net()\n", "seeds Python's generator itself"),
+    "a network that seeds as it runs": (
+        "model", f"{NET}    def forward(self, x):\n        torch.manual_seed(0)\n"
+        "        return self.last(torch.dropout(x.flatten(1), 0.5, self.training))\nown = Net\n", "seeds torch's generator itself"),
+    "a network of complex weights": (
+        "model", f"{NET}        self.more = nn.Linear(64, 64, dtype=torch.complex64)\n"
+        "    def forward(self, x):\n        return self.last(self.more(x.flatten(1).to(torch.complex64)).real)\nown = Net\n",
+        r"has a weight with complex64 numbers \('network.more.weight'\), which optimizer 'adam' cannot train; allowed"),
+    "a network of sparse gradients": (
+        "model", f"{NET}        self.more = nn.Embedding(9, 10, sparse=True)\n"
+        "    def forward(self, x):\n        return self.last(x.flatten(1)) + self.more(x.flatten(1).long().clamp(0, 8)).sum(1)\nown = Net\n",
+        r"has a weight with sparse gradients \('network.more.weight'\), which optimizer 'adam' cannot train; allowed"),
+    "a network of frozen weights alone": (
+        "model", f"{NET}        self.requires_grad_(False)\n{FORWARD}own = Net\n", "cannot learn: no gradient leads"),
+    "a loss that seeds": (
+        "loss", f"{LOSS}def own(logits, target):\n    torch.manual_seed(0)\n    return cross_entropy(logits, target)\n",
+        "loss 'own' seeds torch's generator"),
+    "a loss that changes its logits": (
+        "loss", f"{LOSS}def own(logits, target):\n    logits.sub_(1.0)\n    return cross_entropy(logits, target)\n",
+        "loss 'own' changes its logits in place"),
+    "a loss that changes its targets": (
+        "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target.clamp_(max=1))\n",
+        "loss 'own' changes its targets in place"),
+    "an augmentation that seeds": (
+        "augmentation", "import torch\ndef own(x, t, g):\n    torch.manual_seed(0)\n    return x + torch.rand_like(x), t\n",
+        "mine_odd:own seeds torch's generator"),
+    "a metric that changes the targets": (
+        "metric", "def own(d, t):\n    t[:] = 0\n    return (d == t).mean()\n", "mine_odd:own raised ValueError: .* read-only"),
+    "a task that changes the targets": (
+        "task", "from lossbench.tasks.classification import Classification\nclass own(Classification):\n"
+        "    def validate(self, digests, targets):\n        targets.clamp_(max=1)\n        return super().validate(digests, targets)\n",
+        "changes the targets in place"),
     "a network that keeps no tensor": (
         "model", f"{NET}{FORWARD}    def get_extra_state(self):\n        return {{}}\nown = Net\n",
         "keeps 'network._extra_state', which is no tensor"),
@@ -382,9 +423,9 @@ ODD: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-def tried(kind: str, study: Path) -> None:
+def tried(kind: str, study: Path, **changes: Any) -> None:
     """Try an experiment of which one part is ``mine_odd:own``."""
-    content = study_params(hypotheses={})
+    content = study_params(hypotheses={}, **changes)
     experiment, own = content["experiments"]["digits"], "mine_odd:own"
     if kind == "loss":
         content["losses"]["own"] = {"name": own}
@@ -427,6 +468,12 @@ GOOD: dict[str, tuple[str, str]] = {
         "model", f"{NET}        self.half()\n    def forward(self, x):\n        return self.last(x.flatten(1).half())\nown = Net\n"),
     "an augmentation by its generator": (
         "augmentation", "import torch\ndef own(x, t, g):\n    return x + torch.rand(len(x), 1, 1, 1, generator=g), t\n"),
+    "an augmentation in place": (
+        "augmentation", "def own(x, t, g):\n    return x.mul_(0.5), t\n"),
+    "a network with frozen and whole weights": (
+        "model", f"{NET}        self.more = nn.Linear(64, 64).requires_grad_(False)\n"
+        "        self.n = nn.Parameter(torch.arange(3), requires_grad=False)\n"
+        "    def forward(self, x):\n        return self.last(self.more(x.flatten(1)))\nown = Net\n"),
     "a metric": ("metric", "def own(d, t):\n    return (d == t).mean()\n"),
 }  # fmt: skip
 
@@ -436,3 +483,33 @@ def test_what_is_as_it_should_be_is_not_refused(what: str, code: Path, trained_s
     kind, source = GOOD[what]
     (code / "mine_odd.py").write_text(source)
     tried(kind, trained_study)
+
+
+def test_weights_that_are_not_to_be_trained_are_none_for_a_population(
+    code: Path, trained_study: Path
+) -> None:
+    (code / "mine_odd.py").write_text(GOOD["a network with frozen and whole weights"][1])
+    with pytest.raises(UserError, match=r"not to be trained \('network.n'\), but 'compute.engine'"):
+        tried("model", trained_study, compute={"engine": "population"})
+
+
+def test_weights_that_no_seed_decides_are_told(
+    code: Path, trained_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code / "mine_odd.py").write_text(
+        f"{NET}        self.last.weight.data = torch.tensor(np.random.default_rng(0).normal(size=(10, 64))).float()\n"
+        f"        self.last.bias.data.zero_()\n{FORWARD}own = Net\n"
+    )
+    tried("model", trained_study)
+    assert "model 'mine_odd:own' on samples of 1×8×8 begins with the same weights whatever the seed" in (
+        capsys.readouterr().err
+    )
+
+
+def test_what_is_tried_leaves_all_generators_as_they_were(code: Path, trained_study: Path) -> None:
+    (code / "mine_odd.py").write_text(GOOD["a network with dropout and batch norm"][1])
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002  # its
+    tried("model", trained_study)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002  # state is what is asked
+    assert random.getstate() == before[2]

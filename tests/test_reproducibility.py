@@ -262,9 +262,7 @@ def test_two_at_once_end_as_one_would(done: Path, tmp_path: Path) -> None:
     assert not any("Traceback" in text for text in said)
     for one, text in zip(both, said, strict=True):
         if one.returncode:
-            assert text.splitlines()[-1].startswith(
-                "refused: another `lossbench run` is at work: "
-            ), text
+            assert text.splitlines()[-1].startswith("refused: another `lossbench run` is at work: "), text
     repro(folder)
     assert lock(folder) == lock(done)
 

@@ -7,6 +7,7 @@ import string
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossbench.errors import GateError, UserError
+from lossbench.identity import Owner
 from lossbench.params import ScriptExperiment, parse_params
 from lossbench.scripts.arguments import filled, placeholders, values_of
 from lossbench.scripts.code import script_code
@@ -29,7 +31,7 @@ from lossbench.scripts.results import (
     read_history,
     read_result,
 )
-from lossbench.scripts.running import run_script
+from lossbench.scripts.running import MARK, end_left_behind, run_script
 from lossbench.scripts.spec import ScriptTask
 
 
@@ -211,6 +213,20 @@ pathlib.Path("child").write_text(str(child.pid))
 """
 
 
+SESSION = """
+import os, pathlib, subprocess, sys, time
+if not os.fork():
+    os.setsid()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    pathlib.Path("part").write_text(str(child.pid))
+    os.rename("part", "child")
+    os._exit(0)
+while not pathlib.Path("child").exists():
+    time.sleep(0.01)
+"""
+"""It starts a process as a daemon does: forked twice, in a session of its own."""
+
+
 def ended(pid: int) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -226,14 +242,16 @@ def test_after_its_timeout_a_script_ends_with_all_that_it_started(tmp_path: Path
     assert ended(int((tmp_path / "child").read_text()))
 
 
-def test_what_a_script_leaves_running_ends_with_it(tmp_path: Path) -> None:
-    run(FAMILY, tmp_path)
+@pytest.mark.parametrize("script", [FAMILY, SESSION])
+def test_what_a_script_leaves_running_ends_with_it(script: str, tmp_path: Path) -> None:
+    run(script, tmp_path)
     assert ended(int((tmp_path / "child").read_text()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_a_script_with_all_that_it_started(number: int, tmp_path: Path) -> None:
-    (tmp_path / "x.py").write_text(FAMILY + "time.sleep(600)")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("script", [FAMILY, SESSION])
+def test_ctrl_c_ends_a_script_with_all_that_it_started(script: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(script + "time.sleep(600)")
     driver = (
         "import pathlib, signal\n"
         # who runs the tests in a shell's background hands down that Ctrl-C is ignored
@@ -256,7 +274,26 @@ def test_ctrl_c_ends_a_script_with_all_that_it_started(number: int, tmp_path: Pa
     time.sleep(0.1)
     process.send_signal(number)
     process.wait(timeout=30)
+    if number == signal.SIGKILL:  # it could do nothing; who comes next does
+        end_left_behind()
     assert ended(int((tmp_path / "child").read_text()))
+
+
+def test_what_runs_for_others_is_not_ended(tmp_path: Path) -> None:
+    """Not a script of a worker that lives, nor one of another space of process numbers (a container's)."""
+    marks = ["x nonsense", f"x {Owner.me()}", f"x {replace(Owner.me(), space='1', pid=2**22, started=1.0)}"]
+    sleeps = [
+        subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: mark}, start_new_session=True)
+        for mark in marks
+    ]
+    try:
+        run("pass", tmp_path)
+        time.sleep(0.1)
+        assert [one.poll() for one in sleeps] == [None] * len(marks)
+    finally:
+        for one in sleeps:
+            one.kill()
+            one.wait()
 
 
 def test_two_runs_that_write_to_one_place_are_told(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossbench.statistics import Interval, difference_p, hall_p, mean_interval, pair_correlation, sign_flip_p
+from lossbench.statistics import (
+    Interval,
+    difference_p,
+    hall_p,
+    mean_interval,
+    pair_correlation,
+    paired,
+    sign_flip_p,
+)
 from lossbench.statistics.paired import EXACT_UP_TO, hall_bounds
 
 scores = st.lists(st.integers(-500, 500).map(lambda k: k / 1000), min_size=2, max_size=10).map(np.array)
@@ -173,3 +181,13 @@ def test_pair_correlation_is_pearsons():
 
 def test_an_arm_that_never_varies_has_no_correlation():
     assert math.isnan(pair_correlation(np.ones(5), np.arange(5.0)))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 33, 250])
+def test_drawn_signs_are_those_of_numpys_integers(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    rng, sums = np.random.Generator(np.random.PCG64(3)), np.zeros(1000)
+    for start in range(0, count, 8):
+        some = paired._all_signed_sums(values[start : start + 8])
+        sums += some[rng.integers(0, len(some), 1000, dtype=np.uint16)]
+    assert np.array_equal(paired._drawn_sums(values, 1000, 3), sums)

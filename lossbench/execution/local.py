@@ -29,6 +29,7 @@ from lossbench.lifetime import die_with_parent, without_main
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.recipe import Compute
+from lossbench.scripts.running import end_left_behind
 from lossbench.store import Store
 from lossbench.system import available_memory, keep_memory, peak_memory, processors, reset_peak, resident
 from lossbench.telling import LESS_MEMORY
@@ -280,7 +281,9 @@ class LocalExecutor:
             return [event for job in helper.jobs.values() for event in self._lost(job, why)]
 
     def _died(self, worker: _Worker, job: Job) -> list[Event]:
-        return self._lost(job, self._bury(worker))
+        code = self._bury(worker)
+        end_left_behind()
+        return self._lost(job, code)
 
     def _lost(self, job: Job, code: int) -> list[Event]:
         """Have a job done once more whose process was killed; else say how that ended."""

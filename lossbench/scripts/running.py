@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 
 from lossbench.errors import GateError
+from lossbench.identity import Owner
 from lossbench.lifetime import die_with_parent
 from lossbench.telling import LESS_MEMORY
 
@@ -27,6 +29,8 @@ LINES, CHARACTERS = 6, 800
 """Of what a script said last that are shown."""
 PYTHON = ("python", "python3")
 """As the first argument they mean the Python that runs Lossbench."""
+MARK = "LOSSBENCH_SCRIPT"
+"""In the environment of a script and of all that it starts, in whatever session: whose run they belong to."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,14 @@ def run_script(
         GateError: a clause: it cannot be started, took too long, or ended with another exit code than 0.
 
     """
-    began = time.monotonic()
+    began, mark = time.monotonic(), f"{uuid4()} {Owner.me()}"
+    end_left_behind()
     with (logs / "stdout.txt").open("wb") as out, (logs / "stderr.txt").open("wb") as err:
         try:
             process = subprocess.Popen(
                 [program(arguments[0]), *arguments[1:]],
                 cwd=study,
-                env={**os.environ, **_environment(threads)},
+                env={**os.environ, **_environment(threads), MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -91,6 +96,7 @@ def run_script(
             code, peak = _wait(process, timeout, began, tell)
         finally:
             end_group(process)
+            _end_marked(lambda found: found == mark)
     if code is None:
         raise GateError(f"took longer than its 'timeout' of {timeout:g} s and was ended{_last_words(logs)}")
     if code:
@@ -133,13 +139,47 @@ def held(pid: int) -> int:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a script and all that it started, at once where it has ended itself."""
+    """End a script and its process group, at once where it has ended itself."""
     if process.poll() is None:
         _signal(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
     _signal(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def end_left_behind() -> None:
+    """End what scripts left running whose worker was killed, and so could not end it."""
+    _end_marked(_is_left_behind)
+
+
+def _is_left_behind(mark: str) -> bool:
+    try:
+        owner = Owner.read(mark.partition(" ")[2])
+    except (ValueError, TypeError):  # somebody else's
+        return False
+    # Processes of a container are seen from outside, where their numbers mean nothing.
+    return owner.here() and owner.dead()
+
+
+def _end_marked(wanted: Callable[[str], bool]) -> None:
+    """Kill the processes whose mark is wanted, until there are none: they may start others meanwhile."""
+    deadline = time.monotonic() + GRACE
+    while found := [one for one in psutil.process_iter() if _marked(one, wanted)]:
+        for one in found:
+            with suppress(psutil.Error):
+                one.kill()
+        if time.monotonic() > deadline:  # one that the kernel holds ends when that lets go of it
+            return
+        time.sleep(0.01)
+
+
+def _marked(process: psutil.Process, wanted: Callable[[str], bool]) -> bool:
+    try:
+        mark = process.environ().get(MARK)
+    except (psutil.Error, OSError):  # it has ended, or is another user's
+        return False
+    return mark is not None and process.pid != os.getpid() and wanted(mark)
 
 
 def _signal(group: int, number: int) -> None:

@@ -79,3 +79,17 @@ def tell_of_stacking(who: str, batch: int, samples: int, step: Callable[[], Any]
             "'loop' on an H100, and takes more memory",
             file=sys.stderr,
         )
+
+
+def tell_of_equal_weights(who: str) -> None:
+    """Say that the seed decides less than one would think.
+
+    Args:
+        who: how the sentence begins.
+
+    """
+    print(
+        f"warning: {who} begins with the same weights whatever the seed, as a pretrained one does; "
+        "replicates differ in batch order and augmentation alone, and so less than new trainings would",
+        file=sys.stderr,
+    )

@@ -17,6 +17,7 @@ from lossbench.recipe import Compute, Recipe
 from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
 from lossbench.training.setting import check_mixing, check_recipe
 from lossbench.trial.advice import tell_of_waits
+from lossbench.trial.generators import seeds
 from lossbench.trial.loss import build_loss, show, try_loss
 from lossbench.trial.model import try_model
 from lossbench.trial.shared import Trial, as_trained, faults_told, raised, sized, told, trying
@@ -108,20 +109,21 @@ def _encoded(task: Task, split: Split, compute: Compute) -> tuple[Tensor, Tensor
 
 def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Let an augmentation of the user's own change samples where training does, twice with one generator."""
-    device, whose = trial.compute.device, f"'recipe.augmentation.own': {own}"
-
+    device, own_words = trial.compute.device, f"'recipe.augmentation.own': {own}"
     change = load_object(own, "recipe.augmentation.own")
 
     def given() -> tuple[Tensor, Tensor, torch.Generator]:
         random = torch.Generator(device).manual_seed(0)
         return trial.samples.to(device, copy=True), targets.to(device, copy=True), random
 
-    made = []
-    for seed in range(2):
-        with torch.random.fork_rng(devices=[]), raised(trial.where, whose), as_trained(trial):
-            torch.manual_seed(seed)
-            with faults_told(trial.compute, whose):
-                made.append(change(*given()))
+    made: list[Any] = []
+
+    def changed() -> None:
+        with faults_told(trial.compute, own_words):
+            made.append(change(*given()))
+
+    with raised(trial.where, own_words), as_trained(trial):
+        whose = seeds(changed)
     found = made[0]
     if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)):
         what = f"returns a {type(found).__name__}"
@@ -133,11 +135,13 @@ def _augmented(trial: Trial, own: str, targets: Tensor) -> tuple[Tensor, Tensor]
         what = f"returns inputs of {kinds[0]} and targets of {kinds[1]}"
     elif not all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(*made, strict=True)):
         what = "draws from elsewhere than the generator that it is given"
+    elif whose is not None:
+        what = f"seeds {whose} generator"
     else:
         if device == "cuda":
             alone = trial.compute.model_copy(update={"graphs": False})  # a batch is changed before its step
             with as_trained(trial):
-                tell_of_waits(f"{trial.where}: {whose}", alone, partial(change, *given()))
+                tell_of_waits(f"{trial.where}: {own_words}", alone, partial(change, *given()))
         return found[0].cpu(), found[1].cpu()
     raise UserError(
         f"{trial.where}: 'recipe.augmentation.own': {own} {what}; allowed: (inputs, targets), tensors for as "
@@ -159,7 +163,12 @@ def _try_scores(trial: Trial, data: Dataset, outputs: Tensor, targets: Tensor) -
         raise UserError(f"{trial.where}: {whose} has higher_is_better = {way!r}; allowed: true or false")
     with torch.no_grad(), raised(trial.where, whose), as_trained(trial), faults_told(trial.compute, whose):
         digests = task.score_digest(logits, targets, trial.samples.to(device))
+        seen = targets._version
         validated = task.validate(digests, targets)
+        if targets._version != seen:
+            raise UserError(
+                f"{whose} changes the targets in place, which all later epochs are scored by; allowed: a copy"
+            )
         found = [task.floors(data)[CONSTANT].get(experiment.metric) for _ in range(2)]
     if task.monitor not in validated:
         raise UserError(

@@ -1,7 +1,7 @@
 """A loss: shown outputs of the shape that the model gives, beside real targets."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.setting import check_weights, loss_context
 from lossbench.trial.advice import tell_of_waits
+from lossbench.trial.generators import seeds
 from lossbench.trial.model import SAME
 from lossbench.trial.shared import MISFIT, Trial, as_trained, brief, device_fault, sized, some, told
 
@@ -57,12 +58,22 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
         batch = Batch(*(None if one is None else one.to(device, copy=True) for one in given))  # type: ignore[arg-type]  # inputs and targets are there
         return mixed(batch, trial.experiment.recipe, task, 0, 1, 0)
 
-    def value_of(logits: Tensor, batch: Batch | None = None) -> Tensor:
+    def drawn(logits: Tensor, batch: Batch | None = None) -> Tensor:
         batch = batch or shown()
-        with as_trained(trial), torch.random.fork_rng(devices=[]), told(trial.where):
+        given = {
+            "logits": logits.clone(),
+            **{of: one for of, one in batch._asdict().items() if one is not None},
+        }
+        seen = {of: one._version for of, one in given.items()}
+        with as_trained(trial), told(trial.where):
+            value: Tensor = task.objective(made, given["logits"], batch.targets, batch.inputs, **batch.extra)
+        _refuse_changes(trial, name, [of for of, one in given.items() if one._version != seen[of]])
+        return value
+
+    def value_of(logits: Tensor, batch: Batch | None = None) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            value: Tensor = task.objective(made, logits, batch.targets, batch.inputs, **batch.extra)
-            return value
+            return drawn(logits, batch)
 
     try:
         logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True, device=device)
@@ -75,6 +86,11 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
         value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if own:
             try_own(trial, name, logits, value_of)
+            if (whose := seeds(lambda: drawn(logits))) is not None:
+                raise UserError(
+                    f"{trial.where}: loss '{name}' seeds {whose} generator, so that each step and seed would "
+                    "draw the same numbers; allowed: draws from torch's generator as it finds it"
+                )
         if device == "cuda":
             made.check, batch = "never", shown()  # as in training: targets have been looked at
 
@@ -91,6 +107,15 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
             f"{trial.where}: {trial.whose} puts out {sized(outputs)} a sample, which task '{task.name}' "
             f"cannot show to loss '{name}' beside its targets: {brief(error)}"
         ) from None
+
+
+def _refuse_changes(trial: Trial, name: str, changed: Sequence[str]) -> None:
+    """Refuse a loss that writes into what it is shown: the other losses of a sum are shown it, too."""
+    if changed:
+        raise UserError(
+            f"{trial.where}: loss '{name}' changes its {changed[0]} in place, which others are shown after "
+            "it; allowed: new tensors (clamp, not clamp_; target.clone() before target[...] = ...)"
+        )
 
 
 def _refuse_untrained(trial: Trial, name: str, made: Loss) -> None:

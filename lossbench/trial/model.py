@@ -18,8 +18,12 @@ from lossbench.errors import UserError
 from lossbench.models.base import build as build_model
 from lossbench.plugins import is_path
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE
+from lossbench.tasks.base import Task
 from lossbench.training.determinism import SWITCH, precision, recurrent_in_float32
-from lossbench.trial.advice import tell_of_stacking, tell_of_waits
+from lossbench.training.optimization import make_optimizer
+from lossbench.training.setting import is_pretrained
+from lossbench.trial.advice import tell_of_equal_weights, tell_of_stacking, tell_of_waits
+from lossbench.trial.generators import seeds
 from lossbench.trial.shared import MISFIT, Trial, as_trained, brief, device_fault, sized, told
 
 POSITIONS = 2**15
@@ -95,7 +99,13 @@ def _model(trial: Trial, device: str) -> nn.Module:
 
 
 def _built_model(trial: Trial, device: str, seed: int) -> nn.Module:
-    with _seeded(seed), _shapes_alone(device):
+    with _seeded(seed):
+        return _drawn_model(trial, device)
+
+
+def _drawn_model(trial: Trial, device: str) -> nn.Module:
+    """Build the model with weights of torch's generator as it is."""
+    with _shapes_alone(device):
         shape = trial.built_for or trial.shape
         model = build_model(trial.experiment.model, shape, trial.task.outputs).train()
     # As training does: what a model makes elsewhere than in parameters and buffers stays where it was made.
@@ -132,6 +142,8 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
                     "weight; allowed: logits that depend on weights, without detach or NumPy"
                 )
             outputs.backward(torch.zeros_like(outputs))  # type: ignore[no-untyped-call]  # torch's own
+            if is_path(trial.experiment.model.name):
+                _refuse_untrainable(model, trial, device)
             with torch.no_grad():
                 predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
     except (NotImplementedError, UserError):  # the caller tells them apart
@@ -155,9 +167,65 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
             f"{trial.where}: {trial.whose} makes or resizes '{changed[0]}' while it runs, which kept weights "
             "cannot be put into; make it in __init__, of the size that it keeps"
         )
-    if is_path(trial.experiment.model.name) and device != "meta":
-        try_again(model, trial, device, outputs.detach())
+    if is_path(trial.experiment.model.name):
+        _refuse_seeding(trial, device)
+        if device != "meta":
+            try_again(model, trial, device, outputs.detach())
     return outputs.detach()
+
+
+def _refuse_untrainable(model: nn.Module, trial: Trial, device: str) -> None:
+    """Refuse weights that the optimizer or the engine cannot train, or would train against their will."""
+    named = dict(model.named_parameters())
+    frozen = next((name for name, one in named.items() if not one.requires_grad), None)
+    if frozen is not None and trial.compute.engine == "population":
+        raise UserError(
+            f"{trial.where}: {trial.whose} has a weight that is not to be trained ('{frozen}'), but "
+            "'compute.engine' is 'population', which trains all; allowed: a buffer, or engine: loop"
+        )
+    odd = [name for name, one in named.items() if one.requires_grad and _odd(one)]
+    if odd and device == "meta":
+        raise NotImplementedError  # where there are numbers it is tried
+    if device == "meta":
+        return
+    recipe = trial.experiment.recipe
+    try:
+        if recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(named.values(), recipe.gradient_clip, foreach=False)
+        make_optimizer(list(named.values()), recipe.optimizer).step(0.0)
+    except (*MISFIT, NotImplementedError) as error:
+        if not odd:
+            raise
+        what = f"{_dtype(named[odd[0]])} numbers"
+        if named[odd[0]].is_floating_point():
+            what = "sparse gradients"
+        raise UserError(
+            f"{trial.where}: {trial.whose} has a weight with {what} ('{odd[0]}'), which optimizer "
+            f"'{recipe.optimizer.name}' cannot train; allowed: floating-point numbers with dense gradients"
+        ) from error
+
+
+def _odd(weight: Tensor) -> bool:
+    return not weight.is_floating_point() or (weight.grad is not None and weight.grad.is_sparse)
+
+
+def _dtype(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+def _refuse_seeding(trial: Trial, device: str) -> None:
+    """Refuse a network of the user's own that seeds what every replicate's seed should decide."""
+
+    def used() -> None:
+        _forward(_drawn_model(trial, device), trial, device, 2)
+
+    with torch.no_grad(), as_trained(trial):
+        whose = seeds(used)
+    if whose is not None:
+        raise UserError(
+            f"{trial.where}: {trial.whose} seeds {whose} generator itself, so that all seeds would draw "
+            "the same numbers; allowed: what is drawn comes from torch's generator as it finds it"
+        )
 
 
 def try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> None:
@@ -180,6 +248,9 @@ def try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> No
     if not alike:
         raise _refused(trial, "puts out other numbers when it is made again with the same seed")
     other = _built_model(trial, device, 1)
+    weights = zip(again.parameters(), other.parameters(), strict=True)
+    if not is_pretrained(trial.experiment.model) and all(torch.equal(one, two) for one, two in weights):
+        tell_of_equal_weights(f"{trial.where}: {trial.whose}")
     other.load_state_dict(used.state_dict())
     with torch.no_grad(), _shapes_alone(device), as_trained(trial):
         made = []
@@ -204,8 +275,15 @@ def _refused(trial: Trial, what: str) -> UserError:
 
 def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
     """Run the model on some samples: it must put out floating-point numbers for as many."""
+    inputs = _batch(trial, device, count)
+    seen = inputs._version
     with precision(trial.compute) if _is_rounded(trial, device) else nullcontext():
-        outputs: Tensor = model(_batch(trial, device, count))
+        outputs: Tensor = model(inputs)
+    if inputs._version != seen and type(trial.task).objective is not Task.objective:
+        raise UserError(
+            f"{trial.where}: {trial.whose} changes its inputs in place, which task '{trial.task.name}' "
+            "compares its outputs with; allowed: new tensors (relu(x), not relu(x, inplace=True))"
+        )
     if outputs.shape[:1] != (count,):  # a squeeze() loses a batch of one
         raise UserError(
             f"{trial.where}: {trial.whose} puts out {'×'.join(map(str, outputs.shape)) or 'one number'} for "
@@ -219,7 +297,7 @@ def _forward(model: nn.Module, trial: Trial, device: str, count: int) -> Tensor:
     refuse_nan(trial, outputs)
     if not outputs.is_floating_point():
         raise UserError(
-            f"{trial.where}: {trial.whose} puts out {str(outputs.dtype).removeprefix('torch.')} numbers; "
+            f"{trial.where}: {trial.whose} puts out {_dtype(outputs)} numbers; "
             "expected floating point, the logits"
         )
     return outputs

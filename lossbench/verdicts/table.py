@@ -390,7 +390,11 @@ def gather(
 def _check_names(rows: Sequence[Row]) -> None:
     """Refuse losses whose names differ by case or blanks alone: half of one's seeds would be another's."""
     written: dict[str, Row] = {}
+    # A row for each way of writing a loss: a million rows have a handful.
+    firsts: dict[str, Row] = {}
     for row in rows:
+        firsts.setdefault(row.loss, row)
+    for row in firsts.values():
         seen = "".join(one for one in normalize("NFKC", row.loss) if category(one) != "Cf")
         name = " ".join(seen.casefold().replace("_", " ").split())
         first = written.setdefault(name, row)
