@@ -20,12 +20,14 @@ def in_turn(*commands: Sequence[str]) -> None:
     """Give DVC commands, one after another, in one process: it takes a second to start.
 
     Args:
-        commands: each without "dvc"; an empty one is none.
+        commands: each without "dvc"; an empty one is none, and of none nothing is done.
 
     Raises:
         GateError: if one fails; its own output says why, and those after it are not given.
 
     """
+    if not any(commands):
+        return
     first, *others = filter(None, commands)
     further = [word for command in others for word in (NEXT, *command)]
     step(*([sys.executable, "-m", "lossbench.chain"] if others else ["dvc"]), *first, *further)

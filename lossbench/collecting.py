@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lossbench.data.current import younger
 from lossbench.documents import read_document
 from lossbench.errors import UserError
 from lossbench.execution.collect import LostError, collect_all
@@ -46,7 +47,8 @@ def data_at_once(params: Params, outs: Outs, store: Store) -> tuple[str, ...]:
         GateError: a sentence per failed critical expectation.
 
     """
-    if not _as_shipped(outs.study, (*DATA, *GROUPS)) or _stages(outs.study / "dvc.lock"):
+    shipped = _as_shipped(outs.study, (*DATA, *GROUPS)) and _none_added(outs.study)
+    if not shipped or _stages(outs.study / "dvc.lock"):
         return ()
     from lossbench.data.fetching import fetch
     from lossbench.execution.identity import use_own_code
@@ -64,6 +66,7 @@ def nothing_to_restore(params: Params, outs: Outs) -> bool:
     kept = cache(outs.study)
     return (
         _as_shipped(outs.study, DATA)
+        and _none_added(outs.study)
         and not any(os.path.lexists(outs.data(name)) for name in params.datasets)
         and kept is not None
         and not (kept / "files").exists()
@@ -108,6 +111,8 @@ def collect_at_once(
         from lossbench.execution.lineage import write_lineage
 
         write_lineage(params, outs)
+    if DATA[1] in done and not all(younger(outs.study, name, one) for name, one in params.datasets.items()):
+        return ()  # DVC would note originals, edited while arms were trained, as what data were made from
     if len(unrecorded(params, outs)) < FEWEST or not outs_at_once(params, outs, store, settled):
         return ()
     print(f"collected {len(params.arms)} arms of {len(params.experiments)} experiments", flush=True)
@@ -173,6 +178,11 @@ def _as_shipped(study: Path, names: Sequence[str]) -> bool:
     """Whether the stages are those we know: a chain may have been changed by hand."""
     theirs, ours = _stages(study / CHAIN), _stages(TEMPLATES / CHAIN)
     return all(_done(theirs.get(name)) == _done(ours[name]) for name in names)
+
+
+def _none_added(study: Path) -> bool:
+    """Whether the chain has no stage of the user's, which may make what is fetched: DVC knows the order."""
+    return _stages(study / CHAIN).keys() <= _stages(TEMPLATES / CHAIN).keys()
 
 
 def _done(stage: Any) -> Any:

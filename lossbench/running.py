@@ -64,9 +64,10 @@ from lossbench.params import Params, load_params
 from lossbench.processes import step
 from lossbench.progress import Forecast
 from lossbench.store import Store, opened
+from lossbench.system import write_atomically
 from lossbench.telling import printable
 from lossbench.tracking.server import get_ready
-from lossbench.written import CHAIN
+from lossbench.written import CHAIN, relinked
 
 Looks = Literal["", "next", "all"]
 
@@ -157,7 +158,8 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequen
         looked = look_at_once(params, outs, store, ready)
         if looked and looks == "all" and begin_looks(params, outs.study):
             continue
-        recorded = note_all(params, outs, collect_at_once(params, outs, store, ready, done))
+        with as_read(params, outs.study):
+            recorded = note_all(params, outs, collect_at_once(params, outs, store, ready, done))
         done = ()
         news = record_found(params, outs.study)
         if looks == "all" and begin_looks(params, outs.study):
@@ -165,6 +167,38 @@ def compute(params: Params, outs: Outs, store: Store, looks: Looks, done: Sequen
         if news:
             step("dvc", "repro")  # check and report: they say what looks.yaml says
         return recorded and not news
+
+
+@contextmanager
+def as_read(params: Params, study: Path) -> Iterator[None]:
+    """Have DVC record nothing under params that were edited meanwhile: it reads params.yaml by itself.
+
+    Raises:
+        GateError: if other params stand there now; dvc.lock is as it was.
+
+    """
+    file, lock = study / "params.yaml", study / "dvc.lock"
+    said = f"{file}: edited while the run was at work; what was computed is in the store: run again"
+    if _edited(params, file):
+        raise GateError(said)
+    before = lock.read_bytes() if lock.exists() else None
+    try:
+        yield
+    finally:
+        edited = _edited(params, file)
+        if edited and before is not None:
+            write_atomically(lock, before)
+        elif edited:
+            lock.unlink(missing_ok=True)
+    if edited:
+        raise GateError(said)
+
+
+def _edited(params: Params, file: Path) -> bool:
+    try:
+        return load_params(file) != params
+    except UserError:  # half written, say
+        return True
 
 
 def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
@@ -183,9 +217,12 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
         threading.Thread(target=_import_ahead).start()
         in_turn(commit, ("repro",))
         return False
+    if relinked(outs.study):  # whoever reads meanwhile would miss some
+        in_turn(commit)
+        commit = ()
     with workers(_report, [(params, outs.home)]):
         in_turn(commit)
-    with recording():  # not before: DVC moves the outs that it commits
+    with recording():
         in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
     return True
 
@@ -263,9 +300,10 @@ def fetch_all(params: Params, outs: Outs) -> None:
     if not nothing_to_restore(params, outs):
         step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
         return
-    write_lineage(params, outs)
-    in_workers(_fetch, [(params, part) for part in parts_of(params, params.datasets)])
-    step("dvc", "commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
+    with as_read(params, outs.study):
+        write_lineage(params, outs)
+        in_workers(_fetch, [(params, part) for part in parts_of(params, params.datasets)])
+        step("dvc", "commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
 
 
 def _fetch(params: Params, names: Sequence[str]) -> None:

@@ -56,14 +56,27 @@ def half(out: Path) -> Path:
 
 def cache(study: Path) -> Path | None:
     """Find DVC's cache; None outside a DVC repository."""
+    repository = _repository(study)
+    return None if repository is None else repository / (_configured(repository).get("dir") or "cache")
+
+
+def relinked(study: Path) -> bool:
+    """Whether DVC puts links in the place of outs that it records: each file is away for a moment."""
+    repository = _repository(study)
+    kinds = () if repository is None else _configured(repository).get("type") or ()
+    return bool(kinds) and not {"copy", "reflink"} & set(kinds)
+
+
+def _repository(study: Path) -> Path | None:
     around = (study.resolve(), *study.resolve().parents)
-    repository = next((one / ".dvc" for one in around if (one / ".dvc").is_dir()), None)
-    if repository is None:
-        return None
+    return next((one / ".dvc" for one in around if (one / ".dvc").is_dir()), None)
+
+
+def _configured(repository: Path) -> Mapping[str, Any]:
+    """Read what DVC is told of its cache."""
     from dvc.config import Config
 
-    chosen = Config(os.fspath(repository))["cache"].get("dir")
-    return repository / (chosen or "cache")
+    return dict(Config(os.fspath(repository))["cache"])
 
 
 def outs(study: Path) -> list[Out]:

@@ -1,6 +1,7 @@
 """When a run writes all outs itself, and when it leaves that to DVC's stages."""
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -93,7 +94,11 @@ def test_arms_that_are_not_there_are_collected_though_the_lock_knows_them(
     assert called == [("collect",)]
 
 
-@pytest.mark.parametrize("what", ["nothing", "data", "cache", "chain"])
+PREPARE = "\n  prepare:\n    cmd: make raw\n    outs:\n      - raw\n"
+"""A stage of the user's, which makes what a dataset's path names."""
+
+
+@pytest.mark.parametrize("what", ["nothing", "data", "cache", "chain", "stage"])
 def test_data_are_fetched_at_once_where_dvc_has_nothing_to_give_back(
     what: str, study: Path, params: Params
 ) -> None:
@@ -104,6 +109,9 @@ def test_data_are_fetched_at_once_where_dvc_has_nothing_to_give_back(
     if what == "chain":
         text = (study / "dvc.yaml").read_text()
         (study / "dvc.yaml").write_text(text.replace("lossbench.stages.fetch ", "mine "))
+    if what == "stage":
+        text = (study / "dvc.yaml").read_text()
+        (study / "dvc.yaml").write_text(text.replace("\nplots:", f"{PREPARE}\nplots:"))
     assert nothing_to_restore(params, Outs(study)) == (what == "nothing")
 
 
@@ -168,9 +176,13 @@ def test_what_is_lost_is_not_recorded(
 def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What was done to datasets, instead of doing it."""
     done: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        "lossbench.data.fetching.fetch", lambda _, name, out: done.append(("fetch", out.name))
-    )
+
+    def fetch(_: object, name: str, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "dataset.json").write_text("{}")
+        done.append(("fetch", name))
+
+    monkeypatch.setattr("lossbench.data.fetching.fetch", fetch)
     monkeypatch.setattr(
         "lossbench.execution.validation.collect_validation",
         lambda _, name, *__: done.append(("validate", name)),
@@ -192,6 +204,21 @@ def test_data_that_the_lock_does_not_know_are_made_and_recorded_with_the_rest(
     assert {file.stem for file in (outs.checked / "arms").iterdir()} == set(params.arms)
 
 
+def test_originals_that_were_edited_while_arms_were_trained_are_not_recorded_as_what_was_read(
+    study: Path, params: Params, made: list[tuple[str, str]], called: list[tuple[str, ...]]
+) -> None:
+    (study / "dvc.lock").unlink()
+    outs, store = Outs(study), Store(str(study / "store"))
+    done = data_at_once(params, outs, store)
+    original = study / params.datasets["digits"].path
+    original.write_text("edited")
+    shutil.rmtree(outs.checked)
+    later = (outs.data("digits") / "dataset.json").stat().st_mtime + 1
+    os.utime(original, (later, later))
+    assert collect_at_once(params, outs, store, settled=(), done=done) == ()
+    assert called == []
+
+
 @pytest.mark.parametrize("why", ["shipped", "chain"])
 def test_data_that_were_fetched_just_now_are_validated_at_once(
     why: str, study: Path, params: Params, made: list[tuple[str, str]], called: list[tuple[str, ...]]
@@ -208,7 +235,7 @@ def test_data_that_were_fetched_just_now_are_validated_at_once(
     assert commit == (COMMIT if why == "chain" else expected)
 
 
-@pytest.mark.parametrize("why", ["recorded", "chain"])
+@pytest.mark.parametrize("why", ["recorded", "chain", "stage"])
 def test_data_are_left_to_the_stages(
     why: str, study: Path, params: Params, made: list[tuple[str, str]]
 ) -> None:
@@ -216,6 +243,10 @@ def test_data_are_left_to_the_stages(
         (study / "dvc.lock").unlink()
         text = (study / "dvc.yaml").read_text()
         (study / "dvc.yaml").write_text(text.replace("lossbench.stages.fetch ", "mine "))
+    if why == "stage":
+        (study / "dvc.lock").unlink()
+        text = (study / "dvc.yaml").read_text()
+        (study / "dvc.yaml").write_text(text.replace("\nplots:", f"{PREPARE}\nplots:"))
     assert data_at_once(params, Outs(study), Store(str(study / "store"))) == ()
     assert made == []
 

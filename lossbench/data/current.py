@@ -20,17 +20,23 @@ def up_to_date(study: Path, name: str, dataset: Dataset) -> bool:
     if not made.is_file():
         return False
     source = study / Path(dataset.path).expanduser()
-    files = [one.stat() for one in _files(source)]
     noted = _noted(study, name)
     if noted is None:
-        youngest = max((one.st_mtime for one in (*files, (study / "params.yaml").stat())), default=0.0)
-        return made.stat().st_mtime > youngest
+        return younger(study, name, dataset)
+    files = [one.stat() for one in _files(source)]
     place = os.path.realpath(source)
     deps = [one for one in noted.get("deps", ()) if os.path.realpath(study / one.get("path", "")) == place]
     found = (len(files), sum(one.st_size for one in files))
     if [(one.get("nfiles", 1), one.get("size")) for one in deps] != [found]:
         return False
     return bool(_block(noted, name) == dataset.model_dump(mode="json", exclude_unset=True))
+
+
+def younger(study: Path, name: str, dataset: Dataset) -> bool:
+    """Say whether ``data/<name>`` is younger than params.yaml and than all that it was made from."""
+    files = _files(study / Path(dataset.path).expanduser())
+    youngest = max(one.stat().st_mtime for one in (*files, study / "params.yaml"))
+    return (study / "data" / name / "dataset.json").stat().st_mtime > youngest
 
 
 def _noted(study: Path, name: str) -> dict[str, Any] | None:

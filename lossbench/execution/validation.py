@@ -5,6 +5,7 @@ everything is known.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -160,6 +161,7 @@ class Validator:
 
 
 def _serve(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us decides
     from lossbench.data.expectations.run import great_expectations
     from lossbench.lifetime import die_with_parent
 
