@@ -42,6 +42,7 @@ from lossbench.execution.declared import (
     ensure_looks,
     forget_other_data,
     is_left,
+    is_reported,
     looks_said,
     nothing_left,
     record_found,
@@ -131,6 +132,9 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
 
 def begin(params: Params, study: Path, looks: Looks) -> bool:
     """Begin the next look where the last was written down; says whether there is anything to look at."""
+    if looks == "next" and not is_reported(params, study):
+        print("the look before this one has no report yet: that is made now, and no further look is begun")
+        return True
     begun = begin_looks(params, study)
     if begun or is_left(params, study):
         return True

@@ -271,6 +271,39 @@ def test_what_a_look_found_is_written_down_once_and_to_the_digit(tmp_path):
     assert (tmp_path / LOOKS).read_bytes() == written
 
 
+def test_a_look_without_a_report_has_that_made_and_no_further_one_is_begun(tmp_path, capsys):
+    """A run that was killed in between: the same command brings the report, at the last look too."""
+    from lossbench.running import begin
+
+    params = study(tmp_path)
+    found = record(params, {"focal": Verdict.BETTER, "hinge": Verdict.UNDECIDED}, data="c" * 16)
+    write_looks(tmp_path / LOOKS, {"digits": found})
+    (tmp_path / "reports").mkdir()
+    report = tmp_path / "reports/verdicts.json"
+    for content in (None, '{"looks": {"di', json.dumps({"looks": {}})):
+        if content is not None:
+            report.write_text(content)
+        assert begin(params, tmp_path, "next")
+        assert "has no report yet" in capsys.readouterr().out
+        assert len(records_of(params, tmp_path)["digits"].taken) == 1
+    report.write_text(json.dumps({"looks": {"digits": {"said": "", "record": block_of(found)}}}))
+    assert begin(params, tmp_path, "next")
+    assert len(records_of(params, tmp_path)["digits"].taken) == 2
+
+    settled = record(params, {"focal": Verdict.BETTER, "hinge": Verdict.WORSE}, data="c" * 16)
+    scenes = Row(3, (20, 21, 22), {("scenes-focal", "scenes-cross_entropy"): Found(0.5, 0.01, Verdict.TIE)})
+    records = {
+        "digits": settled,
+        "scenes": Record(COUNTS, 0.05, (scenes,), compared_digest(params, "scenes"), "d" * 16),
+    }
+    write_looks(tmp_path / LOOKS, records)
+    assert begin(params, tmp_path, "next"), "decided, and without a report"
+    told = {name: {"said": "", "record": block_of(one)} for name, one in records.items()}
+    report.write_text(json.dumps({"looks": told}))
+    assert not begin(params, tmp_path, "next")
+    assert "everything is decided" in capsys.readouterr().out
+
+
 def test_the_report_says_the_look_and_judges_each_contrast_at_its_own(trained_study, tmp_path):
     """The trained study's three seeds as a declared look: no verdict can be had at its level."""
     import shutil

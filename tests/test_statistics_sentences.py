@@ -2,11 +2,23 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossbench.statistics import Condition, Contrast, Edge, Verdict, digits, metric_name, sentence
+from lossbench.statistics import (
+    Condition,
+    Contrast,
+    Edge,
+    Rules,
+    Verdict,
+    compare,
+    digits,
+    metric_name,
+    sentence,
+)
+from lossbench.statistics.writing import p_value
 
 
 def contrast(verdict, difference=0.41, low=0.36, high=0.46, **changes):
@@ -168,3 +180,33 @@ def test_a_search_with_too_few_seeds_is_told(scope, seeds, told):
     assert "Tuned with" not in sentence(
         contrast(Verdict.BETTER), "x", "a", "b", 0.05, scope=scope, tuning_seeds=seeds
     )
+
+
+@pytest.mark.parametrize(("p", "level", "said"), [
+    (0.0504, 0.05, "p = 0.0504"), (0.05, 0.05, "p = 0.050"), (0.0496, 0.05, "p = 0.050"),
+    (0.05000004, 0.05, "p = 0.05000004"), (0.0504, 0.1, "p = 0.050"), (0.0103, 0.01, "p = 0.0103"),
+])  # fmt: skip
+def test_a_p_above_the_level_is_not_rounded_to_it(p, level, said):
+    """Else "undecided, p = 0.050" stands where 0.050 decides."""
+    assert p_value(p, level) == said
+    undecided = contrast(Verdict.UNDECIDED, 0.03, 0.001, 0.06, p_holm=p)
+    assert f"{said} after Holm" in sentence(undecided, "", "Dice", "cross-entropy", level)
+
+
+def test_no_tie_is_promised_where_a_replicate_collapsed():
+    """It rules a tie out at any number of seeds, also where both arms collapse on the same one."""
+    score = np.array([0.70, 0.71, 0.69, 0.1, 0.72, 0.70, 0.71, 0.69])
+    other = score + np.array([1, -1, 1, 0, -1, 1, -1, 1]) / 10_000
+    (found,) = compare({"ce": score, "dice": other}, "ce", "dice", Rules(), floors={"floor": 0.1})
+    said = sentence(found, "", "dice", "ce", 0.05)
+    assert (found.verdict, found.seeds_for_tie) == (Verdict.UNDECIDED, None)
+    assert "no tie can be: a replicate collapsed" in said
+    assert "would show a tie" not in said
+
+
+def test_no_tie_is_promised_where_the_interval_lies_beyond_the_margin():
+    """Five seeds cannot show a difference yet, and "a tie if there is no difference" is idle at this one."""
+    differences = np.array([0.051, 0.049, 0.050, 0.052, 0.0495])
+    (found,) = compare({"ce": np.full(5, 0.7), "dice": 0.7 + differences}, "ce", "dice", Rules())
+    assert found.verdict == Verdict.UNDECIDED
+    assert "tie" not in sentence(found, "", "dice", "ce", 0.05)

@@ -204,6 +204,20 @@ def is_left(params: Params, study: Path) -> bool:
     )
 
 
+def is_reported(params: Params, study: Path) -> bool:
+    """Whether the report says all that ``looks.yaml`` does: a run may have been killed between the two."""
+    file = study / "reports" / "verdicts.json"
+    try:
+        told = json.loads(file.read_bytes()).get("looks", {})
+    except (OSError, ValueError):  # none yet, or written by halves
+        told = {}
+    return all(
+        name in told and record_of(told[name]["record"], name, file).taken == record.taken
+        for name, record in records_of(params, study).items()
+        if is_compared(params, name) and record.taken and not record.begun
+    )
+
+
 def record_found(params: Params, study: Path) -> bool:
     """Write down what the report found at the looks that it could take; says whether there was any news."""
     if plan_of(params) is None:

@@ -42,7 +42,7 @@ def shown(one: Answer, study: Study) -> dict[str, Any]:
         "answer": one.answer,
         "meaning": WORDS[one.answer],
         "gain": with_bounds(one.difference, one.ci_low, one.ci_high),
-        "p": p_value(one.p_holm),
+        "p": p_value(one.p_holm, study.params.comparison.level),
         "n": one.n,
         "seeds_needed": one.seeds_needed,
         "limits": claim.limits,

@@ -61,7 +61,8 @@ def markdown(study: Study, board: pd.DataFrame, found: Sequence[Finding], answer
 def _answer(one: Answer, study: Study) -> str:
     claim = study.params.hypotheses[one.name].claim or one.name
     gain = with_bounds(one.difference, one.ci_low, one.ci_high)
-    return f"| {escape(claim)} | **{one.answer}** | {gain} | {one.by:g} | {p_value(one.p_holm)} |"
+    p = p_value(one.p_holm, study.params.comparison.level)
+    return f"| {escape(claim)} | **{one.answer}** | {gain} | {one.by:g} | {p} |"
 
 
 def escape(text: str) -> str:

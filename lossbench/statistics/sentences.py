@@ -62,7 +62,7 @@ def _few_tuning_seeds(count: int) -> str:
 
 def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level: float, tuning: str) -> str:
     where = f"On {experiment} {arm}" if experiment else arm
-    tests = f"{p_value(contrast.p_holm)} after {contrast.correction}, {seeds_said(contrast)}{tuning}"
+    tests = f"{p_value(contrast.p_holm, level)} after {contrast.correction}, {seeds_said(contrast)}{tuning}"
     lost = _lost(contrast)
     match contrast.verdict:
         case Verdict.BETTER | Verdict.WORSE:
@@ -73,7 +73,7 @@ def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level
             value, basis = _with_interval(contrast, 2 * contrast.tie_level, tie=True)
             return (
                 f"{where} ties with {baseline}: {value} ({basis}), within the margin of {contrast.margin:g} "
-                f"({p_value(contrast.p_tie_holm)} for a tie after {contrast.correction}, "
+                f"({p_value(contrast.p_tie_holm, level)} for a tie after {contrast.correction}, "
                 f"{seeds_said(contrast)}{tuning}){lost}."
             )
         case Verdict.UNDECIDED:
@@ -174,7 +174,10 @@ def _need(contrast: Contrast) -> str:
         said = f"{_about(contrast)} would be needed to show a difference of the size seen"
     if contrast.step > contrast.margin:
         return f"{said}, and no tie can be: one test sample weighs {contrast.step:.2g}, more than the margin"
-    if tie is None or (needed is not None and tie >= needed):
+    if contrast.arm_condition.collapsed or contrast.baseline_condition.collapsed:
+        return f"{said}, and no tie can be: a replicate collapsed"
+    beyond = contrast.ci_low >= contrast.margin or contrast.ci_high <= -contrast.margin
+    if beyond or tie is None or (needed is not None and tie >= needed):
         return said
     return f"{said}, and {_more(tie, contrast.n)} would show a tie if there is no difference"
 

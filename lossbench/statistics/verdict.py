@@ -310,7 +310,7 @@ def _contrast(
         tie_level=tie_level,
         seeds_needed_low=None if one.once else needed[1],
         seeds_needed_high=None if one.once else needed[2],
-        seeds_for_tie=None if one.once else _for_tie(sample, family, rules),
+        seeds_for_tie=None if one.once or one.collapsed else _for_tie(sample, family, rules),
         ahead=int(np.count_nonzero(signed > 0)) if paired else None,
         equal=int(np.count_nonzero(signed == 0)) if paired else None,
         higher_is_better=rules.higher_is_better,

@@ -31,11 +31,16 @@ def with_bounds(value: float, low: float, high: float) -> str:
     return f"{said} ({digits(low, half)} to {digits(high, half)})" if math.isfinite(half) else said
 
 
-def p_value(p: float) -> str:
-    """Write a p-value."""
+def p_value(p: float, level: float = 0.05) -> str:
+    """Write a p-value, to as many places as it takes for one above ``level`` not to be rounded to it."""
     if math.isnan(p):
         return "no p"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p < 0.001:
+        return "p < 0.001"
+    places = 3
+    while places < LEAST_POWER and float(f"{p:.{places}f}") <= level < p:
+        places += 1
+    return f"p = {p:.{places}f}"
 
 
 def metric_name(metric: str) -> str:

@@ -180,7 +180,7 @@ class Verdicts:
             name = f"{one.experiment}: {found.arm}" if one.experiment else found.arm
             seeds = str(found.n) if found.ahead is None else f"ahead on {found.ahead} of {found.n}"
             p, tie = (
-                p_value(one).removeprefix("p = ").removeprefix("p ")
+                p_value(one, self.rules.level).removeprefix("p = ").removeprefix("p ")
                 for one in (found.p_holm, found.p_tie_holm)
             )
             rows.append((name, found.baseline, str(found.verdict), value, interval, p, tie, seeds))
