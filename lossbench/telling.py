@@ -173,13 +173,20 @@ def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
     print(scrubbed("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was not enough memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+    )
+
+
 def of_the_machine(error: Exception) -> str | None:
     """Say what failed where it was the machine and no fault of ours: no room, no right to write or read.
 
     NumPy tells of a full disk without a number, libraries in Rust have it in their text only.
     """
     text = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)):
+    if out_of_memory(error):
         return f"not enough memory ({(text.splitlines() or [''])[0][:160]}); {LESS_MEMORY}"
     number = error.errno if isinstance(error, OSError) else None
     if found := RUST_ERROR.search(text):

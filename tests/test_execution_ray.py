@@ -62,20 +62,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     folder = Path("/tmp") / f"lossbench-ray-{os.getpid()}"  # Ray's sockets want a short path
     ray = [str(Path(sys.executable).parent / "ray")]
-    node = subprocess.Popen(
-        [
+    command = [
             *ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}",
             "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}",
             "--object-store-memory=100000000",
-        ],
-        # The machine's memory may be others', who are no reason to kill our workers.
-        env={**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, process_group=0,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not list(folder.glob("session_latest/sockets/raylet*")):
-        assert time.monotonic() < deadline
-        assert node.poll() is None
+    ]  # fmt: skip
+    # The machine's memory may be others', who are no reason to kill our workers.
+    environment = {**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
+    log, deadline = tmp_path_factory.mktemp("ray") / "log", time.monotonic() + 300
+    node = None
+    while node is None or b"Ray runtime started" not in log.read_bytes():
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        if node is None or node.poll() is not None:  # a node gets 30 s to start, and then gives up
+            with log.open("wb") as stream:
+                node = subprocess.Popen(
+                    command, env=environment, stdout=stream, stderr=stream, process_group=0
+                )
         time.sleep(0.5)
     yield address
     children = psutil.Process(node.pid).children(recursive=True)
@@ -174,6 +176,74 @@ def test_nodes_that_come_later_get_jobs_and_those_without_room_none(
     nodes[:] = [node("fifth", CPU=2, GPU=1)]  # jobs were handed out for named nodes, which this is not
     with pytest.raises(GateError, match="no node is left"):
         made.count()
+
+
+@inside
+def test_a_node_that_lacks_only_the_files_has_them_sent_and_one_that_fails_gets_no_more_jobs(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossbench.execution import ray_site
+    from lossbench.execution.remote import BlindError, NodeError, Outcome
+
+    monkeypatch.setattr(ray_site, "connect", lambda: None)
+    monkeypatch.setattr(ray_site.Cluster, "_look", lambda *_: {})
+    monkeypatch.setattr(ray_site.RayExecutor, "__post_init__", lambda _: None)
+    monkeypatch.setattr("ray.put", lambda one: one)
+    nodes = [
+        {"NodeID": name, "NodeManagerHostname": name, "Alive": True, "Resources": {"CPU": 1}}
+        for name in ("first", "late", "full")
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    params, place = load_params(own / "params.yaml"), Where(own, own, str(own / "store"))
+
+    def after(node: str, error: Exception, most: int = 10**9) -> tuple[ray_site.RayExecutor, bool]:
+        monkeypatch.setattr(ray_site, "TRAVELS", most)
+        executor = ray_site.RayExecutor(ray_site.Cluster(params, place, "id", 1.0))
+        job = Floors(place, params, "digits", "key")
+        executor._over(job, Outcome(node, error, interrupted=True))
+        return executor, list(executor._account.waiting) == [job]
+
+    executor, again = after("late", BlindError("node late does not see the data"))
+    assert again
+    assert executor.cluster.bundle is not None
+    assert not executor.cluster.refused
+    executor, again = after("late", BlindError("node late does not see the data"), most=0)
+    assert again
+    assert "above the 0.0 GB that travel" in executor.cluster.refused["late"]
+    executor, again = after("full", NodeError("/scratch: No space left on device"))
+    assert again
+    assert set(executor.cluster.seats) == {"first", "late"}
+    nodes[1:] = []
+    executor, again = after("first", NodeError("/scratch: No space left on device"))
+    assert not again
+    (event,) = executor._account.news
+    told = (
+        "no node of the cluster is left that computes what is wanted here: /scratch: No space left on device"
+    )
+    assert (event.kind, str(event.content)) == ("failed", told)
+
+
+@inside
+def test_data_that_do_not_travel_cost_only_the_nodes_that_do_not_see_them(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossbench.execution import ray_site
+    from lossbench.execution.ray_worker import Seen
+
+    params, place = load_params(own / "params.yaml"), Where(own, own, str(own / "store"))
+    seen = facts(params, "digits-cross_entropy", own)
+    looks = {"sees": Seen(seen, "id"), "blind": Seen(None, "id")}
+    monkeypatch.setattr(ray_site, "connect", lambda: None)
+    monkeypatch.setattr(ray_site.Cluster, "_look", lambda _, nodes: {one: looks[one] for one in nodes})
+    monkeypatch.setattr(ray_site, "TRAVELS", 0)
+    nodes = [
+        {"NodeID": name, "NodeManagerHostname": name, "Alive": True, "Resources": {"CPU": 1}}
+        for name in looks
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    made = ray_site.Cluster(params, place, "id", 1.0)
+    assert set(made.seats) == {"sees"}
+    assert "node blind: the data take" in made.refused["blind"]
 
 
 @inside

@@ -20,6 +20,7 @@ from lossbench.execution.remote import (
     TRIES,
     Account,
     Facts,
+    NodeError,
     OtherError,
     Outcome,
     Reporter,
@@ -152,17 +153,48 @@ def test_an_error_of_the_users_is_its_sentence(task: Task, monkeypatch: pytest.M
     assert said[0].endswith("seed 0 ended by signal 9 (SIGKILL)); it is tried again (1 of 3)")
 
 
-def test_a_disk_that_is_full_is_told_with_its_node(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_its_node_s_and_the_job_another_s(
+    task: Task, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from lossbench.execution import work
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/scratch/checkpoint")
+
+    monkeypatch.setattr(work, "work", fail)
+    outcome = compute(task, lambda _: None, lambda: None)
+    assert isinstance(outcome.error, NodeError)
+    where = f"the {task.job.label}, on {socket.gethostname()}: /scratch/checkpoint: "
+    assert str(outcome.error).startswith(f"{where}{os.strerror(number)}; what was finished is kept")
+    account = Account(say=lambda _: None)
+    for _ in range(TRIES):
+        account.ended(task.job, outcome)
+    assert len(account.waiting) == TRIES - 1, "where nodes are not ours to choose it is tried again"
+    assert [one.kind for one in account.news] == ["failed"]
+
+
+def test_a_job_that_needs_too_much_memory_is_not_tried_on_every_node(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lossbench.execution import work
 
     def fill(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/checkpoint")
+        raise MemoryError("of no use")
 
     monkeypatch.setattr(work, "work", fill)
-    error = compute(task, lambda _: None, lambda: None).error
-    assert isinstance(error, GateError)
-    where = f"the {task.job.label}, on {socket.gethostname()}: /scratch/checkpoint: "
-    assert str(error).startswith(f"{where}No space left on device; what was finished is kept")
+    outcome = compute(task, lambda _: None, lambda: None)
+    assert (type(outcome.error), outcome.interrupted) == (GateError, False)
+
+
+def test_a_job_that_has_ended_leaves_no_count_to_whoever_gets_its_number(task: Task) -> None:
+    for last in (Outcome("n"), Outcome("n", GateError("no"))):
+        account = Account(say=lambda _: None)
+        for _ in range(TRIES - 1):
+            account.lost(task.job, "was lost")
+        account.ended(task.job, last)
+        account.lost(task.job, "was lost")  # as a job of a later wave does, in the same place of memory
+        assert [one.kind for one in account.news] == ["failed" if last.error else "done"]
 
 
 def test_the_facts_of_a_script_hold_its_own_files(own: Path) -> None:

@@ -127,6 +127,10 @@ def test_a_file_that_is_gone_is_said(store: Store) -> None:
         entry.read("w")
 
 
+def refuse(*_: object) -> None:
+    raise GateError("the store does not answer")
+
+
 def test_a_checkpoint_is_found_on_another_machine(store: Store, tmp_path: Path) -> None:
     here, there = (Where(tmp_path, tmp_path / name, store.address) for name in ("here", "there"))
     one, other = (checkpoint_of(where, store, "ab") for where in (here, there))
@@ -134,7 +138,14 @@ def test_a_checkpoint_is_found_on_another_machine(store: Store, tmp_path: Path) 
     one.save({"epoch": 3})
     assert other.load() == {"epoch": 3}
     if isinstance(other, SharedCheckpoint):
-        other.remove()
+        other.save({"epoch": 5})
+        assert one.load() == {"epoch": 5}, "what lay here would be older"
+        assert not [*here.home.glob("**/*.pt"), *there.home.glob("**/*.pt")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Remote, "write", refuse)
+            one.save({"epoch": 7})
+        assert one.load() == {"epoch": 7}, "what the store did not take is not lost"
+        one.remove()
         assert checkpoint_of(Where(tmp_path, tmp_path / "third", store.address), store, "ab").load() is None
     else:
         one.remove()

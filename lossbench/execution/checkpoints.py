@@ -1,5 +1,6 @@
 """Checkpoints where the store is: an interrupted training goes on wherever its job comes next."""
 
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,10 @@ def checkpoint_of(where: Where, store: Store, name: str) -> Checkpoint:
 
 
 class SharedCheckpoint(Checkpoint):
-    """A file of this machine, with a copy in a store that is no folder."""
+    """A file in a store that is no folder; one of this machine while the store does not take it.
+
+    It does not stay here: another machine may go on from the store's, and what lay here would be older.
+    """
 
     def __init__(self, file: Path, store: Store) -> None:
         super().__init__(file)
@@ -41,22 +45,25 @@ class SharedCheckpoint(Checkpoint):
         return _shared, (self.file, self._store.address)
 
     def save(self, content: dict[str, Any]) -> None:
-        """Write both; a store that does not answer now may do so later, and training goes on."""
+        """Write it; a store that does not answer now may do so later, and training goes on."""
         super().save(content)
         began = time.monotonic()
-        with suppress(GateError, UserError):  # the results will tell if it lasts
+        # The results will tell if it lasts; who trains the same beside us may have put it there.
+        with suppress(GateError, UserError, FileNotFoundError):
             self._store.place.write(self._copy, self.file.read_bytes())
+            self.file.unlink()
         took = time.monotonic() - began
         self._next = max(self._next, time.monotonic() + took / SHARE)
 
     def load(self) -> dict[str, Any] | None:
-        """Read the file, or where this machine has none, the store's copy."""
-        if not self.file.is_file():
-            with suppress(FileNotFoundError):
-                content = self._store.place.read(self._copy)
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                self.file.write_bytes(content)
-        return super().load()
+        """Read what the store did not take, or where this machine has none, the store's."""
+        if self.file.is_file():
+            return super().load()
+        with suppress(FileNotFoundError), tempfile.TemporaryDirectory(prefix="lossbench-") as folder:
+            file = Path(folder) / self.file.name
+            file.write_bytes(self._store.place.read(self._copy))
+            return Checkpoint(file).load()
+        return None
 
     def remove(self) -> None:
         """Forget both."""

@@ -30,8 +30,9 @@ from lossbench.execution.remote import (
     MEMORY,
     TRIES,
     Account,
+    BlindError,
     Facts,
-    OtherError,
+    NodeError,
     Outcome,
     Task,
     arm_of,
@@ -74,6 +75,7 @@ GONE = (
     exceptions.RaySystemError,
 )
 """What Ray says of a worker or node that died, or was ended."""
+NOBODY = "no node of the cluster is left that computes what is wanted here"
 UNSET = (
     f"{ADDRESS} is not set; allowed: host:port of the cluster's head, as `ray start --head` prints it, or "
     "'auto' on one of its nodes"
@@ -194,7 +196,7 @@ class Cluster:
         self.refused[node] = why
         tell(f"{why}; it gets no job")
         if not self.seats:
-            raise GateError(f"no node of the cluster computes the bits that are wanted here: {why}")
+            raise GateError(f"{NOBODY}: {why}")
 
     def count(self) -> None:
         """Go by the nodes that are there now: some have died, others came, where a job looks before it runs.
@@ -237,8 +239,11 @@ class Cluster:
         seen = self._look(list(self.seats))
         blind = [node for node, one in seen.items() if isinstance(one, Seen) and one.facts is None]
         if blind:
-            self.send()
-            seen |= self._look(blind)
+            try:
+                self.send()
+                seen |= self._look(blind)
+            except GateError as error:  # those that see the folder need nothing sent
+                seen |= dict.fromkeys(blind, said(error))
         for node, one in seen.items():
             if why := self._objection(names[node], one):
                 self.refuse(node, why)
@@ -477,9 +482,7 @@ class RayExecutor:
         """Tell all jobs that wait that no node is left for them."""
         why = "; ".join(self.cluster.refused.values())
         while self._account.waiting:
-            job = self._account.waiting.popleft()
-            told = f"the {job.label}: no node of the cluster computes the bits that are wanted here: {why}"
-            self._account.ended(job, Outcome("", GateError(told)))
+            self._account.ended(self._account.waiting.popleft(), Outcome("", GateError(f"{NOBODY}: {why}")))
 
     def _task(self, job: Job) -> Task:
         arm = arm_of(job)
@@ -550,14 +553,28 @@ class RayExecutor:
         return left[0] if left else None
 
     def _over(self, job: Job, outcome: Outcome) -> None:
-        if not isinstance(outcome.error, OtherError):
+        if not isinstance(outcome.error, NodeError):
             self._account.ended(job, outcome)
             return
         if outcome.node not in self.cluster.refused:  # it came since the nodes were asked, or was edited
-            self.cluster.send()
             try:
-                self.cluster.refuse(outcome.node, str(outcome.error))
+                self._part_with(outcome.node, outcome.error)
             except GateError as error:
                 self._account.ended(job, Outcome(outcome.node, error))
                 return
         self._account.waiting.append(job)
+
+    def _part_with(self, node: str, error: NodeError) -> None:
+        """Give a node no more jobs; one that only lacks the study's files has them sent with the next.
+
+        Raises:
+            GateError: if no node is left.
+
+        """
+        why = str(error)
+        if isinstance(error, BlindError):
+            try:
+                return self.cluster.send()
+            except GateError as too_large:
+                why = f"{why}: {too_large}"
+        return self.cluster.refuse(node, why)

@@ -12,9 +12,9 @@ import ray
 
 from lossbench.execution.jobs import Job, Measure, Where
 from lossbench.execution.remote import (
+    BlindError,
     Bundle,
     Facts,
-    OtherError,
     Outcome,
     Reporter,
     Task,
@@ -44,7 +44,7 @@ def look_here(params: Params, arm: str, where: Where, data: str, bundle: list[An
     known = Store(where.store).known()
     try:
         study = find_study(Measure(where, params, arm), arm, data, lambda: fetched(bundle))
-    except OtherError:
+    except BlindError:
         return Seen(None, known)
     os.chdir(study)  # what is known of files' code lies there
     return Seen(facts_here(params, arm, study), known)

@@ -29,7 +29,7 @@ from lossbench.execution.scripted import identity_of
 from lossbench.params import Params
 from lossbench.store import Store
 from lossbench.system import keep_memory, processors, write_atomically
-from lossbench.telling import LESS_MEMORY, of_the_machine
+from lossbench.telling import LESS_MEMORY, of_the_machine, out_of_memory
 from lossbench.travelling import in_words
 
 TRIES = 4
@@ -98,8 +98,16 @@ def differences(driver: Facts, worker: Facts) -> list[str]:
     return told
 
 
-class OtherError(GateError):
+class NodeError(GateError):
+    """A node that is to get no more jobs; this one is for another."""
+
+
+class OtherError(NodeError):
     """A worker whose results would be others: another kind of machine, other code or data, another store."""
+
+
+class BlindError(OtherError):
+    """A node that does not see the study's data, and to which nothing travelled."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,10 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
         return Outcome(node, error)
     except Exception as error:  # of any kind: it goes to the driver, which tells it of its arm
         if told := of_the_machine(error):  # but of which machine, only this one knows
-            return Outcome(node, GateError(f"the {task.job.label}, on {node}: {told}"))
+            told = f"the {task.job.label}, on {node}: {told}"
+            # What is too large for one node's memory is so for others of its kind; a disk is its own.
+            kind = GateError if out_of_memory(error) else NodeError
+            return Outcome(node, kind(told), interrupted=kind is NodeError)
         error.add_note(f"in the {task.job.label}, on {node}")
         return Outcome(node, in_words(error))
     return Outcome(node)
@@ -223,7 +234,7 @@ def settle(task: Task, bundle: Callable[[], Bundle | None]) -> Job:
     """Go to the study's folder, or make one of what travelled; return the job as it is to be computed there.
 
     Raises:
-        OtherError: if there is no such folder here and nothing travelled.
+        BlindError: if there is no such folder here and nothing travelled.
 
     """
     job = task.job
@@ -249,7 +260,7 @@ def find_study(job: Job, arm: str, data: str, bundle: Callable[[], Bundle | None
             return study
     found = bundle()
     if found is None:
-        raise OtherError(
+        raise BlindError(
             f"node {socket.gethostname()} does not see the data in {folder}, or has others there"
         )
     return unpack(found)
@@ -408,7 +419,7 @@ class Account:
             why = "" if outcome.error is None else f" ({outcome.error})"
             self.lost(job, f"was ended on {outcome.node}{why}")
             return
-        self._told.pop(id(job), None)
+        self._forget(job)
         kind = "done" if outcome.error is None else "failed"
         self.news.append(Event(job, "done") if kind == "done" else Event(job, "failed", outcome.error))
 
@@ -421,8 +432,13 @@ class Account:
             self.waiting.append(job)
             return
         told = f"the {job.label} {how}, and so {TRIES} times{hint}"
-        self._told.pop(id(job), None)
+        self._forget(job)
         self.news.append(Event(job, "failed", GateError(told)))
+
+    def _forget(self, job: Job) -> None:
+        """Forget a job that has ended: another that is made later may have its number."""
+        self._told.pop(id(job), None)
+        self._lost.pop(id(job), None)
 
 
 MEMORY = f"; the nodes may be out of memory: {LESS_MEMORY}"
