@@ -11,8 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +32,7 @@ from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError
+from lossbench.execution.beside import in_worker, in_workers, parts_of, workers
 from lossbench.execution.checks import checked_once, found_fine
 from lossbench.execution.collect import budgets_of, weights_of
 from lossbench.execution.declared import (
@@ -58,7 +57,7 @@ from lossbench.execution.plan import plan as make_plan
 from lossbench.execution.settled import settled
 from lossbench.execution.sites import Site, site
 from lossbench.execution.validation import Validator, unknown
-from lossbench.lifetime import collect_rarely, die_with_parent, without_main
+from lossbench.lifetime import collect_rarely
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
@@ -319,12 +318,6 @@ def _fetch(params: Params, names: Sequence[str]) -> None:
         fetch(params.datasets[name], name, outs.data(name))
 
 
-def parts_of(params: Params, names: Collection[str]) -> list[tuple[str, ...]]:
-    """Divide names among as many processes as run side by side."""
-    listed, several = tuple(names), min(worker_count(params.compute), len(names))
-    return [listed[len(listed) * at // several : len(listed) * (at + 1) // several] for at in range(several)]
-
-
 def try_on_data(params: Params, outs: Outs) -> None:
     """Try each experiment on data that were not there at the check; what fails does not pass validation.
 
@@ -491,76 +484,6 @@ def _check(params: Params, experiments: Sequence[str], first: bool) -> None:
     if first:
         check_declared(params)
     check_experiments(params, experiments)
-
-
-def in_worker(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function of a module where torch is imported already, in the folder where we are.
-
-    Raises:
-        UserError: what it says.
-        GateError: what it says, or that its process ended.
-
-    """
-    in_workers(function, [arguments])
-
-
-def in_workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> None:
-    """Make several calls of a function side by side; see :func:`workers`."""
-    with workers(function, calls):
-        pass
-
-
-@contextmanager
-def workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> Iterator[None]:
-    """Make calls of a function side by side, and with what is done meanwhile.
-
-    Raises:
-        UserError: what the first of them says that fails.
-        GateError: what it says, or that its process ended.
-
-    """
-    warm_up()
-    context, began = get_context("forkserver"), []
-    try:
-        for arguments in calls:
-            here, there = context.Pipe(duplex=False)
-            told = (there, function, arguments, str(Path.cwd()))
-            process = context.Process(target=_called, args=told, daemon=True)
-            with without_main():
-                process.start()
-            there.close()
-            began.append((process, here))
-        yield
-        for _, here in began:
-            try:
-                error = here.recv()
-            except EOFError:
-                raise GateError(
-                    f"the process that was to{function.__name__.replace('_', ' ')} ended without an answer"
-                ) from None
-            if error is not None:
-                raise error
-    except BaseException:
-        for process, _ in began:
-            process.terminate()
-        raise
-    finally:
-        for process, here in began:
-            process.join()
-            here.close()
-
-
-def _called(pipe: Connection, function: Callable[..., None], arguments: Sequence[Any], folder: str) -> None:
-    die_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the workers' server ignores
-    os.chdir(folder)
-    answer: Exception | None = None
-    try:
-        function(*arguments)
-    except (UserError, GateError) as error:
-        answer = error
-    with suppress(BrokenPipeError):  # whoever asked was ended meanwhile
-        pipe.send(answer)
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def inline(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def in_process(function: Callable[..., None], params: Any, study: Path) -> None:
         fresh(study / params.code, lambda: function(params, study))
 
-    monkeypatch.setattr("lossbench.running.in_worker", in_process)
+    monkeypatch.setattr("lossbench.execution.beside.in_worker", in_process)
     monkeypatch.setattr("lossbench.running.validator", lambda *_: Unneeded())
     return here
 
@@ -156,7 +156,9 @@ def test_what_the_pipeline_has_trained_is_not_computed_again(
     import pandas as pd
 
     monkeypatch.setenv("LOSSBENCH_STORE", str(trained_study / ".lossbench" / "store"))
-    monkeypatch.setattr("lossbench.running.in_worker", lambda *_: pytest.fail("a worker was started"))
+    monkeypatch.setattr(
+        "lossbench.execution.beside.in_worker", lambda *_: pytest.fail("a worker was started")
+    )
     found = lossbench.compare(**asked(trained_study, experiment, name=experiment))
     assert Recording.computed == []
     assert states(found.folder / "models") == states(trained_study / "models" / experiment)

@@ -513,3 +513,26 @@ def test_what_is_tried_leaves_all_generators_as_they_were(code: Path, trained_st
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002  # state is what is asked
     assert random.getstate() == before[2]
+
+
+@pytest.mark.slow
+def test_a_module_that_seeds_a_generator_when_imported_decides_no_weights(tmp_path: Path) -> None:
+    """The first replicate of a process that imports it would begin with the weights of that seed."""
+    from conftest import train_study
+
+    for name, first in (("plain", ""), ("seeding", "torch.manual_seed(0)\n")):
+        code = tmp_path / name / "code"
+        code.mkdir(parents=True)
+        (code / f"mine_{name}.py").write_text(
+            f"import math, torch\n{first}def net(input_shape, outputs):\n"
+            "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(input_shape), outputs))\n"
+        )
+        content = study_params(code=str(code), seeds=[5, 6], tuning={"trials": 0})
+        content["experiments"]["digits"]["model"] = {"name": f"mine_{name}:net"}
+        train_study(tmp_path / name / "study", content)
+    plain, seeding = (
+        [file.read_bytes() for file in sorted((tmp_path / name / "study/models").rglob("*.safetensors"))]
+        for name in ("plain", "seeding")
+    )
+    assert plain
+    assert plain == seeding

@@ -207,13 +207,14 @@ def _compared(
 
 def _answer(params: "Params", study: Path, store: "Store", record: bool) -> None:
     """Check, train and score what is missing, and judge."""
+    from lossbench.execution.beside import in_worker
     from lossbench.execution.fill import Arm
     from lossbench.execution.local import warm_up
     from lossbench.execution.settled import lacks
     from lossbench.execution.sites import site
     from lossbench.execution.validation import collect_validation
     from lossbench.outs import Outs
-    from lossbench.running import in_worker, validator
+    from lossbench.running import validator
 
     outs = Outs(study)
     site(params, outs, store)  # what it lacks is said now

@@ -15,8 +15,8 @@ from lossbench.evaluation.gallery import gallery
 from lossbench.evaluation.replicates import predict_replicate
 from lossbench.execution import scripted
 from lossbench.execution.checkpoints import checkpoint_of
-from lossbench.execution.fill import Experiment
-from lossbench.execution.identity import Identity, data_hash, deciding, use_own_code
+from lossbench.execution.fill import Experiment as Shown
+from lossbench.execution.identity import Identity, data_hash, deciding, losses_named, use_own_code
 from lossbench.execution.jobs import (
     COSTS,
     FLOORS,
@@ -35,7 +35,8 @@ from lossbench.execution.scoring import Hand, Scoring, keep
 from lossbench.execution.serialised import plain, read_array
 from lossbench.folds import fold_folder, fold_of
 from lossbench.losses.schedules import changes_stated
-from lossbench.params import Params, ScriptExperiment
+from lossbench.params import Experiment, Params, ScriptExperiment
+from lossbench.plugins import is_path, load_object
 from lossbench.store import DamagedError, Entry, Store, hashed
 from lossbench.system import peak_memory
 from lossbench.tasks.base import Task, task_for
@@ -285,14 +286,14 @@ def _keep_costs(identity: Identity, store: Store, seconds: float) -> None:
 
 
 def _floors(job: Floors) -> None:
-    experiment = Experiment(job.params, job.experiment, job.where.study)
+    experiment = Shown(job.params, job.experiment, job.where.study)
     _agree(job, experiment.floors(job.fold), job.key)
     task, data = _task(job.params, job.experiment, _data(job, job.experiment, job.fold))
     Store(job.where.store).put(FLOORS, job.key, {"floors": plain(task.floors(data))})
 
 
 def _gallery(job: Gallery) -> None:
-    experiment = Experiment(job.params, job.experiment, job.where.study)
+    experiment = Shown(job.params, job.experiment, job.where.study)
     _agree(job, experiment.gallery(job.shown), job.key)
     fold = fold_of(job.params, job.experiment, job.seed)
     task, data = _task(job.params, job.experiment, _data(job, job.experiment, fold))
@@ -322,6 +323,7 @@ def _setting(job: Train) -> Setting:
     """Prepare an arm; data are read once for all arms and trials that see them alike."""
     params, arm = job.params, job.params.arms[job.arm]
     network, loss = params.experiments[arm.experiment].model, params.losses[arm.loss]
+    _import_own(params.experiments[arm.experiment], loss)
     task, data = _task(params, arm.experiment, _data(job, arm.experiment, job.fold))
     alike = [
         params.experiments[arm.experiment].task.model_dump(mode="json"),
@@ -339,6 +341,16 @@ def _setting(job: Train) -> Setting:
         )
     # The task too: another experiment that sees the data alike may go by another metric.
     return replace(_PREPARED[key], task=task, network=network, recipe=job.recipe, loss=loss)
+
+
+def _import_own(experiment: Experiment | ScriptExperiment, loss: Mapping[str, Any]) -> None:
+    """Import the user's modules before anything is drawn: one may seed a generator when it is imported."""
+    if isinstance(experiment, ScriptExperiment):
+        return
+    names = [experiment.model.name, experiment.task.name, experiment.metric, *losses_named(loss)]
+    for name in (*names, experiment.recipe.augmentation.own):
+        if is_path(name):
+            load_object(str(name), "code")
 
 
 KEPT = 2
