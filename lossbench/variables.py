@@ -102,6 +102,7 @@ VARIABLES = (
         "LOSSBENCH_CHECKED", "", "A run tells its stages that params.yaml has been checked.", internal=True
     ),
     Variable("LOSSBENCH_DRIVER", "", "A worker is told whose it is.", internal=True),
+    Variable("LOSSBENCH_SCRIPT", "", "What a script starts is known and ended by it.", internal=True),
     Variable("LOSSBENCH_PROGRESS_LINES", "", "Progress in lines, as into a log file.", internal=True),
     Variable("LOSSBENCH_TEST_NETWORK", "", "Tests run in a network of their own.", internal=True),
     Variable("LOSSBENCH_PROBE", "", "Where a benchmark's probe writes.", internal=True),
