@@ -177,7 +177,6 @@ def compute(task: Task, emit: Callable[[Any], None], bundle: Callable[[], Bundle
 
         threads = job.params.compute.threads
         torch.set_num_threads(threads)
-        # Without, a small net's step takes an eighth longer where two train side by side.
         keep_memory(little_memory(max(1, processors() // threads)))
         gpus.keep_to_part(job.params.compute.device, job.where.share)
         with _asked_to_end():

@@ -17,7 +17,7 @@ def seeds(call: Callable[[], object]) -> str | None:
     with _kept():
         for seed in range(2):
             torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  # what the user's code may seed is this one
+            np.random.seed(seed)  # noqa: NPY002  # the one that the user's code may seed
             random.seed(seed)
             call()
             left.append(_states())
@@ -27,17 +27,17 @@ def seeds(call: Callable[[], object]) -> str | None:
 def _states() -> dict[str, object]:
     return {
         "torch's": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's": np.random.get_state(legacy=False)["state"]["key"].tobytes(),  # noqa: NPY002  # as above
+        "NumPy's": np.random.get_state(legacy=False)["state"]["key"].tobytes(),  # noqa: NPY002  # the one that the user's code may seed
         "Python's": random.getstate()[1],
     }
 
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  # as above
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  # the one that the user's code may seed
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        np.random.set_state(numpys)  # noqa: NPY002  # as above
+        np.random.set_state(numpys)  # noqa: NPY002  # the one that the user's code may seed
         random.setstate(pythons)

@@ -185,7 +185,7 @@ def _refuse_untrainable(model: nn.Module, trial: Trial, device: str) -> None:
         )
     odd = [name for name, one in named.items() if one.requires_grad and _odd(one)]
     if odd and device == "meta":
-        raise NotImplementedError  # where there are numbers it is tried
+        raise NotImplementedError("whether an optimizer trains such weights is tried on the CPU instead")
     if device == "meta":
         return
     recipe = trial.experiment.recipe
