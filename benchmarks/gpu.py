@@ -5,9 +5,9 @@ against steps as they come, population against loop, a population's convolutions
 against torch's, agreement of the engines, every loss on every task it fits and what determinism costs, and
 the time to 99 % on MNIST and 94 % on CIFAR-10 (`--mnist` and `--cifar` name fetched datasets; without them
 the files come as for benchmarks.training). Each row is written to benchmarks/results/gpu.json when it is
-there; one that fails says why, and the next begins; what there is no time for says so. Without a GPU it says
-that, and runs a small twin on the CPU, which it writes to gpu-cpu-twin.json and holds against no goal of
-speed.
+there; one that fails says why, and the next begins: in a new process where the failure took the GPU from its
+process, or took the process; what there is no time for says so. Without a GPU it says that, and runs a small
+twin on the CPU, which it writes to gpu-cpu-twin.json and holds against no goal of speed.
 
 It needs torch, numpy, scipy, pydantic and safetensors; pycocotools for the rows of detection, which say so
 where it is missing; and for real data what benchmarks.training needs, or fetched datasets.
@@ -16,6 +16,7 @@ where it is missing; and for real data what benchmarks.training needs, or fetche
 import argparse
 import hashlib
 import io
+import multiprocessing
 import signal
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -34,10 +36,12 @@ import torch
 from benchmarks.common import commit, machine, write
 from benchmarks.synthetic import Row, losses_for, setting, synthetic
 from lossbench.data.dataset import Dataset
+from lossbench.lifetime import die_with_parent
 from lossbench.recipe import Compute
 from lossbench.statistics import tost_p
 from lossbench.training import Member, Replicate, Setting, loop, population, predict
 from lossbench.training.determinism import deterministic, stated_precision
+from lossbench.training.faults import lost
 from lossbench.training.loop import train_replicate
 from lossbench.training.patches import FEWEST
 from lossbench.training.population import train_population
@@ -56,6 +60,10 @@ MINUTES = 8.0
 """In which the whole is to end."""
 LAST = 7.8
 """Minutes after which no row is begun, and one on its way is ended."""
+GRACE = 3.0
+"""Seconds after that until its process is killed: a call of torch's cannot be interrupted."""
+STARTING = 10.0
+"""Seconds in which a process that begins after that says of the other rows that there was no time."""
 RESERVED = 3.0
 """Of these kept for real data: what is made up ends before."""
 SECONDS = 4.0
@@ -86,6 +94,73 @@ TWIN = Size("cpu", 64, (1, 2), 2, 1, 4, 2, losses=False)
 
 @dataclass
 class Sheet:
+    """The rows as a process measures them; each is told when it is begun, and when it is there.
+
+    Attributes:
+        began: the whole, as ``time.perf_counter`` says it.
+        tell: whoever writes them.
+        known: rows of processes before this one, which are not measured again.
+
+    """
+
+    began: float
+    tell: Callable[[str, Any], None]
+    known: list[Row] = field(default_factory=list)
+    asked: int = 0
+
+    @property
+    def minutes(self) -> float:
+        """How long the whole has taken."""
+        return (time.perf_counter() - self.began) / 60
+
+    def add(self, row: Row, work: Callable[[], Row], until: float = LAST) -> Row:
+        """Let ``work`` complete a row while there is time; what it raises stands in the row.
+
+        Raises:
+            SystemExit: if this process can use its GPU no more.
+
+        """
+        self.asked += 1
+        if self.asked <= len(self.known):
+            return self.known[self.asked - 1]
+        self.tell("begun", row)
+        spoils = False
+        if self.minutes >= until:
+            row["error"] = f"not measured: {until:g} minutes were over"
+        else:
+            try:
+                with ended(after=60 * (LAST - self.minutes)):
+                    row |= work()
+                    synchronize()  # what a kernel of this row met is said by this row
+            except Exception as error:  # of whatever kind: the next row is measured
+                row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+                spoils = spoiled(error)
+        self.tell("there", row)
+        if spoils:
+            raise SystemExit(1)
+        return row
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def spoiled(error: Exception) -> bool:
+    """Whether a process that met an error can use its GPU no more: CUDA then says so of every call."""
+    try:
+        synchronize()
+    except RuntimeError:
+        return True
+    return lost(error)
+
+
+Part = Callable[[Size, Path, Sheet], None]
+
+
+@dataclass
+class Record:
     """The rows, on disk as soon as they are there.
 
     Attributes:
@@ -104,24 +179,81 @@ class Sheet:
         """How long it has taken."""
         return (time.perf_counter() - self.began) / 60
 
-    def add(self, row: Row, work: Callable[[], Row], until: float = LAST) -> Row:
-        """Let ``work`` complete a row while there is time; what it raises stands in the row."""
-        self.rows.append(row)
-        if self.minutes >= until:
-            row["error"] = f"not measured: {until:g} minutes were over"
-        else:
-            try:
-                with ended(after=60 * (LAST - self.minutes)):
-                    row |= work()
-            except Exception as error:  # of whatever kind: the next row is measured
-                row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-        print(f"  {row}", flush=True)
-        self.write()
-        return row
-
     def write(self) -> Path:
         """Write what there is."""
         return write(self.name, {**self.result, "minutes": round(self.minutes, 1), "rows": self.rows})
+
+    def measure(self, parts: Sequence[Part], size: Size, folder: Path) -> None:
+        """Measure in one process, and in another from the next row on where one ends within a row.
+
+        Raises:
+            RuntimeError: if a process ends between two rows.
+
+        """
+        context, attempt, code = multiprocessing.get_context("spawn"), 0, None
+        while code != 0:
+            before, attempt = len(self.rows), attempt + 1
+            ours, theirs = context.Pipe(duplex=False)
+            given = (theirs, list(self.rows), self.began, parts, size, folder / str(attempt))
+            process = context.Process(target=_measure, args=given)
+            process.start()
+            theirs.close()
+            if not self._follow(ours):
+                process.kill()
+            process.join()
+            code = process.exitcode
+            self._unfinished(f"its process ended with exit code {code}")
+            if code != 0 and len(self.rows) == before:
+                raise RuntimeError(f"the process that measures ended with exit code {code} between two rows")
+
+    def _follow(self, pipe: Connection) -> bool:
+        """Take what a process tells until it ends; whether it did in time."""
+        left = max(60 * (LAST - self.minutes) + GRACE, STARTING)
+        until = time.perf_counter() + left
+        while pipe.poll(max(0.0, until - time.perf_counter())):
+            try:
+                kind, content = pipe.recv()
+            except (EOFError, OSError):  # it ended, between two messages or within one
+                return True
+            if kind == "device":
+                self.result["device"] = content
+            elif kind == "begun":
+                self.rows.append(content | {"error": UNFINISHED})
+                self.write()
+            else:
+                self.rows[-1] = content
+                print(f"  {content}", flush=True)
+                self.write()
+        self._unfinished(f"not measured to its end: {LAST:g} minutes were over")
+        return False
+
+    def _unfinished(self, why: str) -> None:
+        """Say of the last row why it is not there, where it is not."""
+        if self.rows and self.rows[-1].get("error") == UNFINISHED:
+            self.rows[-1]["error"] = why
+            print(f"  {self.rows[-1]}", flush=True)
+            self.write()
+
+
+UNFINISHED = "being measured"
+
+
+def _measure(
+    pipe: Connection, known: list[Row], began: float, parts: Sequence[Part], size: Size, folder: Path
+) -> None:
+    """Measure, in a process of its own, the rows that are not known."""
+    die_with_parent()
+    if size.device == "cpu":
+        torch.set_num_threads(1)
+
+    def tell(kind: str, content: Any) -> None:
+        pipe.send((kind, content))
+
+    if size.device == "cuda" and not known:
+        tell("device", torch.cuda.get_device_name())
+    sheet = Sheet(began, tell, known)
+    for number, part in enumerate(parts):
+        part(size, folder / str(number), sheet)
 
 
 @contextmanager
@@ -146,12 +278,10 @@ def sha256(one: Replicate) -> str:
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds, with the device's queue emptied before and after."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     began = time.perf_counter()
     result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - began, result
 
 
@@ -346,14 +476,14 @@ def patches(size: Size, folder: Path, sheet: Sheet) -> None:
     for name, shape in (("grey", (1, 28, 28)), ("colour", (3, 32, 32))):
         data = synthetic(folder / name, "label", shape, size.steps * batch)
         made = setting(data, LENET, size.device, engine="population", batch_size=batch)
-        before: dict[str, float] = {}
+        before: Row = {}
         for asked in (False, True):
             begun = {"part": "patches", "network": "lenet", "images": name, "members": members}
             work = partial(_convolved, made, members, size, asked, before)
-            sheet.add({**begun, "patches": asked}, work)
+            before = sheet.add({**begun, "patches": asked}, work)
 
 
-def _convolved(made: Setting, members: int, size: Size, asked: bool, before: dict[str, float]) -> Row:
+def _convolved(made: Setting, members: int, size: Size, asked: bool, before: Row) -> Row:
     """Milliseconds of a step; of the second row how much faster, and how far off its losses are."""
     cuda = size.device == "cuda"
     with patch.object(population, "in_patches", lambda _: asked):
@@ -364,11 +494,11 @@ def _convolved(made: Setting, members: int, size: Size, asked: bool, before: dic
             torch.cuda.reset_peak_memory_stats()
         seconds, trained = min((timed(work) for _ in range(2)), key=lambda run: run[0])
     loss = statistics.mean(next(r.value for r in one.history if r.split == "train") for one in trained)
-    found: Row = {"milliseconds_per_step": round(1000 * seconds / size.steps, 3)}
-    if before:
-        found["faster"] = round(before["seconds"] / seconds, 2)
-        found["relative_loss_difference"] = abs(loss - before["loss"]) / before["loss"]
-    before |= {"seconds": seconds, "loss": loss}
+    milliseconds = round(1000 * seconds / size.steps, 3)
+    found: Row = {"milliseconds_per_step": milliseconds, "mean_loss": loss}
+    if "mean_loss" in before:
+        found["faster"] = round(before["milliseconds_per_step"] / milliseconds, 2)
+        found["relative_loss_difference"] = abs(loss - before["mean_loss"]) / before["mean_loss"]
     return {**found, "peak_mib": torch.cuda.max_memory_allocated() // 2**20 if cuda else None}
 
 
@@ -439,7 +569,7 @@ def reaching(folder: Path, network: Row, goal: float, how: Row, size: Size, memb
     }
 
 
-def real_data(given: argparse.Namespace, size: Size, folder: Path, sheet: Sheet) -> None:
+def real_data(size: Size, folder: Path, sheet: Sheet, given: argparse.Namespace) -> None:
     """Train to the usual marks on MNIST and CIFAR-10; a set that cannot be had is said so."""
     cosine = {"name": "cosine", "warmup": 0.1}
     nesterov = {"name": "nesterov", "learning_rate": 0.2, "weight_decay": 5e-4}
@@ -538,26 +668,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = FULL if torch.cuda.is_available() and not given.twin else TWIN
     if size is TWIN:
         print("No GPU is used: this is the small twin on the CPU; its speeds say nothing about a GPU.")
-        torch.set_num_threads(1)
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if size is FULL else "no GPU: the small twin on the CPU",
+        "device": "unknown" if size is FULL else "no GPU: the small twin on the CPU",
         "machine": machine("torch"),
         "commit": commit(),
     }
-    sheet = Sheet("gpu" if size is FULL else "gpu-cpu-twin", result)
+    record = Record("gpu" if size is FULL else "gpu-cpu-twin", result)
+    parts: list[Part] = [variety, graphs, losses, agreement, patches, speed]
+    if size is FULL:
+        parts.append(partial(real_data, given=given))
     with tempfile.TemporaryDirectory() as folder:
-        for part in (variety, graphs, losses, agreement, patches, speed):
-            print(f"{part.__name__}:", flush=True)
-            part(size, Path(folder) / part.__name__, sheet)
-        if size is FULL:
-            real_data(given, size, Path(folder), sheet)
-    result["goals"] = goals(sheet.rows, size, sheet.minutes)
+        record.measure(parts, size, Path(folder))
+    result["goals"] = goals(record.rows, size, record.minutes)
     print("\ngoals")
     for one in result["goals"]:
         print(
             f"{'met' if one['met'] else 'MISSED':<7}{one['measured']} (goal {one['goal']:g})  {one['name']}"
         )
-    print(f"written: {sheet.write()}")
+    print(f"written: {record.write()}")
 
 
 if __name__ == "__main__":
