@@ -143,7 +143,7 @@ class Sheet:
 
 def synchronize() -> None:
     """Wait for the GPU, where this process uses one."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
         torch.cuda.synchronize()
 
 

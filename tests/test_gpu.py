@@ -1,6 +1,9 @@
 """What is decided about a GPU where there is none: which one, in which precision, and what its faults are called."""
 
+import ctypes
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +17,7 @@ from lossbench.execution import identity, local
 from lossbench.recipe import Compute
 from lossbench.training.determinism import SWITCH, check_workspace, deterministic, recurrent_in_float32
 from lossbench.training.dropout import draw_masks
-from lossbench.training.faults import lost, of_the_device
+from lossbench.training.faults import GONE, LESS, lost, of_the_device
 from lossbench.training.member import at_most
 
 MIG = "MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000001,MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000002"
@@ -255,7 +258,7 @@ REJECTED = (
         (torch.OutOfMemoryError(REJECTED), GateError, "does not fit into the GPU's memory (5.00 GiB more were wanted); lower"),
         (RuntimeError("CUDA driver error: out of memory"), GateError, "does not fit into the GPU's memory; lower"),
         (RuntimeError("CUDA driver error: unknown error"), GateError, "failed on the GPU with 'unknown error'; CUDA_LAUNCH"),
-        (RuntimeError("CUDA error: uncorrectable ECC error encountered\nSearch"), GateError, "with 'uncorrectable ECC error"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered\nSearch"), GateError, "('uncorrectable ECC error encountered'), which no"),
         (RuntimeError("GET was unable to find an engine to execute this computation"), GateError, "failed in cuDNN, which has no"),
         (RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `x`"), GateError, "in cusolver with CUSOLVER"),
         (RuntimeError("CUDA NVRTC error: NVRTC_ERROR_COMPILATION"), GateError, "failed in CUDA NVRTC with NVRTC_ERROR_COMP"),
@@ -264,14 +267,13 @@ REJECTED = (
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), GateError, "in cuDNN with CUDNN_STATUS_EXECUTION_F"),
         (RuntimeError("cuDNN Frontend error: CUDNN_BACKEND_API_FAILED: CUDNN_STATUS_BAD_PARAM"), GateError, "cuDNN with"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), GateError, "with CUBLAS_STATUS_ALLOC"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered\nMore"), GateError, "'an illegal memory"),
         (RuntimeError("foo_cuda does not have a deterministic implementation, but you set"), UserError, "runs foo_cuda"),
         (RuntimeError("median CUDA with indices output does not have a deterministic implementation, but"), UserError, "runs median CUDA with indices output, which"),
         (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), GateError, "failed in cuDNN, which has no"),
         (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), GateError, "in cuFFT with CUFFT_ALLOC_FAILED"),
     ],
     ids=["memory", "part of memory", "rejected", "driver memory", "driver", "ecc", "no engine", "cusolver", "nvrtc",
-         "runtime memory", "assert", "cudnn", "frontend", "cublas", "broken", "nondeterministic", "of words", "no algorithm", "cufft"],
+         "runtime memory", "assert", "cudnn", "frontend", "cublas", "nondeterministic", "of words", "no algorithm", "cufft"],
 )  # fmt: skip
 def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
     told = of_the_device(error, "the training of 'one' with seed 3")
@@ -281,8 +283,152 @@ def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exce
     assert "\n" not in str(told)
 
 
-def test_other_errors_are_no_fault_of_the_gpu() -> None:
-    assert of_the_device(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+RUNTIME = {  # cudaGetErrorString's words for some of its numbers, and what is made of them
+    2: ("out of memory", "does not fit into the GPU's memory; lower"),
+    3: ("initialization error", "cannot start CUDA on the GPU ("),
+    35: ("CUDA driver version is insufficient for CUDA runtime version", "meets a driver that does not fit"),
+    46: ("CUDA-capable device(s) is/are busy or unavailable", "may not use the GPU ("),
+    53: ("unspecified launch failure in prior launch", "had a kernel fail"),
+    98: ("invalid device function", "finds no kernels for this GPU"),
+    100: ("no CUDA-capable device is detected", "cannot start CUDA on the GPU ("),
+    101: ("invalid device ordinal", "cannot start CUDA on the GPU ("),
+    200: ("device kernel image is invalid", "finds no kernels for this GPU"),
+    209: ("no kernel image is available for execution on the device", "finds no kernels for this GPU"),
+    214: ("uncorrectable ECC error encountered", "met a fault of the GPU itself ("),
+    220: ("uncorrectable NVLink error detected during the execution", "met a fault of the GPU itself ("),
+    222: ("the provided PTX was compiled with an unsupported toolchain.", "meets a driver that does not fit"),
+    700: ("an illegal memory access was encountered", "had a kernel fail"),
+    701: ("too many resources requested for launch", "asks for more than a kernel of this GPU can do"),
+    702: ("the launch timed out and was terminated", "ran a kernel for longer than the GPU"),
+    710: ("device-side assert triggered", "met an index out of range on the GPU"),
+    714: ("hardware stack error", "met a fault of the GPU itself ("),
+    716: ("misaligned address", "had a kernel fail"),
+    719: ("unspecified launch failure", "had a kernel fail"),
+    802: ("system not yet initialized", "cannot start CUDA on the GPU ("),
+    803: (
+        "system has unsupported display driver / cuda driver combination",
+        "meets a driver that does not fit",
+    ),
+    900: ("operation not permitted when stream is capturing", "does what cannot be recorded as a CUDA graph"),
+    999: ("unknown error", "failed on the GPU with 'unknown error'"),
+}
+NCCL = {  # the same of ncclGetErrorString
+    1: ("unhandled cuda error (run with NCCL_DEBUG=INFO for details)", "failed in NCCL"),
+    2: ("unhandled system error (run with NCCL_DEBUG=INFO for details)", "had a call of the system refused to NCCL"),
+    3: ("internal error - please report this issue to the NCCL developers", "failed in NCCL"),
+    5: ("invalid usage (run with NCCL_DEBUG=WARN for details)", "has two processes on one GPU"),
+    6: ("remote process exited or there was a network error", "waited for another of its processes"),
+    8: ("timeout", "waited for another of its processes"),
+}  # fmt: skip
+
+
+def of_cuda(name: str, function: str) -> Callable[[int], str]:
+    """A function of a library of CUDA's that puts an error's number into words: it needs no GPU."""
+    folders = (find_spec("nvidia") or Mock(submodule_search_locations=[])).submodule_search_locations
+    files = [file for folder in folders or [] for file in Path(folder).rglob(f"{name}.so.*")]
+    if not files:
+        pytest.skip(f"{name}, which torch's own CUDA packages bring along, is not installed")
+    words = getattr(ctypes.CDLL(str(files[0])), function)
+    words.restype = ctypes.c_char_p
+    return lambda number: str(words(number).decode())
+
+
+def sentence(text: str) -> str:
+    told = of_the_device(RuntimeError(text), "it")
+    assert type(told) is GateError, text
+    assert "\n" not in str(told)
+    return str(told)
+
+
+@pytest.mark.parametrize("number", RUNTIME)
+def test_what_the_runtime_says_is_told_with_what_to_do(number: int) -> None:
+    said, words = RUNTIME[number]
+    for whole in (
+        f"CUDA error: {said}\nSearch for `cuda' in https://docs.nvidia.com\nCUDA kernel errors might be",
+        f"CUDA driver error: {said}",
+        f"Traceback (most recent call last):\n  File\ntorch.AcceleratorError: CUDA error: {said}\nSearch",
+        f"NCCL error in: a.cpp:12, {NCCL[1][0]}, NCCL version 2.28.9\nLast error:\nCuda failure {number} '{said}'",
+    ):
+        assert sentence(whole).startswith(f"it {words}")
+        assert lost(RuntimeError(whole)) is (number != 2), "only memory can be freed"
+    if number not in (2, 710, 719):
+        assert LESS not in sentence(f"CUDA error: {said}") or number in (701, 702), "it is no want of memory"
+
+
+def test_the_runtime_says_what_stands_in_the_table_and_nothing_else_goes_untold() -> None:
+    words = of_cuda("libcudart", "cudaGetErrorString")
+    assert {number: words(number) for number in RUNTIME} == {
+        number: said for number, (said, _) in RUNTIME.items()
+    }
+    for said in {words(number) for number in range(1, 1000)}:
+        assert sentence(f"CUDA error: {said}\nSearch for").startswith("it ")
+    network = of_cuda("libnccl", "ncclGetErrorString")
+    assert {number: network(number) for number in NCCL} == {
+        number: said for number, (said, _) in NCCL.items()
+    }
+
+
+@pytest.mark.parametrize("number", NCCL)
+def test_what_nccl_says_is_told_with_what_to_do(number: int) -> None:
+    """Who has only lost another says so; what NCCL itself met is no lost connection."""
+    said, words = NCCL[number]
+    whole = (
+        f"NCCL error in: a.cpp:12, {said}, NCCL version 2.28.9\nncclX: it failed.\nLast error:\nsome words"
+    )
+    assert sentence(whole).startswith(f"it {words}")
+    assert sentence(whole).endswith("('some words')")
+    assert (GONE.search(whole) is not None) is (number in (6, 8))
+    assert lost(RuntimeError(whole))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[PG ID 0 PG GUID 0(default_pg) Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3, "
+         "OpType=ALLREDUCE, Timeout(ms)=600000) ran for 600029 milliseconds before timing out.", "waited for another"),
+        ("NCCL communicator was aborted on rank 0.", "waited for another"),
+        ("NCCL error in: a.cpp:1, unhandled system error, NCCL version 2\nLast error:\nsocket: Connection closed by "
+         "remote peer", "waited for another"),
+        ("NCCL error in: a.cpp:1, invalid usage, NCCL version 2\nLast error:\nDuplicate GPU detected : rank 0 and rank 1",
+         "has two processes on one GPU"),
+        ("The NVIDIA driver on your system is too old (found version 12020). Please update", "meets a driver that"),
+        ("Found no NVIDIA driver on your system. Please check that", "cannot start CUDA"),
+        ("No CUDA GPUs are available", "cannot start CUDA"),
+        ("Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before? Error 802: system not yet "
+         "initialized", "cannot start CUDA"),
+        ("CUDA unknown error - this may be due to an incorrectly set up environment", "cannot start CUDA"),
+        ("NVRM: GPU has fallen off the bus", "met a fault of the GPU itself"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "failed in CUDA with CUBLAS_STATUS_"
+         "ALLOC_FAILED: it found no memory; lower"),
+        ("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `x`", "failed in CUDA with CUBLAS_STATUS_NOT_SUPPORTED: it has no"),
+        ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `x`", "failed in CUDA with CUBLAS_STATUS_INVALID_VALUE: it refuses"),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`", "failed in CUDA with CUBLAS_STATUS_EXECUTION_FAILED: a ke"),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "failed in cuDNN with CUDNN_STATUS_NOT_INITIALIZED: it could not"),
+        ("cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH", "failed in cuDNN with CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH: it d"),
+        ("cuDNN error: CUDNN_STATUS_BAD_PARAM", "failed in cuDNN with CUDNN_STATUS_BAD_PARAM: it refuses"),
+    ],
+)  # fmt: skip
+def test_what_torch_and_its_libraries_say_is_told_with_what_to_do(text: str, words: str) -> None:
+    assert sentence(text).startswith(f"it {words}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mat1 and mat2 shapes cannot be multiplied",
+        "my loss met a CUDA error: see the log",
+        "no device-side assert was expected",
+        "an illegal instruction stands in the file of labels",
+        "NCCL is not wanted here",
+        "I asked for CUDNN_STATUS_SUCCESS",
+        "the driver of the experiment is too old",
+        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+        "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use 'spawn'",
+    ],
+)
+def test_other_errors_are_no_fault_of_the_gpu(text: str) -> None:
+    assert of_the_device(RuntimeError(text)) is None
+    assert not lost(RuntimeError(text))
     assert of_the_device(ValueError("CUDA error: x")) is None
 
 

@@ -37,11 +37,11 @@ from lossbench.tasks.base import task_for
 from lossbench.training import Member, Setting, checkpoint, fit, ranks
 from lossbench.training.collectives import part_of
 from lossbench.training.distributed import Ranks
+from lossbench.training.faults import GONE
 from lossbench.training.fitting import train
 from lossbench.training.group import ALONE, Group
 from lossbench.training.loop import train_replicate
 from lossbench.training.parts import Part, differs
-from lossbench.training.rank import LOST
 
 CLOSE = 1e-5
 MEMBER = Member(0)
@@ -520,10 +520,13 @@ def test_a_checkpoint_beside_a_store_that_is_no_folder_travels_to_the_leading_pr
 
 
 def test_what_torch_says_of_a_lost_process_is_known():
-    assert LOST.search(
+    assert GONE.search(
         "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:5"
     )
-    assert not LOST.search("mat1 and mat2 shapes cannot be multiplied")
+    nccl = "NCCL error in: a.cpp:12, {}, NCCL version 2.28.9"
+    assert GONE.search(nccl.format("remote process exited or there was a network error"))
+    assert not GONE.search(nccl.format("unhandled system error (run with NCCL_DEBUG=INFO for details)"))
+    assert not GONE.search("mat1 and mat2 shapes cannot be multiplied")
 
 
 # What follows starts real processes.

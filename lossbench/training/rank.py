@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import signal
 import sys
 import traceback
@@ -15,13 +14,11 @@ from lossbench.errors import GateError, UserError
 from lossbench.system import keep_memory, peak_memory
 from lossbench.training.determinism import threads
 from lossbench.training.distributed import among
+from lossbench.training.faults import GONE
 from lossbench.training.interruption import Interruption, noticing_sigterm
 from lossbench.training.loop import train_replicate
 from lossbench.training.ranks import Request
 from lossbench.travelling import in_words
-
-LOST = re.compile(r"gloo/|NCCL|Connection (closed|reset|refused)")
-"""What torch says where another process has gone."""
 
 
 def main() -> int:
@@ -45,7 +42,7 @@ def main() -> int:
     except Exception as error:  # whatever it was, whoever started us tells it
         if not isinstance(error, UserError | GateError):
             error.add_note("in one of a replicate's processes:\n" + traceback.format_exc())
-        lost = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+        lost = isinstance(error, RuntimeError) and GONE.search(str(error)) is not None
         say("lost" if lost else "failed", in_words(error))
         return 1
     return 0
