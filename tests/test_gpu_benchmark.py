@@ -7,10 +7,13 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from benchmarks import common, gpu
 from lossbench.closure import closure
@@ -80,6 +83,21 @@ def test_a_row_that_fails_or_has_no_time_left_is_told_and_the_next_begins(
     assert sheet.add({"part": "four"}, failing, 0.0)["error"] == "not measured: 0 minutes were over"
     assert told == [(kind, part) for part in ("one", "two", "three", "four") for kind in ("begun", "there")]
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_context_is_spoiled_where_cuda_says_so_of_the_next_call_whatever_the_row_said(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of Python's may hide the kernel's; want of memory spoils nothing."""
+    said = None if answers else RuntimeError("CUDA error: unspecified launch failure")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", Mock(side_effect=said))
+    for error in (ValueError("of this row alone"), torch.OutOfMemoryError("CUDA out of memory.")):
+        assert gpu.spoiled(error) is not answers
+    assert gpu.spoiled(RuntimeError("CUDA error: device-side assert triggered"))
+    with nullcontext() if answers else pytest.raises(SystemExit):
+        gpu.Sheet(time.perf_counter(), lambda *_: None).add({"part": "one"}, dict)
 
 
 SPOILT: list[Exception] = []
