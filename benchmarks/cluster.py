@@ -2,7 +2,8 @@
 
 - Ray: the same replicates on one node of one processor, on two, and by the local executor; the SHA-256 of
   all weights has to be equal. Efficiency is the time on one node over twice the time on two, by the clock:
-  the nodes need both processors to themselves.
+  the nodes need both processors to themselves. One node has one processor for all that runs, Ray and the
+  driver included, as a machine of one processor has.
 - Ray: a thousand jobs that sleep, on simulated nodes, by the real executor: what the driver's processor
   takes, there of what Ray takes without us, and messages of jobs.
 - MLflow and the report: 100 arms × 20 seeds × 200 epochs of multiplied outs, recorded and reported by the

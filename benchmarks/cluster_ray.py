@@ -111,6 +111,20 @@ def real_study(folder: Path, replicates: int, epochs: int) -> None:
     (folder / "reports/validation").mkdir(parents=True)
 
 
+@contextmanager
+def pinned(processors: int) -> Iterator[None]:
+    """Have what starts in this block run on as many processors of this machine as a cluster's nodes have.
+
+    A node whose Ray and driver ran on this machine's other processor would be none of one processor.
+    """
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(ours)[:processors]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
 def trained(folder: Path, store: Path, where: Mapping[str, str]) -> Row:
     """Train the arm into a store of its own; seconds by the clock, the replicates' own, and their weights."""
     shutil.rmtree(folder / ".lossbench", ignore_errors=True)
@@ -139,7 +153,7 @@ def scaling(folder: Path, replicates: int, epochs: int) -> list[Row]:
     real_study(study, replicates, epochs)
     rows = []
     for nodes in (1, 2):
-        with cluster(nodes, 1) as made:
+        with pinned(nodes), cluster(nodes, 1) as made:
             where = on(made)
             rows.append(
                 {"what": f"Ray, {nodes} × 1 processor", **trained(study, folder / f"on-{nodes}", where)}

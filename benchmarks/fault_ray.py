@@ -20,8 +20,13 @@ SERVES = "ray::serve_here"
 """What Ray calls a process that computes a job."""
 LONGEST = 600.0
 """Seconds that a run may take."""
-Strike = Callable[[Any, "subprocess.Popen[bytes]"], int]
-"""Kills something of a cluster on which a command runs; returns how many processes outlived it."""
+LATEST = 0.95
+"""Share of the undisturbed run's seconds by when harm comes."""
+Strike = Callable[[Any, "subprocess.Popen[bytes]"], int | None]
+"""Kills something of a cluster on which a command runs; returns how many processes outlived it.
+
+None: the run was over before anything could be killed.
+"""
 
 
 def serving() -> list[psutil.Process]:
@@ -34,7 +39,7 @@ def serving() -> list[psutil.Process]:
     return found
 
 
-def kill_worker(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
+def kill_worker(nodes: Any, running: "subprocess.Popen[bytes]") -> int | None:
     """Kill a process that computes a job; where there is none just now, the next one."""
     del nodes
     while running.poll() is None:
@@ -42,7 +47,7 @@ def kill_worker(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
             found[0].kill()
             return 0
         time.sleep(0.05)
-    raise RuntimeError("the run was over before a worker could be killed")
+    return None
 
 
 def kill_node(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
@@ -76,12 +81,12 @@ def kill_driver(nodes: Any, running: "subprocess.Popen[bytes]") -> int:
     return left_running(children)
 
 
-def killing(strike: Strike) -> Inject:
+def killing(strike: Strike, until: float = LATEST) -> Inject:
     """Kill something at a random moment of `make repro` on a cluster of the trial's own."""
 
     def inject(study: Study, chance: random.Random) -> int:
         nodes = study.companions.enter_context(cluster(NODES, 1))
-        return _struck(study, chance, strike, nodes)
+        return _struck(study, chance, strike, nodes, until)
 
     return inject
 
@@ -94,17 +99,17 @@ def losing_the_head(study: Study, chance: random.Random) -> int:
     return left
 
 
-def _struck(study: Study, chance: random.Random, strike: Strike, nodes: Any) -> int:
+def _struck(study: Study, chance: random.Random, strike: Strike, nodes: Any, until: float = LATEST) -> int:
     study.environment |= on(nodes)
     process = study.start(*REPRO)
     try:
-        time.sleep(chance.uniform(0.05, 0.95) * study.repro_seconds)  # on Ray a run takes longer than that
-        study.late = process.poll() is not None
-        left = 0 if study.late else strike(nodes, process)
+        time.sleep(chance.uniform(0.05, until) * study.repro_seconds)  # on Ray a run takes longer than that
+        left = None if process.poll() is not None else strike(nodes, process)
         process.wait(timeout=LONGEST)
     finally:
         end(process)
-    return left
+    study.late = left is None
+    return left or 0
 
 
 def missing() -> str:
@@ -115,7 +120,7 @@ def missing() -> str:
 def kinds() -> list[Kind]:
     """List a kind for a worker, a node, the driver and the head."""
     struck: dict[str, Inject] = {
-        "worker": killing(kill_worker),
+        "worker": killing(kill_worker, 0.5),  # later there may be none: arms are collected
         "node": killing(kill_node),
         "driver": killing(kill_driver),
         "head": losing_the_head,
