@@ -152,6 +152,7 @@ def test_a_decided_sentence_shows_no_interval_that_touches_0(difference, share):
         (0.41302, 0.05, "0.41"), (0.41302, 0.012, "0.413"), (0.98765, 0.0004, "0.9877"), (12.34, 3, "12"),
         (-0.5, 0.1, "−0.50"), (-0.0001, 0.1, "0.00"), (0.5, 0, "0.500"), (float("nan"), 0.1, "–"),
         (0.5, float("nan"), "0.500"),
+        (0.0002, float("nan"), "0.00020"), (-0.00025, 0, "−0.00025"), (0.0, 0, "0.000"),
     ],
 )  # fmt: skip
 def test_digits_end_where_the_interval_begins(value, spread, written):

@@ -6,7 +6,7 @@ from lossbench.statistics.family import MOST_SEEDS
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast
-from lossbench.statistics.writing import LEAST_POWER, decimals, metric_name, p_value, written
+from lossbench.statistics.writing import LEAST_POWER, metric_name, p_value, places_of, written
 
 FEWEST_TUNING_SEEDS = 3
 
@@ -130,7 +130,7 @@ def _with_interval(
     if unsigned:
         difference, bounds = abs(difference), sorted(abs(bound) for bound in bounds)
         never = bounds
-    places = decimals(half, *never)
+    places = places_of(difference, half, *never)
     if tie:
         places = _below(contrast.margin, bounds, places)
     low, high = (written(bound, places) for bound in bounds)
