@@ -211,3 +211,13 @@ def test_no_tie_is_promised_where_the_interval_lies_beyond_the_margin():
     (found,) = compare({"ce": np.full(5, 0.7), "dice": 0.7 + differences}, "ce", "dice", Rules())
     assert found.verdict == Verdict.UNDECIDED
     assert "tie" not in sentence(found, "", "dice", "ce", 0.05)
+
+
+@given(st.floats(0.001, 0.4), st.sampled_from([1, -1]))
+def test_an_undecided_interval_that_leaves_0_out_is_not_written_with_a_0(low, sign):
+    """ "4 (0 to 8); the interval leaves 0 out" says two things at once."""
+    bounds = sorted((sign * low, sign * 8))
+    said = say(contrast(Verdict.UNDECIDED, sign * 4.0, *bounds, p_holm=0.09))
+    assert "leaves 0 out" in said
+    shown = re.search(r"95 % (\S+) to ([^,]+),", said).groups()
+    assert all(float(one.replace("−", "-")) for one in shown)
