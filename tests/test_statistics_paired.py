@@ -219,6 +219,14 @@ def test_unpaired_p_does_not_depend_on_how_far_scores_lie_from_0(counts, step, l
         assert there.p() == pytest.approx(Unpaired(first, second).p(), rel=1e-3)
 
 
+def test_equal_ts_of_a_permutation_are_equal_though_scores_are_far_larger_than_their_spread():
+    rng, second = np.random.default_rng(0), np.arange(4.0)
+    for _ in range(120):
+        first = rng.integers(-6, 7, size=5).astype(float)
+        near, far = Unpaired(first, second), Unpaired(1e6 + 1e-5 * first, 1e6 + 1e-5 * second)
+        assert far.p() == pytest.approx(near.p(), rel=1e-3)
+
+
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=9), st.floats(-1, 1))
 def test_a_difference_keeps_its_sign_and_its_size_but_for_rounding(values, other):
     first = np.array(values)

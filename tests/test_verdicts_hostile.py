@@ -195,11 +195,11 @@ def test_a_column_plus_a_constant_is_one_difference_wherever_its_scores_lie(coun
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_claim_of_exactly_the_difference_seen_is_no_evidence_of_more(higher):
-    """Nor is 0.9813 − 0.9812 more than the 0.0001 that was claimed."""
-    counts = np.arange(9800, 9810)
-    better, than = (counts + 1) / 10_000, counts / 10_000
+    """Nor is 0.98132 − 0.98131 more than the 0.00001 that was claimed."""
+    counts = np.arange(98_000, 98_010)
+    better, than = (counts + 1) / 100_000, counts / 100_000
     if not higher:
         better, than = than, better
-    claim = Claim("x", "a", "b", "m", 0.0001, higher, better - than, True, paired.rounding(better, than))
+    claim = Claim("x", "a", "b", "m", 0.00001, higher, better - than, True, paired.rounding(better, than))
     found = answer([claim], 0.05)[0]
     assert (found.answer, found.p) == ("undecided", 1.0)

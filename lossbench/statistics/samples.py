@@ -286,13 +286,13 @@ def welch_permutation_p(first: Array, second: Array, seed: int = 0) -> float:
 
     """
     pooled = np.concatenate([first, second]).astype(np.float64)
-    close = float(rounding(pooled, 0.0).max())
+    close = 8 * float(np.spacing(np.abs(pooled).max()))  # what the scores themselves may be off by
     pooled = pooled - pooled.mean()
     count = len(pooled)
     observed = float(_welch(pooled[None, : len(first)], pooled[None, len(first) :])[0])
     pooled = pooled[np.lexsort((pooled, np.abs(pooled)))]  # the same draws, whatever the order and the sign
     size = min(len(first), len(second))
-    # equal t, but for rounding: of t itself, and of scores that are far larger than their spread
+    # t that differ by rounding alone are equal: by its own, and by that of scores far larger than it
     share = max(1e-9, close / float(pooled.std()))
     reached = observed - share * abs(observed) if math.isfinite(observed) else observed
     exact = math.comb(count, size) <= MOST_SPLITS
