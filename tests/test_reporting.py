@@ -127,6 +127,13 @@ def test_the_page_asks_the_network_for_nothing(study: Path) -> None:
     assert 'src="http' not in html
 
 
+def test_the_page_promises_no_tie_to_a_difference_that_is_merely_small(study: Path) -> None:
+    """One of 0.004, shown to be no 0, is "worse" at a margin of 0.005: ties are shown, not assumed."""
+    html = (report(study) / "index.html").read_text()
+    assert "a difference shown to lie within ± 0.01 is a tie" in html
+    assert "count as a tie" not in html
+
+
 def test_a_class_named_like_markup_is_shown_and_not_run(study: Path) -> None:
     evil = "<script>alert(1)</script>"
     for name in ("digits", "scenes"):

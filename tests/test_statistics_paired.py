@@ -18,7 +18,8 @@ from lossbench.statistics import (
     paired,
     sign_flip_p,
 )
-from lossbench.statistics.paired import EXACT_UP_TO, hall_bounds
+from lossbench.statistics.paired import EXACT_UP_TO, constant, hall_bounds, less
+from lossbench.statistics.samples import Paired, Unpaired
 
 scores = st.lists(st.integers(-500, 500).map(lambda k: k / 1000), min_size=2, max_size=10).map(np.array)
 """Like accuracies: with ties and zeros."""
@@ -191,3 +192,48 @@ def test_drawn_signs_are_those_of_numpys_integers(count: int) -> None:
         some = paired._all_signed_sums(values[start : start + 8])
         sums += some[rng.integers(0, len(some), 1000, dtype=np.uint16)]
     assert np.array_equal(paired._drawn_sums(values, 1000, 3), sums)
+
+
+steps = st.lists(st.integers(-6, 6), min_size=3, max_size=9)
+"""Differences in test samples: with ties, zeros, and sums that are equal in many ways."""
+sizes = st.sampled_from([0.0001, 0.00001, 1 / 10_015, 0.01])
+levels = st.sampled_from([0.98, 1.0, 97.0, 1e4, 1e6])
+
+
+@given(steps, sizes, levels)
+def test_p_and_what_counts_once_do_not_depend_on_how_far_scores_lie_from_0(counts, step, level):
+    """0.9813 − 0.9812 and 0.9807 − 0.9806 differ in the last digit that a float has: that is no evidence."""
+    base = level + step * np.arange(len(counts))
+    sample = Paired(base + step * np.array(counts), base)
+    exact = np.array(counts, dtype=float)
+    assert constant(sample.differences) == constant(exact)
+    if not constant(exact):
+        assert sample.p() == pytest.approx(max(sign_flip_p(exact), float(hall_p(exact))), rel=1e-3)
+
+
+@given(steps, sizes, levels)
+def test_unpaired_p_does_not_depend_on_how_far_scores_lie_from_0(counts, step, level):
+    first, second = np.array(counts, dtype=float), np.arange(4.0)
+    if not constant(first):
+        there = Unpaired(level + step * first, level + step * second)
+        assert there.p() == pytest.approx(Unpaired(first, second).p(), rel=1e-3)
+
+
+def test_equal_ts_of_a_permutation_are_equal_though_scores_are_far_larger_than_their_spread():
+    rng, second = np.random.default_rng(0), np.arange(4.0)
+    for _ in range(120):
+        first = rng.integers(-6, 7, size=5).astype(float)
+        near, far = Unpaired(first, second), Unpaired(1e6 + 1e-5 * first, 1e6 + 1e-5 * second)
+        assert far.p() == pytest.approx(near.p(), rel=1e-3)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=9), st.floats(-1, 1))
+def test_a_difference_keeps_its_sign_and_its_size_but_for_rounding(values, other):
+    first = np.array(values)
+    assert less(first, other) == pytest.approx(first - other, abs=1e-11)
+    assert (less(first, other) * (first - other) >= 0).all()
+
+
+def test_one_score_that_ran_away_does_not_make_the_others_differences_one():
+    first, second = np.array([0.71, 0.75, 0.7, 1e30]), np.array([0.7, 0.7, 0.7, 0.7])
+    assert less(first, second) == pytest.approx([0.01, 0.05, 0.0, 1e30])

@@ -152,6 +152,7 @@ def test_a_decided_sentence_shows_no_interval_that_touches_0(difference, share):
         (0.41302, 0.05, "0.41"), (0.41302, 0.012, "0.413"), (0.98765, 0.0004, "0.9877"), (12.34, 3, "12"),
         (-0.5, 0.1, "−0.50"), (-0.0001, 0.1, "0.00"), (0.5, 0, "0.500"), (float("nan"), 0.1, "–"),
         (0.5, float("nan"), "0.500"),
+        (0.0002, float("nan"), "0.00020"), (-0.00025, 0, "−0.00025"), (0.0, 0, "0.000"),
     ],
 )  # fmt: skip
 def test_digits_end_where_the_interval_begins(value, spread, written):
@@ -210,3 +211,13 @@ def test_no_tie_is_promised_where_the_interval_lies_beyond_the_margin():
     (found,) = compare({"ce": np.full(5, 0.7), "dice": 0.7 + differences}, "ce", "dice", Rules())
     assert found.verdict == Verdict.UNDECIDED
     assert "tie" not in sentence(found, "", "dice", "ce", 0.05)
+
+
+@given(st.floats(0.001, 0.4), st.sampled_from([1, -1]))
+def test_an_undecided_interval_that_leaves_0_out_is_not_written_with_a_0(low, sign):
+    """ "4 (0 to 8); the interval leaves 0 out" says two things at once."""
+    bounds = sorted((sign * low, sign * 8))
+    said = say(contrast(Verdict.UNDECIDED, sign * 4.0, *bounds, p_holm=0.09))
+    assert "leaves 0 out" in said
+    shown = re.search(r"95 % (\S+) to ([^,]+),", said).groups()
+    assert all(float(one.replace("−", "-")) for one in shown)

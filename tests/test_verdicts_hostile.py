@@ -12,7 +12,7 @@ from scipy import stats
 
 import lossbench
 from lossbench.errors import UserError
-from lossbench.statistics import Rules, compare
+from lossbench.statistics import Rules, compare, paired
 from lossbench.statistics.family import floor_unpaired, seeds_unpaired, smallest_unpaired_p
 from lossbench.statistics.hypotheses import Claim, answer
 from lossbench.statistics.writing import digits
@@ -176,3 +176,30 @@ def test_huge_scores_of_another_metric_do_not_matter():
         for metric, unit in (("accuracy", 1.0), ("perplexity", 1e200))
     ]  # fmt: skip
     assert lossbench.verdict(rows, "ce", 0.01, "accuracy")[0].verdict == "better"
+
+
+@given(
+    st.lists(st.integers(9700, 9900), min_size=6, max_size=10, unique=True),
+    st.integers(1, 40),
+    st.sampled_from([1, 100]),
+)
+def test_a_column_plus_a_constant_is_one_difference_wherever_its_scores_lie(counts, more, unit):
+    """0.9813 − 0.9812 is not 0.0001 in floats: "better, p = 0.008" came of the last digits."""
+    shares = [[count / 10_000 * unit for count in (one, one + more)] for one in counts]
+    columns = {"ce": [one for one, _ in shares], "dice": [other for _, other in shares]}
+    found = judged(columns, margin=1e-5 * unit)
+    assert found[0].verdict == "undecided"
+    assert f"on all {len(counts)} seeds: as evidence that is one difference" in found.text()
+    assert not found.found[0].sentence.startswith("dice against ce is undecided: 0.000 ")
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_claim_of_exactly_the_difference_seen_is_no_evidence_of_more(higher):
+    """Nor is 0.98132 − 0.98131 more than the 0.00001 that was claimed."""
+    counts = np.arange(98_000, 98_010)
+    better, than = (counts + 1) / 100_000, counts / 100_000
+    if not higher:
+        better, than = than, better
+    claim = Claim("x", "a", "b", "m", 0.00001, higher, better - than, True, paired.rounding(better, than))
+    found = answer([claim], 0.05)[0]
+    assert (found.answer, found.p) == ("undecided", 1.0)

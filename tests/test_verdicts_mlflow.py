@@ -1,5 +1,6 @@
 """Runs as people leave them in MLflow: going on, failed, killed, repeated, nested, half named."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from lossbench.errors import UserError
 from lossbench.tracking import store as environment
 from lossbench.verdicts import mlflow_runs
 from lossbench.verdicts.judging import Question, judge_rows
+from lossbench.verdicts.table import Row
 
 SCORES = {"ce": 0.70, "dice": 0.78}
 ASKED = ("x", "tags.loss", "params.seed", "test/dice")
@@ -155,3 +157,9 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch):
     from mlflow import environment_variables as theirs
 
     assert theirs.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 1
+
+
+def test_a_training_loss_is_refused_before_a_diverged_replicate_is_asked_about():
+    rows = [Row("run a", "ce", "0", math.nan, "loss", "", ""), Row("run b", "dice", "0", 0.5, "loss", "", "")]
+    with pytest.raises(UserError, match="is the value of the training loss"):
+        judge_rows(rows, "x", Question("ce", 0.01, "loss", False))

@@ -90,7 +90,7 @@ def compare(
         validation: likewise; what epochs and a search's points are chosen by. None: as for ``test``.
         task: a task's name, or a mapping with its options.
         metric: test metric that decides.
-        margin: differences within ± this are a tie.
+        margin: a difference shown to lie within ± this is a tie.
         seeds: how many, or which.
         recipe: a :class:`lossbench.Recipe` or a mapping; None: 20 epochs of Adam at 0.003 with a cosine.
         tuning: points of a search of the learning rate around the recipe's, a :class:`lossbench.Tuning`,

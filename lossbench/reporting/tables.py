@@ -18,7 +18,7 @@ from lossbench.statistics.hypotheses import Answer, Claim, Outcome, answer
 from lossbench.statistics.looks import Progress, progress, stage_of
 from lossbench.statistics.looks_file import block_of
 from lossbench.statistics.metrics import known, within_bounds
-from lossbench.statistics.paired import Interval, constant, less, mean_interval
+from lossbench.statistics.paired import Interval, constant, less, mean_interval, rounding
 from lossbench.statistics.record import Plan, standing
 from lossbench.statistics.sentences import sentence
 from lossbench.statistics.trained import Edge, Training, condition
@@ -356,6 +356,7 @@ def _claim(name: str, study: Study) -> Claim:
         by=study.params.by_of(claim),
         higher_is_better=higher_is_better(one, claim.on),
         differences=less(better, than),
+        rounding=rounding(better, than),
         trained=all(
             _trained(where, loss, study) for where, loss in ((one, claim.better), (other, claim.than))
         ),

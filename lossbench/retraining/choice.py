@@ -4,16 +4,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from lossbench.errors import GateError, UserError
 from lossbench.params import Params, expect_undivided
 from lossbench.statistics.family import holm
-from lossbench.statistics.paired import difference_p
+from lossbench.statistics.samples import Paired
 from lossbench.tasks.base import monitored, task_class
 from lossbench.tracking.outs import ArmOuts
-
-Array = npt.NDArray[np.float64]
 
 
 def experiment_of(params: Params) -> str:
@@ -49,11 +46,13 @@ def challenger_arm(params: Params, root: Path, experiment: str) -> str:
     scores = {
         arm: validation_scores(ArmOuts(root, experiment, arm), params) for arm in params.arms_of(experiment)
     }
-    gains = {arm: _gains(one, scores[baseline]) for arm, one in scores.items() if arm != baseline}
-    gains = {arm: one for arm, one in gains.items() if len(one)}
-    adjusted = dict(zip(gains, holm([difference_p(one) for one in gains.values()]), strict=True))
-    better = [arm for arm, p in adjusted.items() if p <= params.comparison.level and gains[arm].mean() > 0]
-    return max(better, key=lambda arm: (gains[arm].mean(), arm), default=baseline)
+    found = {arm: _paired(one, scores[baseline]) for arm, one in scores.items() if arm != baseline}
+    found = {arm: one for arm, one in found.items() if one.n}
+    adjusted = dict(zip(found, holm([one.p() for one in found.values()]), strict=True))
+    better = [
+        arm for arm, p in adjusted.items() if p <= params.comparison.level and found[arm].difference > 0
+    ]
+    return max(better, key=lambda arm: (found[arm].difference, arm), default=baseline)
 
 
 def validation_scores(outs: ArmOuts, params: Params) -> dict[int, float]:
@@ -73,13 +72,12 @@ def validation_scores(outs: ArmOuts, params: Params) -> dict[int, float]:
     return found
 
 
-def _gains(arm: dict[int, float], baseline: dict[int, float]) -> Array:
-    """Paired gains over the seeds that both have; what has no score counts as the worst that either has."""
+def _paired(arm: dict[int, float], baseline: dict[int, float]) -> Paired:
+    """Pair the seeds that both have; what has no score counts as the worst that either has."""
     seeds = sorted(arm.keys() & baseline.keys())
     both = np.array([[arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]], dtype=np.float64)
     known = both[np.isfinite(both)]
     if not len(known):
-        return np.empty(0)
+        return Paired(np.empty(0), np.empty(0))
     both[~np.isfinite(both)] = known.min()
-    gains: Array = both[0] - both[1]
-    return gains
+    return Paired(both[0], both[1])

@@ -38,6 +38,7 @@ class Claim:
         higher_is_better: of the metric.
         differences: (n,) scores of ``better`` minus scores of ``than``, seed by seed.
         trained: whether both arms were; else the claim has no answer.
+        rounding: (n,), what each difference may be off by, or one number for all.
 
     """
 
@@ -49,6 +50,7 @@ class Claim:
     higher_is_better: bool
     differences: Array
     trained: bool = True
+    rounding: Array | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def answer(
 
     """
     shifted = [_shifted(claim) for claim in claims]
-    p_values = [difference_p(one) for one in shifted]
+    p_values = [
+        difference_p(one, float(np.sum(claim.rounding))) for one, claim in zip(shifted, claims, strict=True)
+    ]
     family = family or len(claims)
     adjusted = holm(p_values) if stage is None else [min(1.0, p * level / stage.difference) for p in p_values]
     return [
@@ -112,7 +116,8 @@ def _shifted(claim: Claim) -> Array:
         raise ValueError(f"claim '{claim.name}' has no replicates to be answered with")
     if not claim.by >= 0:
         raise ValueError(f"claim '{claim.name}': by must be 0 or more, found {claim.by}")
-    return less(values if claim.higher_is_better else -values, claim.by)
+    shifted = less(values if claim.higher_is_better else -values, claim.by)
+    return np.where(np.abs(shifted) <= claim.rounding, 0.0, shifted)
 
 
 def _answer(

@@ -65,7 +65,7 @@ def mean_interval(values: Array, level: float) -> Interval:
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 
-def sign_flip_p(differences: Array, seed: int = 0) -> float:
+def sign_flip_p(differences: Array, seed: int = 0, rounding: float = 0.0) -> float:
     """Two-sided p of the sign-flip permutation test (Fisher 1935).
 
     Under the null a block's difference is as likely d as −d. Exact over all 2^n sign vectors up to n = 32;
@@ -74,6 +74,7 @@ def sign_flip_p(differences: Array, seed: int = 0) -> float:
     Args:
         differences: (n,), finite; zeros carry no sign and are left out.
         seed: of the Monte Carlo draws.
+        rounding: what their sum may be off by; sums that are closer count as equal.
 
     Returns:
         p in (0, 1]; 1 where every difference is 0.
@@ -88,7 +89,7 @@ def sign_flip_p(differences: Array, seed: int = 0) -> float:
     if n == 0:
         return 1.0
     # Sums that differ by rounding alone count as equal.
-    reached = abs(nonzero.sum()) - 1e-12 * np.abs(nonzero).sum()
+    reached = abs(nonzero.sum()) - max(1e-12 * np.abs(nonzero).sum(), rounding)
     if reached <= 0:
         return 1.0
     if n <= EXACT_UP_TO:
@@ -225,11 +226,12 @@ def skewness(values: Array) -> Array:
     return np.where(flat, 0.0, third / np.where(flat, 1.0, second) ** 1.5)
 
 
-def difference_p(differences: Array) -> float:
+def difference_p(differences: Array, rounding: float = 0.0) -> float:
     """P of "the arms do not differ": the larger of the sign-flip p and Hall's.
 
     Args:
         differences: (n,), finite, in the metric's unit.
+        rounding: what their sum may be off by, that of :func:`rounding`.
 
     Returns:
         p in (0, 1]; 1 with fewer than two differences.
@@ -238,21 +240,38 @@ def difference_p(differences: Array) -> float:
     values = finite(differences, "differences")
     if len(values) < 2:
         return 1.0
-    return max(sign_flip_p(values), float(hall_p(values)))
+    return max(sign_flip_p(values, rounding=rounding), float(hall_p(values)))
+
+
+def rounding(first: Array | float, second: Array | float) -> Array:
+    """What each difference of scores may be off by: a share of the *scores*, which may be far larger."""
+    return np.asarray(SAME * np.maximum(np.abs(first), np.abs(second)))
 
 
 def less(first: Array | float, second: Array | float) -> Array:
-    """First − second, and exactly 0 where they differ by rounding alone: that is no evidence of anything.
+    """First − second, with one value for differences that differ by rounding alone; exactly 0 for none.
+
+    0.9813 − 0.9812 and 0.9807 − 0.9806 are one difference, which the last digits that a float holds of the
+    scores would make two.
 
     Args:
         first: (n,), in the metric's unit.
         second: (n,), or one number for all.
 
     """
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    difference = first - second
-    rounding = SAME * np.maximum(np.abs(first), np.abs(second))
-    return np.where(np.abs(difference) <= rounding, 0.0, difference)
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    close = np.broadcast_to(rounding(first, second), difference.shape)
+    difference = np.where(np.abs(difference) <= close, 0.0, difference)
+    if difference.ndim == 0:
+        return difference
+    sizes = np.abs(difference)
+    order = np.argsort(sizes, kind="stable")
+    ranked, off = sizes[order], close[order]
+    begins = np.diff(ranked, prepend=-np.inf) > np.minimum(off, np.roll(off, 1))
+    begins[1:] |= ranked[:-1] == 0
+    shared = np.empty_like(sizes)
+    shared[order] = ranked[begins][np.cumsum(begins) - 1]
+    return np.asarray(np.copysign(shared, difference))
 
 
 def constant(values: Array) -> bool:

@@ -22,6 +22,7 @@ from lossbench.statistics.paired import (
     less,
     mean_interval,
     pair_correlation,
+    rounding,
     skewness,
     spreads,
 )
@@ -119,7 +120,7 @@ class Paired:
 
     def p(self) -> float:
         """Larger of sign-flip and Hall."""
-        return difference_p(self.differences)
+        return difference_p(self.differences, float(rounding(self.first, self.second).sum()))
 
     def smallest_p(self) -> float:
         """Of the sign flips."""
@@ -285,12 +286,15 @@ def welch_permutation_p(first: Array, second: Array, seed: int = 0) -> float:
 
     """
     pooled = np.concatenate([first, second]).astype(np.float64)
+    close = 8 * float(np.spacing(np.abs(pooled).max()))  # what the scores themselves may be off by
     pooled = pooled - pooled.mean()
     count = len(pooled)
     observed = float(_welch(pooled[None, : len(first)], pooled[None, len(first) :])[0])
     pooled = pooled[np.lexsort((pooled, np.abs(pooled)))]  # the same draws, whatever the order and the sign
     size = min(len(first), len(second))
-    reached = observed - 1e-9 * abs(observed) if math.isfinite(observed) else observed
+    # t that differ by rounding alone are equal: by its own, and by that of scores far larger than it
+    share = max(1e-9, close / float(pooled.std()))
+    reached = observed - share * abs(observed) if math.isfinite(observed) else observed
     exact = math.comb(count, size) <= MOST_SPLITS
     extreme = total = 0
     for chosen in _all_splits(count, size) if exact else _drawn_splits(count, size, seed):

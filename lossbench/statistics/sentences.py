@@ -6,7 +6,7 @@ from lossbench.statistics.family import MOST_SEEDS
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.trained import share_interval
 from lossbench.statistics.verdict import Contrast
-from lossbench.statistics.writing import LEAST_POWER, decimals, metric_name, p_value, written
+from lossbench.statistics.writing import LEAST_POWER, metric_name, p_value, places_of, written
 
 FEWEST_TUNING_SEEDS = 3
 
@@ -88,7 +88,7 @@ def _verdict(contrast: Contrast, experiment: str, arm: str, baseline: str, level
 
 def _apart(contrast: Contrast, level: float) -> str:
     """Say why there is no verdict where the interval or the test alone would give one."""
-    leaves = contrast.ci_low > 0 or contrast.ci_high < 0  # False without an interval
+    leaves = _leaves_0_out(contrast)
     if leaves and contrast.p_holm > level:
         return (
             "; the interval leaves 0 out, but p decides: it needs no normal differences, and counts all "
@@ -97,6 +97,11 @@ def _apart(contrast: Contrast, level: float) -> str:
     if contrast.p_holm <= level and not leaves:
         return "; p is small, but the interval holds 0, and a verdict needs both"
     return ""
+
+
+def _leaves_0_out(contrast: Contrast) -> bool:
+    """Whether the interval does; False without one. Then no bound of it is written as 0."""
+    return contrast.ci_low > 0 or contrast.ci_high < 0
 
 
 def seeds_said(contrast: Contrast) -> str:
@@ -126,11 +131,10 @@ def _with_interval(
     bounds = [contrast.shown.low, contrast.shown.high]
     half = (bounds[1] - bounds[0]) / 2
     difference = contrast.difference
-    never: list[float] = []
+    never = bounds if not tie and _leaves_0_out(contrast) else []
     if unsigned:
         difference, bounds = abs(difference), sorted(abs(bound) for bound in bounds)
-        never = bounds
-    places = decimals(half, *never)
+    places = places_of(difference, half, *never)
     if tie:
         places = _below(contrast.margin, bounds, places)
     low, high = (written(bound, places) for bound in bounds)

@@ -21,7 +21,7 @@ MOST_WRITTEN = 1e9
 
 def digits(value: float, spread: float) -> str:
     """Write a value to the digit that its uncertainty (the interval's half width) leaves meaningful."""
-    return written(value, decimals(spread))
+    return written(value, places_of(value, spread))
 
 
 def with_bounds(value: float, low: float, high: float) -> str:
@@ -46,6 +46,13 @@ def p_value(p: float, level: float = 0.05) -> str:
 def metric_name(metric: str) -> str:
     """Write a metric as people do: ``mean_iou`` is mean IoU."""
     return " ".join(WORDS.get(word, word) for word in metric.replace("_", " ").split())
+
+
+def places_of(value: float, spread: float, *never_zero: float) -> int:
+    """Decimal places for a value; where no spread is known its own size says how many, and none is lost."""
+    places = decimals(spread, *never_zero)
+    known = spread > 0 and math.isfinite(spread)
+    return places if known else max(places, decimals(abs(value)))
 
 
 def decimals(spread: float, *never_zero: float) -> int:

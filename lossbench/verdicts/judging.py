@@ -145,6 +145,7 @@ def judge_table(raw: Sequence[Located], what: str, question: Question) -> Verdic
 def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequence[str] = ()) -> Verdicts:
     """Judge tidy rows; ``said`` is what their reader has to say of them."""
     _check_numbers(question)
+    _refuse_training_loss(question.metric, what)  # before it is asked what a replicate without it is worth
     metric, experiments = gather(rows, question.metric, question.floor, what)
     _refuse_training_loss(metric, what)
     deciding = [row for row in rows if row.metric in ("", metric)]
