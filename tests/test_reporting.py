@@ -8,6 +8,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,8 @@ from PIL import Image
 
 from lossbench.cli import main
 from lossbench.params import load_params
-from lossbench.reporting import charts
+from lossbench.reporting import charts, in_a_line
 from lossbench.reporting.gallery import image_address, mask_address
-from lossbench.reporting.in_a_line import _looked_at
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.page import _memory, _script_json, _seeds_said, draw
 from lossbench.reporting.tables import curves, findings, leaderboard
@@ -398,26 +398,38 @@ def test_report_md_shows_floors_below_the_losses(study: Path) -> None:
     assert rows[-1].endswith("| – |")
 
 
+@pytest.mark.parametrize("answered", [False, True])
 @pytest.mark.parametrize(
-    ("looks", "seeds", "answered", "said"),
+    ("looks", "seeds", "said"),
     [
-        ((4, 8), 4, False, ["`lossbench look --study studies/a`: the next declared look is at 8 seeds"]),
-        ((4, 8), 4, True, ["`lossbench look --study studies/a`: the next declared look is at 8 seeds"]),
-        ((4, 8), 8, False, ["all declared looks are taken: it stays undecided at 8 seeds"]),
-        ((4, 8), 8, True, []),
-        ((), 8, False, ["declare `comparison.looks` and seeds that nobody has looked at"]),
-        ((), 8, True, []),
+        ((4, 8), 4, "`lossbench look --study studies/a`: the next declared look is at 8 seeds"),
+        ((4, 8), 8, "all declared looks are taken: it stays undecided at 8 seeds"),
+        (
+            (),
+            8,
+            "declare `comparison.looks` and seeds that nobody has looked at, then `lossbench run --study",
+        ),
     ],
 )
-def test_what_is_undecided_is_looked_at_where_looks_are_declared(
-    looks: tuple[int, ...], seeds: int, answered: bool, said: list[str], tmp_path: Path
+def test_what_is_undecided_is_told_what_may_decide_it(
+    looks: tuple[int, ...], seeds: int, said: str, answered: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
-    one = SimpleNamespace(gallery=tmp_path / "reports/evaluation/digits")
+    one = SimpleNamespace(
+        gallery=tmp_path / "studies/a/reports/evaluation/digits",
+        loss_of=lambda arm: f"loss of {arm}",
+        experiment=SimpleNamespace(),
+        drawn=SimpleNamespace(info=SimpleNamespace(input_shape=())),
+    )
+    (tmp_path / "studies/a/dvc.yaml").parent.mkdir(parents=True)
+    (tmp_path / "studies/a/dvc.yaml").touch()
     params = SimpleNamespace(comparison=SimpleNamespace(looks=looks))
-    undecided = [SimpleNamespace(contrast=SimpleNamespace(n=seeds))]
-    told = list(_looked_at(one, params, "studies/a", undecided, answered))  # type: ignore[arg-type]  # what it asks
-    assert [one[: len(start)] for one, start in zip(told, said, strict=True)] == said
+    open_ones = [SimpleNamespace(contrast=SimpleNamespace(n=seeds, arm=arm)) for arm in ("b", "c")]
+    groups = {"undecided": open_ones, **({"better": [None]} if answered else {})}
+    with patch.object(in_a_line, "_study", lambda *_: "studies/a"):
+        told = list(in_a_line._next(one, params, groups, "a"))  # type: ignore[arg-type]  # what it asks
+    assert len(told) == 1 + answered
+    assert told[-1].startswith(f"for loss of b and loss of c: {said}" if answered else said)
 
 
 def test_the_deciding_metric_is_the_first_and_marked_and_floors_stand_in_table_and_plots(study: Path) -> None:

@@ -201,7 +201,8 @@ def _next(one: Evaluated, params: Params, groups: dict[str, list[Finding]], best
     if "better" in groups or not {"undecided", "not trained"} & set(groups):
         yield from _used(one, study, best)
     if undecided := groups.get("undecided"):
-        yield from _looked_at(one, params, study, undecided, answered="better" in groups)
+        of = f"for {_listed(_losses(one, undecided), 'and')}: " if "better" in groups else ""
+        yield of + _looked_at(one, params, study, undecided)
     if "not trained" in groups:
         anew = (
             f", take '{one.name}' out of `looks.yaml` and declare seeds that nobody has looked at"
@@ -222,27 +223,22 @@ def _used(one: Evaluated, study: str, best: str) -> Iterator[str]:
     yield f"`lossbench export {which} --onnx {best}.onnx`"
 
 
-def _looked_at(
-    one: Evaluated, params: Params, study: str, undecided: Sequence[Finding], answered: bool
-) -> Iterator[str]:
+def _looked_at(one: Evaluated, params: Params, study: str, undecided: Sequence[Finding]) -> str:
     """Say how what is undecided may be decided: seeds that no look declares would raise false verdicts."""
     where = f" --study {study}" if study else ""
     looks = params.comparison.looks
     taken = max(each.contrast.n for each in undecided)
     further = next((look for look in looks if look > taken), None)
     if further is not None:
-        yield f"`lossbench look{where}`: the next declared look is at {further} seeds, for what is undecided"
-    elif answered:
-        return
-    elif looks:
-        yield f"all declared looks are taken: it stays undecided at {taken} seeds"
-    elif not _has_chain(one):
-        yield "declare `looks=`, and seeds that nobody has looked at: the call stops where all is decided"
-    else:
-        yield (
-            "declare `comparison.looks` and seeds that nobody has looked at, then "
-            f"`lossbench run{where} --looks`: it stops where all is decided"
-        )
+        return f"`lossbench look{where}`: the next declared look is at {further} seeds, for what is undecided"
+    if looks:
+        return f"all declared looks are taken: it stays undecided at {taken} seeds"
+    if not _has_chain(one):
+        return "declare `looks=`, and seeds that nobody has looked at: the call stops where all is decided"
+    return (
+        "declare `comparison.looks` and seeds that nobody has looked at, then "
+        f"`lossbench run{where} --looks`: it stops where all is decided"
+    )
 
 
 def _folder(one: Evaluated) -> Path:
