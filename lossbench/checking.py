@@ -1,8 +1,10 @@
 """Whether ``params.yaml`` makes sense to the registries: what a model of its shape alone cannot know."""
 
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from lossbench import gpus, losses, models
@@ -13,7 +15,7 @@ from lossbench.data.sources.listing import user_path
 from lossbench.errors import UserError, nearest
 from lossbench.execution import sites
 from lossbench.execution.declared import records_of
-from lossbench.execution.identity import use_own_code
+from lossbench.execution.identity import use_own_code, user_code
 from lossbench.execution.local import worker_count
 from lossbench.losses.building import check_distributions
 from lossbench.losses.schedules import is_learned
@@ -62,10 +64,12 @@ def check_declared(params: Params, file: str = "params.yaml", study: Path = Path
     check_driver(store_of(study))
     use_own_code(params, study)
     try:
+        _refuse_namesakes(params, study)
         for name, dataset in params.datasets.items():
             sources.check(dataset, f"datasets.{name}")
             _check_extra(dataset.expectations.extra, study)
         check_names(params, study)
+        _refuse_namesakes(params, study)  # of what these have imported
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -156,6 +160,31 @@ def _refuse_home(params: Params, file: str) -> None:
                 f"{file}: 'datasets.{name}.path' is '{dataset.path}', but DVC, which watches it, knows no ~; "
                 f"write '{path}' (`lossbench run` does that itself)"
             )
+
+
+def _refuse_namesakes(params: Params, study: Path) -> None:
+    """Refuse a module of the user's with the name of another's: whoever imports first decides which it is."""
+    folder = user_code(params, study)
+    if folder is None:
+        return
+    for name, file in _modules(folder):
+        where = f"'code' has {Path(params.code) / file.relative_to(folder)}"
+        if name in sys.stdlib_module_names - {"test"}:  # which nothing imports
+            raise UserError(f"{where}, but '{name}' is a module of Python's own; allowed: another name")
+        spec = find_spec(name) if getattr(sys.modules.get(name), "__spec__", True) else None
+        if (
+            spec is not None
+            and spec.origin is not None
+            and not Path(spec.origin).resolve().is_relative_to(folder)
+        ):
+            raise UserError(f"{where}, but '{name}' is imported from {spec.origin}; allowed: another name")
+
+
+def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    for one in sorted(folder.iterdir()):
+        file = one / "__init__.py" if one.is_dir() else one
+        if one.stem.isidentifier() and one.stem != "__main__" and file.suffix == ".py" and file.is_file():
+            yield one.stem, file
 
 
 def _check_experiment(name: str, experiment: Experiment) -> None:

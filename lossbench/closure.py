@@ -292,9 +292,9 @@ def _tuples(imports: Iterable[tuple[int, str, Iterable[str]]]) -> _Imports:
 
 
 def _parsed(tree: ast.Module) -> _Code:
-    digest = hashlib.sha256()
-    for piece in _shape(tree):
-        digest.update(piece.encode(errors="surrogatepass") + b"\0")
+    pieces: list[str] = []
+    _shape(tree, pieces.append)
+    digest = hashlib.sha256("".join(f"{piece}\0" for piece in pieces).encode(errors="surrogatepass"))
     words = {
         one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)
     }
@@ -318,27 +318,27 @@ def _stamps() -> tuple[tuple[str, int], ...]:
     return tuple((one, Path(one or ".").stat().st_mtime_ns) for one in sys.path if Path(one or ".").exists())
 
 
-def _shape(node: ast.AST) -> Iterator[str]:
+def _shape(node: ast.AST, write: Callable[[str], None]) -> None:
     """Write a tree without positions and docstrings, alike under every Python that reads the same source."""
     if isinstance(node, ast.If) and _only_types(node.test):
         for other in node.orelse:
-            yield from _shape(other)
+            _shape(other, write)
         return
-    yield type(node).__name__
+    write(type(node).__name__)
     for name in node._fields:
         value = getattr(node, name, None)
         if value is None or value == []:  # fields that only some Pythons have
             continue
-        yield name
+        write(name)
         listed = value if isinstance(value, list) else [value]
         if name == "body":
             listed = [one for one in listed if not _only_told(one)]
         for one in listed:
             if isinstance(one, ast.AST):
-                yield from _shape(one)
+                _shape(one, write)
             else:
-                yield repr(one)
-    yield ")"
+                write(repr(one))
+    write(")")
 
 
 def _only_told(statement: ast.AST) -> bool:

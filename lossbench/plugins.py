@@ -1,16 +1,24 @@
 """``module:Object`` in params.yaml: the user's own code, or any installed package's."""
 
+import importlib
 import inspect
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from dis import opmap
 from pathlib import Path
 from typing import Any
 
 from lossbench.errors import UserError, nearest
 
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+OURS = Path(__file__).parent
+IMPORTS = Path(importlib.__file__).parent
+INSTALLED = {Path(sysconfig.get_path(one)) for one in ("stdlib", "platstdlib", "purelib", "platlib")}
+RAISE = opmap["RAISE_VARARGS"]
+ENDS = " (it is imported: what ends a process belongs under if __name__ == '__main__')"
 
 
 def is_path(name: object) -> bool:
@@ -39,7 +47,7 @@ def load_object(name: str, key: str) -> Any:
         raise UserError(f"'{key}' is '{name}'; allowed: one of our names, or module:Object")
     module_name, _, path = name.partition(":")
     try:
-        found: Any = import_module(module_name)
+        found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and module_name.startswith(error.name):
             where = "a module of your 'code' folder, or an installed package"
@@ -49,11 +57,11 @@ def load_object(name: str, key: str) -> Any:
         raise UserError(
             f"'{key}' is '{name}', whose module needs '{error.name}', which is not installed"
         ) from None
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's module may raise anything; the sentence says what and where
-        raise UserError(f"'{key}' is '{name}', whose module raised {_told(error)}") from error
+    except BaseException as error:  # the user's module may raise anything; the sentence says what and where
+        if asked_to_end(error):
+            raise
+        hint = "" if isinstance(error, Exception) else ENDS
+        raise UserError(f"'{key}' is '{name}', whose module raised {_told(error)}{hint}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             known = [one for one in dir(found) if not one.startswith("_")]
@@ -95,17 +103,32 @@ def call_object(made: Callable[..., Any], given: Mapping[str, Any], name: str, k
         return made(**given)
     except UserError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's object may raise anything; the sentence says what and where
+    except BaseException as error:  # the user's object may raise anything; the sentence says what and where
+        if asked_to_end(error):
+            raise
         raise UserError(f"'{key}': {name} raised {_told(error)}") from error
 
 
+def asked_to_end(error: BaseException) -> bool:
+    """Say whether a person or the system asks for the end, and not the user's code that is running.
+
+    Python raises its KeyboardInterrupt, and a handler of ours its SystemExit, within whatever runs then.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, KeyboardInterrupt | SystemExit):
+        return False
+    if isinstance(error, KeyboardInterrupt):
+        return trace.tb_frame.f_code.co_code[trace.tb_lasti] != RAISE
+    return Path(trace.tb_frame.f_code.co_filename).is_relative_to(OURS)
+
+
 def _told(error: BaseException) -> str:
-    """Say an error with the user's line that raised it."""
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    outside = [one for one in frames if "lossbench" not in one.filename and "importlib" not in one.filename]
-    where = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
+    """Say an error with the user's line that raised it, or called what did."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<")]
+    others = [one for one in frames if not {OURS, IMPORTS} & {*Path(one.filename).parents}]
+    own = [one for one in others if not INSTALLED & {*Path(one.filename).parents}]
+    where = "".join(f" ({Path(one.filename).name}, line {one.lineno})" for one in (own or others)[-1:])
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}{where}: {text}" if text else f"{type(error).__name__}{where}"

@@ -11,6 +11,8 @@ from lossbench.outs import Outs
 from lossbench.params import load_params
 from lossbench.telling import exit_code
 
+from .common import expect_as_read, whole
+
 
 def main() -> None:
     """Check; a valid edit changes the outs of what it concerns, and so reruns nothing else."""
@@ -24,6 +26,7 @@ def main() -> None:
     from lossbench.execution.lineage import write_lineage
 
     write_lineage(params, Outs(Path.cwd()))
+    expect_as_read(params, whole())
 
 
 if __name__ == "__main__":

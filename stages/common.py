@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lossbench.errors import UserError, nearest
+from lossbench.errors import GateError, UserError, nearest
 from lossbench.execution.identity import use_own_code
 from lossbench.installed import expect_locked
 from lossbench.lifetime import collect_rarely, die_with_parent
@@ -19,10 +19,25 @@ if TYPE_CHECKING:
     from lossbench.store import Store
 
 
+Part = tuple[str, ...]
+"""A key of params.yaml, and a name under it."""
+
+
 def run_stage(
-    main: Callable[[Params, str], None], what: str, known: Callable[[Params], dict[str, Any]]
+    main: Callable[[Params, str], None],
+    what: str,
+    known: Callable[[Params], dict[str, Any]],
+    reads: Callable[[Params, str], Sequence[Part]],
 ) -> None:
-    """Run a stage for the dataset, arm or experiment named on the command line."""
+    """Run a stage for the dataset, arm or experiment named on the command line.
+
+    Args:
+        main: the stage.
+        what: of a dataset, an arm or an experiment.
+        known: those there are.
+        reads: what the stage reads of params.yaml, as in dvc.yaml.
+
+    """
     parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     parser.add_argument(what, help=f"a name under '{what}s' in params.yaml")
     name = getattr(parser.parse_args(), what)
@@ -34,10 +49,40 @@ def run_stage(
         expect_locked(params, Path())
         use_own_code(params, Path())
         main(params, name)
+        expect_as_read(params, reads(params, name))
 
     die_with_parent()  # a killed dvc leaves nothing that still writes
     collect_rarely()
     sys.exit(exit_code(stage))
+
+
+def expect_as_read(params: Params, parts: Sequence[Part]) -> None:
+    """Refuse what was made while its params were edited: DVC notes those that stand there when a stage ends.
+
+    Raises:
+        GateError: if other values stand there now than were read.
+
+    """
+    try:
+        now = load_params()
+        edited = [part for part in parts if _at(now, part) != _at(params, part)]
+    except UserError:  # half written, say
+        edited = list(parts)
+    if edited:
+        raise GateError(
+            f"params.yaml: '{'.'.join(edited[0])}' was edited while the stage was at work: dvc.lock would "
+            "name it beside what was made of the old one; run again (what was trained is in the store)"
+        )
+
+
+def _at(params: Params, part: Part) -> Any:
+    found = getattr(params, part[0])
+    return found if len(part) == 1 else found.get(part[1])
+
+
+def whole() -> Sequence[Part]:
+    """All of params.yaml."""
+    return [(key,) for key in Params.model_fields]
 
 
 def from_store(

@@ -1,10 +1,11 @@
 """Score every replicate of one experiment on the test split; what the store has is taken from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.params import Params
 
-from .common import from_store, run_stage
+from .common import Part, from_store, run_stage
 
 
 def main(params: Params, experiment: str) -> None:
@@ -35,5 +36,10 @@ def main(params: Params, experiment: str) -> None:
         )
 
 
+def reads(params: Params, experiment: str) -> Sequence[Part]:
+    """What of params.yaml the stage reads, as in dvc.yaml."""
+    return [("experiments", experiment), ("compute",)]
+
+
 if __name__ == "__main__":
-    run_stage(main, "experiment", lambda params: params.experiments)
+    run_stage(main, "experiment", lambda params: params.experiments, reads)

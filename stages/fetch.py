@@ -1,10 +1,11 @@
 """Turn one dataset's source into arrays, a manifest and their provenance."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.params import Params
 
-from .common import run_stage
+from .common import Part, run_stage
 
 
 def main(params: Params, dataset: str) -> None:
@@ -17,5 +18,10 @@ def main(params: Params, dataset: str) -> None:
     fetch(params.datasets[dataset], dataset, Path("data") / dataset)
 
 
+def reads(params: Params, dataset: str) -> Sequence[Part]:
+    """What of params.yaml the stage reads, as in dvc.yaml."""
+    return [("datasets", dataset)]
+
+
 if __name__ == "__main__":
-    run_stage(main, "dataset", lambda params: params.datasets)
+    run_stage(main, "dataset", lambda params: params.datasets, reads)

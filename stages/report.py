@@ -10,6 +10,8 @@ from lossbench.outs import Outs
 from lossbench.params import load_params
 from lossbench.telling import exit_code
 
+from .common import expect_as_read, whole
+
 
 def main() -> None:
     """Read all outs, write reports/."""
@@ -21,6 +23,7 @@ def main() -> None:
     home = Outs().home
     # Our own store, which can be written to: a team's may not be, and the script is the same for everybody.
     write_report(params, Path(), home, Store(str(home / "store")))
+    expect_as_read(params, whole())
 
 
 if __name__ == "__main__":

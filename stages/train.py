@@ -1,11 +1,12 @@
 """Search and train one arm, all its seeds; what the store has is taken from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.checked import checked_by_caller
 from lossbench.params import Params
 
-from .common import from_store, run_stage
+from .common import Part, from_store, run_stage
 
 
 def main(params: Params, arm: str) -> None:
@@ -39,5 +40,17 @@ def _try(params: Params) -> None:
         check_in_worker(params)
 
 
+def reads(params: Params, arm: str) -> Sequence[Part]:
+    """What of params.yaml the stage reads, as in dvc.yaml."""
+    chosen = params.arms[arm]
+    return [
+        ("experiments", chosen.experiment),
+        ("losses", chosen.loss),
+        ("tuning",),
+        ("seeds",),
+        ("compute",),
+    ]
+
+
 if __name__ == "__main__":
-    run_stage(main, "arm", lambda params: params.arms)
+    run_stage(main, "arm", lambda params: params.arms, reads)

@@ -1,12 +1,13 @@
 """Hold one dataset against its expectations; a failed critical one stops the chain."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench.checked import checked_by_caller
 from lossbench.outs import Outs
 from lossbench.params import Params
 
-from .common import run_stage
+from .common import Part, run_stage
 
 
 def main(params: Params, dataset: str) -> None:
@@ -38,5 +39,10 @@ def try_all(params: Params, dataset: str, outs: Outs) -> None:
             try_experiment(name, params, Dataset.open(outs.data(dataset)))
 
 
+def reads(params: Params, dataset: str) -> Sequence[Part]:
+    """What of params.yaml the stage reads, as in dvc.yaml."""
+    return [("datasets", dataset)]
+
+
 if __name__ == "__main__":
-    run_stage(main, "dataset", lambda params: params.datasets)
+    run_stage(main, "dataset", lambda params: params.datasets, reads)

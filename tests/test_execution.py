@@ -173,7 +173,9 @@ def test_experiments_that_see_their_data_alike_go_each_by_its_own_metric(tmp_pat
             assert entry.content["described"]["monitor"] == metric
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), 3]
+)  # one: see the helpers' tests
 def test_workers_of_any_number_write_the_same_bytes(own: Path, study: Path, workers: int) -> None:
     shutil.rmtree(own / ".lossbench")
     shutil.rmtree(own / "models")

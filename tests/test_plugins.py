@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,17 @@ import torch
 from conftest import ROOT, stage, tiny_params, write_params
 from test_execution import filled, load, study_params
 
-from lossbench.checking import check
+from lossbench.checking import check, check_declared
 from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.execution.identity import Identity
 from lossbench.losses import LossContext, build
 from lossbench.models import build as build_model
-from lossbench.params import parse_params
+from lossbench.params import Params, parse_params
 from lossbench.plugins import use_code
 from lossbench.recipe import Network
 from lossbench.tasks.base import task_for
+from lossbench.training.interruption import ending_on_sigterm
 from lossbench.trial import try_experiment
 
 CONTEXT = LossContext(classes=3)
@@ -121,6 +124,115 @@ def test_a_name_that_leads_nowhere_is_said_in_one_sentence(
         build({"name": name, **given}, CONTEXT, "losses.x")
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise KeyboardInterrupt", r"KeyboardInterrupt \(mine_end\.py, line 1\) \(it is imported"),
+        ("import sys\nsys.exit('no data')", r"SystemExit \(mine_end\.py, line 2\): no data \(it is imported"),
+        (
+            "import argparse\nargparse.ArgumentParser().parse_args(['x'])",
+            r"SystemExit \(mine_end\.py, line 2\): 2",
+        ),
+        (
+            "import pytest\npytest.importorskip('nowhere')",
+            r"Skipped \(mine_end\.py, line 2\): could not import",
+        ),
+        ("class End(BaseException):\n    pass\nraise End", r"End \(mine_end\.py, line 3\) \(it is imported"),
+        ("import json\njson.loads('{')", r"JSONDecodeError \(mine_end\.py, line 2\): Expecting"),
+        ("def (", "SyntaxError: invalid syntax"),
+    ],
+    ids=[
+        "KeyboardInterrupt",
+        "exit",
+        "argparse",
+        "importorskip",
+        "BaseException",
+        "within a library",
+        "syntax",
+    ],
+)
+def test_whatever_a_module_raises_when_imported_is_a_sentence_with_its_line(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the user's path has our name in it."""
+    (tmp_path / "lossbench/plugins").mkdir(parents=True)
+    (tmp_path / "lossbench/plugins/mine_end.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "lossbench/plugins")
+    with pytest.raises(UserError, match=f"'losses.x.name' is 'mine_end:x', whose module raised {said}"):
+        build({"name": "mine_end:x"}, CONTEXT, "losses.x")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_a_run_while_a_module_is_imported_is_not_taken_for_the_module(
+    number: int, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code / "mine_slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), number)\ntime.sleep(9)\n"
+    )
+    monkeypatch.setattr("builtins.number", number, raising=False)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises((KeyboardInterrupt, SystemExit)),
+            ending_on_sigterm() if number == signal.SIGTERM else nullcontext(),
+        ):
+            build({"name": "mine_slow:x"}, CONTEXT)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("what", ["model", "augmentation", "metric"])
+def test_own_code_that_ends_the_process_as_it_runs_is_refused(
+    what: str, code: Path, trained_study: Path
+) -> None:
+    (code / "mine_odd.py").write_text(
+        "class End(BaseException):\n    pass\ndef own(*_):\n    raise End('no')\n"
+    )
+    with pytest.raises(
+        UserError, match=r"mine_odd:own'? (raised End \(mine_odd\.py, line 4\):|fails: End) no"
+    ):
+        tried(what, trained_study)
+
+
+def namesake_study(root: Path, file: str, source: str = "x = 1\n") -> Params:
+    """A study whose code folder has a file."""
+    (root / "plugins" / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / "plugins" / file).write_text(source)
+    return parse_params(study_params(code="plugins"))
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "random.py",
+            "'code' has plugins/random.py, but 'random' is a module of Python's own; allowed: another",
+        ),
+        (
+            "queue/__init__.py",
+            "'code' has plugins/queue/__init__.py, but 'queue' is a module of Python's own",
+        ),
+        (
+            "numpy.py",
+            "'code' has plugins/numpy.py, but 'numpy' is imported from .*numpy/__init__.py; allowed: another",
+        ),
+        ("lossbench.py", "'code' has plugins/lossbench.py, but 'lossbench' is imported from"),
+    ],
+)
+def test_a_module_whose_name_another_has_is_refused(file: str, said: str, code: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        check_declared(namesake_study(tmp_path, file), study=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["mine_x.py", "sub/random.py", "random.txt", "a-b.py", "a.b.py", "__main__.py", "test.py"]
+)
+def test_other_names_are_the_users(file: str, code: Path, tmp_path: Path) -> None:
+    check_declared(namesake_study(tmp_path, file), study=tmp_path)
 
 
 def test_a_loss_that_returns_no_scalar_is_refused(code: Path) -> None:

@@ -85,60 +85,93 @@ STEPS = (
     "set_model_version_tag",
     "set_registered_model_alias",
 )
-KILLED = """
-import os, signal, sys
+PROMOTER = """
+import os, signal, sys, traceback
 from pathlib import Path
 from lossbench.retraining.registry import Registry
-step, nth, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-seen = 0
+from lossbench.tracking.server import connect
 class Deadly:
-    def __init__(self, client): self.client = client
+    def __init__(self, client, step, nth, when):
+        self.client, self.step, self.left, self.when = client, step, int(nth), when
     def __getattr__(self, name):
         call = getattr(self.client, name)
         def wrapped(*a, **k):
-            global seen
-            if name != step: return call(*a, **k)
-            seen += 1
-            if seen == nth and when == "before": os.kill(os.getpid(), signal.SIGKILL)
+            self.left -= name == self.step
+            here = name == self.step and self.left == 0
+            if here and self.when == "before": os.kill(os.getpid(), signal.SIGKILL)
             answer = call(*a, **k)
-            if seen == nth and when == "after": os.kill(os.getpid(), signal.SIGKILL)
+            if here and self.when == "after": os.kill(os.getpid(), signal.SIGKILL)
             return answer
         return wrapped
-from lossbench.tracking.server import connect
-registry = Registry(Deadly(connect(Path.cwd())), "tiny")
-from mlflow import MlflowClient
-plain = connect(Path.cwd())
-model = plain.search_logged_models([one.experiment_id for one in plain.search_experiments()])[0]
-judged = registry.standing()
-version = registry.register("key-two", model.model_id, model.source_run_id, {}, "second")
-registry.take_over(version, judged, {"version": version})
+def promote(key, step, nth, when):
+    registry = Registry(Deadly(connect(Path.cwd()), step, nth, when), "tiny")
+    plain = connect(Path.cwd())
+    model = plain.search_logged_models([one.experiment_id for one in plain.search_experiments()])[0]
+    judged = registry.standing()
+    version = registry.register(key, model.model_id, model.source_run_id, {}, "second")
+    registry.take_over(version, judged, {"version": version})
+"""
+FORKING = """
+for line in sys.stdin:  # each in a process of its own, which need not import MLflow anew
+    child = os.fork()
+    if child == 0:
+        try:
+            promote("key-two", *line.split())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def test_a_kill_between_any_two_steps_of_promotion_leaves_one_champion(study: Path) -> None:
-    assert retrain(study).returncode == 0
-    mlflow_db = study / "mlflow.db"
-    whole = mlflow_db.read_bytes()
-    died = 0
-    for step in STEPS:
-        for nth in (1, 2):
-            for when in ("before", "after"):
-                for rest in study.glob("mlflow.db-*"):
-                    rest.unlink()
-                mlflow_db.write_bytes(whole)
-                ran = subprocess.run(
-                    [sys.executable, "-c", KILLED, step, str(nth), when],
-                    cwd=study, env=environment(), capture_output=True, text=True, check=False,
-                )  # fmt: skip
-                assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
-                died += ran.returncode != 0
-                assert aliases(study)["champion"] in ("1", "2"), (step, nth, when)
-                finish = subprocess.run(
-                    [sys.executable, "-c", KILLED, "never", "1", "before"],
-                    cwd=study, env=environment(), capture_output=True, text=True, check=False,
-                )  # fmt: skip
-                assert finish.returncode == 0, finish.stderr
-                assert aliases(study) == {"champion": "2", "previous_champion": "1"}, (step, nth, when)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A study with its first champion, and the registry as it was then."""
+    folder = growing_study(tmp_path_factory.mktemp("trained") / "study")
+    assert retrain(folder).returncode == 0
+    return folder, (folder / "mlflow.db").read_bytes()
+
+
+def put_back(study: Path, registry: bytes) -> None:
+    for rest in study.glob("mlflow.db-*"):
+        rest.unlink()
+    (study / "mlflow.db").write_bytes(registry)
+
+
+@pytest.fixture
+def promoted(trained: tuple[Path, bytes]) -> Path:
+    """The same study with its first champion."""
+    put_back(*trained)
+    return trained[0]
+
+
+def test_a_kill_between_any_two_steps_of_promotion_leaves_one_champion(
+    promoted: Path, trained: tuple[Path, bytes]
+) -> None:
+    study, died = promoted, 0
+    forking = subprocess.Popen(
+        [sys.executable, "-c", PROMOTER + FORKING], cwd=study, env=environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert forking.stdin is not None
+    assert forking.stdout is not None
+
+    def promote(step: str, nth: int, when: str) -> int:
+        print(step, nth, when, file=forking.stdin, flush=True)
+        return int(forking.stdout.readline())
+
+    with forking, forking.stdin:
+        for step in STEPS:
+            for nth in (1, 2):
+                for when in ("before", "after"):
+                    put_back(*trained)
+                    ended = promote(step, nth, when)
+                    assert ended in (0, -signal.SIGKILL)
+                    died += ended != 0
+                    assert aliases(study)["champion"] in ("1", "2"), (step, nth, when)
+                    assert promote("never", 1, "before") == 0
+                    assert aliases(study) == {"champion": "2", "previous_champion": "1"}, (step, nth, when)
     assert died >= 8
     back = retrain(study, "rollback")
     assert back.returncode == 0, back.stderr
@@ -195,12 +228,12 @@ def test_of_many_retrainings_at_once_one_promotes_and_the_others_leave(study: Pa
         assert database.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
 
 
-def test_promoters_that_share_no_lock_leave_one_champion_and_one_former(study: Path) -> None:
+def test_promoters_that_share_no_lock_leave_one_champion_and_one_former(promoted: Path) -> None:
     """Two hosts on a file system that passes no locks on: the registry alone has to hold."""
-    assert retrain(study).returncode == 0
+    study = promoted
     crowd = [
         subprocess.Popen(
-            [sys.executable, "-c", KILLED.replace("key-two", f"key-{number}"), "never", "1", "before"],
+            [sys.executable, "-c", f"{PROMOTER}promote('key-{number}', 'never', 1, 'before')"],
             cwd=study, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for number in range(3)

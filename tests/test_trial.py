@@ -1,9 +1,11 @@
 """What does not fit is said in a sentence, by `check` or, where only the data tell, by `validate`: never by training."""
 
+import math
 import re
 import shutil
 import sys
-from contextlib import chdir
+from contextlib import chdir, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
+from lossbench.evaluation.replicates import Predicted, score_predicted
 from lossbench.models import MODELS
 from lossbench.params import load_params, parse_params
 from lossbench.recipe import Compute
 from lossbench.studies import new_study
+from lossbench.tasks.base import Scores, task_for
 from lossbench.trial import model as trial
 from lossbench.trial import try_experiment, try_shape
 
@@ -159,6 +163,39 @@ def test_losses_task_and_recipe_are_tried_too(change: Any, sentence: str, traine
     change(made)
     with pytest.raises(UserError, match=sentence):
         try_experiment("scenes", parse_params(made), Dataset.open(trained_study / "data/scenes"))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("metric", "value", "refused"),
+    [("mean_iou", 0, False), ("mean_iou", 255, True), ("boundary_f1", 255, True)],
+)
+def test_a_metric_that_is_no_number_on_a_split_is_refused_before_any_training(
+    split: str, metric: str, value: int, refused: bool, trained_study: Path, tmp_path: Path
+) -> None:
+    """It would choose no epoch, or end in no verdict."""
+    shutil.copytree(trained_study / "data/scenes", tmp_path / "scenes")
+    data = Dataset.open(tmp_path / "scenes")
+    np.save(tmp_path / f"scenes/{split}/targets.npy", np.full_like(data.split(split).targets, value))
+    data = replace(data, info=replace(data.info, ignore_index=255))
+    made = tiny_params()
+    made["experiments"]["scenes"]["metric"] = metric
+    made["hypotheses"] = {}
+    said = pytest.raises(UserError, match=f"'scenes': metric '{metric}' .* no number on the {split} split: ")
+    with said if refused else nullcontext():
+        try_experiment("scenes", parse_params(made), data)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_scores_that_are_no_number_end_in_a_sentence(metric: str, trained_study: Path) -> None:
+    """Of splits too large to be tried before, and of what only some predictions lack."""
+    data = Dataset.open(trained_study / "data/digits")
+    task = task_for("classification", metric)(data.info)
+    task.score = lambda *_: Scores({metric: math.nan})  # type: ignore[method-assign]  # of this one alone
+    with pytest.raises(
+        UserError, match=f"metric '{metric}' is nan on the {data.info.sizes['test']} test samples"
+    ):
+        score_predicted(Predicted(True, np.zeros((2, 10))), task, metric, data)
 
 
 def test_what_fits_passes_and_leaves_threads_and_random_numbers_alone(trained_study: Path) -> None:

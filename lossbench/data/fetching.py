@@ -26,7 +26,7 @@ from lossbench.data.splits import divided, position, side, split
 from lossbench.errors import UserError
 from lossbench.folds import fold_folder
 from lossbench.params import Dataset
-from lossbench.plugins import is_path
+from lossbench.plugins import asked_to_end, is_path
 from lossbench.written import DATA, SAMPLES, UNFINISHED, expect_ours, half, make_room
 
 
@@ -58,7 +58,9 @@ def _read(dataset: Dataset, key: str) -> Fetched:
         fetched: object = reader.read(dataset, key)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asked_to_end(error):
+            raise
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{who} raised {type(error).__name__}: {text}".removesuffix(": ")) from error
     if not isinstance(fetched, Fetched):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.dataset import Dataset, Split
+from lossbench.errors import UserError
 from lossbench.evaluation.thresholds import GRID, SUFFIX, Counted, Counts, applies, best_threshold
 from lossbench.recipe import Compute, Network
 from lossbench.statistics.calibration import Calibration, calibrate
@@ -142,6 +143,11 @@ def _score(predicted: Predicted, task: Task, metric: str, data: Dataset, write: 
     if not predicted.finite:
         digests = task.majority_digests(targets)
     scores = task.score(digests, targets)
+    if not np.isfinite(scores.metrics[metric]):
+        raise UserError(
+            f"metric '{metric}' is {scores.metrics[metric]} on the {len(targets)} test samples, of which no "
+            "verdict can be made; allowed: another metric, or other samples there"
+        )
     decisions = task.decide(digests) if write else np.empty(0)
     if not predicted.finite:
         return Scored(False, scores, None, decisions)

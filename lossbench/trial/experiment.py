@@ -1,5 +1,7 @@
 """One step on a few samples before anything is trained: whether model, task, data, recipe and losses fit."""
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +26,8 @@ from lossbench.trial.shared import Trial, as_trained, faults_told, raised, sized
 
 SHOWN = 2**18
 """Positions of a sample up to which losses are tried before there are data: more takes seconds a loss."""
+SCORED = 2**22
+"""Outputs of a split up to which a constant prediction is scored: a larger one holds what is measured."""
 COUNTED = 100
 """Samples a class that are taken for granted before there are data."""
 NAMES = tuple(f"class {number}" for number in range(1000))
@@ -79,6 +83,8 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
     if is_path(experiment.metric) or is_path(experiment.task.name):
         with trying(trial):
             _try_scores(trial, data, outputs, encoded)
+    if not is_path(experiment.task.name):
+        _expect_numbers(trial, data)
 
 
 def _task(experiment: Experiment, info: DatasetInfo, name: str) -> Task:
@@ -182,6 +188,25 @@ def _try_scores(trial: Trial, data: Dataset, outputs: Tensor, targets: Tensor) -
         )
     if found[0] != found[1]:
         raise UserError(f"{trial.where}: {whose} gives {found[0]}, then {found[1]} for the same predictions")
+
+
+def _expect_numbers(trial: Trial, data: Dataset) -> None:
+    """Refuse a metric that nothing can be said by: it would choose no epoch, and end in no verdict."""
+    experiment = trial.experiment
+    task = task_for(experiment.task.name, experiment.metric)(data.info, experiment.task.options)
+    for name, metric in (("validation", task.monitor), ("test", experiment.metric)):
+        targets = data.split(name).targets
+        if targets.size * task.outputs > SCORED:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is no number, too
+            found = task.score(task.majority_digests(np.asarray(targets)), np.asarray(targets)).metrics
+        if not math.isfinite(found.get(metric, 0.0)):
+            raise UserError(
+                f"{trial.where}: metric '{metric}' of a constant prediction is no number on the {name} "
+                f"split: what it measures stands in none of its {len(targets)} samples; allowed: another "
+                "metric, or other samples there"
+            )
 
 
 def try_shape(

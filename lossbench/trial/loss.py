@@ -11,6 +11,7 @@ from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.building import build
 from lossbench.losses.foreign import Foreign
+from lossbench.plugins import asked_to_end
 from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.setting import check_weights, loss_context
@@ -100,7 +101,9 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
             tell_of_waits(f"{trial.where}: loss '{name}'", trial.compute, step)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # a loss of one's own may raise anything
+    except BaseException as error:  # a loss of one's own may raise anything
+        if asked_to_end(error):
+            raise
         if not own and not isinstance(error, MISFIT):
             raise
         raise device_fault(trial, error, f"{trial.where}: loss '{name}'") or UserError(

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from lossbench.errors import UserError
 from lossbench.models.base import build as build_model
-from lossbench.plugins import is_path
+from lossbench.plugins import asked_to_end, is_path
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import SWITCH, precision, recurrent_in_float32
@@ -148,7 +148,9 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
                 predicted = {count: _forward(model.eval(), trial, device, count) for count in (2, 1)}
     except (NotImplementedError, UserError):  # the caller tells them apart
         raise
-    except (Exception, SystemExit) as error:  # a network of one's own may raise anything
+    except BaseException as error:  # a network of one's own may raise anything
+        if asked_to_end(error):
+            raise
         if not isinstance(error, MISFIT) and not is_path(trial.experiment.model.name):
             raise
         where = f" in 'compute.precision: {trial.compute.precision}'" if _is_rounded(trial, device) else ""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossbench.errors import GateError, UserError
 from lossbench.params import Experiment
+from lossbench.plugins import asked_to_end
 from lossbench.recipe import Compute
 from lossbench.tasks.base import Task
 from lossbench.training.determinism import deterministic
@@ -125,7 +126,9 @@ def raised(where: str, whose: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}" if where else str(error)) from None
     except GateError:  # of the GPU: no fault of the user's code
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asked_to_end(error):
+            raise
         told = f"{whose} fails: {brief(error)}"
         raise UserError(f"{where}: {told}" if where else told) from error
 

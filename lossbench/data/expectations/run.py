@@ -13,7 +13,7 @@ import pandas as pd
 from lossbench.data.dataset import Dataset
 from lossbench.data.expectations.extra import extra_file, read_extra
 from lossbench.data.expectations.suite import Expected, suite
-from lossbench.data.expectations.tables import tables
+from lossbench.data.expectations.tables import name_boxes, tables
 from lossbench.errors import GateError, UserError, nearest
 from lossbench.params import Expectations
 from lossbench.written import DOCS, make_room
@@ -35,8 +35,10 @@ def validate(folder: Path, knobs: Expectations, name: str, report: Path, docs: P
         GateError: a sentence per failed critical expectation, with example rows; or nothing was evaluated.
 
     """
-    info = Dataset.open(folder).info
-    manifest = pd.read_parquet(folder / "manifest.parquet")
+    data = Dataset.open(folder)
+    info, manifest = data.info, pd.read_parquet(folder / "manifest.parquet")
+    if info.kind == "boxes":
+        name_boxes(manifest, data)
     extra = read_extra(extra_file(knobs.extra)) if knobs.extra else []
     results = run_suite(tables(manifest, info), suite(info, knobs, extra), name, docs)
     failed = [one for one in results if not one["success"] and one["severity"] == "critical"]

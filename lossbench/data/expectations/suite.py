@@ -65,6 +65,7 @@ PRESENT: Check = ("ExpectColumnValuesToNotBeNull", {})
 UNIQUE: Check = ("ExpectColumnValuesToBeUnique", {})
 ONE_VALUE: Check = ("ExpectColumnUniqueValueCountToBeBetween", {"min_value": 1, "max_value": 1})
 NONE: Check = (BETWEEN, {"min_value": 0, "max_value": 0})
+ANY: Check = ("ExpectColumnMaxToBeBetween", {"min_value": 1})
 POSITIVE: Check = (BETWEEN, {"min_value": 0, "strict_min": True})
 ONCE_A_SPLIT: Check = ("ExpectCompoundColumnsToBeUnique", {"column_list": ["split", "sha256"]})
 
@@ -94,6 +95,7 @@ def _rows(info: DatasetInfo, knobs: Expectations) -> list[tuple[str, str, str, s
     """Return all rows: kinds, severity, name, table and column, what is expected there, and the sentence."""
     images = " ".join(kind for kind in KINDS if kind != "tokens")
     every, stop, warn = f"{images} tokens", "critical", "warning"
+    several, named = "mask multilabel boxes", "label mask multilabel boxes"
     few, shares, means = knobs.min_per_class, knobs.max_share_drift, knobs.max_intensity_drift
     white, columns = full_scale(info.dtype), [*COLUMNS, *KINDS[info.kind].always]
     return [
@@ -136,10 +138,16 @@ def _rows(info: DatasetInfo, knobs: Expectations) -> list[tuple[str, str, str, s
          ("ExpectColumnValuesToBeInSet", {"value_set": list(info.classes)}),
          "every label is a known class"),
         ("label", stop, "labels_present", "samples.label", PRESENT, "every sample has a label"),
-        ("label", warn, "classes_in_validation", "classes.validation", at_least(1),
+        (named, warn, "classes_in_validation", "classes.validation", at_least(1),
          "every class stands in the validation split"),
-        ("label", warn, "classes_in_test", "classes.test", at_least(1),
-         "every class stands in the test split"),
+        (named, warn, "classes_in_test", "classes.test", at_least(1),
+         "every class stands in the test split (means over classes leave it out, or count it as 0)"),
+        ("anomaly", stop, "classes_in_test", "classes.test", at_least(1),
+         "the test split has both normal samples and anomalies (else all losses score alike)"),
+        (several, stop, "targets_in_validation", "classes.validation", ANY,
+         "some class stands in the validation split (else no metric says anything)"),
+        (several, stop, "targets_in_test", "classes.test", ANY,
+         "some class stands in the test split (else no metric says anything)"),
         ("mask", stop, "mask_values", "samples.stray", NONE, "masks hold known classes only"),
         ("mask", stop, "mask_width", "samples", (PAIR, {"column_A": "width", "column_B": "mask_width"}),
          "masks are as wide as their images"),

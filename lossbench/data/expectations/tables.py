@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench.data.dataset import DatasetInfo, full_scale
+from lossbench.data.dataset import Dataset, DatasetInfo, full_scale
 
 DRIFTS = ("label_drift", "intensity_drift", "foreground_drift", "unknown_drift", "boxes_drift")
 TOLD = ("orientation_in_doubt", "white_in_doubt", "clipped_boxes", "repeated_boxes", "clipped_values")
 """Columns that only sources of a user's files have."""
 HELD_OUT = ("validation", "test", "reference")
+BETWEEN = {"mask": ",", "multilabel": "|", "boxes": "|"}
+"""What stands between the classes of a sample, in the manifest; of other kinds it has one."""
 CHANCE = 2.0
 """Standard errors of a difference that are put down to chance: small splits always differ a little."""
 
@@ -22,8 +24,8 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
         samples: the manifest, with splits_of_content (in how many splits the same content stands),
             range_used (by an image, of the values between black and white), and 0 for doubts and counts
             that its source has not.
-        classes: per class, its training targets (samples, positions, boxes or positives) and, where samples
-            have one label each, its samples in validation and test.
+        classes: per class, its training targets (samples, positions, boxes or positives), and the samples of
+            validation and test that have any.
         drift: per held-out split, how far it lies from the training split beyond what chance explains
             (two standard errors): label_drift (total variation distance of label shares, 0 to 1),
             intensity_drift, foreground_drift and boxes_drift (of means, in training standard deviations);
@@ -41,18 +43,37 @@ def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]
 
 
 def class_table(manifest: pd.DataFrame, info: DatasetInfo) -> pd.DataFrame:
-    """Training targets per class, from the manifest where it has labels, else from the dataset's counts."""
-    if info.kind == "label":
-        counts = manifest.groupby("split")["label"].value_counts()
-        columns = {
-            split: [int(counts.get((split, name), 0)) for name in info.classes]
-            for split in ("train", "validation", "test")
-        }
-    else:
-        columns = {"train": list(info.counts)}
-    table = pd.DataFrame({"id": list(info.classes), **columns})
-    # Anomalies are never trained on: nothing is expected of their number.
-    return table[:1] if info.kind == "anomaly" else table
+    """Count training targets per class, and the samples of validation and test that have any of it."""
+    table = pd.DataFrame({"id": list(info.classes), "train": list(info.counts)})
+    if info.kind == "anomaly":  # these are never trained on: nothing is expected of their number
+        table["train"] = [info.counts[0], None]
+    if info.kind != "tokens":
+        for split in ("train", "validation", "test") if info.kind == "label" else ("validation", "test"):
+            table[split] = _samples_with(manifest[manifest["split"] == split], info)
+    return table
+
+
+def _samples_with(part: pd.DataFrame, info: DatasetInfo) -> list[int]:
+    """Count the samples with each class."""
+    masks = info.kind == "mask"
+    named = list(map(str, range(len(info.classes)))) if masks else list(info.classes)
+    there: Any = part["mask_values" if masks else "label"]
+    if (between := BETWEEN.get(info.kind)) is not None:
+        there = there.str.split(between, regex=False)
+    counts = there.explode().value_counts()
+    return [int(counts.get(name, 0)) for name in named]
+
+
+def name_boxes(manifest: pd.DataFrame, data: Dataset) -> None:
+    """Write into each row the classes of its boxes, which no manifest holds."""
+    known = len(data.info.classes)
+    for split in manifest["split"].unique():
+        rows = manifest["split"] == split
+        numbers = np.asarray(data.split(split).targets)[manifest.loc[rows, "index"], :, 4].astype(int)
+        manifest.loc[rows, "label"] = [
+            "|".join(data.info.classes[number] for number in np.unique(one) if 0 <= number < known)
+            for one in numbers
+        ]
 
 
 def drift_table(manifest: pd.DataFrame) -> pd.DataFrame:
