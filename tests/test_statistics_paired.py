@@ -227,11 +227,15 @@ def test_equal_ts_of_a_permutation_are_equal_though_scores_are_far_larger_than_t
         assert far.p() == pytest.approx(near.p(), rel=1e-3)
 
 
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=9), st.floats(-1, 1))
+SCORES = st.floats(-1, 1) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@given(st.lists(SCORES, max_size=9), st.floats(-1, 1))
 def test_a_difference_keeps_its_sign_and_its_size_but_for_rounding(values, other):
     first = np.array(values)
-    assert less(first, other) == pytest.approx(first - other, abs=1e-11)
-    assert (less(first, other) * (first - other) >= 0).all()
+    assert less(first, other) == pytest.approx(first - other, abs=1e-11, nan_ok=True)
+    there = np.isfinite(first)
+    assert (less(first, other)[there] * (first[there] - other) >= 0).all()
 
 
 def test_one_score_that_ran_away_does_not_make_the_others_differences_one():

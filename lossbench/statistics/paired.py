@@ -261,14 +261,17 @@ def less(first: Array | float, second: Array | float) -> Array:
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     close = np.broadcast_to(rounding(first, second), difference.shape)
-    difference = np.where(np.abs(difference) <= close, 0.0, difference)
+    difference = np.where((np.abs(difference) <= close) & np.isfinite(close), 0.0, difference)
     if difference.ndim == 0:
         return difference
     sizes = np.abs(difference)
     order = np.argsort(sizes, kind="stable")
     ranked, off = sizes[order], close[order]
-    begins = np.diff(ranked, prepend=-np.inf) > np.minimum(off, np.roll(off, 1))
+    with np.errstate(invalid="ignore"):
+        begins = np.diff(ranked, prepend=-np.inf) > np.minimum(off, np.roll(off, 1))
+    begins[:1] = True
     begins[1:] |= ranked[:-1] == 0
+    begins |= ~np.isfinite(ranked)  # what a replicate lacks stays lacking
     shared = np.empty_like(sizes)
     shared[order] = ranked[begins][np.cumsum(begins) - 1]
     return np.asarray(np.copysign(shared, difference))
