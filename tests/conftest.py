@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ ROOT = Path(__file__).parent.parent
 
 # Forked workers need a parent whose thread pool was never used; two test processes share two cores.
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C, which tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 law_cases.register()

@@ -191,7 +191,7 @@ def advice(folder: Path) -> dict[str, str]:
     code.mkdir()
     (code / "mine.py").write_text(OWN)
     use_code(code)
-    data = synthetic(folder / "w", "label", (3, 32, 32), 4, validation=2)
+    data = synthetic(folder / "w", "label", (3, 32, 32), 4, test=2, validation=2)
     losses = {one: {"name": f"mine:{one}"} for one in ("item", "boolean", "one_argument", "constant", "fits")}
     told = {}
     for name, network, engine, spec in (
