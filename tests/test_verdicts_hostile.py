@@ -203,3 +203,12 @@ def test_a_claim_of_exactly_the_difference_seen_is_no_evidence_of_more(higher):
     claim = Claim("x", "a", "b", "m", 0.00001, higher, better - than, True, paired.rounding(better, than))
     found = answer([claim], 0.05)[0]
     assert (found.answer, found.p) == ("undecided", 1.0)
+
+
+def test_one_rounding_for_all_differences_is_that_of_each():
+    differences = np.array([1.0, 2.0, 3.0, 4.0, 5.0, -6.0])
+    one, each = (
+        answer([Claim("x", "a", "b", "m", 0.0, True, differences, True, rounding)], 0.05)[0].p
+        for rounding in (0.4, np.full(6, 0.4))
+    )
+    assert one == each

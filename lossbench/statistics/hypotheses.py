@@ -99,7 +99,8 @@ def answer(
     """
     shifted = [_shifted(claim) for claim in claims]
     p_values = [
-        difference_p(one, float(np.sum(claim.rounding))) for one, claim in zip(shifted, claims, strict=True)
+        difference_p(one, float(np.broadcast_to(claim.rounding, one.shape).sum()))
+        for one, claim in zip(shifted, claims, strict=True)
     ]
     family = family or len(claims)
     adjusted = holm(p_values) if stage is None else [min(1.0, p * level / stage.difference) for p in p_values]
