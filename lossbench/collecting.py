@@ -17,9 +17,8 @@ from lossbench.errors import UserError
 from lossbench.execution.collect import LostError, collect_all
 from lossbench.outs import Outs
 from lossbench.params import Params
-from lossbench.project import TEMPLATES
 from lossbench.store import Store
-from lossbench.written import CHAIN, cache
+from lossbench.written import CHAIN, TEMPLATES, cache
 
 DATA = ("check", "fetch", "validate")
 """Stages before anything is trained."""

@@ -24,9 +24,8 @@ from lossbench.params import parse_params
 from lossbench.scripts.spec import COMMAND
 from lossbench.studies import expect_folder, expect_name, params_for
 from lossbench.system import write_atomically
-from lossbench.written import CHAIN
+from lossbench.written import CHAIN, TEMPLATES
 
-TEMPLATES = Path(__file__).parent / "templates" / "project"
 PLUGINS = ("README.md", "example_loss.py", "example_model.py")
 EXAMPLE = "train_torch.py"
 """A training script to begin with."""

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,8 +115,8 @@ def run(study: Path, jobs: str | None = None, device: str | None = None, looks: 
             say_checked()
             new = not tried or unknown(params, outs, store)
             if new:  # else one `dvc repro` does both
-                fetch_all(params, outs)
-                validate()
+                commit = fetch_all(params, outs)
+                validate(lambda: note(params, outs, commit))
         done = (validation_at_once if new else data_at_once)(params, outs, store)
         if not done:
             step("dvc", "repro", *(f"validate@{name}" for name in params.datasets))
@@ -223,9 +225,9 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
     if relinked(outs.study):  # whoever reads meanwhile would miss some
         in_turn(commit)
         commit = ()
-    with workers(_report, [(params, outs.home)]):
-        in_turn(commit)
     with recording():
+        with workers(_report, [(params, outs.home)]):
+            in_turn(commit)
         in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
     return True
 
@@ -234,31 +236,23 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
 def recording() -> Iterator[None]:
     """Record arms in MLflow while the block runs, and then the report.
 
+    A process does it, for DVC, the report and MLflow keep a processor busy each. If the block fails it is
+    ended, as whoever is killed: what it has not written is written next time.
+
     Raises:
-        GateError: what the record says, where the block raises nothing.
+        UserError: what the record says, where the block raises nothing.
+        GateError: the same.
 
     """
-    written, failed = threading.Event(), threading.Event()
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            record(lenient=True, reported=lambda: written.wait() and not failed.is_set())
-        except Exception as error:  # whatever it was, whoever waits raises it
-            raised.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)  # whoever ends us need not wait for it
-    thread.start()
-    try:
+    written = get_context("forkserver").Event()
+    with workers(_record, [(written,)]):
         yield
-    except BaseException:
-        failed.set()
-        raise
-    finally:
         written.set()
-    thread.join()
-    if raised:
-        raise raised[0]
+
+
+def _record(written: Event) -> None:
+    collect_rarely()
+    record(lenient=True, reported=written.wait)
 
 
 def _report(params: Params, home: Path) -> None:
@@ -293,8 +287,11 @@ def _import_ahead() -> None:
         get_ready()
 
 
-def fetch_all(params: Params, outs: Outs) -> None:
+def fetch_all(params: Params, outs: Outs) -> Sequence[str]:
     """Have DVC fetch all data; where it keeps nothing yet, at once instead of stage after stage.
+
+    Returns:
+        The command with which DVC records them, while others read them; () where it has done so.
 
     Raises:
         UserError: what a source says.
@@ -302,11 +299,21 @@ def fetch_all(params: Params, outs: Outs) -> None:
     """
     if not nothing_to_restore(params, outs):
         step("dvc", "repro", *(f"fetch@{name}" for name in params.datasets))
-        return
+        return ()
     with as_read(params, outs.study):
         write_lineage(params, outs)
         in_workers(_fetch, [(params, part) for part in parts_of(params, params.datasets)])
-        step("dvc", "commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
+    commit = ("commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
+    if not relinked(outs.study):
+        return commit
+    note(params, outs, commit)  # whoever reads meanwhile would miss some
+    return ()
+
+
+def note(params: Params, outs: Outs, commit: Sequence[str]) -> None:
+    """Have DVC record what was written, unless params were edited meanwhile; of () nothing."""
+    with as_read(params, outs.study):
+        in_turn(commit)
 
 
 def _fetch(params: Params, names: Sequence[str]) -> None:
@@ -350,16 +357,21 @@ def refuse_other_code(params: Params, study: Path) -> None:
 
 
 @contextmanager
-def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[], None]]:
-    """Give what validates all datasets in one process, which gets ready meanwhile where it is needed."""
+def validator(params: Params, outs: Outs, store: Store) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Give what validates all datasets in one process, which gets ready meanwhile where it is needed.
+
+    What it is called with is done while they are validated.
+    """
     waiting = Validator() if unknown(params, outs, store) else None
 
-    def validate() -> None:
+    def validate(meanwhile: Callable[[], object]) -> None:
         nonlocal waiting
         if waiting is None and unknown(params, outs, store):
             waiting = Validator()
-        if waiting is not None:
-            waiting.validate(params, outs, store)
+        if waiting is None:
+            meanwhile()
+        else:
+            waiting.validate(params, outs, store, meanwhile)
 
     try:
         yield validate

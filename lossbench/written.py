@@ -15,6 +15,8 @@ from lossbench.documents import read_document
 from lossbench.errors import UserError
 
 CHAIN = "dvc.yaml"
+TEMPLATES = Path(__file__).parent / "templates" / "project"
+"""The chain as shipped, and what else a new project begins with."""
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 FALLBACK = ("data", "models", "reports")
 """What counts as written in a study whose dvc.yaml cannot be read."""

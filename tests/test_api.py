@@ -131,8 +131,8 @@ def inline(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Unneeded:
-    def __enter__(self) -> Callable[[], None]:
-        return lambda: None
+    def __enter__(self) -> Callable[[object], None]:
+        return lambda _: None
 
     def __exit__(self, *_: object) -> None:
         return None

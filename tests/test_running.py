@@ -143,8 +143,26 @@ def test_nobody_reads_outs_while_dvc_puts_links_in_their_place(
     monkeypatch.setattr(running, "workers", reading)
     monkeypatch.setattr(running, "in_turn", told)
     assert running.note_all(params, Outs(study), ("commit", "dvc.yaml:train"))
-    recorded = ["dvc.yaml:train", "read"] if links else ["read", "dvc.yaml:train"]
-    assert done == [*recorded, "read", "dvc.yaml:report", "repro"]
+    reads = ["read", "read"]  # MLflow's record, and the report
+    recorded = ["dvc.yaml:train", *reads] if links else [*reads, "dvc.yaml:train"]
+    assert done == [*recorded, "dvc.yaml:report", "repro"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_fetched_data_are_validated_while_dvc_records_them_unless_it_links_them(
+    links: bool, study: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(running, "nothing_to_restore", lambda *_: True)
+    monkeypatch.setattr(running, "write_lineage", lambda *_: None)
+    monkeypatch.setattr(running, "in_workers", lambda *_: done.append("fetched"))
+    monkeypatch.setattr(running, "relinked", lambda _: links)
+    monkeypatch.setattr(running, "in_turn", lambda command: done.extend(command[-1:]))
+    left = running.fetch_all(params, Outs(study))
+    assert done == ["fetched", *(["dvc.yaml:fetch"] if links else [])]
+    done.clear()
+    running.note(params, Outs(study), left)
+    assert done == ([] if links else ["dvc.yaml:fetch"])
 
 
 def test_dvc_is_not_called_where_it_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

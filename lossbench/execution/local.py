@@ -43,6 +43,8 @@ RESERVE = 512 * 2**20
 """Bytes that stay free of workers."""
 SERVER = "lossbench.execution.server"
 """What the workers' server imports first."""
+CALLS = "lossbench.running"
+"""What it imports last: functions of it are called in processes that it forks."""
 ATTEMPTS = 3
 """At starting a worker."""
 LOST = 255
@@ -106,7 +108,7 @@ def little_memory(sharers: int) -> bool:
 def warm_up() -> None:
     """Let the workers' server start and import torch while the caller does something else."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([SERVER, WORK])
+    context.set_forkserver_preload([SERVER, WORK, CALLS])
     os.environ[DRIVER] = str(os.getpid())
     forkserver.ensure_running()
 
@@ -178,15 +180,17 @@ class LocalExecutor:
         self._helpers.clear()
 
     def _begin(self) -> None:
+        full: set[str] = set()
         for _ in range(len(self._waiting)):
-            job = self._waiting[0]
-            if not self._room(job):
-                # Another group's job may fit meanwhile.
-                self._waiting.rotate(-1)
-                continue
             idle = self._idle()
             if idle is None and len(self._alive) >= self.workers:
                 return
+            job = self._waiting[0]
+            if job.group in full or not self._room(job):
+                # Another group's job may fit meanwhile.
+                full.add(job.group)
+                self._waiting.rotate(-1)
+                continue
             self._waiting.popleft()
             worker = idle or self._start()
             worker.job = job

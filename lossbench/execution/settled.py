@@ -46,10 +46,15 @@ def lacks(arm: Arm, store: Store) -> bool:
 
 def _current(params: Params, arms: set[str], outs: Outs) -> set[str]:
     """Name the stages that DVC would skip, the code as it is now."""
-    wanted = lineage(params, outs.study)
     files = {f"train@{name}": f"arms/{name}.json" for name in arms}
     files |= {f"evaluate@{name}": f"experiments/{name}.json" for name in params.experiments}
-    same = {stage for stage, file in files.items() if written_in(outs, file) == wanted[file]}
+    folders = {f"train@{name}": outs.arm(params.arms[name].experiment, name) for name in arms}
+    folders |= {f"evaluate@{name}": outs.evaluation(name) for name in params.experiments}
+    there = [stage for stage, folder in folders.items() if folder.exists()]
+    if not there:  # DVC takes a second to say so
+        return set()
+    wanted = lineage(params, outs.study)
+    same = {stage for stage in there if written_in(outs, files[stage]) == wanted[files[stage]]}
     if not same:
         return set()
     asked = subprocess.run(

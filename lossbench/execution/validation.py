@@ -7,7 +7,8 @@ everything is known.
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -137,15 +138,23 @@ class Validator:
             self._process.start()
         theirs.close()
 
-    def validate(self, params: Params, outs: Outs, store: Store) -> None:
+    def validate(self, params: Params, outs: Outs, store: Store, meanwhile: Callable[[], object]) -> None:
         """Validate all datasets; what fails is left to the stage to tell.
+
+        Args:
+            params: of the study.
+            outs: of the study.
+            store: takes what the expectations say.
+            meanwhile: is done while they are looked at.
 
         Raises:
             UserError: if an expectation is malformed.
 
         """
-        try:
+        with suppress(BrokenPipeError):  # killed: told below
             self._pipe.send((params, outs, store.address))
+        meanwhile()
+        try:
             error = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):  # killed: the stages do it themselves
             return

@@ -9,11 +9,13 @@ from statistics import median
 import torch
 
 from lossbench.losses.schedules import is_learned, is_scheduled
+from lossbench.recipe import Optimizer as OptimizerParams
 from lossbench.training.determinism import precision
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member
 from lossbench.training.mixing import mixed, trains_on_distributions
+from lossbench.training.optimization import make_optimizer
 from lossbench.training.portions import channels_last, parts
 from lossbench.training.setting import Setting
 
@@ -101,6 +103,8 @@ def kept_bytes(setting: Setting, member: Member) -> int:
 
 
 CONSTANT_STEPS = 60
+CONSTANT_RATE = 0.1
+"""Of Adam's steps."""
 NUMBERS = 2**20
 """Of the outputs that a constant is fitted on, at most."""
 
@@ -125,7 +129,7 @@ def constant_loss(setting: Setting, member: Member) -> float | None:
     ]
     counts = torch.tensor(task.class_counts, dtype=torch.float32).clamp_min(1.0)
     logits = (counts / counts.sum()).log().to(setting.compute.device).requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.1)
+    optimizer = make_optimizer([logits], OptimizerParams(name="adam"))
     best = float("inf")
     for _ in range(CONSTANT_STEPS):
         total = torch.zeros((), device=logits.device)
@@ -140,5 +144,5 @@ def constant_loss(setting: Setting, member: Member) -> float | None:
         best = min(best, float(total.detach()))
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch's own
-        optimizer.step()
+        optimizer.step(CONSTANT_RATE)
     return best
