@@ -71,11 +71,11 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
         Ours and the user's modules, each with the packages that its import runs; of the rest, the names.
 
     """
-    memory = _memory()
+    memory, own = _memory(), _tops(user)
 
     @cache
     def find(module: str) -> Path | None:  # the same are asked for again and again
-        return source_of(module, user)
+        return source_of(module, user if module.partition(".")[0] in own else None)
 
     waiting = list(modules)
     files: dict[str, str] = {}
@@ -133,6 +133,14 @@ def source_of(module: str, user: Path | None = None) -> Path | None:
         return found
     place = users_own(top)
     return None if place is None else _file(place.parent, [top, *rest], OWN_SUFFIXES)
+
+
+def _tops(folder: Path | None) -> set[str]:
+    """Name what lies in a folder, as modules are named: what is not there is not looked for each time."""
+    try:
+        return set() if folder is None else {one.name.partition(".")[0] for one in folder.iterdir()}
+    except OSError:  # none there
+        return set()
 
 
 OWN_SUFFIXES = (*EXTENSION_SUFFIXES, ".py")

@@ -1,5 +1,7 @@
 """Tasks: their scores against other libraries, and against shapes whose score is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from sklearn import metrics as sk
 from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
 from lossbench.tasks import task_class
+from lossbench.tasks.base import Scores, Task
 from lossbench.tasks.contours import boundary_f1
 
 
@@ -48,6 +51,24 @@ def test_segmentation_scores_equal_scikit_learns_over_pixels(seed: int) -> None:
     )
     assert scores.metrics["dice"] == pytest.approx(sk.f1_score(masks.ravel(), predicted, average="macro"))
     assert scores.metrics["pixel_accuracy"] == pytest.approx(sk.accuracy_score(masks.ravel(), predicted))
+
+
+class Halved(task_class("segmentation")):  # type: ignore[misc]  # found by name
+    """A user's own task, which scores otherwise than ours."""
+
+    def score(self, digests: np.ndarray, targets: np.ndarray) -> Scores:
+        scores: Scores = super().score(digests, targets)
+        return replace(scores, metrics={name: value / 2 for name, value in scores.metrics.items()})
+
+
+@pytest.mark.parametrize("made", [task_class("segmentation"), Halved])
+@pytest.mark.parametrize("ignored", [None, 2])
+def test_a_metric_alone_is_the_one_among_all(made: type[Task], ignored: int | None) -> None:
+    rng = np.random.default_rng(0)
+    task = made(info("mask", 3, ignore_index=ignored))
+    found, masks = rng.integers(2, size=(5, 12, 12)), rng.integers(3, size=(5, 12, 12))
+    expected = task.score(found, masks).metrics
+    assert {name: task.score_by(name, found, masks) for name in expected} == expected
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])

@@ -154,7 +154,7 @@ def _score(predicted: Predicted, task: Task, metric: str, data: Dataset, write: 
     train = data.split("train")
     known = np.asarray(train.targets[_trained_rows(train, data.split("test"))])
     assert predicted.of_train is not None  # noqa: S101  # it is there where outputs are finite
-    trained_on = task.score(predicted.of_train, known).metrics[metric]
+    trained_on = task.score_by(metric, predicted.of_train, known)
     sign = 1 if task.direction(metric).higher_is_better else -1
     scores.metrics[GAP] = sign * (trained_on - scores.metrics[metric])
     calibration = None

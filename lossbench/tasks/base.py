@@ -245,6 +245,10 @@ class Task(ABC):
 
         """
 
+    def score_by(self, metric: str, digests: Array, targets: Array) -> float:
+        """Score by one metric alone, as :meth:`score` does; here by way of all of them."""
+        return self.score(digests, targets).metrics[metric]
+
     def adapted(self, digests: Array, targets: Array) -> "Task":
         """Return the task as fitted to one replicate (a temperature): here itself.
 
