@@ -100,22 +100,20 @@ def predict_replicate(
         if task.adapts:
             fitted_on = predictor.digests(data.split("validation"))[0]
             predictor.task = task = _adapted(task, fitted_on, data)
-        of_test = Positions(task, test) if task.calibrated else None
-        counts = Counts(task, test.targets) if applies(task, metric) else None
-        looks = [one.look for one in (of_test, counts) if one is not None]
-
-        def look(which: slice, outputs: Tensor) -> None:
-            for one in looks:
-                one(which, outputs)
-
-        digests, finite = predictor.digests(test, look=look, deciding=write)
+        seen = _Seen(task, test, metric)
+        digests, finite = predictor.digests(test, look=seen.look, deciding=write)
         if not finite:
             return Predicted(False, digests, fitted_on)
         train, validation = data.split("train"), data.split("validation")
         of_train = predictor.digests(train, _trained_rows(train, test), deciding=False)[0]
-        positions = None if of_test is None else (_positions(predictor, validation), of_test.found())
-        counted = None if counts is None else (_counted(predictor, validation), Counted(counts.found))
+        held_out = _Seen(task, validation, metric)
+        held_out.look_at(predictor, validation)
         texts = tuple(task.generate(predictor.forward, seed)) if write else ()
+    positions = counted = None
+    if held_out.positions is not None and seen.positions is not None:
+        positions = (held_out.positions.found(), seen.positions.found())
+    if held_out.counts is not None and seen.counts is not None:
+        counted = (Counted(held_out.counts.found), Counted(seen.counts.found))
     return Predicted(True, digests, fitted_on, of_train, positions, counted, texts)
 
 
@@ -178,18 +176,27 @@ def _trained_rows(train: Split, test: Split) -> Array:
     return _spread(len(train), len(test))
 
 
-def _positions(predictor: Predictor, validation: Split) -> tuple[Array, Array]:
-    held_out = Positions(predictor.task, validation)
-    for which, _, outputs in predictor.batches(validation.inputs, held_out.samples):
-        held_out.keep(outputs, which.start)
-    return held_out.found()
+class _Seen:
+    """What is kept of outputs on a split for calibration, and for a threshold; None where there is no use."""
 
+    def __init__(self, task: Task, split: Split, metric: str) -> None:
+        self.positions = Positions(task, split) if task.calibrated else None
+        self.counts = Counts(task, split.targets) if applies(task, metric) else None
 
-def _counted(predictor: Predictor, held_out: Split) -> Counted:
-    validation = Counts(predictor.task, held_out.targets)
-    for which, _, outputs in predictor.batches(held_out.inputs):
-        validation.look(which, outputs)
-    return Counted(validation.found)
+    def look(self, which: slice, outputs: Tensor) -> None:
+        """Look at outputs of the split's samples ``which``, one batch after another."""
+        for one in (self.positions, self.counts):
+            if one is not None:
+                one.look(which, outputs)
+
+    def look_at(self, predictor: Predictor, split: Split) -> None:
+        """Predict what there is a use for: all samples, or those in which the positions lie."""
+        if self.counts is not None:
+            for which, _, outputs in predictor.batches(split.inputs):
+                self.look(which, outputs)
+        elif self.positions is not None:
+            for which, _, outputs in predictor.batches(split.inputs, self.positions.samples):
+                self.positions.keep(outputs, which.start)
 
 
 class Positions:
