@@ -25,9 +25,10 @@ from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.anomaly import _principal_axes
 from lossbench.tasks.base import GAP, task_for
-from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predicting
+from lossbench.training.setting import prepare
 from lossbench.trial.model import try_model
 from lossbench.trial.shared import Trial
 

@@ -20,7 +20,7 @@ from benchmarks.synthetic import setting, synthetic
 from lossbench.models import build
 from lossbench.recipe import Compute, Network
 from lossbench.system import processors
-from lossbench.training import Member
+from lossbench.training.member import Member
 from lossbench.training.samples import Plan
 
 CASE = training.CASES[0]

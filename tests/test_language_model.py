@@ -13,8 +13,8 @@ from lossbench.errors import UserError
 from lossbench.models import build
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.ngram import NGram, stretches
-from lossbench.training import fit
 from lossbench.training.determinism import deterministic
+from lossbench.training.fitting import fit
 from lossbench.training.prediction import predicting
 from lossbench.training.setting import Member
 from tests.language_cases import NURSERY, SMALL, block, dataset, score_test, setting, task, train

@@ -25,7 +25,7 @@ from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
-from lossbench.training import predict
+from lossbench.training.prediction import predict
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import train, write_study
 

@@ -18,8 +18,8 @@ from law_cases import examples
 import lossbench
 from lossbench.cli import main
 from lossbench.errors import UserError
-from lossbench.statistics import Verdict
 from lossbench.statistics.metrics import is_training_loss, known
+from lossbench.statistics.record import Verdict
 from lossbench.tasks import TASKS
 from lossbench.verdicts.mlflow_runs import read_runs
 from lossbench.verdicts.seeds import plan

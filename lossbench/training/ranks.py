@@ -94,7 +94,7 @@ def train_in_ranks(
     """Train one replicate in ``compute.processes`` processes.
 
     Args:
-        setting: the arm, from :func:`lossbench.training.prepare`.
+        setting: the arm, from :func:`lossbench.training.setting.prepare`.
         member: the seed, and what it has of its own.
         emit: told (epoch, values) after each epoch.
         checkpoint: where an interrupted training left its state, and leaves it again.
