@@ -225,9 +225,8 @@ def _check_retraining(params: Params) -> None:
     name = params.retraining.experiment
     if name is not None and isinstance(params.experiments[name], ScriptExperiment):
         raise UserError(
-            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; "
-            "allowed: an experiment whose "
-            "task is not 'command'"
+            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; allowed: an "
+            "experiment whose task is not 'command'"
         )
 
 

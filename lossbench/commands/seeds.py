@@ -91,15 +91,13 @@ def said(found: dict[str, Any]) -> str:
     many, power = found["contrasts"], 100 * found["power"]
     contrasts = f"{many} contrast{'s' * (many > 1)}"
     return (
-        f"{_count(found['seeds_for_difference'])} to find a true difference of {found['margin']:g} with "
-        "a probability of "
-        f"{power:g} % ({contrasts}, level {found['level']:g}, differences of standard deviation "
-        f"{found['sd']:.3g}).\n"
-        f"{_count(found['seeds_for_tie'])} to show a tie within ± {found['margin']:g} where there is no "
-        "difference.\n"
-        f"{found['seeds_at_least']} seeds at least: with fewer no difference can be shown, however large.\n"
-        "The standard deviation is of differences between two losses on the same seed. Of one loss's scores: "
-        "--sd-scores, which counts pairs as uncorrelated unless you say --correlation."
+        f"{_count(found['seeds_for_difference'])} to find a true difference of {found['margin']:g} with a "
+        f"probability of {power:g} % ({contrasts}, level {found['level']:g}, differences of standard "
+        f"deviation {found['sd']:.3g}).\n{_count(found['seeds_for_tie'])} to show a tie within ± "
+        f"{found['margin']:g} where there is no difference.\n{found['seeds_at_least']} seeds at least: with "
+        "fewer no difference can be shown, however large.\nThe standard deviation is of differences between "
+        "two losses on the same seed. Of one loss's scores: --sd-scores, which counts pairs as uncorrelated "
+        "unless you say --correlation."
     )
 
 

@@ -18,8 +18,7 @@ VERDICTS = ("better", "worse", "tie", "undecided", "not trained")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.description = (
-        "Say which loss is better, from a table of scores "
-        "(loss,seed,score[,metric,experiment,group], or "
+        "Say which loss is better, from a table of scores (loss,seed,score[,metric,experiment,group], or "
         "seed and a column per loss) or from MLflow's runs. Exit codes: 0; 1 with --fail-on; 2 for bad "
         "input."
     )

@@ -84,16 +84,14 @@ def record_of(block: Any, name: str, file: Path) -> Record:
         where = ".".join([name, *map(str, first["loc"])])
         raise UserError(
             f"{file}: '{where}' is {brief(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]} "
-            "(the file is "
-            "written by Lossbench: take it from git again)"
+            "(the file is written by Lossbench: take it from git again)"
         ) from None
     for number, look in enumerate(one.taken):
         if number >= len(one.looks) or look.look != one.looks[number] or len(look.seeds) != look.look:
             raise UserError(
-                f"{file}: '{name}.taken.{number}' is a look at {look.look} seeds ({len(look.seeds)} "
-                "named), and the "
-                f"declared looks are {list(one.looks)} (the file is written by Lossbench: take it from "
-                "git again)"
+                f"{file}: '{name}.taken.{number}' is a look at {look.look} seeds ({len(look.seeds)} named), "
+                f"and the declared looks are {list(one.looks)} (the file is written by Lossbench: take it "
+                "from git again)"
             )
     _check_story(one, name, file)
     return Record(one.looks, one.level, tuple(_row(look) for look in one.taken), one.of, one.data)
