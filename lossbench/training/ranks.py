@@ -89,7 +89,7 @@ def train_in_ranks(
     emit: Callable[[tuple[int, dict[str, float]]], None],
     checkpoint: Checkpoint | None,
     interruption: Interruption,
-    memory: Callable[[int], None] = lambda _: None,
+    memory: Callable[[int], None],
 ) -> Replicate:
     """Train one replicate in ``compute.processes`` processes.
 
