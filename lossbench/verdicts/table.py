@@ -170,7 +170,7 @@ def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]
         (f"{what}: {where}", {named[name]: value for name, value in row.items() if name in named})
         for where, row in located
     ]
-    found = (_long if "loss" in names else _wide)(numbered, names, what, metric)
+    found = _long(numbered, names, what, metric) if "loss" in names else _wide(numbered, names, what)
     _check_labels(found)
     _check_seeds(found)
     return found
@@ -246,9 +246,7 @@ def _score_column(names: Sequence[str], what: str, metric: str | None) -> str:
     return score
 
 
-def _wide(
-    rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
-) -> list[Row]:
+def _wide(rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str) -> list[Row]:
     if "seed" not in names:
         raise UserError(
             f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected "
