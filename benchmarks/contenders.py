@@ -64,7 +64,7 @@ class Problem:
     def build(self) -> Any:
         import torch
 
-        from lossbench.models import build
+        from lossbench.models.base import build
 
         torch.manual_seed(0)
         return build(self.network, self.data.info.input_shape, self.task.outputs)

@@ -18,7 +18,7 @@ from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
 from lossbench.evaluation.replicates import predict_replicate, score_predicted
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.params import Anomaly, parse_params
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe

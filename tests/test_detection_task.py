@@ -12,7 +12,7 @@ from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.errors import UserError
 from lossbench.losses import REGISTRY, LossContext
 from lossbench.losses import build as build_loss
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.detection import Detection
 from lossbench.tasks.matching import mistakes

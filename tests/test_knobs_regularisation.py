@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
-from lossbench.models import MODELS, build, check
+from lossbench.models.base import MODELS, build, check
 from lossbench.recipe import Network
 from lossbench.training.loop import train_replicate
 from lossbench.training.member import Member

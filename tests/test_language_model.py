@@ -10,7 +10,7 @@ from law_cases import mostly_slow
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.ngram import NGram, stretches
 from lossbench.training.determinism import deterministic

@@ -17,8 +17,8 @@ from training_cases import digest, labels_dataset, setting
 from benchmarks.synthetic import setting as thirty_two
 from benchmarks.synthetic import synthetic
 from lossbench.data.dataset import Dataset
-from lossbench.models import build
 from lossbench.models.airbench import EPSILON, Whitening
+from lossbench.models.base import build
 from lossbench.models.from_data import layers_from_data
 from lossbench.params import load_params
 from lossbench.recipe import Augmentation, Network

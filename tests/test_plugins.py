@@ -20,7 +20,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.execution.identity import Identity
 from lossbench.losses import LossContext, build
-from lossbench.models import build as build_model
+from lossbench.models.base import build as build_model
 from lossbench.params import Params, parse_params
 from lossbench.plugins import use_code
 from lossbench.recipe import Network
