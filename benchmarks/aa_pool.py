@@ -18,8 +18,10 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.params import load_params
 from lossbench.tasks import task_class
-from lossbench.training import Member, fit, prepare
+from lossbench.training.fitting import fit
+from lossbench.training.member import Member
 from lossbench.training.prediction import predicting
+from lossbench.training.setting import prepare
 
 ROOT = Path(__file__).parent.parent
 FIRST_SEED = 20_000

@@ -64,7 +64,7 @@ class Problem:
     def build(self) -> Any:
         import torch
 
-        from lossbench.models import build
+        from lossbench.models.base import build
 
         torch.manual_seed(0)
         return build(self.network, self.data.info.input_shape, self.task.outputs)
@@ -185,7 +185,9 @@ def with_lightning(problem: Problem, way: Way) -> tuple[float, Row]:
 def ours(problem: Problem, way: Way) -> tuple[float, Row]:
     """``prepare`` and ``fit``: loading, forking and a validation after every epoch are in the time."""
     from lossbench.recipe import Compute, Recipe
-    from lossbench.training import Member, fit, prepare
+    from lossbench.training.fitting import fit
+    from lossbench.training.member import Member
+    from lossbench.training.setting import prepare
 
     optimizer = {"name": "adam", "learning_rate": RATE}
     recipe = Recipe.model_validate(
@@ -207,7 +209,7 @@ def train(problem: Problem, way: Way) -> Row:
     import torch
 
     from lossbench.recipe import Compute
-    from lossbench.training import predict
+    from lossbench.training.prediction import predict
 
     if way.by != "ours":
         import torch._dynamo  # the optimizers import it: not to be counted against them

@@ -33,8 +33,10 @@ from lossbench.retraining.looks import share
 from lossbench.retraining.scoring import Scored
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
-from lossbench.training import Member, fit, prepare
+from lossbench.training.fitting import fit
+from lossbench.training.member import Member
 from lossbench.training.prediction import predicting
+from lossbench.training.setting import prepare
 
 ROOT = Path(__file__).parent.parent
 FIRST_SEED = 500

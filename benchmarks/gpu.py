@@ -38,13 +38,17 @@ from benchmarks.synthetic import Row, losses_for, setting, synthetic
 from lossbench.data.dataset import Dataset
 from lossbench.lifetime import die_with_parent
 from lossbench.recipe import Compute
-from lossbench.statistics import tost_p
-from lossbench.training import Member, Replicate, Setting, loop, population, predict
+from lossbench.statistics.equivalence import tost_p
+from lossbench.training import loop, population
 from lossbench.training.determinism import deterministic, stated_precision
 from lossbench.training.faults import lost
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.patches import FEWEST
 from lossbench.training.population import train_population
+from lossbench.training.prediction import predict
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting
 
 LENET, RESNET = {"name": "lenet"}, {"name": "resnet", "depth": 18}
 RESNET9, UNET = {"name": "resnet", "depth": 9}, {"name": "unet", "depth": 2}

@@ -35,7 +35,8 @@ from scipy.stats import binomtest
 from benchmarks.aso import multi_aso as quick_aso
 from benchmarks.common import commit, machine, write
 from benchmarks.simulation import BETTER, WORSE, decide
-from lossbench.statistics import Rules, Verdict, compare
+from lossbench.statistics.record import Verdict
+from lossbench.statistics.verdict import Rules, compare
 
 Array = np.ndarray[Any, Any]
 ARMS, SEEDS, EFFECT, LEVEL = 4, 8, 1.5, 0.05

@@ -23,8 +23,9 @@ from ruamel.yaml import YAML
 from benchmarks import simulation as sim
 from benchmarks.common import commit, machine, stored, write
 from benchmarks.overhead import BIN, ROOT, checkout, replicates, run, seconds_of
-from lossbench.statistics import Plan, smallest_p
+from lossbench.statistics.family import smallest_p
 from lossbench.statistics.looks import stage_of
+from lossbench.statistics.record import Plan
 from lossbench.system import processors
 
 LOOKS = (8, 12, 16, 24, 32)

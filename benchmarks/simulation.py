@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from lossbench.statistics import Comparison, Paired, Rules, Verdict, judge, sign_flip_p
 from lossbench.statistics.equivalence import tost_ps
-from lossbench.statistics.paired import hall_p
-from lossbench.statistics.verdict import FEWEST_FOR_TIE, Stage
+from lossbench.statistics.paired import hall_p, sign_flip_p
+from lossbench.statistics.record import Verdict
+from lossbench.statistics.samples import Paired
+from lossbench.statistics.verdict import FEWEST_FOR_TIE, Comparison, Rules, Stage, judge
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]

@@ -18,19 +18,13 @@ from scipy import stats
 from benchmarks import simulation as sim
 from benchmarks.common import RESULTS, commit, machine, stored, write
 from benchmarks.simulation import LEVEL, TIE, Array, Row, claimed, decide, holm, rate
-from lossbench.statistics import (
-    Plan,
-    answer,
-    nominal_levels,
-    seeds_by_examples,
-    seeds_needed,
-    seeds_to_exclude,
-    share_interval,
-    tie_power,
-)
-from lossbench.statistics.equivalence import tost_ps
-from lossbench.statistics.hypotheses import Claim, Outcome
-from lossbench.statistics.looks import stage_of
+from lossbench.statistics.equivalence import tie_power, tost_ps
+from lossbench.statistics.examples import seeds_by_examples
+from lossbench.statistics.family import seeds_needed
+from lossbench.statistics.hypotheses import Claim, Outcome, answer
+from lossbench.statistics.looks import nominal_levels, stage_of
+from lossbench.statistics.record import Plan
+from lossbench.statistics.trained import seeds_to_exclude, share_interval
 
 FAMILIES = 10_000
 FEWER = 4_000

@@ -11,7 +11,7 @@ from lossbench.data.dataset import Dataset, DatasetInfo, Kind
 from lossbench.losses import REGISTRY
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
-from lossbench.training import Setting, prepare
+from lossbench.training.setting import Setting, prepare
 
 CLASSES = 10
 TASKS: Mapping[str, str] = {

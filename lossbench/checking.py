@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from lossbench import gpus, losses, models
+from lossbench import gpus, losses
 from lossbench.data import sources
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
@@ -19,6 +19,8 @@ from lossbench.execution.identity import use_own_code, user_code
 from lossbench.execution.local import worker_count
 from lossbench.losses.building import check_distributions
 from lossbench.losses.schedules import is_learned
+from lossbench.models.base import check as check_model
+from lossbench.models.names import LOOP_ONLY
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params, ScriptExperiment
 from lossbench.plugins import load_object
@@ -192,7 +194,7 @@ def _check_experiment(name: str, experiment: Experiment) -> None:
     task = task_for(experiment.task.name, experiment.metric, key)
     task.check_options(experiment.task.options, f"{key}.task")
     _check_metric(experiment.metric, task, f"{key}.metric")
-    models.check(experiment.model, f"{key}.model")
+    check_model(experiment.model, f"{key}.model")
     if experiment.recipe.augmentation.own is not None:
         load_object(experiment.recipe.augmentation.own, f"{key}.recipe.augmentation.own")
 
@@ -225,9 +227,8 @@ def _check_retraining(params: Params) -> None:
     name = params.retraining.experiment
     if name is not None and isinstance(params.experiments[name], ScriptExperiment):
         raise UserError(
-            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; "
-            "allowed: an experiment whose "
-            "task is not 'command'"
+            f"'retraining.experiment' is '{name}', whose models a script trains and keeps; allowed: an "
+            "experiment whose task is not 'command'"
         )
 
 
@@ -250,7 +251,7 @@ def _check_engine(params: Params) -> None:
                 "'compute.engine' is 'population', which cannot run "
                 f"'experiments.{name}.recipe.augmentation.own'; allowed: loop"
             )
-        if one.model.name in models.LOOP_ONLY:
+        if one.model.name in LOOP_ONLY:
             raise UserError(
                 f"'compute.engine' is 'population', which cannot train model '{one.model.name}' of "
                 f"'experiments.{name}'; allowed: loop"

@@ -1,13 +1,13 @@
 """Changing params.yaml as a person would: one value, its comments and order kept."""
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lossbench.data.sources.listing import user_path
 from lossbench.params import Params
+from lossbench.system import write_atomically
 
 Say = Callable[[str], None]
 
@@ -35,21 +35,10 @@ def write_values(file: Path, values: Mapping[tuple[str, ...], Any]) -> None:
             block[last] = value
             changed = True
     if changed:
-        _replace(file.resolve(), lambda stream: yaml.dump(content, stream))
-
-
-def _replace(file: Path, write: Callable[[TextIO], None]) -> None:
-    """Write a file anew; the former one is there until the new one is whole."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        shutil.copymode(file, part)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+        text, mode = StringIO(), file.stat().st_mode
+        yaml.dump(content, text)
+        write_atomically(file.resolve(), text.getvalue(), durable=True)
+        file.chmod(mode)
 
 
 def write_out_homes(params: Params, study: Path, say: Say = print) -> Params:

@@ -1,8 +1,8 @@
 """Names and where what they name is defined: a module is imported when one of its names is asked for.
 
 Hence a process imports what it uses, and a replicate's key holds the code that it runs: a new file beside it
-changes nothing. A package has such a table in its module ``names``, and its ``__init__`` gives the same
-objects out under their Python names.
+changes nothing. A package has such a table in its module ``names``; ``__init__`` may give the same objects
+out under their Python names.
 """
 
 from collections.abc import Callable, Iterator, Mapping

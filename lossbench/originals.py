@@ -70,7 +70,7 @@ def keep_apart(params: Params, study: Path, file: str = "params.yaml") -> None:
     taken = list(_taken(params, study, atlas))
     for one in named(params, study):
         for path in chain([one.path], _linked_from(one.path)):  # a folder that holds all is refused unread
-            _refuse_meeting(one, path, study, taken, atlas, file)
+            _refuse_meeting(one, path, taken, atlas, file)
     _refuse_nested(taken)
 
 
@@ -147,9 +147,7 @@ def _taken(params: Params, study: Path, atlas: Atlas) -> Iterator[Taken]:
         yield Taken("cache", "DVC's cache", atlas.place(cache))
 
 
-def _refuse_meeting(
-    one: Named, path: Path, study: Path, taken: Sequence[Taken], atlas: Atlas, file: str
-) -> None:
+def _refuse_meeting(one: Named, path: Path, taken: Sequence[Taken], atlas: Atlas, file: str) -> None:
     place = atlas.place(path)
     for other in taken:
         how = place.meets(other.place)

@@ -11,9 +11,11 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
-from lossbench.training import Member, Replicate, Setting, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predict
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting, prepare
 from tests.data_cases import dataset
 
 NETWORK = {"name": "simple_cnn", "width": 8, "layers": 2, "hidden": 32}

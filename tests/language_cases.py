@@ -12,10 +12,10 @@ from lossbench.params import Dataset as Block
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.language import LanguageModel
-from lossbench.training import Replicate, Setting, prepare
 from lossbench.training.loop import train_replicate
 from lossbench.training.prediction import predicting
-from lossbench.training.setting import Member
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Member, Setting, prepare
 
 SMALL = {"name": "lstm", "embedding": 16, "hidden": 32, "layers": 1, "truncate": 0}
 NURSERY = "the cat sat on the mat.\na dog ran to the hat.\nthe rat had a nap on a map.\n"

@@ -18,16 +18,17 @@ from lossbench.data.fetching import fetch
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import UserError
 from lossbench.evaluation.replicates import predict_replicate, score_predicted
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.params import Anomaly, parse_params
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.anomaly import _principal_axes
 from lossbench.tasks.base import GAP, task_for
-from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predicting
+from lossbench.training.setting import prepare
 from lossbench.trial.model import try_model
 from lossbench.trial.shared import Trial
 

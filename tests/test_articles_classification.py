@@ -20,12 +20,13 @@ from lossbench.data.sources import cifar
 from lossbench.data.sources.mnist import IdxFile, Mnist, Pooled, redivide
 from lossbench.data.sources.obtaining import checksum
 from lossbench.errors import UserError
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.params import Params, load_params
 from lossbench.tasks import task_class
-from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predict
+from lossbench.training.setting import prepare
 from tests.data_cases import dataset, idx
 
 ROOT = Path(__file__).parent.parent

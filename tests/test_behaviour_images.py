@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lossbench.data.dataset import Dataset, DatasetInfo
-from lossbench.training import Member, Setting
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predict
+from lossbench.training.setting import Setting
 from tests.knobs_cases import arm, digits
 
 Network = Callable[[np.ndarray], torch.Tensor]

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from training_cases import setting
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member
+from lossbench.training.member import Member
 from lossbench.training.loop import train_replicate
 from lossbench.system import keep_memory
 

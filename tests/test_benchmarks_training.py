@@ -17,10 +17,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from benchmarks import common, gpu, overhead, probe, training
 from benchmarks.contenders import Way, as_taught, ways
 from benchmarks.synthetic import setting, synthetic
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Compute, Network
 from lossbench.system import processors
-from lossbench.training import Member
+from lossbench.training.member import Member
 from lossbench.training.samples import Plan
 
 CASE = training.CASES[0]

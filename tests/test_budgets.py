@@ -13,7 +13,8 @@ from lossbench.execution.fill import Arm
 from lossbench.params import load_params, parse_params
 from lossbench.recipe import Recipe
 from lossbench.reporting.budgets import budgeted
-from lossbench.statistics import Rules, Verdict, compare
+from lossbench.statistics.record import Verdict
+from lossbench.statistics.verdict import Rules, compare
 from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.record import arm_record
 

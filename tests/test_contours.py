@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.tasks import contours, task_class
-from lossbench.tasks.confusion import confusion_matrix, iou
-from lossbench.tasks.contours import band_width, boundary_f1, boundary_iou, boundary_overlaps
+from lossbench.tasks.confusion import confusion_matrix, iou, ratio
+from lossbench.tasks.contours import band_width, boundary_f1, boundary_overlaps
 
 CLASSES = 3
 maps = hnp.arrays(
@@ -29,6 +29,14 @@ def square(right: int = 0, down: int = 0, side: int = 6) -> np.ndarray:
     mask = np.zeros((1, 24, 24), dtype=np.int64)
     mask[0, 5 + down : 5 + down + side, 5 + right : 5 + right + side] = 1
     return mask
+
+
+def boundary_iou(
+    truth: np.ndarray, guess: np.ndarray, classes: int, ignored: int | None = None, **width: int
+):
+    """What the task makes of the counts: (C,)."""
+    counts = boundary_overlaps(truth, guess, classes, ignored, **width).sum(axis=0)
+    return ratio(counts[:classes], counts[classes:])
 
 
 def both(draw: st.DataObject) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,9 @@ from lossbench.params import Expectations
 from lossbench.reporting.gallery import image_address
 from lossbench.serving.files import _read
 from lossbench.tasks import task_class
-from lossbench.training import Member, portions
+from lossbench.training import portions
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from tests.data_cases import picture
 
 CASES: dict[str, tuple[Any, float, int, dict[str, Any], str]] = {

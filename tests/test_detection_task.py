@@ -12,15 +12,15 @@ from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.errors import UserError
 from lossbench.losses import REGISTRY, LossContext
 from lossbench.losses import build as build_loss
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks.detection import Detection
 from lossbench.tasks.matching import mistakes
-from lossbench.training import Member, Setting, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.population import train_population
 from lossbench.training.prediction import predicting
-from lossbench.training.setting import loss_context
+from lossbench.training.setting import Setting, loss_context, prepare
 
 SIDE, STRIDE = 32, 4
 NETWORK = {"name": "grid_detector", "width": 8, "stride": STRIDE, "levels": 2}

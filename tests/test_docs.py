@@ -129,7 +129,7 @@ assert torch.allclose(loss(logits, target), torch.nn.functional.cross_entropy(lo
 """
 NEW_MODEL = """
 import torch
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Network
 assert build(Network(name="mlp", hidden=5), (1, 8, 8), 10)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 """

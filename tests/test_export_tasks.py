@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lossbench.data.dataset import DatasetInfo, Split, full_scale
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Network
 from lossbench.serving.link import fit_link
 from lossbench.serving.onnx import export, trial_inputs

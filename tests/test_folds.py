@@ -33,8 +33,9 @@ from lossbench.reporting.write import write_report
 from lossbench.retraining.choice import experiment_of
 from lossbench.serving.source import load_model
 from lossbench.store import Store, opened
-from lossbench.training import Replicate, Setting
 from lossbench.training.fitting import train
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting
 
 COUNT, FOLDS = 48, 3
 GROUPS = st.lists(st.integers(0, 12).map(str), min_size=20, max_size=80).filter(lambda one: len(set(one)) > 4)

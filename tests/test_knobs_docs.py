@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from lossbench import losses, models
+from lossbench import losses
+from lossbench.models.base import check as check_model
 from lossbench.params import Corruption, Hypothesis
 from lossbench.recipe import Network, Recipe
 
@@ -59,14 +60,14 @@ def test_class_weights_are_some(weights: Any) -> None:
 
 @pytest.mark.parametrize("knob", spans("model: "))
 def test_an_option_of_a_model_is_one(knob: str) -> None:
-    models.check(Network(**read(knob)), "model")
+    check_model(Network(**read(knob)), "model")
 
 
 def test_the_models_that_the_page_gives_a_dropout_have_one() -> None:
     named = re.findall(r"`(\w+)`", KNOBS.split("before the head (")[1].split("contracting path")[0])
     assert named == ["simple_cnn", "mnist_cnn", "lenet", "unet"]
     for name in named:
-        models.check(Network(name=name, dropout=0.5), "model")
+        check_model(Network(name=name, dropout=0.5), "model")
 
 
 def test_the_blocks_that_the_page_shows_are_read() -> None:
@@ -75,7 +76,7 @@ def test_the_blocks_that_the_page_shows_are_read() -> None:
     for name, spec in changing["losses"].items():
         losses.check(spec, f"losses.{name}")
     Recipe(**SHORT, **recipe["recipe"])
-    models.check(Network(**model["model"]), "model")
+    check_model(Network(**model["model"]), "model")
     for one in claim["hypotheses"].values():
         Hypothesis(**one)
 

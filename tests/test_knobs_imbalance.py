@@ -11,8 +11,8 @@ from torch import nn
 from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.errors import UserError
 from lossbench.losses import LossContext, build
-from lossbench.training import Member
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predict
 from lossbench.training.samples import Plan, changed
 from tests.knobs_cases import NETWORK, arm, digits, mean, outcome

@@ -14,11 +14,13 @@ from torch.optim import lr_scheduler
 
 from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
-from lossbench.models import MODELS, build, check
+from lossbench.models.base import MODELS, build, check
 from lossbench.recipe import Network
-from lossbench.training import Member, Replicate, Setting
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.optimization import Optimizer
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting
 from tests.knobs_cases import NETWORK, arm, digits, mean, outcome
 from tests.training_cases import labels_dataset, masks_dataset, setting
 

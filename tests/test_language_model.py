@@ -10,11 +10,11 @@ from law_cases import mostly_slow
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.recipe import Compute, Network
 from lossbench.tasks.ngram import NGram, stretches
-from lossbench.training import fit
 from lossbench.training.determinism import deterministic
+from lossbench.training.fitting import fit
 from lossbench.training.prediction import predicting
 from lossbench.training.setting import Member
 from tests.language_cases import NURSERY, SMALL, block, dataset, score_test, setting, task, train

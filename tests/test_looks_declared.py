@@ -30,7 +30,8 @@ from lossbench.execution.declared import (
 )
 from lossbench.execution.fill import Arm
 from lossbench.params import Params, load_params, parse_params
-from lossbench.statistics import nominal_levels, smallest_p
+from lossbench.statistics.family import smallest_p
+from lossbench.statistics.looks import nominal_levels
 from lossbench.statistics.looks_file import block_of, write_looks
 from lossbench.statistics.record import SETTLED, Found, Record, Row, Verdict, begin_next, seeds_of_arms
 

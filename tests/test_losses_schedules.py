@@ -18,10 +18,11 @@ from lossbench.errors import UserError
 from lossbench.losses import CrossEntropy, Dice, LossContext, Sum, build, check
 from lossbench.losses.schedules import Change, changes_stated, is_scheduled, marks, number_at, progress_of
 from lossbench.params import Range, Tuning
-from lossbench.training import Member, fit
 from lossbench.training.checkpoint import Checkpoint
+from lossbench.training.fitting import fit
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.tuning.search import own_ranges, trial_points
 
 CONTEXT = LossContext(classes=CLASSES, class_counts=(50, 20, 5, 1))

@@ -17,15 +17,16 @@ from training_cases import digest, labels_dataset, setting
 from benchmarks.synthetic import setting as thirty_two
 from benchmarks.synthetic import synthetic
 from lossbench.data.dataset import Dataset
-from lossbench.models import build
 from lossbench.models.airbench import EPSILON, Whitening
+from lossbench.models.base import build
 from lossbench.models.from_data import layers_from_data
 from lossbench.params import load_params
 from lossbench.recipe import Augmentation, Network
-from lossbench.training import Member, predict
 from lossbench.training.augmentation import alternating, draw
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.population import train_population
+from lossbench.training.prediction import predict
 from lossbench.training.samples import Plan
 from lossbench.training.seeds import generator
 from lossbench.training.setting import Setting

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from lossbench.errors import UserError
-from lossbench.models import MODELS, build, check
+from lossbench.models.base import MODELS, build, check
 from lossbench.recipe import Compute, Network
 from lossbench.training.determinism import deterministic
 

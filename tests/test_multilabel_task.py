@@ -21,9 +21,10 @@ from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
 from lossbench.tasks.base import Task
 from lossbench.tasks.ranking import auroc, average_precision
-from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.prediction import predict
+from lossbench.training.setting import prepare
 
 LOSSES = {
     "binary_cross_entropy": {"name": "binary_cross_entropy"},

@@ -20,7 +20,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.execution.identity import Identity
 from lossbench.losses import LossContext, build
-from lossbench.models import build as build_model
+from lossbench.models.base import build as build_model
 from lossbench.params import Params, parse_params
 from lossbench.plugins import use_code
 from lossbench.recipe import Network
@@ -338,7 +338,8 @@ def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_s
 def test_an_augmentation_of_ones_own_draws_from_the_replicates_generator(code: Path, tmp_path: Path) -> None:
     from training_cases import digest, labels_dataset, setting
 
-    from lossbench.training import Member, fit
+    from lossbench.training.fitting import fit
+    from lossbench.training.member import Member
 
     (code / "mine_changes.py").write_text(
         "import torch\n"

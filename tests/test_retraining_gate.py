@@ -22,8 +22,9 @@ from lossbench.retraining.gate import _first, decide, judge
 from lossbench.retraining.scoring import Contender, Scored, paired_difference, score
 from lossbench.tasks import task_class
 from lossbench.tasks.base import CONSTANT, Metric, Task
-from lossbench.training import Member, prepare
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
+from lossbench.training.setting import prepare
 
 RULES = Retraining(max_class_drop=1.0)
 

@@ -25,7 +25,7 @@ from lossbench.tracking.outs import ArmOuts
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
-from lossbench.training import predict
+from lossbench.training.prediction import predict
 from tests.test_tracking_ship import empty_store, role, runs_of
 from tests.tracking_study import train, write_study
 
@@ -189,7 +189,7 @@ def test_a_logged_model_loads_without_this_checkout_wherever_it_is(study, tmp_pa
     done, _, known = answer(away / "copy", away, **store)
     assert known == "True", done.stderr
     code = [file.name for file in study.glob("mlartifacts/toy/code/*.zip")]
-    monkeypatch.setattr("lossbench.serving.logged._code", lambda: ("changed", {}))  # since it was logged
+    monkeypatch.setattr("lossbench.installed.digest", lambda: "changed")  # since it was logged
     carry_code(connect(study), model)
     assert [file.name for file in found.parent.rglob("*.zip")] == code
     shutil.copytree(found.parent, away / "whole")

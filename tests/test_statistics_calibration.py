@@ -12,9 +12,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from lossbench.statistics import calibrate
 from lossbench.statistics.calibration import (
     brier,
+    calibrate,
     ece,
     ece_debiased,
     fit_temperature,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lossbench.statistics import mean_interval, seeds_by_examples
+from lossbench.statistics.examples import seeds_by_examples
+from lossbench.statistics.paired import mean_interval
 
 
 def share(total):

@@ -10,22 +10,17 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from lossbench.statistics import (
+from lossbench.statistics.equivalence import seeds_for_tie, tie_interval, tie_power, tost_p, tost_ps
+from lossbench.statistics.family import (
     floor_seeds,
-    hall_p,
     holm,
     power,
     seeds_for,
-    seeds_for_tie,
     seeds_needed,
-    sign_flip_p,
     smallest_p,
-    tie_interval,
-    tie_power,
-    tost_p,
     verdict_power,
 )
-from lossbench.statistics.equivalence import tost_ps
+from lossbench.statistics.paired import hall_p, sign_flip_p
 
 coarse = st.lists(st.integers(-1000, 1000).map(lambda k: k / 1000), min_size=3, max_size=12).map(np.array)
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)

@@ -11,18 +11,10 @@ from law_cases import examples
 from scipy import stats
 
 from lossbench.errors import UserError
-from lossbench.statistics import (
-    Plan,
-    Record,
-    Rules,
-    Verdict,
-    compare,
-    nominal_levels,
-    progress,
-    seeds_of_arms,
-)
+from lossbench.statistics.looks import nominal_levels, progress
 from lossbench.statistics.looks_file import read_looks, write_looks
-from lossbench.statistics.record import spending
+from lossbench.statistics.record import Plan, Record, Verdict, seeds_of_arms, spending
+from lossbench.statistics.verdict import Rules, compare
 
 PLAN = Plan(seeds=tuple(range(10, 42)), looks=(8, 12, 16, 24, 32))
 RULES = Rules(margin=0.01)
@@ -65,7 +57,7 @@ def test_eight_seeds_can_still_decide_among_three_contrasts():
 
 
 def test_one_look_is_holms_verdict():
-    from lossbench.statistics import compare
+    from lossbench.statistics.verdict import compare
 
     scores = replicates({"ce": 0.9, "dice": 0.95, "focal": 0.9}, range(8))
     found = taken(scores, plan=Plan(tuple(range(8)), (8,)))

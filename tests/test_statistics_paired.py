@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossbench.statistics import (
+from lossbench.statistics import paired
+from lossbench.statistics.paired import (
+    EXACT_UP_TO,
     Interval,
+    constant,
     difference_p,
+    hall_bounds,
     hall_p,
+    less,
     mean_interval,
     pair_correlation,
-    paired,
     sign_flip_p,
 )
-from lossbench.statistics.paired import EXACT_UP_TO, constant, hall_bounds, less
 from lossbench.statistics.samples import Paired, Unpaired
 
 scores = st.lists(st.integers(-500, 500).map(lambda k: k / 1000), min_size=2, max_size=10).map(np.array)

@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossbench.statistics import (
-    Condition,
-    Contrast,
-    Edge,
-    Rules,
-    Verdict,
-    compare,
-    digits,
-    metric_name,
-    sentence,
-)
-from lossbench.statistics.writing import p_value
+from lossbench.statistics.record import Verdict
+from lossbench.statistics.sentences import sentence
+from lossbench.statistics.trained import Condition, Edge
+from lossbench.statistics.verdict import Contrast, Rules, compare
+from lossbench.statistics.writing import digits, metric_name, p_value
 
 
 def contrast(verdict, difference=0.41, low=0.36, high=0.46, **changes):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossbench.statistics import (
+from lossbench.statistics.trained import (
     AtBudget,
     Training,
     budget_sensitive,

@@ -11,7 +11,12 @@ from law_cases import examples
 from losses_cases import Late
 from scipy import stats
 
-from lossbench.statistics import Claim, Rules, Training, Verdict, answer, compare, hall_p, tost_p
+from lossbench.statistics.equivalence import tost_p
+from lossbench.statistics.hypotheses import Claim, answer
+from lossbench.statistics.paired import hall_p
+from lossbench.statistics.record import Verdict
+from lossbench.statistics.trained import Training
+from lossbench.statistics.verdict import Rules, compare
 
 multitest = Late("statsmodels.stats.multitest")
 RULES = Rules(level=0.05, margin=0.01)

@@ -446,8 +446,9 @@ def test_a_proposal_fits_the_size_of_its_images(side: int, tmp_path: Path) -> No
 def test_what_is_proposed_trains(kind: str, tmp_path: Path) -> None:
     import torch
 
-    from lossbench import losses, models
+    from lossbench import losses
     from lossbench.losses.building import LossContext
+    from lossbench.models.base import build
     from lossbench.tasks import task_class
 
     root = of(count=17, side=8)(tmp_path / "mine") if kind == "masks" else OTHERS[kind][0](tmp_path / "mine")
@@ -459,7 +460,7 @@ def test_what_is_proposed_trains(kind: str, tmp_path: Path) -> None:
     inputs = task.encode_inputs(torch.from_numpy(np.array(train.inputs)))
     targets = task.encode_targets(torch.from_numpy(np.array(train.targets)))
     for name in params.losses:
-        model = models.build(experiment.model, tuple(inputs.shape[1:]), task.outputs)
+        model = build(experiment.model, tuple(inputs.shape[1:]), task.outputs)
         loss = losses.build(
             params.losses[name],
             LossContext(

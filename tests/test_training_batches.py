@@ -13,8 +13,9 @@ from lossbench.recipe import Compute
 from lossbench.tasks import task_class
 from lossbench.tasks.classification import Classification
 from lossbench.tasks.segmentation import Segmentation
-from lossbench.training import Member, portions
+from lossbench.training import portions
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.population import train_population
 from lossbench.training.portions import OUTPUTS_AT_ONCE, POSITIONS_AT_ONCE, SAMPLES_AT_ONCE, at_once
 from lossbench.training.prediction import Predictor

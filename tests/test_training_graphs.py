@@ -12,9 +12,10 @@ from lossbench.checking import check_compute
 from lossbench.errors import UserError
 from lossbench.recipe import Compute, Optimizer
 from lossbench.tasks import task_class
-from lossbench.training import Member, graphs
+from lossbench.training import graphs
 from lossbench.training.graphs import Steps, hindrance
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.optimization import make_optimizer
 from lossbench.training.population import train_population
 

@@ -11,7 +11,8 @@ import torch
 from law_cases import mostly_slow
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
-from lossbench.training import Member, fit
+from lossbench.training.fitting import fit
+from lossbench.training.member import Member
 from lossbench.training.samples import Plan
 
 SEEDS = [Member(seed) for seed in (3, 1, 4)]
@@ -21,7 +22,8 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from training_cases import digest, setting
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member, fit
+from lossbench.training.fitting import fit
+from lossbench.training.member import Member
 made = setting(Dataset.open(Path({data!r})))
 replicates = fit(made, [Member(3), Member(1)])
 import json

@@ -9,8 +9,9 @@ from law_cases import mostly_slow
 from training_cases import CLASSES, CNN, digest, labels_dataset, masks_dataset, setting
 
 from lossbench.errors import UserError
-from lossbench.training import Member, fit
+from lossbench.training.fitting import fit
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.samples import Plan
 
 

@@ -5,8 +5,8 @@ import torch
 from training_cases import labels_dataset, masks_dataset, setting
 
 from lossbench.tracking.cost import memory_ratio, memory_said
-from lossbench.training import Member
 from lossbench.training.measure import kept_bytes
+from lossbench.training.member import Member
 
 
 def test_more_samples_keep_more_and_a_loss_that_keeps_more_is_seen(tmp_path):

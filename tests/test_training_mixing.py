@@ -16,7 +16,8 @@ from lossbench.errors import UserError
 from lossbench.losses.building import check_distributions
 from lossbench.recipe import Recipe
 from lossbench.tasks import task_class
-from lossbench.training import Member, fit
+from lossbench.training.fitting import fit
+from lossbench.training.member import Member
 from lossbench.training.mixing import (
     blended,
     distribution,

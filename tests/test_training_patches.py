@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.synthetic import setting, synthetic
-from lossbench.training import Member, Replicate, patches, population
+from lossbench.training import patches, population
+from lossbench.training.member import Member
 from lossbench.training.patches import in_patches, multiply_patches
+from lossbench.training.replicate import Replicate
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 3))
 PADDINGS = st.sampled_from([0, (0, 2), (1, 0), (2, 2), "valid", "same"])

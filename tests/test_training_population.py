@@ -12,9 +12,11 @@ from lossbench.losses import REGISTRY
 from lossbench.params import Dataset as DatasetParams
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
-from lossbench.training import Member, fit, prepare
+from lossbench.training.fitting import fit
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.population import clip_each, train_population
+from lossbench.training.setting import prepare
 
 SEEDS = [Member(0), Member(1), Member(2)]
 GRID = [Member(0, learning_rate=0.02), Member(0, learning_rate=0.001), Member(1, weight_decay=0.1), Member(1)]

@@ -6,9 +6,9 @@ import torch
 from training_cases import labels_dataset, masks_dataset, setting
 
 from lossbench.errors import UserError
-from lossbench.training import Member, predict
 from lossbench.training.loop import train_replicate
-from lossbench.training.prediction import predicting
+from lossbench.training.member import Member
+from lossbench.training.prediction import predict, predicting
 
 
 @pytest.mark.parametrize("make", [labels_dataset, masks_dataset])

@@ -34,14 +34,16 @@ from lossbench.losses import REGISTRY
 from lossbench.recipe import Compute
 from lossbench.store import Store
 from lossbench.tasks.base import task_for
-from lossbench.training import Member, Setting, checkpoint, fit, ranks
+from lossbench.training import checkpoint, ranks
 from lossbench.training.collectives import part_of
 from lossbench.training.distributed import Ranks
 from lossbench.training.faults import GONE
-from lossbench.training.fitting import train
+from lossbench.training.fitting import fit, train
 from lossbench.training.group import ALONE, Group
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.parts import Part, differs
+from lossbench.training.setting import Setting
 
 CLOSE = 1e-5
 MEMBER = Member(0)
@@ -640,7 +642,7 @@ def test_a_process_that_was_stopped_is_told_once_each_time(monkeypatch, capfd):
 def test_nothing_outlives_whoever_started_it(several, tmp_path):
     script = tmp_path / "starts.py"
     script.write_text(
-        "import sys, pickle\nsys.path[:0] = %r\nfrom lossbench.training import Member\n"
+        "import sys, pickle\nsys.path[:0] = %r\nfrom lossbench.training.member import Member\n"
         "from lossbench.training.fitting import train\n"
         "again, own = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "from dataclasses import replace\n"

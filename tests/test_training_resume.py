@@ -12,10 +12,12 @@ import pytest
 from law_cases import mostly_slow
 from training_cases import digest, labels_dataset, setting
 
-from lossbench.training import Member, Setting, checkpoint, fit
-from lossbench.training.fitting import train
+from lossbench.training import checkpoint
+from lossbench.training.fitting import fit, train
 from lossbench.training.interruption import EXIT_CODE, Interruption
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
+from lossbench.training.setting import Setting
 
 MEMBERS = [Member(0), Member(1)]
 NETWORK = {"name": "simple_cnn", "width": 8, "layers": 2, "hidden": 16, "dropout": 0.3}

@@ -13,8 +13,9 @@ from training_cases import digest, labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import give_back
 from lossbench.errors import UserError
-from lossbench.training import Member, portions
+from lossbench.training import portions
 from lossbench.training.loop import train_replicate
+from lossbench.training.member import Member
 from lossbench.training.portions import Mapped, Resident, joined, memory_budget
 
 CASES = [
@@ -152,7 +153,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from training_cases import setting
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member
+from lossbench.training.member import Member
 from lossbench.training.interruption import Interruption
 from lossbench.training.loop import train_replicate
 

@@ -9,8 +9,9 @@ from lossbench.data.dataset import Dataset
 from lossbench.errors import UserError
 from lossbench.losses import Sum
 from lossbench.losses.building import LossContext, build
-from lossbench.training import Member, fit
+from lossbench.training.fitting import fit
 from lossbench.training.measure import constant_loss
+from lossbench.training.member import Member
 from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.samples import Plan, changed

@@ -23,7 +23,7 @@ from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
 from lossbench.evaluation.replicates import Predicted, score_predicted
-from lossbench.models import MODELS
+from lossbench.models.base import MODELS
 from lossbench.params import load_params, parse_params
 from lossbench.recipe import Compute
 from lossbench.studies import new_study

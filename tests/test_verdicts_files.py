@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import lossbench
 from lossbench.cli import main
+from lossbench.commands.seeds import plan
 from lossbench.errors import UserError
 from lossbench.verdicts.files import read_csv
-from lossbench.verdicts.seeds import plan
 
 ROWS = [(0.70, 0.78), (0.71, 0.77), (0.69, 0.75), (0.72, 0.80), (0.70, 0.79), (0.71, 0.77), (0.73, 0.81)]
 PLAIN = "seed,ce,dice\n" + "".join(f"{seed},{ce},{dice}\n" for seed, (ce, dice) in enumerate(ROWS))

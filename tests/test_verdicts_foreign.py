@@ -17,12 +17,12 @@ from law_cases import examples
 
 import lossbench
 from lossbench.cli import main
+from lossbench.commands.seeds import plan
 from lossbench.errors import UserError
-from lossbench.statistics import Verdict
 from lossbench.statistics.metrics import is_training_loss, known
+from lossbench.statistics.record import Verdict
 from lossbench.tasks import TASKS
 from lossbench.verdicts.mlflow_runs import read_runs
-from lossbench.verdicts.seeds import plan
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.normal(0, 0.01, (3, 8))

@@ -8,8 +8,8 @@ import pytest
 
 import lossbench
 from lossbench.errors import UserError
-from lossbench.statistics import Rules, compare
 from lossbench.statistics.sentences import sentence
+from lossbench.statistics.verdict import Rules, compare
 from lossbench.tracking.summary import _versus
 
 RNG = np.random.default_rng(25)

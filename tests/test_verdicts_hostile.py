@@ -12,9 +12,10 @@ from scipy import stats
 
 import lossbench
 from lossbench.errors import UserError
-from lossbench.statistics import Rules, compare, paired
+from lossbench.statistics import paired
 from lossbench.statistics.family import floor_unpaired, seeds_unpaired, smallest_unpaired_p
 from lossbench.statistics.hypotheses import Claim, answer
+from lossbench.statistics.verdict import Rules, compare
 from lossbench.statistics.writing import digits
 
 RNG = np.random.default_rng(14)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from lossbench.data.dataset import DatasetInfo
-from lossbench.models import build
+from lossbench.models.base import build
 from lossbench.params import Params, load_params
 from lossbench.tracking.journal import JournalObserver
 from lossbench.training.replicate import Record, Replicate

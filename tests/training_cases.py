@@ -10,7 +10,8 @@ import numpy as np
 from lossbench.data.dataset import Dataset, DatasetInfo
 from lossbench.recipe import Compute, Network, Recipe
 from lossbench.tasks import task_class
-from lossbench.training import Replicate, Setting, prepare
+from lossbench.training.replicate import Replicate
+from lossbench.training.setting import Setting, prepare
 
 CLASSES = ("a", "b", "c")
 CNN = {"name": "simple_cnn", "width": 4, "layers": 1, "hidden": 8}

@@ -316,7 +316,6 @@ def _refuse_gaps(one: Array | Rows, wanted: Wanted, count: int) -> None:
         hint = "; of masks of 0 and 255 take mask // 255, or say ignore_index=255"
     some = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
     raise UserError(
-        f"train: targets go up to {count - 1}, but none is {some}; number classes from 0 without "
-        f"gaps, or name them all "
-        f"by classes=[…]{hint}"
+        f"train: targets go up to {count - 1}, but none is {some}; number classes from 0 without gaps, or "
+        f"name them all by classes=[…]{hint}"
     )

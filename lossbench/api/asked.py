@@ -204,9 +204,8 @@ def rebuilt(made: Any, key: str) -> dict[str, Any]:
     """
     kind = type(made)
     hint = (
-        f"{key}: a {kind.__name__} object, whose arguments cannot be read off it; pass the class with "
-        f"its arguments, "
-        f"{{'name': {kind.__name__}, …}}"
+        f"{key}: a {kind.__name__} object, whose arguments cannot be read off it; pass the class with its "
+        f"arguments, {{'name': {kind.__name__}, …}}"
     )
     if not callable(made):
         raise UserError(f"{key}: a {kind.__name__}; expected a loss's name, a mapping, a class or a function")
@@ -261,9 +260,8 @@ def _network(made: Any, code: Code) -> str:
     if hasattr(made, "state_dict") and not isinstance(made, type):
         kind = type(made).__name__
         raise UserError(
-            f"model: a {kind} that is built already, but each replicate begins with weights of its "
-            f"own; pass the class, "
-            f"model={kind}, or a function that builds it"
+            f"model: a {kind} that is built already, but each replicate begins with weights of its own; "
+            f"pass the class, model={kind}, or a function that builds it"
         )
     if not callable(made):
         raise UserError(f"model: a {type(made).__name__}; expected a class, a function, or a name")

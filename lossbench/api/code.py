@@ -197,9 +197,8 @@ class Source:
     def _expect_same(self, name: str, value: Any) -> None:
         if self._names[name] is not value:
             raise UserError(
-                f"{self._key}: it uses two things that are called '{name}'; give one another name, or "
-                f"put them into a "
-                "module file"
+                f"{self._key}: it uses two things that are called '{name}'; give one another name, or put "
+                "them into a module file"
             )
 
     def _use(self, name: str, value: Any, by: str, around: Mapping[str, Any]) -> None:
@@ -230,9 +229,8 @@ class Source:
             written, modules = literal(value)
         except NoLiteralError as error:
             raise UserError(
-                f"{self._key}: '{by}' uses '{name}', {error}, which workers cannot be given; allowed "
-                f"there: {ALLOWED}. "
-                f"Make it inside '{by}', or put both into a module file"
+                f"{self._key}: '{by}' uses '{name}', {error}, which workers cannot be given; allowed there: "
+                f"{ALLOWED}. Make it inside '{by}', or put both into a module file"
             ) from None
         for module in modules:
             self._import(module, f"import {module}")

@@ -83,9 +83,8 @@ def _samples(one: Any, split: str, given: Given, notes: Notes) -> Samples:
         raise UserError(f"{split}: no sample")
     if given.wanted.kind == "mask" and tuple(found.shape[1:]) != tuple(inputs.shape[2:]):
         raise UserError(
-            f"{split}: masks of shape {tuple(found.shape[1:])}, but inputs of "
-            f"{tuple(inputs.shape[2:])}; every "
-            "pixel needs its class"
+            f"{split}: masks of shape {tuple(found.shape[1:])}, but inputs of {tuple(inputs.shape[2:])}; "
+            "every pixel needs its class"
         )
     return Samples(inputs, found, [f"{split}-{number:06d}" for number in range(len(found))], soft=soft)
 
@@ -197,9 +196,8 @@ def _refuse_random(dataset: Any, split: str, first: tuple[Array, Array], given: 
         again = _read(dataset, 0, split, given, notes)
         if not all(_same(a, b) for a, b in zip(first, again, strict=True)):
             raise UserError(
-                f"{split}: sample 0 is another one each time it is read; a Dataset is read once, so "
-                f"take random "
-                "transforms out of it and declare them, recipe=Recipe(augmentation={'flip': True, "
+                f"{split}: sample 0 is another one each time it is read; a Dataset is read once, so take "
+                "random transforms out of it and declare them, recipe=Recipe(augmentation={'flip': True, "
                 "'shift': 2}, …)"
             )
 
@@ -231,9 +229,8 @@ def _refuse_other_shapes(groups: Mapping[str, Samples]) -> None:
     for split, one in groups.items():
         if one.inputs.shape[1:] != train.shape[1:] or one.inputs.dtype != train.dtype:
             raise UserError(
-                f"{split}: inputs of shape {tuple(one.inputs.shape[1:])} and type {one.inputs.dtype}, "
-                f"but train has "
-                f"{tuple(train.shape[1:])} and {train.dtype}"
+                f"{split}: inputs of shape {tuple(one.inputs.shape[1:])} and type {one.inputs.dtype}, but "
+                f"train has {tuple(train.shape[1:])} and {train.dtype}"
             )
 
 

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.params import Params
-from lossbench.recipe import Compute
-from lossbench.tasks.base import Task, task_for
-from lossbench.training.prediction import Predictor
+from lossbench.serving.replicate import load_predictor
+from lossbench.tasks.base import Task
 
 
 class Trained(nn.Module):
@@ -38,17 +36,11 @@ class Trained(nn.Module):
 def load_trained(params: Params, study: Path, arm: str) -> dict[int, nn.Module]:
     """Load an arm's networks on the CPU: seed → module."""
     chosen = params.arms[arm]
-    experiment = params.experiments[chosen.experiment]
     info = DatasetInfo.read(study / "data" / chosen.dataset)
-    task = task_for(experiment.task.name, experiment.metric)(info, experiment.task.options)
-    shape = tuple(task.encode_inputs(torch.zeros((1, *info.input_shape), dtype=torch.uint8)).shape[1:])
     folder = study / "models" / chosen.experiment / arm
-    seeds = json.loads((folder / "arm.json").read_bytes())["seeds"]
+    described = json.loads((folder / "arm.json").read_bytes())
     made: dict[int, nn.Module] = {}
-    with torch.random.fork_rng(devices=[]):  # building a model draws its first weights
-        for seed in seeds:
-            state = load_file(folder / f"seed-{seed}.safetensors")
-            made[seed] = Trained(
-                task, Predictor(task, experiment.model, state, shape, Compute()).model
-            ).eval()
+    for seed in described["seeds"]:
+        task, predictor = load_predictor(described, info, folder / f"seed-{seed}.safetensors")
+        made[seed] = Trained(task, predictor.model).eval()
     return made

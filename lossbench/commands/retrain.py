@@ -13,23 +13,6 @@ from lossbench.installed import refresh
 from lossbench.params import load_params
 
 
-def retrain_here(chosen: argparse.Namespace) -> int:
-    """Retrain the study in the current folder; returns the exit code."""
-    from lossbench.retraining.run import Told, retrain
-
-    params = load_params()
-    use_own_code(params, Path.cwd())
-    from lossbench.checking import check
-    from lossbench.editing import write_out_homes
-
-    params = write_out_homes(params, Path())
-    without_git(Path())
-    refresh(params, Path())
-    check(params)
-    told = Told(chosen.allow, chosen.move_store, chosen.new_reference)
-    return retrain(params, Path.cwd(), told=told)
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     study_argument(parser)
@@ -48,5 +31,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(chosen: argparse.Namespace) -> int:
     """Enter the study's folder and do it."""
-    enter_study(chosen.study)
-    return retrain_here(chosen)
+    root = enter_study(chosen.study)
+    from lossbench.checking import check
+    from lossbench.editing import write_out_homes
+    from lossbench.retraining.run import Told, retrain
+
+    params = load_params()
+    use_own_code(params, root)
+    params = write_out_homes(params, Path())
+    without_git(Path())
+    refresh(params, Path())
+    check(params)
+    told = Told(chosen.allow, chosen.move_store, chosen.new_reference)
+    return retrain(params, root, told=told)

@@ -15,9 +15,8 @@ def unknown(one: Evaluated) -> list[str]:
     if not isinstance(one.experiment, ScriptExperiment):
         return []
     said = [
-        "Whether all losses saw the same initial weights and batches: the script was given the "
-        "same seeds, what it "
-        "draws from them is its own."
+        "Whether all losses saw the same initial weights and batches: the script was given the same seeds, "
+        "what it draws from them is its own."
     ]
     if "floors" not in one.tables:
         said.append(

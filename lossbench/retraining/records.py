@@ -1,6 +1,7 @@
 """A row per attempt in ``reports/retraining.csv``, and a page of them."""
 
 import csv
+import hashlib
 import io
 import math
 import uuid
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lossbench.params import Params
 from lossbench.system import write_atomically
 
 CSV, PAGE = "reports/retraining.csv", "reports/retraining.html"
@@ -110,6 +112,14 @@ def set_aside_if_unreadable(root: Path) -> str | None:
         file.replace(aside)
         return f"{error}; moved to {aside.name}, a new record is begun"
     return None
+
+
+def fingerprint(root: Path, params: Params) -> str:
+    """Hash what a retraining's outcome follows from: all of ``dvc.lock``, and the gate's keys."""
+    lock = root / "dvc.lock"
+    digest = hashlib.sha256(lock.read_bytes() if lock.exists() else b"")
+    digest.update(params.retraining.model_dump_json().encode())
+    return digest.hexdigest()[:32]
 
 
 def last_fingerprint(root: Path) -> str | None:

@@ -23,7 +23,6 @@ from lossbench.lifetime import die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import Params
 from lossbench.retraining import records
-from lossbench.retraining.changes import fingerprint
 from lossbench.retraining.choice import challenger_arm, experiment_of
 from lossbench.retraining.contents import UNREADABLE, WEIGHTS, contents, file_digest
 from lossbench.retraining.gate import Decision, Groups, Slices, decide
@@ -238,7 +237,7 @@ class _Attempt:
             return True
         if self.told != Told():
             return True
-        if records.last_fingerprint(self.root) == fingerprint(self.root, self.params):
+        if records.last_fingerprint(self.root) == records.fingerprint(self.root, self.params):
             self.say("nothing new since the last retraining; nothing done")
             return False
         self.say("the comparison is up to date, but no retraining has judged it yet")
@@ -287,7 +286,7 @@ class _Attempt:
             seed=str(seed),
             champion=judged.champion or "",
             metric=metric,
-            fingerprint=fingerprint(self.root, self.params),
+            fingerprint=records.fingerprint(self.root, self.params),
             id=self.id,
             **self._described(data, decision),
         )

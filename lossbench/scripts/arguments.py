@@ -91,9 +91,8 @@ def text(value: Any, name: str, key: str) -> str:
     if isinstance(value, int | float | str):
         return str(value)
     raise UserError(
-        f"'{key}' has {{{name}}}, whose value is {brief(value)}; allowed: text, a number, true "
-        "or false, or a "
-        "list of these where the argument is the placeholder alone"
+        f"'{key}' has {{{name}}}, whose value is {brief(value)}; allowed: text, a number, true or false, or "
+        "a list of these where the argument is the placeholder alone"
     )
 
 

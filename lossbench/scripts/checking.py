@@ -46,9 +46,8 @@ def _check_metrics(experiment: ScriptExperiment, key: str) -> None:
         )
     if is_training_loss(experiment.metric):
         raise UserError(
-            f"'{key}.metric' is '{experiment.metric}': every loss has values of a unit of its "
-            "own, which cannot be "
-            "compared; allowed: a metric that is the same for all losses"
+            f"'{key}.metric' is '{experiment.metric}': every loss has values of a unit of its own, which "
+            "cannot be compared; allowed: a metric that is the same for all losses"
         )
 
 
@@ -68,9 +67,8 @@ def _check_files(experiment: ScriptExperiment, params: Params, study: Path, key:
     for name, file in _files(experiment, study, key):
         if not file.resolve().is_relative_to(watched):
             raise UserError(
-                f"'{key}' names '{name}', which lies outside of 'code' ({params.code}), the "
-                "folder that is watched for "
-                "edits; move it there, or let 'code' name the folder that holds it"
+                f"'{key}' names '{name}', which lies outside of 'code' ({params.code}), the folder that is "
+                "watched for edits; move it there, or let 'code' name the folder that holds it"
             )
 
 
@@ -89,9 +87,8 @@ def _check_search(tuning: Tuning, asked: list[str], key: str) -> None:
         return
     if tuning.loss_parameters:
         raise UserError(
-            f"'{key}' is searched with 'loss_parameters', but what ranges a script's losses have "
-            "is not known; allowed: "
-            "learning_rate, weight_decay"
+            f"'{key}' is searched with 'loss_parameters', but what ranges a script's losses have is not "
+            "known; allowed: learning_rate, weight_decay"
         )
     for searched in ("learning_rate", "weight_decay"):
         if getattr(tuning, searched) is not None and searched not in asked:

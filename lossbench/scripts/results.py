@@ -171,9 +171,8 @@ def _check_mean(values: Sequence[float], metric: float, name: str) -> None:
     mean = math.fsum(values) / len(values)
     if not math.isclose(mean, metric, rel_tol=CLOSE, abs_tol=CLOSE):
         raise WrongResultError(
-            f"'per_example.{name}' of its {METRICS} has a mean of {mean:.6g}, but 'test.{name}' "
-            f"is {metric:.6g}; "
-            "allowed: a value for each test example whose mean is the metric"
+            f"'per_example.{name}' of its {METRICS} has a mean of {mean:.6g}, but 'test.{name}' is "
+            f"{metric:.6g}; allowed: a value for each test example whose mean is the metric"
         )
 
 
@@ -233,8 +232,7 @@ def _row(row: Sequence[str], line: int) -> Row:
             raise ValueError
     except ValueError:
         raise WrongResultError(
-            f"line {line} of its {HISTORY} is {brief(','.join(row))}; allowed: an epoch from 1, "
-            "a split, a metric "
-            "and a number"
+            f"line {line} of its {HISTORY} is {brief(','.join(row))}; allowed: an epoch from 1, a split, a "
+            "metric and a number"
         ) from None
     return made

@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -118,15 +117,9 @@ def carry_code(client: "MlflowClient", model_id: str) -> None:
             stored.log_artifact(archive, f"data/{PARTS}")
 
 
-def _code() -> tuple[str, Mapping[str, bytes]]:
-    """The package's files as they are, and their hash."""
-    return installed.digest(), installed.files()
-
-
 def _archive(folder: Path) -> Path:
     """Write the package's archive into a folder."""
-    code, _ = _code()
-    path = folder / f"lossbench-{code}.zip"
+    path = folder / f"lossbench-{installed.digest()}.zip"
     path.write_bytes(_archived())
     return path
 
@@ -136,7 +129,7 @@ def _archived() -> bytes:
     """The package's files in an archive, made once for all models of a process."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in _code()[1].items():
+        for name, content in installed.files().items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
     return written.getvalue()
 

@@ -96,9 +96,8 @@ def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     outs = ArmOuts(root, params.arms[arm].experiment, arm)
     if isinstance(params.experiments[outs.experiment], ScriptExperiment):
         raise UserError(
-            f"params.yaml: arm '{arm}' was trained by a script of yours, whose model Lossbench "
-            "does not know; "
-            "allowed: an arm whose task is not 'command'"
+            f"params.yaml: arm '{arm}' was trained by a script of yours, whose model Lossbench does not "
+            "know; allowed: an arm whose task is not 'command'"
         )
     if not outs.exist():
         raise UserError(f"{outs.folder}: arm '{arm}' is not trained yet; run `dvc repro train@{arm}`")

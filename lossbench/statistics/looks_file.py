@@ -6,13 +6,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from lossbench.documents import read_document
 from lossbench.errors import UserError, brief
-from lossbench.options import telling
+from lossbench.options import Options, telling
 from lossbench.statistics.record import SETTLED, Found, Record, Row, Verdict
 from lossbench.system import write_atomically
 
@@ -27,11 +27,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Contrast(_Closed):
+class _Contrast(Options):
     arm: str
     baseline: str
     p: Probability
@@ -39,13 +35,13 @@ class _Contrast(_Closed):
     verdict: Verdict
 
 
-class _Look(_Closed):
+class _Look(Options):
     look: Annotated[int, Field(ge=2)]
     seeds: tuple[Seed, ...]
     contrasts: tuple[_Contrast, ...]
 
 
-class _Experiment(_Closed):
+class _Experiment(Options):
     looks: tuple[Annotated[int, Field(ge=2)], ...]
     level: Annotated[float, Field(gt=0, lt=0.5)]
     of: str = ""
@@ -84,16 +80,14 @@ def record_of(block: Any, name: str, file: Path) -> Record:
         where = ".".join([name, *map(str, first["loc"])])
         raise UserError(
             f"{file}: '{where}' is {brief(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]} "
-            "(the file is "
-            "written by Lossbench: take it from git again)"
+            "(the file is written by Lossbench: take it from git again)"
         ) from None
     for number, look in enumerate(one.taken):
         if number >= len(one.looks) or look.look != one.looks[number] or len(look.seeds) != look.look:
             raise UserError(
-                f"{file}: '{name}.taken.{number}' is a look at {look.look} seeds ({len(look.seeds)} "
-                "named), and the "
-                f"declared looks are {list(one.looks)} (the file is written by Lossbench: take it from "
-                "git again)"
+                f"{file}: '{name}.taken.{number}' is a look at {look.look} seeds ({len(look.seeds)} named), "
+                f"and the declared looks are {list(one.looks)} (the file is written by Lossbench: take it "
+                "from git again)"
             )
     _check_story(one, name, file)
     return Record(one.looks, one.level, tuple(_row(look) for look in one.taken), one.of, one.data)

@@ -228,11 +228,9 @@ def same_plan(plan: Plan, record: Record, where: str = "looks.yaml") -> None:
     for row in record.taken:
         if plan.seeds[: row.look] != row.seeds:
             raise UserError(
-                f"{where}: the look at {row.look} seeds was taken with seeds {list(row.seeds)}, and "
-                "'seeds' in "
-                f"params.yaml now begins with {list(plan.seeds[: row.look])}; seeds may not be exchanged "
-                "after "
-                f"a look: restore them, or {ANEW}"
+                f"{where}: the look at {row.look} seeds was taken with seeds {list(row.seeds)}, and 'seeds' "
+                f"in params.yaml now begins with {list(plan.seeds[: row.look])}; seeds may not be exchanged "
+                f"after a look: restore them, or {ANEW}"
             )
 
 

@@ -244,10 +244,8 @@ def level_over_report(families: int, level: float) -> str:
     """
     each = (
         "A family of statements (one experiment's differences, its ties, or the declared claims) holds a "
-        "false one "
-        f"with a probability of at most {100 * level:g} %, as long as losses that do not differ have "
-        "exchangeable "
-        "scores seed by seed"
+        f"false one with a probability of at most {100 * level:g} %, as long as losses that do not differ "
+        "have exchangeable scores seed by seed"
     )
     if families < 2:
         return each + "."

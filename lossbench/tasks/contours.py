@@ -60,14 +60,14 @@ def boundary_f1(
     return ratio(np.where(occurs, scores, 0).sum(axis=0), occurs.sum(axis=0))
 
 
-def boundary_iou(
+def boundary_overlaps(
     targets: Array,
     predicted: Array,
     classes: int,
     ignore_index: int | None = None,
     width: int | None = None,
 ) -> Floats:
-    """Boundary IoU (Cheng et al., CVPR 2021, 2103.16562): IoU of the bands along the inside of contours.
+    """Count what boundary IoU divides (Cheng et al., CVPR 2021, 2103.16562): IoU of bands inside contours.
 
     ``|G_d ∩ P_d| / |G_d ∪ P_d|``, where G_d are the positions of the true region within ``d`` of its contour
     and P_d those of the predicted one. IoU of whole regions hardly sees the contour of a large one; this
@@ -81,21 +81,9 @@ def boundary_iou(
         width: d in positions (chessboard distance); 2 % of the image diagonal where None, at least 1.
 
     Returns:
-        (C,) float64, NaN for a class that occurs nowhere.
+        (N, 2C) float64: intersections of the bands, then unions.
 
     """
-    counts = boundary_overlaps(targets, predicted, classes, ignore_index, width).sum(axis=0)
-    return ratio(counts[:classes], counts[classes:])
-
-
-def boundary_overlaps(
-    targets: Array,
-    predicted: Array,
-    classes: int,
-    ignore_index: int | None = None,
-    width: int | None = None,
-) -> Floats:
-    """Count what :func:`boundary_iou` divides: (N, 2C), intersections of the bands, then unions."""
     if width is None:
         width = band_width(targets.shape[1], targets.shape[2])
     counts = []

@@ -34,7 +34,7 @@ then costs at most 1 % of two cores; short arms, which `lossbench track` records
 
 
 class JournalObserver:
-    """Writes one attempt's journal; an ``Observer`` of training.
+    """Writes one attempt's journal.
 
     Args:
         home: the study's private folder, ``.lossbench``.

@@ -25,7 +25,7 @@ def fit(setting: Setting, members: Sequence[Member], on_epoch: OnEpoch = lambda 
     population: on its members).
 
     Args:
-        setting: the arm, from :func:`lossbench.training.prepare`.
+        setting: the arm, from :func:`lossbench.training.setting.prepare`.
         members: seeds, and what each has of its own.
         on_epoch: told of each epoch.
 

@@ -84,10 +84,9 @@ class Optimizer(ABC):
 
 
 class Adam(Optimizer):
-    """Adam (1412.6980), and AdamW (1711.05101) if ``decoupled``."""
+    """Adam (1412.6980), and AdamW (1711.05101), whose weight decay is no part of the gradient."""
 
     names = ("mean", "square", "steps")
-    decoupled: ClassVar[bool] = False
 
     def _empty(self, name: str) -> list[Tensor | None]:
         if name != "steps":
@@ -109,7 +108,7 @@ class Adam(Optimizer):
             [],
             slots["steps"],
             fused=True,
-            decoupled_weight_decay=self.decoupled,
+            decoupled_weight_decay=self.params.name == "adamw",
             amsgrad=False,
             beta1=self.params.betas[0],
             beta2=self.params.betas[1],
@@ -120,18 +119,10 @@ class Adam(Optimizer):
         )
 
 
-class AdamW(Adam):
-    """Adam whose weight decay is no part of the gradient."""
-
-    decoupled = True
-
-
 class SGD(Optimizer):
-    """Stochastic gradient descent."""
+    """Stochastic gradient descent, with a heavy ball, and with Nesterov's (Sutskever et al. 2013)."""
 
     names = ("momentum",)
-    heavy: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
 
     def _empty(self, name: str) -> list[Tensor | None]:
         return [None] * len(self.parameters)
@@ -149,24 +140,12 @@ class SGD(Optimizer):
             slots["momentum"],
             fused=True,
             weight_decay=self.params.weight_decay,
-            momentum=self.params.momentum if self.heavy else 0.0,
+            momentum=0.0 if self.params.name == "sgd" else self.params.momentum,
             lr=rate,
             dampening=0.0,
-            nesterov=self.looks_ahead,
+            nesterov=self.params.name == "nesterov",
             maximize=False,
         )
-
-
-class Momentum(SGD):
-    """SGD with a heavy ball."""
-
-    heavy = True
-
-
-class Nesterov(Momentum):
-    """SGD with Nesterov's momentum, as torch has it (Sutskever et al. 2013)."""
-
-    looks_ahead = True
 
 
 class RMSprop(Optimizer):
@@ -206,10 +185,10 @@ class RMSprop(Optimizer):
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": Adam,
-    "adamw": AdamW,
+    "adamw": Adam,
     "sgd": SGD,
-    "momentum": Momentum,
-    "nesterov": Nesterov,
+    "momentum": SGD,
+    "nesterov": SGD,
     "rmsprop": RMSprop,
 }
 

@@ -89,12 +89,12 @@ def train_in_ranks(
     emit: Callable[[tuple[int, dict[str, float]]], None],
     checkpoint: Checkpoint | None,
     interruption: Interruption,
-    memory: Callable[[int], None] = lambda _: None,
+    memory: Callable[[int], None],
 ) -> Replicate:
     """Train one replicate in ``compute.processes`` processes.
 
     Args:
-        setting: the arm, from :func:`lossbench.training.prepare`.
+        setting: the arm, from :func:`lossbench.training.setting.prepare`.
         member: the seed, and what it has of its own.
         emit: told (epoch, values) after each epoch.
         checkpoint: where an interrupted training left its state, and leaves it again.

@@ -1,8 +1,7 @@
-"""What training gives back, and how it can be watched."""
+"""What training gives back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,16 +39,3 @@ class Replicate:
     diverged: bool
     seconds: float = 0.0
     fresh: bool = True
-
-
-class Observer(Protocol):
-    """Watches training from the parent process; it never sees the training thread wait for it."""
-
-    def started(self, seed: int, epochs: int) -> None:
-        """A replicate begins (or goes on)."""
-
-    def epoch(self, seed: int, epoch: int, values: Mapping[str, float]) -> None:
-        """An epoch ended; keys are ``split/metric``."""
-
-    def finished(self, replicate: Replicate) -> None:
-        """A replicate is complete."""

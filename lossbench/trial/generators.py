@@ -41,3 +41,11 @@ def _kept() -> Iterator[None]:
     finally:
         np.random.set_state(numpys)  # noqa: NPY002  # the one that the user's code may seed
         random.setstate(pythons)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed what draws from torch's generator, and leave that as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -16,7 +16,7 @@ from lossbench.training.mixing import mixed
 from lossbench.training.portions import Batch
 from lossbench.training.setting import check_weights, loss_context
 from lossbench.trial.advice import tell_of_waits
-from lossbench.trial.generators import seeds
+from lossbench.trial.generators import seeded, seeds
 from lossbench.trial.model import SAME
 from lossbench.trial.shared import MISFIT, Trial, as_trained, brief, device_fault, sized, some, told
 
@@ -72,8 +72,7 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
         return value
 
     def value_of(logits: Tensor, batch: Batch | None = None) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             return drawn(logits, batch)
 
     try:

@@ -5,8 +5,7 @@ and no numbers, and takes no memory; it takes seconds to load, though.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from lossbench.training.determinism import SWITCH, precision, recurrent_in_float
 from lossbench.training.optimization import make_optimizer
 from lossbench.training.setting import is_pretrained
 from lossbench.trial.advice import tell_of_equal_weights, tell_of_stacking, tell_of_waits
-from lossbench.trial.generators import seeds
+from lossbench.trial.generators import seeded, seeds
 from lossbench.trial.shared import MISFIT, Trial, as_trained, brief, device_fault, sized, told
 
 POSITIONS = 2**15
@@ -94,12 +93,8 @@ def _advise(model: nn.Module, trial: Trial) -> None:
             tell_of_stacking(who, recipe.batch_size, len(inputs), step)
 
 
-def _model(trial: Trial, device: str) -> nn.Module:
-    return _built_model(trial, device, 0)
-
-
-def _built_model(trial: Trial, device: str, seed: int) -> nn.Module:
-    with _seeded(seed):
+def _model(trial: Trial, device: str, seed: int = 0) -> nn.Module:
+    with seeded(seed):
         return _drawn_model(trial, device)
 
 
@@ -117,14 +112,6 @@ def _shapes_alone(device: str) -> AbstractContextManager[Any]:
     return torch.device(device) if device == "meta" else nullcontext()
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed what draws from torch's generator, and leave that as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     """Train and predict once; the training outputs for two samples.
 
@@ -134,7 +121,7 @@ def _step(model: nn.Module, trial: Trial, device: str) -> Tensor:
     """
     before = _kept(model, trial)
     try:
-        with _seeded(0), _shapes_alone(device), as_trained(trial):
+        with seeded(0), _shapes_alone(device), as_trained(trial):
             outputs = _forward(model, trial, device, 2).float()
             if not outputs.requires_grad:
                 raise UserError(
@@ -240,16 +227,16 @@ def try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> No
         outputs: its first, in training.
 
     """
-    again = _built_model(trial, device, 0)
+    again = _model(trial, device)
     if {id(one) for one in used.parameters()} & {id(one) for one in again.parameters()}:
         raise _refused(
             trial, "is one network however often it is made: a replicate would begin as another ended"
         )
-    with torch.no_grad(), _seeded(0), _shapes_alone(device), as_trained(trial):
+    with torch.no_grad(), seeded(0), _shapes_alone(device), as_trained(trial):
         alike = _alike(_forward(again, trial, device, 2).float(), outputs)
     if not alike:
         raise _refused(trial, "puts out other numbers when it is made again with the same seed")
-    other = _built_model(trial, device, 1)
+    other = _model(trial, device, 1)
     weights = zip(again.parameters(), other.parameters(), strict=True)
     if not is_pretrained(trial.experiment.model) and all(torch.equal(one, two) for one, two in weights):
         tell_of_equal_weights(f"{trial.where}: {trial.whose}")
@@ -257,7 +244,7 @@ def try_again(used: nn.Module, trial: Trial, device: str, outputs: Tensor) -> No
     with torch.no_grad(), _shapes_alone(device), as_trained(trial):
         made = []
         for model in (used, other):
-            with _seeded(0):
+            with seeded(0):
                 made.append(_forward(model.eval(), trial, device, 2).float())
     if not _alike(*made):
         raise _refused(trial, "predicts otherwise when it is made again and given its kept weights")

@@ -174,9 +174,8 @@ def judge_rows(rows: Sequence[Row], what: str, question: Question, said: Sequenc
 def _refuse_training_loss(metric: str | None, what: str) -> None:
     if metric and is_training_loss(metric):
         raise UserError(
-            f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss "
-            "to loss; "
-            "compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
+            f"{what}: metric '{metric}' is the value of the training loss, whose unit differs from loss to "
+            "loss; compare by a metric that is the same for all (accuracy, Dice, the NLL on test data)"
         )
 
 
@@ -406,9 +405,8 @@ def _comparison(
     ]
     if not once and not unpaired and len(shared) > 1 and constant(sample.differences) and sample.difference:
         once.append(
-            f"{arm} − {other} is {sample.difference:g} on all {len(shared)} seeds: as evidence that is "
-            "one difference"
-            ", whatever the number of seeds; is one column computed from the other?"
+            f"{arm} − {other} is {sample.difference:g} on all {len(shared)} seeds: as evidence that is one "
+            "difference, whatever the number of seeds; is one column computed from the other?"
         )
     return Comparison(
         arm=arm,
@@ -448,8 +446,7 @@ def _left_out(arm: str, other: str, first: Any, second: Any, shared: int) -> lis
             named = ", ".join(seeds[:20]) + (", …" if len(seeds) > 20 else "")
             said.append(
                 f"{whose} has no score on seed{'s' * (len(seeds) > 1)} {named}: {arm} and {other} are "
-                "compared on "
-                f"the {shared} seed{'s' * (shared > 1)} that both have"
+                f"compared on the {shared} seed{'s' * (shared > 1)} that both have"
                 + (
                     ", which decides nothing: say --unpaired if equal seeds mean nothing"
                     if shared < 2

@@ -170,7 +170,7 @@ def tidy(located: Sequence[Located], what: str, metric: str | None) -> list[Row]
         (f"{what}: {where}", {named[name]: value for name, value in row.items() if name in named})
         for where, row in located
     ]
-    found = (_long if "loss" in names else _wide)(numbered, names, what, metric)
+    found = _long(numbered, names, what, metric) if "loss" in names else _wide(numbered, names, what)
     _check_labels(found)
     _check_seeds(found)
     return found
@@ -219,8 +219,7 @@ def _long(
     if "seed" not in names:
         raise UserError(
             f"{what}: no column 'seed'; found {', '.join(names)}; expected {LONG} (seeds are what scores "
-            "pair by: "
-            "number the runs of each loss if they have none, and say --unpaired)"
+            "pair by: number the runs of each loss if they have none, and say --unpaired)"
         )
     return [
         Row(
@@ -247,9 +246,7 @@ def _score_column(names: Sequence[str], what: str, metric: str | None) -> str:
     return score
 
 
-def _wide(
-    rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str, metric: str | None
-) -> list[Row]:
+def _wide(rows: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str], what: str) -> list[Row]:
     if "seed" not in names:
         raise UserError(
             f"{what}: neither a column 'loss' nor a column 'seed'; found {', '.join(names)}; expected "
@@ -378,11 +375,10 @@ def gather(
         if twin is not row:
             group = f" in group '{row.group}'" if row.group else ""
             raise UserError(
-                f"{row.where}: loss '{row.loss}' has a second score on seed {row.seed}{group}, the first "
-                "is in "
-                f"{twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
-                "of test "
-                "examples, or folds: a column 'group'; of several experiments: a column 'experiment')"
+                f"{row.where}: loss '{row.loss}' has a second score on seed {row.seed}{group}, the first is "
+                f"in {twin.where.rsplit(': ', 1)[-1]}; give one score per loss and seed (of several groups "
+                "of test examples, or folds: a column 'group'; of several experiments: a column "
+                "'experiment')"
             )
     return chosen, {name: _scores(list(found.values()), floor, what) for name, found in gathered.items()}
 
@@ -431,11 +427,9 @@ def _scores(rows: Sequence[Row], floor: float | None, what: str) -> Scores:
             found = "no number (NaN)" if math.isnan(score) else "infinite"
             raise UserError(
                 f"{row.where}: the score of loss '{row.loss}' on seed {row.seed} is {found}. A replicate "
-                "that "
-                "diverged counts, with the score of a constant prediction: say it with --floor; one that "
-                "was never "
-                "trained has no row, or in a CSV file with a column per loss an empty cell (in pandas: melt, "
-                "then dropna). Leaving out what diverged would reward diverging"
+                "that diverged counts, with the score of a constant prediction: say it with --floor; one "
+                "that was never trained has no row, or in a CSV file with a column per loss an empty cell "
+                "(in pandas: melt, then dropna). Leaving out what diverged would reward diverging"
             )
         grouped.setdefault(row.loss, {}).setdefault(row.seed, {})[row.group] = score
     _check_groups(grouped, what)

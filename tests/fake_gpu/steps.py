@@ -26,8 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.synthetic import CLASSES, setting, synthetic
 from lossbench.data.dataset import Dataset
-from lossbench.training import Member, Setting, graphs, loop, optimization, patches, population, portions
+from lossbench.training import graphs, loop, optimization, patches, population, portions
+from lossbench.training.member import Member
 from lossbench.training.samples import Plan
+from lossbench.training.setting import Setting
 
 MEMBERS = (Member(0), Member(1), Member(2))
 OURS = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lossbench.data.samples import Fetched
+from lossbench.data.sources.listing import existing_folder
 from lossbench.data.sources.names import MODULES
 from lossbench.errors import UserError, nearest
 from lossbench.lookup import Lookup
@@ -11,7 +12,7 @@ from lossbench.options import Options, parse_options
 from lossbench.params import Dataset
 from lossbench.plugins import is_path, load_object
 
-__all__ = ["SOURCES", "Options", "Source", "check", "register", "source"]
+__all__ = ["SOURCES", "FolderSource", "Options", "Source", "check", "register", "source"]
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -47,6 +48,16 @@ class Source(ABC, Generic[OptionsT]):
     @abstractmethod
     def load(self, dataset: Dataset, options: OptionsT, key: str) -> Fetched:
         """Read the samples with checked options."""
+
+
+class FolderSource(Source[OptionsT]):
+    """Reads a folder of the user's, which ``path`` names."""
+
+    def check(self, dataset: Dataset, key: str) -> OptionsT:
+        """Check the options, and that the folder is there."""
+        options = super().check(dataset, key)
+        existing_folder(dataset.path, key)
+        return options
 
 
 SOURCES: Lookup[Source[Any]] = Lookup("lossbench.data.sources", MODULES)

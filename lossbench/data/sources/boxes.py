@@ -9,16 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from lossbench.data.images import Header
-from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.samples import POOL, Array, Fetched
 from lossbench.data.sources.listing import ClassNames
-from lossbench.data.sources.reading import (
-    ImageOptions,
-    agree,
-    headers_of,
-    original,
-    read_images,
-    relative_names,
-)
+from lossbench.data.sources.reading import ImageOptions, Images
 from lossbench.errors import UserError, nearest
 
 SLACK = 1e-3
@@ -103,29 +96,23 @@ def boxes_of(
 
     """
     files = {split: [one.file for one in some] for split, some in groups.items()}
-    headers = {split: headers_of(some, split, options) for split, some in files.items()}
-    every = [one for some in files.values() for one in some]
-    reading = agree(every, [one for some in headers.values() for one in some], options, key)
-    rows = {
-        split: _checked(some, headers[split], classes, reading.size, options, key)
+    images = Images.agree(files, options, root, key)
+    size = images.reading.size
+    kept = {
+        split: _checked(some, images.headers[split], classes, size, options, key)
         for split, some in groups.items()
     }
-    most = max(len(one.rows) for some in rows.values() for one in some)
-    samples = {
-        split: Samples(
-            read_images(files[split], reading, split),
-            _padded([one.rows for one in rows[split]], max(1, most)),
-            relative_names(files[split], root),
-            {**original(headers[split]), **_counts(rows[split]), **((columns or {}).get(split, {}))},
-        )
-        for split in groups
-    }
-    counts = [_counts(some) for some in rows.values()]
+    most = max(len(one.rows) for some in kept.values() for one in some)
+    samples = {}
+    for split, some in kept.items():
+        own = {**_counts(some), **(columns or {}).get(split, {})}
+        samples[split] = images.samples(split, _padded([one.rows for one in some], max(1, most)), own)
+    counts = [_counts(some) for some in kept.values()]
     told = {
         name: sum(sum(one[f"{name}_boxes"]) for one in counts) for name in ("clipped", "dropped", "repeated")
     }
     extra = {**provenance, "boxes": {"beyond": options.boxes, **told}}
-    return Fetched("boxes", tuple(classes), samples, extra, extra=reading.extra)
+    return Fetched("boxes", tuple(classes), samples, extra, extra=images.reading.extra)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from lossbench.data.images import DAMAGE
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Options, Source, register
+from lossbench.data.sources.listing import contents
 from lossbench.data.sources.obtaining import (
     Published,
     UnavailableError,
@@ -133,24 +134,17 @@ def batch(name: str, content: bytes) -> tuple[Array, Array]:
 def reader_of(folder: Path, *, ours: bool) -> Reader | None:
     """Recognise the form in which a folder holds the batches, if it does."""
     layouts: Mapping[str, Reader] = {
-        "data_batch_1.bin": lambda name: _bytes(folder / f"{name}.bin"),
-        "cifar-10-batches-bin/data_batch_1.bin": lambda name: _bytes(
+        "data_batch_1.bin": lambda name: contents(folder / f"{name}.bin"),
+        "cifar-10-batches-bin/data_batch_1.bin": lambda name: contents(
             folder / "cifar-10-batches-bin" / f"{name}.bin"
         ),
         ARCHIVE.name: _archive_reader(folder / ARCHIVE.name, ours),
         "cifar-10-batches-py/data_batch_1": lambda name: unpickled(
-            _bytes(folder / "cifar-10-batches-py" / name), name
+            contents(folder / "cifar-10-batches-py" / name), name
         ),
         "data_batch_1.png": partial(_sprite, folder),
     }
     return next((reader for mark, reader in layouts.items() if (folder / mark).is_file()), None)
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
 def _archive_reader(file: Path, ours: bool) -> Reader:

@@ -12,7 +12,7 @@ from pydantic import AllowInfNan, BaseModel, BeforeValidator, Field, ValidationE
 
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
-from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.base import FolderSource, register
 from lossbench.data.sources.boxes import Box, BoxOptions, Picture, boxes_of, found_classes
 from lossbench.errors import UserError, brief
 from lossbench.params import Dataset
@@ -83,17 +83,11 @@ class CocoOptions(BoxOptions):
 
 
 @register
-class Coco(Source[CocoOptions]):
+class Coco(FolderSource[CocoOptions]):
     """``path/annotations/instances_{train,val,test}*.json`` with ``path/train*/`` … or ``images/``."""
 
     name = "coco"
     options = CocoOptions
-
-    def check(self, dataset: Dataset, key: str) -> CocoOptions:
-        """Check the options, and that the folder is there."""
-        options = super().check(dataset, key)
-        listing.existing_folder(dataset.path, key)
-        return options
 
     def load(self, dataset: Dataset, options: CocoOptions, key: str) -> Fetched:
         """Read instances, then images; boxes around crowds are left out, as they hold no single object."""

@@ -1,7 +1,7 @@
 """The user's own images: a folder per class, or images with masks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,21 +13,12 @@ from lossbench.data.dataset import TRAINED
 from lossbench.data.facts import histogram
 from lossbench.data.images import Coloured, Header, WhiteIsZero, read_mask
 from lossbench.data.rows import FromFiles
-from lossbench.data.samples import POOL, Array, Fetched, Samples
+from lossbench.data.samples import POOL, Array, Fetched
 from lossbench.data.sources import listing
-from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.base import FolderSource, register
 from lossbench.data.sources.pairs import mask_pairs
 from lossbench.data.sources.palettes import coloured
-from lossbench.data.sources.reading import (
-    ImageOptions,
-    Reading,
-    agree,
-    headers_of,
-    original,
-    read_images,
-    relative_names,
-    side_by_side,
-)
+from lossbench.data.sources.reading import ImageOptions, Images, Reading, headers_of, side_by_side
 from lossbench.data.sources.weighing import beside, maps
 from lossbench.errors import UserError, nearest
 from lossbench.params import Dataset
@@ -37,17 +28,11 @@ Value = Annotated[int, Field(ge=0, le=65535)]
 
 
 @register
-class ImageFolder(Source[ImageOptions]):
+class ImageFolder(FolderSource[ImageOptions]):
     """``path/<class>/*.png``, or ``path/{train,val,test}/<class>/*.png``."""
 
     name = "image_folder"
     options = ImageOptions
-
-    def check(self, dataset: Dataset, key: str) -> ImageOptions:
-        """Check the options, and that the folder is there."""
-        options = super().check(dataset, key)
-        listing.existing_folder(dataset.path, key)
-        return options
 
     def load(self, dataset: Dataset, options: ImageOptions, key: str) -> Fetched:
         """Read the images; classes are the folders' names, in natural order (2 before 10)."""
@@ -102,54 +87,6 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-@dataclass(frozen=True)
-class Images:
-    """All images of a dataset, of one shape, and what they were like on disk."""
-
-    root: Path
-    files: Mapping[str, Sequence[Path]]
-    rows: Mapping[str, FromFiles]
-    headers: Mapping[str, Sequence[Header]]
-    reading: Reading
-
-    @classmethod
-    def agree(
-        cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
-    ) -> "Images":
-        """Read all headers, agree on one shape and depth, and make every image readable in them.
-
-        Args:
-            files: split → its images, in order.
-            options: what params say of reading them.
-            root: folder that names in the manifest are relative to.
-            key: the dataset's path in params.yaml, for messages.
-
-        Raises:
-            UserError: naming an image that cannot be read, or that differs and params do not say what to do.
-
-        """
-        headers = {split: headers_of(some, split, options) for split, some in files.items()}
-        every = [one for some in files.values() for one in some]
-        reading = agree(every, [one for some in headers.values() for one in some], options, key)
-        rows = {split: read_images(some, reading, split) for split, some in files.items()}
-        return cls(root, files, rows, headers, reading)
-
-    def samples(
-        self, split: str, targets: Array | FromFiles, columns: Mapping[str, Sequence[Any]] | None = None
-    ) -> Samples:
-        """Make a split's samples: its images (N, channels, H, W), their targets, columns of the manifest.
-
-        Args:
-            split: key of ``files``.
-            targets: (N, …), in the images' order.
-            columns: further columns of the manifest, one value per image.
-
-        """
-        names = relative_names(self.files[split], self.root)
-        own = original(self.headers[split])
-        return Samples(self.rows[split], targets, names, {**own, **(columns or {})})
-
-
 class MaskOptions(ImageOptions):
     """How masks are read: which value stands for which class.
 
@@ -182,7 +119,7 @@ class MaskOptions(ImageOptions):
 
 
 @register
-class SegmentationFolder(Source[MaskOptions]):
+class SegmentationFolder(FolderSource[MaskOptions]):
     """``path/{train,val,test}/{images,masks}/ID.png``, ``path/{images,masks}``, and what else people have.
 
     See :mod:`lossbench.data.sources.pairs`.
@@ -190,12 +127,6 @@ class SegmentationFolder(Source[MaskOptions]):
 
     name = "segmentation_folder"
     options = MaskOptions
-
-    def check(self, dataset: Dataset, key: str) -> MaskOptions:
-        """Check the options, and that the folder is there."""
-        options = super().check(dataset, key)
-        listing.existing_folder(dataset.path, key)
-        return options
 
     def load(self, dataset: Dataset, options: MaskOptions, key: str) -> Fetched:
         """Read images and masks, paired by name."""

@@ -72,6 +72,19 @@ def decoded(content: bytes, where: str) -> str:
         raise UserError(f"{where}: not {name} text ({error.reason} at byte {error.start})") from None
 
 
+def contents(file: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        UserError: naming the file, if it cannot be read.
+
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
 def read_text(file: Path) -> str:
     """Read a list or a table.
 
@@ -79,11 +92,7 @@ def read_text(file: Path) -> str:
         UserError: naming the file, if it cannot be read or decoded.
 
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    return decoded(content, str(file))
+    return decoded(contents(file), str(file))
 
 
 def csv_entries(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

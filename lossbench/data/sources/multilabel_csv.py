@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from lossbench.data.dataset import TRAINED
 from lossbench.data.samples import POOL, Array, Fetched, Samples
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.folders import PROVENANCE
@@ -186,13 +185,8 @@ def _row(file: Path, number: int, entry: Mapping[str, str], own: Sequence[str], 
         raise UserError(f"{where}: file is '{cells[FILE]}', a folder; expected an image")
     labels = _listed(cells[LABELS]) if LABELS in cells else _marked(where, cells, own)
     side = SIDES.get(split.lower(), POOL)
-    weighed = None if weighing is None else _weight(cells[weighing], where, weighing, side)
+    weighed = None if weighing is None else read_weight(cells[weighing], where, weighing, side)
     return Row(number, image, cells[FILE], side, labels, weighed)
-
-
-def _weight(cell: str, where: str, column: str, side: str) -> float:
-    """Read a weight; a sample that nothing is trained on needs none."""
-    return read_weight(cell, where, column) if cell or side in (POOL, *TRAINED) else 1.0
 
 
 def _listed(cell: str) -> frozenset[str]:

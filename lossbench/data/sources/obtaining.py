@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lossbench.data.sources.listing import contents
 from lossbench.errors import UserError
 from lossbench.written import home
 
@@ -86,10 +87,7 @@ def read_verified(file: Path, expected: str, *, ours: bool) -> bytes:
         UserError: naming the file, the expected and the found hash.
 
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    content = contents(file)
     found = checksum(content)
     if found == expected:
         return content

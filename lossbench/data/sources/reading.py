@@ -1,6 +1,6 @@
 """From many image files to rows of one shape: sizes and channels agreed on first, pixels read when needed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from lossbench.data.images import (
     read_image,
 )
 from lossbench.data.rows import FromFiles, in_order
-from lossbench.data.samples import Array
+from lossbench.data.samples import Array, Samples
 from lossbench.data.sources.base import Options
 from lossbench.errors import UserError
 from lossbench.progress import bar
@@ -208,3 +208,51 @@ def original(headers: Sequence[Header]) -> dict[str, list[int]]:
 def relative_names(files: Sequence[Path], root: Path) -> list[str]:
     """Name files as they stand in the user's folder."""
     return [file.relative_to(root).as_posix() for file in files]
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images of a dataset, of one shape, and what they were like on disk."""
+
+    root: Path
+    files: Mapping[str, Sequence[Path]]
+    rows: Mapping[str, FromFiles]
+    headers: Mapping[str, Sequence[Header]]
+    reading: Reading
+
+    @classmethod
+    def agree(
+        cls, files: Mapping[str, Sequence[Path]], options: ImageOptions, root: Path, key: str
+    ) -> "Images":
+        """Read all headers, agree on one shape and depth, and make every image readable in them.
+
+        Args:
+            files: split → its images, in order.
+            options: what params say of reading them.
+            root: folder that names in the manifest are relative to.
+            key: the dataset's path in params.yaml, for messages.
+
+        Raises:
+            UserError: naming an image that cannot be read, or that differs and params do not say what to do.
+
+        """
+        headers = {split: headers_of(some, split, options) for split, some in files.items()}
+        every = [one for some in files.values() for one in some]
+        reading = agree(every, [one for some in headers.values() for one in some], options, key)
+        rows = {split: read_images(some, reading, split) for split, some in files.items()}
+        return cls(root, files, rows, headers, reading)
+
+    def samples(
+        self, split: str, targets: Array | FromFiles, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Samples:
+        """Make a split's samples: its images (N, channels, H, W), their targets, columns of the manifest.
+
+        Args:
+            split: key of ``files``.
+            targets: (N, …), in the images' order.
+            columns: further columns of the manifest, one value per image.
+
+        """
+        names = relative_names(self.files[split], self.root)
+        own = original(self.headers[split])
+        return Samples(self.rows[split], targets, names, {**own, **(columns or {})})

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from lossbench.data.dataset import TRAINED
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
 from lossbench.data.sources.base import Source, register
 from lossbench.data.sources.boxes import boxes_of, found_classes
-from lossbench.data.sources.folders import PROVENANCE, Images, MaskOptions, segmented
+from lossbench.data.sources.folders import PROVENANCE, MaskOptions, segmented
+from lossbench.data.sources.reading import Images
 from lossbench.data.sources.voc import VocOptions, picture
 from lossbench.data.sources.weighing import probabilities, weight
 from lossbench.data.splits import divided, side
@@ -468,6 +468,7 @@ def _row(
         raise UserError(f"{where}: '{named['group']}' is empty; every row needs its group")
     rest = {_own(name): value for name, value in cells.items() if name not in named.values()}
     side_of = listing.SIDES.get(split.lower(), split.lower() or POOL)
+    weighed = weighing.weight
     return Row(
         where,
         image,
@@ -475,7 +476,7 @@ def _row(
         side_of,
         group,
         rest if group is None else {**rest, "group": group},
-        _weight(cells, weighing.weight, where, needed=side_of in (POOL, *TRAINED)),
+        None if weighed is None else weight(cells[weighed], where, weighed, side_of),
         None if weighing.map is None else _found(file, cells[weighing.map], weighing.map, where),
         soft,
     )
@@ -494,13 +495,6 @@ def _refuse_contents(entry: Mapping[str, Any], columns: Sequence[str], where: st
 
 def _likeliest(soft: Sequence[float] | None, weighing: Weighing) -> str:
     return weighing.classes[int(np.argmax(soft or ()))]
-
-
-def _weight(cells: Mapping[str, str], column: str | None, where: str, needed: bool) -> float | None:
-    """Read a weight; a sample that nothing is trained on needs none."""
-    if column is None:
-        return None
-    return 1.0 if not (needed or cells[column]) else weight(cells[column], where, column)
 
 
 def _cell(value: Any) -> str:

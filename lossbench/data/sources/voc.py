@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lossbench.data.samples import POOL, Fetched
 from lossbench.data.sources import listing
-from lossbench.data.sources.base import Source, register
+from lossbench.data.sources.base import FolderSource, register
 from lossbench.data.sources.boxes import Box, BoxOptions, Picture, boxes_of, found_classes
 from lossbench.errors import UserError, brief
 from lossbench.params import Dataset
@@ -32,17 +32,11 @@ class VocOptions(BoxOptions):
 
 
 @register
-class Voc(Source[VocOptions]):
+class Voc(FolderSource[VocOptions]):
     """``path/{JPEGImages,Annotations}``, divided by ``path/ImageSets/Main/{train,val,test}.txt`` if there."""
 
     name = "voc"
     options = VocOptions
-
-    def check(self, dataset: Dataset, key: str) -> VocOptions:
-        """Check the options, and that the folder is there."""
-        options = super().check(dataset, key)
-        listing.existing_folder(dataset.path, key)
-        return options
 
     def load(self, dataset: Dataset, options: VocOptions, key: str) -> Fetched:
         """Read annotations, then images."""

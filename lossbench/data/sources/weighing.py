@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lossbench.data.dataset import TRAINED
 from lossbench.data.images import FORMATS, Size, read_weights, resized_weights
 from lossbench.data.rows import Array, FromFiles
+from lossbench.data.samples import POOL
 from lossbench.data.sources import listing
 from lossbench.data.sources.pairs import plain, without_ending
 from lossbench.data.sources.reading import Reading
@@ -25,13 +27,15 @@ ONE = 0.02
 """How far probabilities may be from a sum of 1, as they are written with few digits."""
 
 
-def weight(text: str, where: str, column: str) -> float:
-    """Read a sample's weight.
+def weight(text: str, where: str, column: str, split: str) -> float:
+    """Read a sample's weight; one of a split that nothing is trained on needs none.
 
     Raises:
         UserError: for what is no finite number from 0 on.
 
     """
+    if not text and split not in (POOL, *TRAINED):
+        return 1.0
     found = _number(text)
     if found is None or not 0 <= found <= MOST:
         raise UserError(f"{where}: '{column}' is {_shown(text)}; allowed: a finite number ≥ 0")
