@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, tiny_params
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench import closure as closures
 from lossbench.closure import closure, versions_of
@@ -158,7 +159,7 @@ def digest(source: str) -> str:
     return closures._parsed(ast.parse(source)).digest
 
 
-@pytest.mark.parametrize(
+@each(
     ("source", "found"),
     [
         ("import torch.nn", {"torch"}),

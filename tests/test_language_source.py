@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from law_cases import each
 
 from lossbench.data.dataset import SPLITS, Dataset
 from lossbench.data.expectations import validate
@@ -137,7 +138,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", BAD)
+@each("fault", BAD)
 def test_bad_input_is_refused_in_one_sentence(tmp_path, fault):
     content, sentence = BAD[fault]
     file = tmp_path / "bad"

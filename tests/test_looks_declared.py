@@ -13,7 +13,7 @@ from conftest import tiny_params, write_params
 from dvc_cases import checkout, environment, lock, lossbench, repro
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.errors import UserError
 from lossbench.execution.declared import (
@@ -159,7 +159,7 @@ def before_rows(found):
     return rows
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "said"),
     [
         (lambda made: made.update(seeds=[99, *SEEDS[1:]]), "seeds may not be exchanged after a look"),
@@ -201,7 +201,7 @@ def told(params: Params, *looks: list[tuple[str, str, float, float]]) -> dict[st
 FOCAL, HINGE = ("focal", "better", 0.04, 0.5), ("hinge", "undecided", 0.5, 0.5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("looks", "said"),
     [
         (([FOCAL, HINGE, HINGE],), "a contrast stands there twice"),

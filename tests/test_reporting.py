@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, tiny_params, write_params
+from law_cases import each
 from PIL import Image
 
 from lossbench.cli import main
@@ -398,8 +399,8 @@ def test_report_md_shows_floors_below_the_losses(study: Path) -> None:
     assert rows[-1].endswith("| – |")
 
 
-@pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize(
+@each("answered", [False, True])
+@each(
     ("looks", "seeds", "said"),
     [
         ((4, 8), 4, "`lossbench look --study studies/a`: the next declared look is at 8 seeds"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -85,8 +85,8 @@ def test_the_first_one_has_to_hold_the_floor(data: Dataset, weak: Contender, str
     assert "misses the floor" in refused.reason
 
 
-@pytest.mark.parametrize("floor", [None, 0.0, -5.0])
-@pytest.mark.parametrize("margin", [0.0, 0.02])
+@each("floor", [None, 0.0, -5.0])
+@each("margin", [0.0, 0.02])
 def test_what_says_the_same_of_every_sample_is_no_first_champion(
     data: Dataset, strong: Contender, floor: float | None, margin: float
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, train_study, write_params
+from law_cases import each
 from test_execution import filled, load
 from test_scripts import FAMILY, ended
 
@@ -333,7 +334,7 @@ def experiment(**values: Any) -> Any:
 SEARCH = {"trials": 2, "seeds": [100]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "said"),
     [
         (experiment(), ""),
