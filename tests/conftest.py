@@ -5,9 +5,12 @@ import io
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +24,9 @@ from ruamel.yaml import YAML
 from server_cases import Server
 
 from lossbench import cli
+from lossbench.execution import local
 from lossbench.execution.declared import ensure_looks
+from lossbench.execution.server import DRIVER, WORK
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,17 +202,44 @@ def train_study(root: Path, content: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC.
+def warm_workers() -> None:
+    """The workers' server, begun once, with what a first optimizer imports: a second for each worker else."""
+    get_context("forkserver").set_forkserver_preload([local.SERVER, WORK, "torch._dynamo"])
+    os.environ[DRIVER] = str(os.getpid())
+    forkserver.ensure_running()
 
-    Of several test processes one trains it; each has a copy of its own.
-    """
-    own = tmp_path_factory.mktemp("study")
-    shared = tmp_path_factory.getbasetemp()
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of several test processes makes, for all: nobody writes to it."""
+    shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    with FileLock(shared / "trained.lock"):
-        if not (shared / "trained").is_dir():
-            train_study(shared / "training", tiny_params())
-            (shared / "training").replace(shared / "trained")
-    return Path(shutil.copytree(shared / "trained", own, dirs_exist_ok=True))
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).is_dir():
+            make(shared / f"{name}.part")
+            (shared / f"{name}.part").replace(shared / name)
+    return shared / name
+
+
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study, fetched, trained, evaluated and reported by the library, without DVC; a copy of one's own."""
+    made = once(tmp_path_factory, "trained", lambda root: train_study(root, tiny_params()))
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("study"), dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables, to be copied: making them costs a second."""
+
+    def make(root: Path) -> None:
+        from lossbench.tracking.server import connect
+
+        root.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            connect(root)
+        with closing(sqlite3.connect(root / "mlflow.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the copies would lack what is in -wal
+
+    return once(tmp_path_factory, "store", make) / "mlflow.db"

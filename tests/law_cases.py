@@ -1,6 +1,9 @@
-"""On how many examples a law is tried: on some beside the quick tests, on all beside the slow ones."""
+"""Laws: over which cases one is held in one test, and on how many examples: some beside the quick tests, all beside the slow."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import wraps
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -44,3 +47,46 @@ def mostly_slow(cases: Iterable[Any], every: int) -> list[Any]:
     """Mark cases that are alike as slow, but for the first and each ``every``-th after it."""
     marks = [pytest.mark.slow]
     return [pytest.param(one, marks=marks if at % every else []) for at, one in enumerate(cases)]
+
+
+def tried(test: Callable[..., None], cases: Sequence[Mapping[str, Any]], fixtures: Mapping[str, Any]) -> None:
+    """Hold a test over cases, each with patches and a folder of its own; all that fail are told."""
+    failures: list[BaseException] = []
+    for number, case in enumerate(cases):
+        own = dict(fixtures)
+        try:
+            with ExitStack() as stack:
+                if "monkeypatch" in own:
+                    own["monkeypatch"] = stack.enter_context(own["monkeypatch"].context())
+                if "tmp_path" in own:
+                    own["tmp_path"] = own["tmp_path"] / str(number)
+                    own["tmp_path"].mkdir()
+                if "capsys" in own:
+                    own["capsys"].readouterr()
+                test(**case, **own)
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note("with " + ", ".join(f"{name}={value!r:.200}" for name, value in case.items()))
+            failures.append(error)
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(cases)} fail", failures)
+
+
+def held(test: Callable[..., None], run: Callable[..., None], named: Sequence[str]) -> Callable[..., None]:
+    """Give ``run`` the test's name and marks, and its fixtures: all of its parameters that are not ``named``."""
+    made = wraps(test)(run)
+    fixtures = [one for name, one in inspect.signature(test).parameters.items() if name not in named]
+    made.__signature__ = inspect.Signature(fixtures)  # type: ignore[attr-defined]  # read by pytest
+    return made
+
+
+def each(
+    names: str | Sequence[str], values: Iterable[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Hold a test over all values, as ``pytest.mark.parametrize`` does, but as one test: a law, and its table."""
+    named = [one.strip() for one in names.split(",")] if isinstance(names, str) else list(names)
+    cases = [dict(zip(named, one if len(named) > 1 else (one,), strict=True)) for one in values]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        return held(test, lambda **fixtures: tried(test, cases, fixtures), named)
+
+    return decorate

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from law_cases import tried
 from torch import Tensor
 
 from lossbench.losses import REGISTRY, CrossEntropy, Dice, Loss, Sum
@@ -82,15 +83,7 @@ def grouped(
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         def run(group: str, **fixtures: Any) -> None:
-            failures: list[BaseException] = []
-            for value in found[group]:
-                try:
-                    test(**{parameter: value}, **fixtures)
-                except (Exception, pytest.fail.Exception) as error:
-                    error.add_note(f"with {value}")
-                    failures.append(error)
-            if failures:
-                raise BaseExceptionGroup(f"{len(failures)} of {len(found[group])} fail", failures)
+            tried(test, [{parameter: value} for value in found[group]], fixtures)
 
         fixtures = [one for name, one in inspect.signature(test).parameters.items() if name != parameter]
         named = inspect.Parameter("group", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -159,7 +159,7 @@ def test_the_target_is_the_image_that_the_network_saw(digits: Dataset) -> None:
 @pytest.fixture(scope="module")
 def trained(digits: Dataset) -> dict[str, torch.Tensor]:
     task = task_class("anomaly")(digits.info)
-    recipe = Recipe(epochs=60, batch_size=16, optimizer={"learning_rate": 0.005})
+    recipe = Recipe(epochs=30, batch_size=16, optimizer={"learning_rate": 0.005})
     made = prepare(task, digits, NETWORK, recipe, {"name": "binary_cross_entropy"}, Compute())
     return train_replicate(made, Member(0)).state
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_params, write_params
+from law_cases import each
 from ruamel.yaml import YAML
 
 from lossbench.errors import GateError
@@ -71,7 +72,7 @@ def test_the_chain_has_the_stages_of_the_design() -> None:
     assert list(STAGES) == ["check", "fetch", "validate", "train", "evaluate", "report"]
 
 
-@pytest.mark.parametrize("file", [ROOT / "params.yaml", *sorted(ROOT.glob("studies/*/params.yaml"))], ids=str)
+@each("file", [ROOT / "params.yaml", *sorted(ROOT.glob("studies/*/params.yaml"))])
 def test_committed_params_make_sense(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lossbench.checking import check
 
@@ -83,9 +84,7 @@ def test_committed_params_make_sense(file: Path, tmp_path: Path, monkeypatch: py
     check(load_params(file))
 
 
-@pytest.mark.parametrize(
-    "study", sorted(ROOT.glob("studies/*/params.yaml")), ids=lambda file: file.parent.name
-)
+@each("study", sorted(ROOT.glob("studies/*/params.yaml")))
 def test_a_study_links_to_the_one_chain(study: Path) -> None:
     link = study.parent / "dvc.yaml"
     assert link.is_symlink()

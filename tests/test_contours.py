@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from law_cases import examples
+from law_cases import each, examples
 from scipy import ndimage
 
 from lossbench.data.dataset import DatasetInfo
@@ -45,7 +45,7 @@ def both(draw: st.DataObject) -> tuple[np.ndarray, np.ndarray]:
     return truth, guess
 
 
-@pytest.mark.parametrize(
+@each(
     ("right", "down", "width", "expected"),
     [
         (0, 0, 1, 1.0),

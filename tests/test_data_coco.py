@@ -10,6 +10,7 @@ import pytest
 from conftest import stage, tiny_params, write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -208,7 +209,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", BAD)
+@each("fault", BAD)
 def test_a_bad_entry_is_one_sentence_with_file_and_place(fault: str, tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "data")
     path, value, said = BAD[fault]
@@ -277,8 +278,8 @@ def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> Non
     assert "annotations[4]: category_id is 5" in ended.stderr
 
 
-@pytest.mark.parametrize("moved", ["images", "images/{}", "{}", "."])
-@pytest.mark.parametrize("begins", ["", "images/", "{}/", "images/{}/"])
+@each("moved", ["images", "images/{}", "{}", "."])
+@each("begins", ["", "images/", "{}/", "images/{}/"])
 def test_images_are_found_wherever_their_names_begin(moved: str, begins: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     for number, split in enumerate(("train2017", "val2017", "test2017")):

@@ -13,7 +13,7 @@ import pytest
 from data_cases import dataset, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -63,23 +63,23 @@ OF_ALIASES = {"gbk": "猫", "shift_jis": "犬", "cp932": "①犬", "cp949": "뷁
            "mac_roman": "œuf", "utf-8": "猫", "cp1252": "œuf"}  # fmt: skip
 
 
-@pytest.mark.parametrize("declared", ALIASES)
+@each("declared", ALIASES)
 def test_names_of_encodings_that_python_lacks_are_known(declared: str) -> None:
     name = OF_ALIASES[ALIASES[declared]]
     for spelled in (declared, declared.upper()):
         assert name in decoded_xml(annotation(name, spelled).encode(ALIASES[declared]), "a.xml")
 
 
-@pytest.mark.parametrize("encoding", NAMES)
+@each("encoding", NAMES)
 def test_an_annotation_is_read_in_the_encoding_it_declares(encoding: str, tmp_path: Path) -> None:
     content = annotation(NAMES[encoding], encoding.upper()).encode(encoding)
     opened = fetched("voc", voc(tmp_path / "mine", [content] * 12), splits=SHARES)
     assert opened.info.classes == (nfc(NAMES[encoding]),)
 
 
-@pytest.mark.parametrize("mark", [True, False])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("declared", [None, "utf-16", "UTF-8"])
+@each("mark", [True, False])
+@each("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+@each("declared", [None, "utf-16", "UTF-8"])
 def test_unicode_is_read_with_its_mark_or_by_its_look(
     mark: bool, encoding: str, declared: str | None
 ) -> None:
@@ -101,7 +101,7 @@ def test_more_characters_than_the_name_of_an_encoding_promises_are_read() -> Non
         assert name in decoded_xml(annotation(name, declared).encode(written), "x.xml")
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "says"),
     [
         (annotation("狗", "utf-8").encode("gbk"), r"0\.xml: not utf-8 text \(invalid"),
@@ -204,9 +204,9 @@ def table(root: Path, image: str, other: str) -> tuple[str, dict[str, Any]]:
     return "multilabel_csv", {"labels": [image, "other"], "splits": SHARES}
 
 
-@pytest.mark.parametrize("ways", [("NFC", "NFD"), ("NFD", "NFC")])
-@pytest.mark.parametrize("make", [masks, boxes, instances, table])
-@pytest.mark.parametrize("name", ["café", "が한"])
+@each("ways", [("NFC", "NFD"), ("NFD", "NFC")])
+@each("make", [masks, boxes, instances, table])
+@each("name", ["café", "が한"])
 def test_files_and_lists_meet_however_names_are_spelled(
     make: Callable[..., tuple[str, dict[str, Any]]], ways: tuple[str, str], name: str, tmp_path: Path
 ) -> None:
@@ -224,7 +224,7 @@ def test_two_folders_that_differ_in_spelling_alone_are_refused_naming_both(tmp_p
         fetched("image_folder", tmp_path / "mine")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@each("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_coco_is_read_in_every_form_of_unicode(encoding: str, tmp_path: Path) -> None:
     source, options = instances(tmp_path / "mine", "café", "café")
     file = tmp_path / "mine/annotations/instances.json"
@@ -362,7 +362,7 @@ TWINS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", TWINS)
+@each("what", TWINS)
 def test_what_stands_twice_is_refused_naming_both(what: str, tmp_path: Path) -> None:
     change, says = TWINS[what]
     with pytest.raises(UserError, match=says):
@@ -421,8 +421,8 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", WRITTEN)
-@pytest.mark.parametrize("source", ["coco", "multilabel_csv", "table"])
+@each("how", WRITTEN)
+@each("source", ["coco", "multilabel_csv", "table"])
 def test_files_are_found_as_other_systems_name_them(source: str, how: str, tmp_path: Path) -> None:
     root = tmp_path / "mine"
     for number in range(12):

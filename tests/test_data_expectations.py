@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from law_cases import each
 
 from lossbench.checking import check as check_params
 from lossbench.data.dataset import Dataset, Kind
@@ -274,7 +275,7 @@ def test_an_expectation_of_a_missing_column_counts_as_failed_not_as_met(tmp_path
         check(tmp_path, sound("label")[0], Expectations(extra=str(extra)))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "says"),
     [
         ("a: 1", "expected a list of expectations, found dict"),

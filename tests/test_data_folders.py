@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from law_cases import each
 from PIL import Image
 
 from lossbench.data.dataset import Dataset
@@ -148,7 +149,7 @@ BAD_CLASS_FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_CLASS_FOLDERS)
+@each("case", BAD_CLASS_FOLDERS)
 def test_a_bad_folder_of_classes_is_refused_by_name(case: str, tmp_path: Path) -> None:
     spoiled, says = BAD_CLASS_FOLDERS[case]
     assert says in refused("image_folder", spoiled(class_folder(tmp_path / "data", 3)))
@@ -241,7 +242,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(upright, np.rot90(np.asarray(image), -1))
 
 
-@pytest.mark.parametrize(
+@each(
     ("mode", "channels", "expected"),
     [
         ("1", 1, 255),
@@ -405,7 +406,7 @@ BAD_MASK_FOLDERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_MASK_FOLDERS)
+@each("case", BAD_MASK_FOLDERS)
 def test_a_bad_folder_of_masks_is_refused_by_name(case: str, tmp_path: Path) -> None:
     spoiled, says = BAD_MASK_FOLDERS[case]
     assert says in refused("segmentation_folder", spoiled(mask_folder(tmp_path / "data", size=20)))

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 from PIL import Image
 
 from lossbench.data.images import read_header, read_image, read_mask
@@ -142,7 +142,7 @@ def test_what_pillow_writes_is_read_as_numpy_turns_it(shape, form, mode, orienta
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@each("orientation", range(1, 9))
 def test_an_image_is_resized_after_it_was_turned(orientation: int, tmp_path: Path) -> None:
     raw = pixels(1, (32, 24, 3), np.uint8)
     for name, compression in (("none", None), ("lzw", "lzw"), ("jpeg", "jpeg")):
@@ -298,10 +298,10 @@ def test_values_without_a_scale_need_a_range(values: np.ndarray, says: str, tmp_
         read_image(tmp_path / "x.tif", 1, None, "stretch")
 
 
-@pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits"])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("tile", [None, (16, 16)])
-@pytest.mark.parametrize("share", [0.5, 0.95])
+@each("compression", [None, "lzw", "deflate", "packbits"])
+@each("kind", [np.uint8, np.uint16, np.float32])
+@each("tile", [None, (16, 16)])
+@each("share", [0.5, 0.95])
 def test_half_a_tiff_is_no_image(compression, kind, tile, share, tmp_path: Path) -> None:
     raw = pixels(0, (64, 64), kind)
     options = {"rowsperstrip": 8} if tile is None else {"tile": tile}
@@ -319,8 +319,8 @@ def test_no_number_is_refused_even_within_a_range(tmp_path: Path) -> None:
         read_image(tmp_path / "x.tif", 1, None, "stretch", dtype="float32", span=(0, 1))
 
 
-@pytest.mark.parametrize("bits", [1, 4, 8, 16, 32])
-@pytest.mark.parametrize("compression", [None, "deflate", "packbits"])
+@each("bits", [1, 4, 8, 16, 32])
+@each("compression", [None, "deflate", "packbits"])
 def test_a_mask_that_calls_0_white_is_read_as_shown_or_by_its_numbers(
     bits: int, compression: str | None, tmp_path: Path
 ) -> None:
@@ -359,8 +359,8 @@ def four_bits(file: Path, packed: np.ndarray, shape: tuple[int, int], photometri
     file.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
-@pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp", "jpegxl", "jpeg", "lzma", "zstd"])
-@pytest.mark.parametrize("tile", [None, (16, 16)])
+@each("compression", ["jpeg2000", "png", "webp", "jpegxl", "jpeg", "lzma", "zstd"])
+@each("tile", [None, (16, 16)])
 def test_compressions_that_pillow_does_not_have_are_read(compression: str, tile: Any, tmp_path: Path) -> None:
     raw = pixels(3, (20, 30, 3), np.uint8)
     tiff(tmp_path / "x.tif", raw, 6, photometric="rgb", compression=compression, tile=tile)
@@ -381,10 +381,8 @@ def with_chunk(file: Path, name: bytes, content: bytes) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"MM", b"nonsense", b"Exif\0\0nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08"]
-)
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@each("content", [b"", b"MM", b"nonsense", b"Exif\0\0nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08"])
+@each("form", ["PNG", "JPEG", "WEBP"])
 def test_a_damaged_block_of_metadata_costs_no_image(form: str, content: bytes, tmp_path: Path) -> None:
     raw = pixels(1, (5, 7, 3), np.uint8)
     file = tmp_path / "x"

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from law_cases import each
 from server_cases import GOOD, ONE, Server, left_in
 
 from lossbench.data.sources import obtaining
@@ -122,8 +123,8 @@ def linked(file: Path, name: str, kind: bytes, target: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-@pytest.mark.parametrize(
+@each("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@each(
     ("name", "target"),
     [
         ("package/link", "../../../etc"),

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
@@ -110,7 +111,7 @@ def test_boxes_enclose_the_strokes_and_labels_name_the_digits_of_the_same_scenes
             assert inside.any(axis=1)[[0, -1]].all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("block", "says"),
     [
         ({"source": "digit"}, "'datasets.mine.source' names no source: 'digit'; did you mean 'digits'"),
@@ -401,7 +402,7 @@ def test_the_source_that_the_docs_show_works(tmp_path: Path, monkeypatch: pytest
     assert Dataset.open(tmp_path / "out").info.classes == ("across", "down")
 
 
-@pytest.mark.parametrize(
+@each(
     ("returned", "said"),
     [
         ("Fetched('label', ('a', 'b'), {POOL: Samples((one for one in x), y, names)}, {})",

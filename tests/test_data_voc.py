@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import stage, tiny_params, write_params
+from law_cases import each
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.expectations import validate
@@ -168,7 +169,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("fault", BAD)
+@each("fault", BAD)
 def test_a_bad_annotation_is_one_sentence_with_its_file(fault: str, tmp_path: Path) -> None:
     root = voc_folder(tmp_path / "data")
     text, said = BAD[fault]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from law_cases import each
 from PIL import Image
 from test_table_source import fetched, pictures, said, write
 
@@ -198,7 +199,7 @@ def test_a_column_of_weight_maps_is_read(tmp_path: Path) -> None:
     check_maps(fetched(tmp_path / "mine")[1])
 
 
-@pytest.mark.parametrize(
+@each(
     ("columns", "options", "words"),
     [
         ({"weight": [-1.0] * COUNT}, {}, "row 2: 'weight' is '-1.0'; allowed: a finite number ≥ 0"),
@@ -261,7 +262,7 @@ def broken(folder: Path, how: str) -> None:
             np.save(file, np.full((6, 8), 1e39))
 
 
-@pytest.mark.parametrize(
+@each(
     ("how", "words"),
     [
         ("missing", "masks/3.png: no weight map of this name in"),
@@ -353,8 +354,8 @@ def test_compare_takes_weights_and_says_its_sentences(
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["{}", "p_{}", "prob-{}", "{} probability"])
-@pytest.mark.parametrize("names", [("cat", "dog"), ("Cat", "Dog")])
+@each("form", ["{}", "p_{}", "prob-{}", "{} probability"])
+@each("names", [("cat", "dog"), ("Cat", "Dog")])
 def test_probabilities_in_another_order_than_the_classes_are_refused(
     form: str, names: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 from data_cases import dataset
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from PIL import Image
 from training_cases import digest, setting
 
@@ -152,7 +152,7 @@ def test_eight_bits_among_sixteen_keep_their_scale(tmp_path: Path) -> None:
         fetch(dataset("image_folder", root, range=[0, 255]), "mine", tmp_path / "other")
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "says"),
     [
         ({}, r"floating-point pixels have no fixed range; say 'datasets\.mine\.range: \[lowest, highest\]'"),

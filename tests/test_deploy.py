@@ -161,12 +161,11 @@ def test_the_image_brings_its_code_to_the_volume_and_leaves_what_is_the_study_s(
     (volume / "lossbench/gone.py").write_text("of an older image")
     (volume / "data").mkdir()
     (volume / "data/mine").write_text("mine")
-    subprocess.run([*prepare, "true"], check=True)
+    assert subprocess.run([*prepare, "sh", "-c", "exit 3"], check=False).returncode == 3
     assert [(volume / one).read_text() for one in ("params.yaml", "data/mine")] == ["mine", "mine"]
     assert (volume / "lossbench/cli.py").read_bytes() == (ROOT / "lossbench/cli.py").read_bytes()
     assert not (volume / "lossbench/gone.py").exists()
     assert not list(volume.glob("*.former"))
-    assert subprocess.run([*prepare, "sh", "-c", "exit 3"], check=False).returncode == 3
 
 
 def test_the_image_runs_without_rights_and_builds_from_what_is_there() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from law_cases import each
 from torch import Tensor
 
 from lossbench.data.dataset import Dataset, DatasetInfo
@@ -221,9 +222,7 @@ def test_images_without_boxes_have_a_loss_and_a_gradient() -> None:
     assert torch.isfinite(outputs.grad).all()
 
 
-@pytest.mark.parametrize(
-    "name", sorted(name for name, loss in REGISTRY.items() if loss.single and not loss.only_in_sum)
-)
+@each("name", sorted(name for name, loss in REGISTRY.items() if loss.single and not loss.only_in_sum))
 def test_every_loss_of_one_class_per_position_fits(name: str) -> None:
     task = Detection(info())
     context: LossContext = loss_context(task)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, write_params
 from docs_cases import LINE, PAGES, blocks, follow
+from law_cases import each
 from ruamel.yaml import YAML
 
 from lossbench.checking import check
@@ -22,14 +23,14 @@ from lossbench.cli import VERBS
 from lossbench.params import load_params
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_links_lead_to_files_that_are_there(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_make_targets_that_docs_name_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     prose = re.sub(r"```text.*?```", "", page.read_text(), flags=re.DOTALL)  # docstrings of losses
@@ -56,7 +57,7 @@ def words_of(command: str) -> list[str]:
     return [one for one in words if one not in ("sudo", "--preserve-env=MLFLOW_TRACKING_URI")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_the_verbs_and_options_that_pages_name_are_taken(page: Path) -> None:
     wrong = []
     for command in commands(page):
@@ -77,7 +78,7 @@ def test_the_verbs_and_options_that_pages_name_are_taken(page: Path) -> None:
 OF_THE_ENVIRONMENT = re.compile(r"^\s*(?:lossbench|dvc|mlflow|python|pytest|uv) ", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_a_page_says_where_the_commands_come_from_that_it_has_people_type(page: Path) -> None:
     """A fresh shell knows none of them: the environment has to be activated, or installed into."""
     if any(OF_THE_ENVIRONMENT.search(block) for block in blocks(page, "bash")):
@@ -85,7 +86,7 @@ def test_a_page_says_where_the_commands_come_from_that_it_has_people_type(page: 
         assert any(words in page.read_text(encoding="utf-8") for words in said)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_the_blocks_of_python_compile_and_import_what_is_there(page: Path) -> None:
     for block in re.findall(
         r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
@@ -108,7 +109,7 @@ READERS = re.compile(
 """What pages call the reader's own."""
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@each("page", [*PAGES, ROOT / "CHANGELOG.md"])
 def test_paths_of_ours_that_pages_name_lead_somewhere(page: Path) -> None:
     named = {one for command in commands(page) for one in PATH.findall(command)}
     assert [one for one in sorted(named) if not READERS.match(one) and not list(ROOT.glob(one))] == []

@@ -13,6 +13,7 @@ from conftest import ROOT, tiny_params, train_study, write_params
 from data_cases import class_folder
 from docs_cases import PAGES, Block, blocks_of
 from dvc_cases import BIN, checkout, environment
+from law_cases import each
 from ruamel.yaml import YAML
 
 from lossbench.checking import check
@@ -32,7 +33,7 @@ def name_of(block: Block) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
-@pytest.mark.parametrize("block", ALL, ids=name_of)
+@each("block", ALL)
 def test_a_block_is_run_or_says_who_runs_it_or_why_nobody_does(block: Block) -> None:
     assert block.language in LANGUAGES, "say the block's language"
     if found := RUN_BY.fullmatch(block.mark):
@@ -167,7 +168,7 @@ def whole_params(task: str) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_the_params_of_a_task_s_page_are_whole_and_make_sense(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

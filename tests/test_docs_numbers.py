@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import ROOT
+from law_cases import each
 
 README, STATISTICS, RETRAINING, PERFORMANCE, GPU = (
     ROOT / "README.md", ROOT / "docs/statistics.md", ROOT / "docs/retraining.md", ROOT / "docs/performance.md",
@@ -237,9 +237,7 @@ def _undeclared() -> float:
     return max(row["rate"] for row in simulated("A/A, looks that nobody declared"))
 
 
-@pytest.mark.parametrize(
-    ("page", "pattern", "values"), CLAIMS, ids=[f"{one[0].name}-{one[1][:30]}" for one in CLAIMS]
-)
+@each(("page", "pattern", "values"), CLAIMS)
 def test_what_a_sentence_claims_was_measured(
     page: Path, pattern: str, values: Callable[[], list[float]]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from docs_cases import PAGES
+from law_cases import each
 
 SPEC = importlib.util.spec_from_file_location("make_site", ROOT / "docs/make_site.py")
 assert SPEC is not None
@@ -35,7 +36,7 @@ def anchors(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("page", [*PAGES, *MORE], ids=lambda page: page.name)
+@each("page", [*PAGES, *MORE])
 def test_anchors_that_pages_link_to_are_there(page: Path) -> None:
     missing = []
     for file, anchor in LINKS.findall(prose(page)):
@@ -45,7 +46,7 @@ def test_anchors_that_pages_link_to_are_there(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", site.pages(), ids=str)
+@each("page", site.pages())
 def test_a_page_is_laid_out_with_all_that_it_links_to(page: Path, tmp_path: Path) -> None:
     text = site.staged(page, tmp_path)
     for found in site.LINK.finditer(site.FENCED.sub("", text)):
@@ -97,7 +98,7 @@ def test_a_notebook_that_was_run_becomes_a_page(tmp_path: Path) -> None:
     assert text.endswith("```text\nchart\n```\n\n```text\nsaid\n```\n")
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "asks"),
     [
         ('<script src="https://cdn.example/x.js"></script>', True),

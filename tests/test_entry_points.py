@@ -13,6 +13,7 @@ from data_cases import class_folder
 from dvc_cases import checkout, dvc, python
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.chain import without_git
 from lossbench.checking import check
@@ -33,7 +34,7 @@ def _dry_run(target: str, *variables: str) -> str:
     ).stdout.splitlines()[-1]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     "target",
     [
         "backup",
@@ -135,7 +136,7 @@ GITS: dict[str, tuple[Callable[[Path], object], bool]] = {
 }
 
 
-@pytest.mark.parametrize("what", GITS)
+@each("what", GITS)
 def test_what_is_called_git_and_is_none_is_told_to_dvc(what: str, tmp_path: Path) -> None:
     make, whole = GITS[what]
     (tmp_path / "code/.dvc").mkdir(parents=True)

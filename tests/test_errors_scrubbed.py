@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.errors import GateError, UserError
 from lossbench.telling import exit_code, scrubbed, shown
@@ -122,13 +122,11 @@ def test_an_address_with_too_few_slashes_keeps_its_password_to_itself(form, name
                 assert repr(password)[1:-1] not in told
 
 
-@pytest.mark.parametrize(
+@each(
     "variable",
     ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABRICKS_TOKEN"],
 )
-@pytest.mark.parametrize(
-    "address", ["http://host.example", "databricks://profile", "sqlite:////srv/m.db", ""]
-)
+@each("address", ["http://host.example", "databricks://profile", "sqlite:////srv/m.db", ""])
 def test_a_secret_in_a_variable_of_its_own_is_told_nowhere(variable, address, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
@@ -144,7 +142,7 @@ def test_no_secret_leaves_a_text_as_it_is(monkeypatch):
     assert scrubbed(text) == text
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "http://anna:it's/geheim@host/x",

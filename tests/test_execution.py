@@ -174,9 +174,11 @@ def test_experiments_that_see_their_data_alike_go_each_by_its_own_metric(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "workers", [pytest.param(1, marks=pytest.mark.slow), 3]
+    "workers", [2, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 3))]
 )  # one: see the helpers' tests
-def test_workers_of_any_number_write_the_same_bytes(own: Path, study: Path, workers: int) -> None:
+def test_workers_of_any_number_write_the_same_bytes(
+    own: Path, study: Path, workers: int, warm_workers: None
+) -> None:
     shutil.rmtree(own / ".lossbench")
     shutil.rmtree(own / "models")
     filled(own, lambda: LocalExecutor(Compute(), workers))

@@ -28,6 +28,7 @@ from lossbench.execution.local import LocalExecutor, where
 from lossbench.outs import Outs
 from lossbench.params import load_params
 from lossbench.recipe import Compute
+from lossbench.stages.evaluate import main as evaluate
 from lossbench.store import Store
 
 __all__ = ["own", "study"]
@@ -83,7 +84,9 @@ class KillsTheServer(LocalExecutor):
 
 
 @pytest.mark.parametrize("kind", [KillsIdle, pytest.param(KillsTheServer, marks=pytest.mark.slow)])
-def test_whoever_is_killed_the_same_bytes_are_written(own: Path, study: Path, kind: Any) -> None:
+def test_whoever_is_killed_the_same_bytes_are_written(
+    own: Path, study: Path, kind: Any, warm_workers: None
+) -> None:
     kind.killed = 0
     shutil.rmtree(own / ".lossbench")
     shutil.rmtree(own / "models")
@@ -129,11 +132,13 @@ def test_a_missing_seeds_file_is_named_with_what_brings_it_back(own: Path) -> No
     assert "Traceback" not in run.stderr
 
 
-def test_with_models_and_an_empty_store_evaluation_scores_and_trains_nothing(own: Path) -> None:
+def test_with_models_and_an_empty_store_evaluation_scores_and_trains_nothing(
+    own: Path, monkeypatch: pytest.MonkeyPatch, warm_workers: None
+) -> None:
     before = {one.name: one.read_bytes() for one in (own / "reports/evaluation/digits").rglob("*.*")}
     shutil.rmtree(own / ".lossbench")
-    run = stage(own, "evaluate", "digits")
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(own)
+    evaluate(load_params(), "digits")
     kinds = {kind for kind, _ in Store(str(own / ".lossbench/store")).entries()}
     assert SCORES in kinds
     assert TRAIN not in kinds
@@ -164,8 +169,15 @@ def test_a_population_that_lacks_a_member_is_trained_whole_to_the_same_bytes(tmp
     store.drop(TRAIN, arm.replicates(found).keys[1])
     assert filled(root).trained == ["digits-focal 0", "digits-focal 1"]
     assert written(root) == before
+
+
+@pytest.mark.slow
+def test_workers_train_a_population_to_the_same_bytes(tmp_path: Path, warm_workers: None) -> None:
+    root, compute = tmp_path / "s", {"device": "cpu", "engine": "population"}
+    train_study(root, study_params(seeds=[0, 1], compute=compute))
+    before = written(root)
     shutil.rmtree(root / ".lossbench")
-    filled(root, lambda: LocalExecutor(params.compute, 2))
+    filled(root, lambda: LocalExecutor(Compute(engine="population"), 2))
     assert written(root) == before
 
 

@@ -37,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own(study: Path, tmp_path: Path) -> Path:
+def own(study: Path, tmp_path: Path, warm_workers: None) -> Path:
     shutil.copytree(study, tmp_path / "s")
     shutil.rmtree(tmp_path / "s/.lossbench")
     return tmp_path / "s"
@@ -65,6 +65,7 @@ class KillsTheHelper(LocalExecutor):
         return event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_helper_that_is_killed_is_replaced_with_its_worker(own: Path, study: Path, workers: int) -> None:
     KillsTheHelper.killed = 0

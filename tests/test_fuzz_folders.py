@@ -11,6 +11,7 @@ from conftest import stage, tiny_params, write_params
 from data_cases import class_folder, dataset, mask_folder, picture
 from fuzz_cases import fuzzed, nothing_written_outside
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
@@ -75,9 +76,7 @@ def test_a_folder_of_any_shape_is_fetched_or_refused(
         assert {one.name for one in folder.iterdir()} <= {"mine", "data"}
 
 
-@pytest.mark.parametrize(
-    "name", ["new\nline", "a b", "<script>alert(1)", "\x1b[2J", "日本", "-rf", "$(id)", "~"]
-)
+@each("name", ["new\nline", "a b", "<script>alert(1)", "\x1b[2J", "日本", "-rf", "$(id)", "~"])
 def test_classes_and_files_of_odd_names_are_kept_as_they_are(name: str, tmp_path: Path) -> None:
     from lossbench.data.dataset import Dataset
 
@@ -120,8 +119,8 @@ def test_a_mask_that_is_a_fifo_is_refused(tmp_path: Path) -> None:
         fetch(dataset("segmentation_folder", folder), "mine", tmp_path / "data/mine")
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "nul\0byte", "x" * 5000, "", "new\nline"])
-@pytest.mark.parametrize("source", ["image_folder", "segmentation_folder", "text_file"])
+@each("path", ["~nobody-of-this-name/x", "nul\0byte", "x" * 5000, "", "new\nline"])
+@each("source", ["image_folder", "segmentation_folder", "text_file"])
 def test_a_path_that_cannot_be_is_refused(
     path: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from data_cases import dataset, picture
 from fuzz_cases import damaged, fuzzed, nothing_written_outside
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.data.fetching import fetch
 from lossbench.errors import UserError
@@ -132,8 +133,8 @@ def test_an_annotation_with_entities_is_refused(content: bytes, tmp_path: Path) 
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", ["fifo.png", "loop.png", "nul\0.png", "../../out.png", "/etc/passwd"])
-@pytest.mark.parametrize("source", ["coco", "multilabel_csv"])
+@each("name", ["fifo.png", "loop.png", "nul\0.png", "../../out.png", "/etc/passwd"])
+@each("source", ["coco", "multilabel_csv"])
 def test_an_image_that_is_no_file_in_the_folder_is_refused(source: str, name: str, tmp_path: Path) -> None:
     plant(tmp_path / "mine")
     inside = f"images/{name}" if source == "multilabel_csv" and not name.startswith("/") else name

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from law_cases import each
 from pydantic import ValidationError
 
 from lossbench import gpus
@@ -23,7 +24,7 @@ from lossbench.training.member import at_most
 MIG = "MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000001,MIG-3bd3d1a8-0c1b-5c2e-9b1c-000000000002"
 
 
-@pytest.mark.parametrize(
+@each(
     ("visible", "device", "sees"),
     [
         (None, "cuda:1", "1"),
@@ -54,7 +55,7 @@ def test_a_gpu_is_named_by_number_or_name(
     assert gpus.os.environ[gpus.VISIBLE] == sees
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:1,", "cpu:0", "cuda:2", "cuda:-1"])
+@each("device", ["gpu", "cuda:", "cuda:x", "cuda:1,", "cpu:0", "cuda:2", "cuda:-1"])
 def test_another_gpu_is_refused_in_a_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(gpus.VISIBLE, "4,7")
     with pytest.raises(UserError, match=r"^--device is .*allowed: "):
@@ -62,7 +63,7 @@ def test_another_gpu_is_refused_in_a_sentence(device: str, monkeypatch: pytest.M
     assert gpus.os.environ[gpus.VISIBLE] == "4,7"
 
 
-@pytest.mark.parametrize(
+@each(
     ("visible", "device", "words"),
     [
         ("", "cuda:0", "is '', which hides all GPUs"),
@@ -89,7 +90,7 @@ def test_a_gpu_that_is_hidden_named_twice_or_ambiguously_is_refused(
     assert gpus.os.environ.get(gpus.VISIBLE) == visible
 
 
-@pytest.mark.parametrize(
+@each(
     ("visible", "found", "expected"),
     [
         (None, 2, ["0", "1"]),
@@ -250,7 +251,7 @@ REJECTED = (
 )
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "kind", "words"),
     [
         (torch.OutOfMemoryError(OUT), GateError, "(2.00 GiB more were wanted, 1.25 GiB of 79.10 GiB are free); lower"),
@@ -272,8 +273,6 @@ REJECTED = (
         (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), GateError, "failed in cuDNN, which has no"),
         (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), GateError, "in cuFFT with CUFFT_ALLOC_FAILED"),
     ],
-    ids=["memory", "part of memory", "rejected", "driver memory", "driver", "ecc", "no engine", "cusolver", "nvrtc",
-         "runtime memory", "assert", "cudnn", "frontend", "cublas", "nondeterministic", "of words", "no algorithm", "cufft"],
 )  # fmt: skip
 def test_a_fault_of_the_gpu_is_one_sentence(error: RuntimeError, kind: type[Exception], words: str) -> None:
     told = of_the_device(error, "the training of 'one' with seed 3")
@@ -340,7 +339,7 @@ def sentence(text: str) -> str:
     return str(told)
 
 
-@pytest.mark.parametrize("number", RUNTIME)
+@each("number", RUNTIME)
 def test_what_the_runtime_says_is_told_with_what_to_do(number: int) -> None:
     said, words = RUNTIME[number]
     for whole in (
@@ -368,7 +367,7 @@ def test_the_runtime_says_what_stands_in_the_table_and_nothing_else_goes_untold(
     }
 
 
-@pytest.mark.parametrize("number", NCCL)
+@each("number", NCCL)
 def test_what_nccl_says_is_told_with_what_to_do(number: int) -> None:
     """Who has only lost another says so; what NCCL itself met is no lost connection."""
     said, words = NCCL[number]
@@ -381,7 +380,7 @@ def test_what_nccl_says_is_told_with_what_to_do(number: int) -> None:
     assert lost(RuntimeError(whole))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "words"),
     [
         ("[PG ID 0 PG GUID 0(default_pg) Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3, "
@@ -412,7 +411,7 @@ def test_what_torch_and_its_libraries_say_is_told_with_what_to_do(text: str, wor
     assert sentence(text).startswith(f"it {words}")
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "mat1 and mat2 shapes cannot be multiplied",

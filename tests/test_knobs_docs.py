@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from law_cases import each
 from ruamel.yaml import YAML
 
 from lossbench import losses
@@ -28,7 +29,7 @@ def spans(start: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("knob", [one for one in spans("recipe.") if ":" in one])
+@each("knob", [one for one in spans("recipe.") if ":" in one])
 def test_a_knob_of_the_recipe_is_one(knob: str) -> None:
     key, value = next(iter(read(knob).items()))
     inner, _, rest = key.partition(".")
@@ -81,7 +82,7 @@ def test_the_blocks_that_the_page_shows_are_read() -> None:
         Hypothesis(**one)
 
 
-@pytest.mark.parametrize(
+@each(
     ("page", "study"),
     [
         ("classification", "a1_cifar10"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from law_cases import each
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import lr_scheduler
@@ -237,7 +238,7 @@ def test_every_model_begins_with_weights_from_a_file_and_keeps_a_head_of_its_own
     assert all(torch.equal(other[key], state[key]) for key in state if key not in changed)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each("name", MODELS)
 def test_weights_without_their_hash_are_refused_before_anything_runs(name: str) -> None:
     with pytest.raises(UserError, match=r"'e\.model\.weights' is given without 'e\.model\.sha256'"):
         check(Network(name=name, weights="x.safetensors"), "e.model")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from law_cases import each
 
 from lossbench.data.dataset import SPLITS, Dataset
 from lossbench.data.expectations import validate
@@ -137,7 +138,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", BAD)
+@each("fault", BAD)
 def test_bad_input_is_refused_in_one_sentence(tmp_path, fault):
     content, sentence = BAD[fault]
     file = tmp_path / "bad"
@@ -214,7 +215,10 @@ def f(x):
     assert list(paragraphs(code)) == [sentence, f"Also {sentence}"]
 
 
-def test_the_embedded_text_is_fetched_like_any_other(tmp_path):
+def test_the_embedded_text_is_fetched_like_any_other(tmp_path, monkeypatch):
+    """Its first words: all of them are looked at among the slow tests."""
+    prose = "\n".join(f"This is sentence {number} of the prose." for number in range(500))
+    monkeypatch.setattr("lossbench.data.sources.embedded_text.load_prose", lambda: prose)
     fetch(block("embedded_text", length=64), "prose", tmp_path / "data")
     data = Dataset.open(tmp_path / "data")
     assert data.info.kind == "tokens"

@@ -9,6 +9,7 @@ import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+from law_cases import each
 from losses_cases import IGNORE, Late
 from numpy.typing import NDArray
 
@@ -194,7 +195,7 @@ def test_jensen_shannon_nears_half_the_absolute_error_as_slowly_as_a_logarithm_g
     assert 0 < apart[1] < apart[0] / 3 < 0.05
 
 
-@pytest.mark.parametrize("epsilons", [[-1.1], [0.0, -0.6], [float("nan")], [True], "1", [], 1.0])
+@each("epsilons", [[-1.1], [0.0, -0.6], [float("nan")], [True], "1", [], 1.0])
 def test_coefficients_that_would_reward_mistakes_are_refused(epsilons: Any) -> None:
     with pytest.raises(ParameterError, match="the j-th ≥ −1 / j"):
         Poly(epsilons=epsilons)
@@ -262,9 +263,9 @@ def skeleton(values: Array, iterations: int) -> Array:
     return found
 
 
-@pytest.mark.parametrize("spatial", [(15,), (12, 11), (7, 8, 6)], ids=["1-D", "2-D", "3-D"])
-@pytest.mark.parametrize("iterations", [0, 3])
-@pytest.mark.parametrize("labels", [False, True], ids=["index", "labels"])
+@each("spatial", [(15,), (12, 11), (7, 8, 6)])
+@each("iterations", [0, 3])
+@each("labels", [False, True])
 def test_cl_dice_is_its_formula(spatial: tuple[int, ...], iterations: int, labels: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, *spatial, generator=generator, dtype=torch.float64)

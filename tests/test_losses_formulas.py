@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from law_cases import each
 from losses_cases import IGNORE
 from numpy.typing import NDArray
 
@@ -405,8 +406,8 @@ LABEL_ROWS: list[tuple[str, Mapping[str, Any], Row]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "parameters", "row"), LABEL_ROWS, ids=[name for name, *_ in LABEL_ROWS])
-@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4)], ids=str)
+@each(("name", "parameters", "row"), LABEL_ROWS)
+@each("shape", [(7,), (3, 5), (2, 3, 4)])
 def test_multi_label_losses_are_their_formulas(
     name: str, parameters: Mapping[str, Any], row: Row, shape: tuple[int, ...]
 ) -> None:

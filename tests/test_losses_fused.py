@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from law_cases import each
 
 from lossbench.losses import Lovasz, LovaszHinge, functional, fused
 from lossbench.losses.batch import Batch
@@ -107,8 +108,8 @@ def test_only_positions_with_a_weight_are_ranked() -> None:
     torch.testing.assert_close(torch.zeros(5).scatter(0, found.at, found.weights), whole)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("share", [0.0, 0.01, 0.5, 1.0])
+@each("dtype", [torch.float32, torch.float64])
 def test_many_positions_are_ranked_as_few_are(share: float, dtype: torch.dtype) -> None:
     """From 2¹⁵ positions on their bits are sorted as whole numbers; ties, zeros and NaN keep their order."""
     generator = torch.Generator().manual_seed(0)

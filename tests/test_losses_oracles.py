@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from law_cases import each
 from losses_cases import Late
 from torch import Tensor
 
@@ -279,8 +280,8 @@ PRESETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("seed", range(3))
+@each("preset", PRESETS)
+@each("seed", range(3))
 def test_a_dice_preset_reproduces_the_library(preset: str, seed: int) -> None:
     logits, target = single((7, 6), seed=seed)
     for dtype in (torch.float64, torch.float32):
@@ -348,8 +349,8 @@ def test_squared_dice_is_monais() -> None:
     close(Dice(preset="monai", power=2)(logits, target), theirs)
 
 
-@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
-@pytest.mark.parametrize("batch", [False, True])
+@each("weighting", ["square", "simple", "uniform"])
+@each("batch", [False, True])
 def test_generalized_dice_is_monais(weighting: str, batch: bool) -> None:
     logits, target = single((7, 6))
     theirs = monai.losses.GeneralizedDiceLoss(softmax=True, w_type=weighting, batch=batch)(

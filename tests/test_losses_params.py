@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from losses_cases import CLASSES, Case, every_name
 
 from lossbench.errors import UserError
@@ -60,7 +61,7 @@ def needs_counts(name: str) -> bool:
     return "class_counts" in REGISTRY[name].declared
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "parameters"),
     [
         ("focal", {"gamma": -0.1}),
@@ -168,7 +169,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "message"), BAD, ids=[str(spec) for spec, _ in BAD])
+@each(("spec", "message"), BAD)
 def test_a_bad_block_is_refused_by_key_value_and_what_is_allowed(spec: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(spec, "losses.x")

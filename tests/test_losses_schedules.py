@@ -9,7 +9,7 @@ from conftest import ROOT
 from docs_cases import blocks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 from losses_cases import CASES, CLASSES, inputs
 from ruamel.yaml import YAML
 from training_cases import digest, labels_dataset, masks_dataset, setting
@@ -141,7 +141,7 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "message"), BAD, ids=[str(spec) for spec, _ in BAD])
+@each(("spec", "message"), BAD)
 def test_a_bad_schedule_is_refused_by_key_value_and_what_is_allowed(spec: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(spec, "losses.x")
@@ -281,8 +281,8 @@ class After(Interruption):
         return self.left < 0
 
 
-@pytest.mark.parametrize("steps", [3, 9, 14])
-@pytest.mark.parametrize("loss", [LEARNED, {"sum": {"cross_entropy": "learned", "focal": RISING}}])
+@each("steps", [3, 9, 14])
+@each("loss", [LEARNED, {"sum": {"cross_entropy": "learned", "focal": RISING}}])
 def test_learned_weights_go_on_where_they_were(labels, tmp_path, loss, steps):
     made = setting(
         labels, loss=loss, epochs=3, optimizer={"name": "adam", "learning_rate": 0.01, "weight_decay": 0.1}

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 import torch
+from law_cases import each
 from safetensors.torch import save_file
 
 from lossbench.errors import UserError
@@ -37,7 +38,7 @@ def parameters(model) -> int:
     return sum(one.numel() for one in model.parameters())
 
 
-@pytest.mark.parametrize(("network", "shape"), SMALL)
+@each(("network", "shape"), SMALL)
 def test_outputs_have_the_promised_shape_and_training_repeats_to_the_bit(network, shape):
     def step():
         model = make(network, shape).train()
@@ -87,7 +88,7 @@ def test_a_u_net_sees_the_whole_image_and_keeps_its_resolution():
     assert change[31, 31] == 0 or change[31, 31] < change[5, 7]
 
 
-@pytest.mark.parametrize(
+@each(
     ("network", "words"),
     [
         ({"name": "unett"}, "unett.*did you mean 'unet'"),
@@ -103,7 +104,7 @@ def test_a_wrong_name_or_option_is_refused_with_its_key(network, words):
         check(Network(**network), "model")
 
 
-@pytest.mark.parametrize(
+@each(
     ("network", "shape", "words"),
     [
         ({"name": "unet", "depth": 3}, (1, 28, 28), r"divisible by 8; found 28×28"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 from PIL import Image
 from sklearn import metrics as sk
 
@@ -104,7 +104,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.open(folder)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@each("loss", LOSSES)
 def test_every_loss_of_the_articles_trains(loss: str, scenes: Dataset) -> None:
     recipe = Recipe(epochs=1, batch_size=32, optimizer={"learning_rate": 0.003})
     one = task_class("multilabel")(scenes.info)
@@ -137,7 +137,7 @@ def write_csv(folder: Path, text: str, images: int = 3) -> Path:
     return folder / "labels.csv"
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "words"),
     [
         ("file,cat\n9.png,1\n", "row 2: '9.png' is not in"),

@@ -14,7 +14,7 @@ from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench import written
 from lossbench.checking import check
@@ -172,8 +172,8 @@ def test_every_original_byte_is_there_or_it_was_refused(
     assert not lost
 
 
-@pytest.mark.parametrize("out", OUTS[:3])
-@pytest.mark.parametrize("how", ["is", "lies in", "contains"])
+@each("out", OUTS[:3])
+@each("how", ["is", "lies in", "contains"])
 def test_a_path_that_meets_an_out_is_refused_by_check_with_its_key(
     out: str, how: str, tmp_path: Path
 ) -> None:
@@ -240,7 +240,7 @@ def test_an_out_of_another_study_counts_and_one_that_cannot_be_read_is_taken_as_
         keep_apart(study_in(tmp_path, "studies/other/data/raw"), tmp_path)
 
 
-@pytest.mark.parametrize(
+@each(
     ("variable", "value"),
     [
         ("LOSSBENCH_HOME", "data/mine/home"),
@@ -267,8 +267,8 @@ def test_originals_in_dvc_s_cache_are_refused_but_links_that_dvc_left_are_read(t
         keep_apart(study_in(tmp_path, ".dvc/cache/files"), tmp_path)
 
 
-@pytest.mark.parametrize("spelled", ADDRESSES)
-@pytest.mark.parametrize(("place", "how"), [("pets", "is"), ("pets/cat", "contains"), ("", "lies in")])
+@each("spelled", ADDRESSES)
+@each(("place", "how"), [("pets", "is"), ("pets/cat", "contains"), ("", "lies in")])
 def test_a_store_among_originals_is_refused_however_it_is_written(
     spelled: str, place: str, how: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -400,8 +400,8 @@ def copy_of(trained: Path, study: Path) -> Path:
     return study
 
 
-@pytest.mark.parametrize("out", ["data/digits", "models/digits/digits-focal", "reports/evaluation/digits"])
-@pytest.mark.parametrize("harm", ["a file more", "a folder more", "a link", "a linked folder", "no marker"])
+@each("out", ["data/digits", "models/digits/digits-focal", "reports/evaluation/digits"])
+@each("harm", ["a file more", "a folder more", "a link", "a linked folder", "no marker"])
 def test_a_folder_that_is_not_wholly_the_chain_s_is_refused_and_left(
     out: str, harm: str, trained_study: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from conftest import stage, tiny_params, write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.checking import check
 from lossbench.errors import UserError
@@ -65,9 +66,7 @@ def changed(path: list[str], value: Any) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
-)
+@each(("path", "value", "words"), [case[1:] for case in BAD])
 def test_bad_params_are_refused_in_one_sentence_that_names_the_key(
     path: list[str], value: Any, words: list[str], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, stage, tiny_params, write_params
+from law_cases import each
 from test_execution import filled, load, study_params
 
 from lossbench.checking import check, check_declared
@@ -126,7 +127,7 @@ def test_a_name_that_leads_nowhere_is_said_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("source", "said"),
     [
         ("raise KeyboardInterrupt", r"KeyboardInterrupt \(mine_end\.py, line 1\) \(it is imported"),
@@ -142,15 +143,6 @@ def test_a_name_that_leads_nowhere_is_said_in_one_sentence(
         ("class End(BaseException):\n    pass\nraise End", r"End \(mine_end\.py, line 3\) \(it is imported"),
         ("import json\njson.loads('{')", r"JSONDecodeError \(mine_end\.py, line 2\): Expecting"),
         ("def (", "SyntaxError: invalid syntax"),
-    ],
-    ids=[
-        "KeyboardInterrupt",
-        "exit",
-        "argparse",
-        "importorskip",
-        "BaseException",
-        "within a library",
-        "syntax",
     ],
 )
 def test_whatever_a_module_raises_when_imported_is_a_sentence_with_its_line(

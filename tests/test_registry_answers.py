@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,11 +119,12 @@ def test_answers_that_contradict_one_another_are_nobody_s_word(contradiction, ch
         champion(contradiction)
 
 
-def test_a_write_that_another_client_was_before_is_made_again(tmp_path, monkeypatch):
+def test_a_write_that_another_client_was_before_is_made_again(tmp_path, empty_store, monkeypatch):
     """MLflow looks, then inserts: two clients that both found no alias insert both, and one is refused."""
     import sqlalchemy
     from sqlalchemy import event
 
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = connect(tmp_path)
     client.create_registered_model(NAME)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.errors import GateError
 from lossbench.retraining.registry import (
@@ -311,9 +311,7 @@ def test_twice_rolled_back_is_not_rolled_back(store):
     assert '"champion": "2"' in store.versions["2"][ATTEMPT]
 
 
-@pytest.mark.parametrize(
-    "answer", [b"[]", b"null", b'"files"', b'{"files": 3}', b'{"files": [{"size": 1}]}', b"<html>"]
-)
+@each("answer", [b"[]", b"null", b'"files"', b'{"files": 3}', b'{"files": [{"size": 1}]}', b"<html>"])
 def test_nonsense_about_a_model_s_files_is_an_error_of_the_server(monkeypatch, tmp_path, answer):
     """Whoever stands before MLflow may answer any JSON; MLflow's own code reads it unseen."""
     import requests

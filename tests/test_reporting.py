@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, tiny_params, write_params
+from law_cases import each
 from PIL import Image
 
 from lossbench.cli import main
@@ -41,11 +42,40 @@ FILES = (
 
 @pytest.fixture
 def study(trained_study: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny trained study."""
+    """A copy of the tiny trained study, with the seconds that its trainings took."""
     shutil.copytree(trained_study, tmp_path / "study")
+    timings = tmp_path / "study/.lossbench/timings"
+    timings.mkdir(parents=True, exist_ok=True)
+    for arm in tiny_params()["arms"]:
+        (timings / f"{arm}.json").write_text(json.dumps({"0": 1.5, "1": 2.5}))
     return tmp_path / "study"
 
 
+@pytest.fixture
+def odd(study: Path) -> Path:
+    """That study with a class that is named like markup, and a claim across experiments with its limits."""
+    for name in ("digits", "scenes"):
+        for file in (
+            study / "data" / name / "dataset.json",
+            *(study / "reports/evaluation" / name).glob("*.csv"),
+        ):
+            file.write_text(file.read_text().replace('"3"', f'"{EVIL}"').replace(",3,", f",{EVIL},"))
+        gallery = study / "reports/evaluation" / name / "gallery.json"
+        gallery.write_text(gallery.read_text().replace('"3"', f'"{EVIL}"'))
+    content = tiny_params()
+    content["hypotheses"]["focal_wins"]["limits"] = "Eight by eight <pixels>."
+    content["hypotheses"]["gap"] = {
+        "claim": "Focal wins.", "experiment": "digits", "better": "focal", "than": "cross_entropy",
+        "than_experiment": "scenes", "on": "generalisation_gap",
+    }  # fmt: skip
+    write_params(study, content)
+    return study
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+REPORTS = ("reports", ".lossbench/report")
 WRITTEN: dict[str, Path] = {}
 """What a study says → its reports, in a folder that no test writes to: a report takes seconds."""
 
@@ -54,11 +84,13 @@ def report(study: Path) -> Path:
     """Write the reports of a study, or copy those of one that says the same."""
     files = sorted(one for one in study.rglob("*") if one.suffix in (".yaml", ".csv", ".json"))
     said = "".join(f"{one.relative_to(study)}\n{one.read_text()}" for one in files)
-    if said in WRITTEN:
-        return Path(shutil.copytree(WRITTEN[said], study / "reports", dirs_exist_ok=True))
-    write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
-    kept = study.parent / f"reports-{len(WRITTEN)}"
-    WRITTEN[said] = Path(shutil.copytree(study / "reports", kept))
+    if said not in WRITTEN:
+        write_report(load_params(study / "params.yaml"), study, study / ".lossbench")
+        WRITTEN[said] = study.parent / f"kept-{len(WRITTEN)}"
+        for part in REPORTS:
+            shutil.copytree(study / part, WRITTEN[said] / part)
+    for part in REPORTS:
+        shutil.copytree(WRITTEN[said] / part, study / part, dirs_exist_ok=True)
     return study / "reports"
 
 
@@ -134,18 +166,9 @@ def test_the_page_promises_no_tie_to_a_difference_that_is_merely_small(study: Pa
     assert "count as a tie" not in html
 
 
-def test_a_class_named_like_markup_is_shown_and_not_run(study: Path) -> None:
-    evil = "<script>alert(1)</script>"
-    for name in ("digits", "scenes"):
-        for file in (
-            study / "data" / name / "dataset.json",
-            *(study / "reports/evaluation" / name).glob("*.csv"),
-        ):
-            file.write_text(file.read_text().replace('"3"', f'"{evil}"').replace(",3,", f",{evil},"))
-        gallery = study / "reports/evaluation" / name / "gallery.json"
-        gallery.write_text(gallery.read_text().replace('"3"', f'"{evil}"'))
-    html = (report(study) / "index.html").read_text()
-    assert evil not in html
+def test_a_class_named_like_markup_is_shown_and_not_run(odd: Path) -> None:
+    html = (report(odd) / "index.html").read_text()
+    assert EVIL not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
@@ -166,10 +189,6 @@ def test_an_experiment_without_the_baseline_gets_a_leaderboard_and_no_verdict(st
 
 
 def test_the_tracked_page_holds_no_seconds_and_the_twin_does(study: Path) -> None:
-    timings = study / ".lossbench/timings"
-    timings.mkdir(parents=True)
-    for arm in tiny_params()["arms"]:
-        (timings / f"{arm}.json").write_text(json.dumps({"0": 1.5, "1": 2.5}))
     assert "seconds a replicate" not in (report(study) / "index.html").read_text()
     assert "seconds a replicate" in (study / ".lossbench/report/index.html").read_text()
 
@@ -259,15 +278,8 @@ BREAKABLE = (
 TOO_WIDE = "one => one.scrollWidth > one.clientWidth"
 
 
-def test_the_claims_page_tells_each_claim_with_evidence_and_limits(study: Path) -> None:
-    content = tiny_params()
-    content["hypotheses"]["focal_wins"]["limits"] = "Eight by eight <pixels>."
-    content["hypotheses"]["gap"] = {
-        "claim": "Focal wins.", "experiment": "digits", "better": "focal", "than": "cross_entropy",
-        "than_experiment": "scenes", "on": "generalisation_gap",
-    }  # fmt: skip
-    write_params(study, content)
-    html = (report(study) / "claims.html").read_text()
+def test_the_claims_page_tells_each_claim_with_evidence_and_limits(odd: Path) -> None:
+    html = (report(odd) / "claims.html").read_text()
     assert html.count("<h2>Focal wins.</h2>") == 1
     assert html.count("<article") == 2
     assert "focal better than cross_entropy on accuracy (higher is better), digits" in html
@@ -275,11 +287,11 @@ def test_the_claims_page_tells_each_claim_with_evidence_and_limits(study: Path) 
         "focal in digits better than cross_entropy in scenes on generalisation gap (lower is better)" in html
     )
     assert "Eight by eight &lt;pixels&gt;." in html
-    answers = json.loads((study / "reports/verdicts.json").read_text())["hypotheses"]
+    answers = json.loads((odd / "reports/verdicts.json").read_text())["hypotheses"]
     scores = {
         (name, row["loss"], row["seed"]): row["value"]
         for name in ("digits", "scenes")
-        for row in pd.read_csv(study / f"reports/evaluation/{name}/scores.csv").to_dict("records")
+        for row in pd.read_csv(odd / f"reports/evaluation/{name}/scores.csv").to_dict("records")
         if row["metric"] == "generalisation_gap"
     }
     gains = [scores["scenes", "cross_entropy", s] - scores["digits", "focal", s] for s in (0, 1, 2)]
@@ -398,8 +410,8 @@ def test_report_md_shows_floors_below_the_losses(study: Path) -> None:
     assert rows[-1].endswith("| – |")
 
 
-@pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize(
+@each("answered", [False, True])
+@each(
     ("looks", "seeds", "said"),
     [
         ((4, 8), 4, "`lossbench look --study studies/a`: the next declared look is at 8 seeds"),

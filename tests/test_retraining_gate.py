@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -31,9 +31,9 @@ RULES = Retraining(max_class_drop=1.0)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Handwritten digits with a large test split and a reference split."""
+    """Handwritten digits with a test split and a reference split."""
     folder = tmp_path_factory.mktemp("data") / "digits"
-    splits = {"validation": 0.1, "test": 0.3, "reference": 0.2}
+    splits = {"validation": 0.1, "test": 0.15, "reference": 0.2}
     fetch(DatasetParams(source="digits", path="requirements.lock", splits=splits), "digits", folder)
     return Dataset.open(folder)
 
@@ -86,8 +86,8 @@ def test_the_first_one_has_to_hold_the_floor(data: Dataset, weak: Contender, str
     assert "misses the floor" in refused.reason
 
 
-@pytest.mark.parametrize("floor", [None, 0.0, -5.0])
-@pytest.mark.parametrize("margin", [0.0, 0.02])
+@each("floor", [None, 0.0, -5.0])
+@each("margin", [0.0, 0.02])
 def test_what_says_the_same_of_every_sample_is_no_first_champion(
     data: Dataset, strong: Contender, floor: float | None, margin: float
 ) -> None:
@@ -179,25 +179,22 @@ def test_a_regression_in_one_class_keeps_the_gate_shut(
     assert f"class '{data.info.classes[found]}' loses" in strict.reason
 
 
-@pytest.mark.parametrize(
+@each(
     ("samples", "missed", "promoted"),
     [
         (35, 2, True),  # 5.7 points, standard error 3.9: noise
-        # 22.9 points, standard error 7.1
-        pytest.param(35, 8, False, marks=pytest.mark.slow),
+        (35, 8, False),  # 22.9 points, standard error 7.1
         # 5.7 points, standard error 1.2: beyond the limit by less than that
-        pytest.param(350, 20, True, marks=pytest.mark.slow),
-        # 8 points, standard error 1.5
-        pytest.param(350, 28, False, marks=pytest.mark.slow),
-        # few samples, but more than half of them
-        pytest.param(5, 3, False, marks=pytest.mark.slow),
-        pytest.param(1, 1, False, marks=pytest.mark.slow),
+        (350, 20, True),
+        (350, 28, False),  # 8 points, standard error 1.5
+        (5, 3, False),  # few samples, but more than half of them
+        (1, 1, False),
     ],
 )
 def test_chance_alone_shuts_no_class_s_gate(data: Dataset, samples: int, missed: int, promoted: bool) -> None:
     """The champion always finds class 0 and half of the others; the challenger finds all but some of class 0."""
     task = task_class("classification")(data.info)
-    targets = np.concatenate([np.zeros(samples, np.int64), np.repeat(np.arange(1, 10), 400)])
+    targets = np.concatenate([np.zeros(samples, np.int64), np.repeat(np.arange(1, 10), 40)])
     held, asked = targets.copy(), targets.copy()
     held[samples::2] = 1 + held[samples::2] % 9  # another of the others
     asked[:missed] = 1

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.errors import GateError, UserError
 from lossbench.retraining import records, run
@@ -52,7 +52,7 @@ def test_the_page_of_attempts_needs_no_network_and_says_so_to_the_browser():
     assert "<script>" not in html
 
 
-@pytest.mark.parametrize("name", ["it's", "", "a/b", "a:b", "a@b", "a%b", " a", "a\n", "a" * 101, 'a"b', "ä"])
+@each("name", ["it's", "", "a/b", "a:b", "a@b", "a%b", " a", "a\n", "a" * 101, 'a"b', "ä"])
 def test_a_model_s_name_that_no_registry_or_query_takes_is_refused_before_anything_is_trained(name):
     from lossbench.params import parse_params
     from tests.conftest import tiny_params
@@ -114,7 +114,7 @@ def test_an_image_that_is_there_twice_hides_no_changed_label(tmp_path_factory, r
         assert expect_frozen(root, "mine", made(rows)) == 1
 
 
-@pytest.mark.parametrize(
+@each(
     "harm",
     [
         lambda _: b"\xff\xfe",
@@ -157,7 +157,7 @@ def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path):
     assert expect_frozen(tmp_path, "mine", table(r1="cat")) == 0
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         "",

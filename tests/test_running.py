@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_params, write_params
+from law_cases import each
 
 from lossbench import chain, running
 from lossbench.errors import GateError
@@ -106,7 +107,7 @@ def test_data_of_params_that_were_edited_while_they_were_fetched_are_not_recorde
     assert (study / "dvc.lock").read_text() == "before"
 
 
-@pytest.mark.parametrize(
+@each(
     ("kinds", "expected"),
     [
         (None, False), ("copy", False), ("reflink,copy", False), ("hardlink,copy", False),

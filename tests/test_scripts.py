@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.errors import GateError, UserError
 from lossbench.identity import Owner
@@ -61,7 +62,7 @@ def test_the_budget_is_the_share_of_a_replicates_epochs() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     ("argument", "said"),
     [
         ("{", "'k' has '{'"),
@@ -101,7 +102,7 @@ def test_a_result_is_the_same_after_it_was_kept(test: dict[str, float], diverged
     assert parse_result(result.to_bytes()) == result
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "said"),
     [
         ("", "is no JSON"),
@@ -248,8 +249,8 @@ def test_what_a_script_leaves_running_ends_with_it(script: str, tmp_path: Path) 
     assert ended(int((tmp_path / "child").read_text()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("script", [FAMILY, SESSION])
+@each("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@each("script", [FAMILY, SESSION])
 def test_ctrl_c_ends_a_script_with_all_that_it_started(script: str, number: int, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(script + "time.sleep(600)")
     driver = (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, train_study, write_params
+from law_cases import each
 from test_execution import filled, load
 from test_scripts import FAMILY, ended
 
@@ -241,6 +242,7 @@ def test_a_fixed_place_that_two_runs_write_to_is_told(own: Path) -> None:
     filled(own)
 
 
+@pytest.mark.slow
 def test_a_run_beyond_its_timeout_fails_alone(own: Path) -> None:
     slow = PLAIN + "\nif told.seed == '0' and told.loss == 'fine':\n    import time; time.sleep(60)"
     assert "took longer than its 'timeout' of 1.5 s" in failures(own, slow, timeout=1.5)
@@ -333,7 +335,7 @@ def experiment(**values: Any) -> Any:
 SEARCH = {"trials": 2, "seeds": [100]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "said"),
     [
         (experiment(), ""),

@@ -1,8 +1,7 @@
 """Answers from a person's files, and from the library: names, calibrated probabilities, one sentence per fault."""
 
 import json
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -23,11 +22,6 @@ def model(trained_study):
     return load_model(trained_study, None, "digits-focal", 1)
 
 
-def lossbench(folder, *arguments):
-    command = [sys.executable, "-m", "lossbench", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_files_are_answered_in_order_and_a_bad_one_is_named(trained_study, tmp_path, model):
     inputs = np.array(Dataset.open(trained_study / "data" / "digits").split("test").inputs[:2])
     files = [tmp_path / "a.png", tmp_path / "b.png"]
@@ -35,9 +29,8 @@ def test_files_are_answered_in_order_and_a_bad_one_is_named(trained_study, tmp_p
         Image.fromarray(image[0]).save(file)
     broken = tmp_path / "broken.png"
     broken.write_bytes(files[0].read_bytes()[:40])
-    done = lossbench(
-        trained_study, "predict", files[0], broken, files[1], "--arm", "digits-focal", "--seed", 1, "--json"
-    )
+    given = [str(one) for one in (files[0], broken, files[1])]
+    done = in_process(trained_study, "predict", *given, "--arm", "digits-focal", "--seed", "1", "--json")
     assert done.returncode == 2
     assert str(broken) in done.stderr
     assert "Traceback" not in done.stderr
@@ -99,7 +92,8 @@ def test_every_kind_answers_in_json_with_names():
     assert 0 <= found["anomaly"]["above_normal"] <= 1
 
 
-def test_a_champion_that_is_not_there_is_one_sentence(trained_study, tmp_path, monkeypatch):
+def test_a_champion_that_is_not_there_is_one_sentence(trained_study, tmp_path, empty_store, monkeypatch):
+    shutil.copy(empty_store, tmp_path / "empty.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/empty.db")
     done = in_process(trained_study, "predict", "x.png", "--model", "models:/nobody@champion")
     assert done.returncode == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 from lossbench.data.dataset import DatasetInfo
 from lossbench.errors import UserError
@@ -50,7 +50,7 @@ def test_tokens_are_numbers_of_the_vocabulary(values):
             checked_inputs([values], TOKENS, "int64")
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "named"),
     [
         ((np.arange(4) / 255).reshape(1, 1, 2, 2), "dtype float64"),
@@ -106,9 +106,9 @@ def test_images_of_fractions_are_taken_within_the_range_that_was_stored(values):
             checked_inputs(sent, IMAGES, "float32", (0, 1))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("depth", [1, 4, 31, 33, 63, 64, 65, 400])
-@pytest.mark.parametrize("innermost", [1, True, "x", None, [], [[], []], [1, [2]], 10**400])
+@each("dtype", ["uint8", "float32"])
+@each("depth", [1, 4, 31, 33, 63, 64, 65, 400])
+@each("innermost", [1, True, "x", None, [], [[], []], [1, [2]], 10**400])
 def test_nested_lists_of_any_depth_are_refused_in_a_sentence(dtype, depth, innermost):
     sent = innermost
     for _ in range(depth):

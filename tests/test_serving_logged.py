@@ -26,10 +26,9 @@ from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
 from lossbench.training.prediction import predict
-from tests.test_tracking_ship import empty_store, role, runs_of
+from tests.test_tracking_ship import role, runs_of
 from tests.tracking_study import train, write_study
 
-__all__ = ["empty_store"]
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -75,6 +76,13 @@ def follower(monkeypatch):
     return made
 
 
+def looks(follower, count):
+    """Have it look so often, without waiting between."""
+    left = iter([False] * count)
+    with mock.patch.object(follower, "_ended", mock.Mock(wait=lambda _: next(left, True))):
+        follower.follow(3.0)
+
+
 @contextmanager
 def listening(follower):
     import uvicorn
@@ -116,9 +124,11 @@ def test_requests_under_way_while_the_alias_moves_are_all_answered_by_one_versio
         for one in crowd:
             one.start()
         for version in ("2", "1", "3"):
-            time.sleep(0.2)
             follower.registry.version = version
-        time.sleep(0.3)
+            before, deadline = len(heard), time.monotonic() + 60
+            while version not in {one for _, one, _ in heard[before:]}:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
         over.set()
         for one in crowd:
             one.join()
@@ -134,44 +144,40 @@ def test_requests_under_way_while_the_alias_moves_are_all_answered_by_one_versio
 def test_what_cannot_be_loaded_changes_nothing_and_is_told_once(follower, trouble):
     follower.registry.gone = trouble == "gone"
     follower.registry.version = {"broken": "broken", "no alias": None}.get(trouble, "2")
-    thread = threading.Thread(target=follower.follow, args=(0.01,), daemon=True)
-    thread.start()
-    time.sleep(0.2)
+    looks(follower, 3)
     assert follower.now == Serving("1", follower.now.model, "first")
     assert len([line for line in follower.said if "serves on" in line]) == 1
     assert follower.trouble
     follower.registry.gone, follower.registry.version = False, "2"
-    time.sleep(0.2)
-    follower.end()
-    thread.join()
+    looks(follower, 1)
     assert (follower.now.version, follower.trouble) == ("2", "")
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "named"),
-    [
-        (json.dumps({"inputs": PIXELS}), 200, "predictions"),
-        (json.dumps({"inputs": PIXELS, "params": {"raw": True}}), 200, "predictions"),
-        (json.dumps({"inputs": [[0.5]]}), 400, "a fraction"),
-        ("{", 400, "no JSON"),
-        ("[" * 100_000, 400, "no JSON"),
-        ("\xff", 400, "no JSON"),
-        ("[]", 400, "list"),
-        (json.dumps({"instances": PIXELS}), 400, "instances"),
-        (json.dumps({"inputs": PIXELS, "params": {"raw": 1}}), 400, "params"),
-        (json.dumps({"inputs": PIXELS, "params": []}), 200, "predictions"),
-        (json.dumps({"inputs": PIXELS, "params": [1]}), 400, "params"),
-        ("", 400, "no JSON"),
-        ("{}", 400, "expected"),
-        ('{"\\ud800": 1}', 400, "ud800"),  # no text that UTF-8 can say
-        (json.dumps(dict.fromkeys(map(str, range(9999)))), 400, "..."),
-    ],
-)
-def test_a_request_is_answered_or_refused_by_name(follower, body, status, named):
+REQUESTS = [
+    (json.dumps({"inputs": PIXELS}), 200, "predictions"),
+    (json.dumps({"inputs": PIXELS, "params": {"raw": True}}), 200, "predictions"),
+    (json.dumps({"inputs": [[0.5]]}), 400, "a fraction"),
+    ("{", 400, "no JSON"),
+    ("[" * 100_000, 400, "no JSON"),
+    ("\xff", 400, "no JSON"),
+    ("[]", 400, "list"),
+    (json.dumps({"instances": PIXELS}), 400, "instances"),
+    (json.dumps({"inputs": PIXELS, "params": {"raw": 1}}), 400, "params"),
+    (json.dumps({"inputs": PIXELS, "params": []}), 200, "predictions"),
+    (json.dumps({"inputs": PIXELS, "params": [1]}), 400, "params"),
+    ("", 400, "no JSON"),
+    ("{}", 400, "expected"),
+    ('{"\\ud800": 1}', 400, "ud800"),  # no text that UTF-8 can say
+    (json.dumps(dict.fromkeys(map(str, range(9999)))), 400, "..."),
+]
+
+
+def test_requests_are_answered_or_refused_by_name(follower):
     with listening(follower) as address:
-        answer = requests.post(f"{address}/invocations", data=body.encode("latin-1"), timeout=20)
-        assert (answer.status_code, named in answer.text) == (status, True), answer.text
-        assert requests.get(f"{address}/health", timeout=20).json() == {"version": "1", "trouble": ""}
+        for body, status, named in REQUESTS:
+            answer = requests.post(f"{address}/invocations", data=body.encode("latin-1"), timeout=20)
+            assert (answer.status_code, named in answer.text) == (status, True), (body[:50], answer.text)
+            assert requests.get(f"{address}/health", timeout=20).json() == {"version": "1", "trouble": ""}
 
 
 @pytest.mark.parametrize(

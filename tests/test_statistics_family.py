@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
@@ -78,15 +79,15 @@ def test_a_family_must_make_sense(contrasts, level):
         floor_seeds(contrasts, level)
 
 
-@pytest.mark.parametrize("effect", [0.2, 0.7, 1.0, -1.0])
-@pytest.mark.parametrize("n", [3, 8, 20, 60])
+@each("effect", [0.2, 0.7, 1.0, -1.0])
+@each("n", [3, 8, 20, 60])
 def test_power_is_statsmodels_power(effect, n):
     expected = TTestPower().power(abs(effect), n, 0.05 / 3)
     assert power(effect, n, 0.05 / 3) == pytest.approx(expected, abs=1e-8)
 
 
-@pytest.mark.parametrize("n", [9, 60])
-@pytest.mark.parametrize("effect", [2.5, 50.0, 1e6])
+@each("n", [9, 60])
+@each("effect", [2.5, 50.0, 1e6])
 def test_power_stays_a_probability_for_huge_effects(effect, n):
     """Where statsmodels answers NaN."""
     assert power(effect, n, 0.05) == pytest.approx(1.0, abs=1e-4)
@@ -110,8 +111,8 @@ def test_seeds_for_the_limits(effect, seeds):
     assert seeds_for(effect, 3, 0.05, 0.8) == seeds
 
 
-@pytest.mark.parametrize("margin", [0.1, 0.5, 2.0])
-@pytest.mark.parametrize("seed", range(4))
+@each("margin", [0.1, 0.5, 2.0])
+@each("seed", range(4))
 def test_tost_is_statsmodels_tost_where_nothing_is_skewed(margin, seed):
     half = np.random.default_rng(seed).normal(0, 0.5, 5)
     differences = np.concatenate([half, -half]) + 0.1

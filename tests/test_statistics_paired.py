@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from scipy import stats
 
 from lossbench.statistics import paired
@@ -35,8 +36,8 @@ def flip_by_scipy(differences, resamples=np.inf):
     return test.pvalue
 
 
-@pytest.mark.parametrize("level", [0.01, 0.05, 0.1, 0.32])
-@pytest.mark.parametrize("n", [2, 5, 20])
+@each("level", [0.01, 0.05, 0.1, 0.32])
+@each("n", [2, 5, 20])
 def test_the_interval_is_scipys_paired_t_interval(n, level):
     rng = np.random.default_rng(n)
     arm, baseline = rng.normal(0.9, 0.01, (2, n))
@@ -45,8 +46,8 @@ def test_the_interval_is_scipys_paired_t_interval(n, level):
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 3, 7, 8, 12])
-@pytest.mark.parametrize("seed", range(3))
+@each("n", [2, 3, 7, 8, 12])
+@each("seed", range(3))
 def test_sign_flip_p_is_scipys_exact_permutation_p(n, seed):
     differences = np.random.default_rng(seed).normal(0.4, 1, n)
     assert sign_flip_p(differences) == pytest.approx(flip_by_scipy(differences), rel=1e-12)

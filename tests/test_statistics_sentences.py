@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.statistics.record import Verdict
 from lossbench.statistics.sentences import sentence
@@ -122,10 +123,8 @@ def test_an_edge_of_some_seeds_says_of_how_many():
     assert "CE's learning rate of 0.1 is the highest that was tried (for 3 of 8 seeds)" in said
 
 
-@pytest.mark.parametrize(
-    ("count", "words"), [(1, "1 diverged replicate counted."), (2, "2 diverged replicates counted.")]
-)
-@pytest.mark.parametrize("verdict", list(Verdict))
+@each(("count", "words"), [(1, "1 diverged replicate counted."), (2, "2 diverged replicates counted.")])
+@each("verdict", list(Verdict))
 def test_diverged_replicates_are_named(verdict, count, words):
     assert say(contrast(verdict, diverged=count)).endswith(words)
     assert "diverged" not in say(contrast(verdict))
@@ -139,7 +138,7 @@ def test_a_decided_sentence_shows_no_interval_that_touches_0(difference, share):
         assert float(re.search(r"95 % ([\d.]+(e−\d+)?) to", said).group(1).replace("−", "-")) > 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "spread", "written"),
     [
         (0.41302, 0.05, "0.41"), (0.41302, 0.012, "0.413"), (0.98765, 0.0004, "0.9877"), (12.34, 3, "12"),
@@ -176,7 +175,7 @@ def test_a_search_with_too_few_seeds_is_told(scope, seeds, told):
     )
 
 
-@pytest.mark.parametrize(("p", "level", "said"), [
+@each(("p", "level", "said"), [
     (0.0504, 0.05, "p = 0.0504"), (0.05, 0.05, "p = 0.050"), (0.0496, 0.05, "p = 0.050"),
     (0.05000004, 0.05, "p = 0.05000004"), (0.0504, 0.1, "p = 0.050"), (0.0103, 0.01, "p = 0.0103"),
 ])  # fmt: skip

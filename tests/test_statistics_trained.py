@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from scipy import stats
 
 from lossbench.statistics.trained import (
@@ -69,7 +70,7 @@ def test_none_of_eight_is_compatible_with_a_third_and_a_tenth_takes_29():
     assert seeds_to_exclude(0.1) == 29
 
 
-@pytest.mark.parametrize(
+@each(
     ("budgets", "said"),
     [
         ([(0.5, "better", 0.2), (1.0, "better", 0.2)], ""),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, in_process, stage, tiny_params, write_params
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -115,9 +115,7 @@ def lossbench(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "verb", sorted({*VERBS} - {"new", "new-study", "params", "predict", "export", "seeds", "verdict"})
-)
+@each("verb", sorted({*VERBS} - {"new", "new-study", "params", "predict", "export", "seeds", "verdict"}))
 def test_a_verb_on_a_folder_without_params_exits_2(verb: str, tmp_path: Path) -> None:
     needed = {"schedule": ["show", "cron"], "store": ["list"], "backup": ["to"], "restore": ["from"]}
     run = in_process(tmp_path, verb, *needed.get(verb, []), "--study", str(tmp_path))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -340,7 +340,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.parametrize("layout", REFUSED)
+@each("layout", REFUSED)
 def test_what_is_not_read_is_refused_with_what_is(layout: str, tmp_path: Path) -> None:
     make, says = REFUSED[layout]
     with pytest.raises(UserError) as error:
@@ -349,7 +349,7 @@ def test_what_is_not_read_is_refused_with_what_is(layout: str, tmp_path: Path) -
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "classes", "ignored"),
     [
         ((0, 255), 2, None),
@@ -497,7 +497,7 @@ def _drawn(rng: np.random.Generator, file: Path, high: int = 255) -> None:
     Image.fromarray(mask).save(file)
 
 
-@pytest.mark.parametrize(
+@each(
     ("images", "masks"),
     [
         ("RGB/{}.png", "GT/{}.png"),
@@ -536,8 +536,8 @@ def test_classes_whose_files_share_names_are_classes(tmp_path: Path) -> None:
     assert recognise(tmp_path).task == "classification"
 
 
-@pytest.mark.parametrize("quality", [75, 95, 100])
-@pytest.mark.parametrize("high", [1, 255])
+@each("quality", [75, 95, 100])
+@each("high", [1, 255])
 def test_masks_saved_as_jpeg_are_refused_by_their_format(quality: int, high: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(8):
@@ -609,7 +609,7 @@ def test_the_wrong_way_round_is_never_silent(tmp_path: Path) -> None:
         np.testing.assert_array_equal(targets[0], numbers if declared == "ignore" else 1 - numbers)
 
 
-@pytest.mark.parametrize(
+@each(
     "names",
     [
         ("train2017", "val2017"), ("trainA", "trainB", "testA", "testB"), ("train_images", "test_images"),

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 from PIL import Image
 
 from lossbench.data.fetching import fetch
@@ -149,7 +149,7 @@ def said(folder: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "options", "words"),
     [
         ({}, {"table": "other.csv"}, "other.csv: no such file; there is samples.csv"),
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(
     assert words in said(folder, **options)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "content", "words"),
     [
         ("samples.csv", b'image,label\n"a"b,c\n', "cannot be read as CSV"),
@@ -233,9 +233,7 @@ def _empty(kind: str) -> pd.DataFrame:
     return pd.DataFrame({"more": pd.array([None] * COUNT, dtype=kind)})
 
 
-@pytest.mark.parametrize(
-    "kind", ["Int64", "Float64", "boolean", "string", "datetime64[ns]", "category", "object"]
-)
+@each("kind", ["Int64", "Float64", "boolean", "string", "datetime64[ns]", "category", "object"])
 def test_an_empty_cell_of_parquet_is_empty_whatever_its_type(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
@@ -255,8 +253,8 @@ def test_lists_and_bytes_of_parquet_are_text(tmp_path: Path) -> None:
     assert set(manifest["at"]) == {"[1.5, 2.0]"}
 
 
-@pytest.mark.parametrize("column", ["image", "label"])
-@pytest.mark.parametrize("value", [{"bytes": b"\x89PNG\0", "path": "a.png"}, [1, 2], b"\x89PNG\0"])
+@each("column", ["image", "label"])
+@each("value", [{"bytes": b"\x89PNG\0", "path": "a.png"}, [1, 2], b"\x89PNG\0"])
 def test_a_picture_within_the_table_is_refused(column: str, value: Any, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     made = pd.DataFrame({"image": pictures(folder), "label": ["cat", "dog"] * (COUNT // 2)})
@@ -299,8 +297,8 @@ TOLD = ["sep={}\n", "SEP={}\r\n", '"sep={}"\n', "\nsep={}\n", "sep={0}{0}{0}\n"]
 """How a table tells Excel what separates."""
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ":"])
-@pytest.mark.parametrize("told", TOLD)
+@each("separator", [",", ";", "\t", "|", ":"])
+@each("told", TOLD)
 def test_a_line_that_tells_the_separator_is_no_row(told: str, separator: str, tmp_path: Path) -> None:
     file = tmp_path / "samples.csv"
     rows = ["image,label,,", "a.png,x,,", "b.png,y,,"]
@@ -358,7 +356,7 @@ def test_json_lines_lie_in_train_and_test_as_csv_does(tmp_path: Path) -> None:
     assert found["split"].value_counts().to_dict() == {"train": 12, "validation": 12, "test": 12}
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "words"),
     [
         (b'{"image": "a.png", "label": ', "row 1: no JSON"),
@@ -379,8 +377,8 @@ def test_damaged_json_lines_are_said(content: bytes, words: str, tmp_path: Path)
 COLUMNS = ("image", "label", "split", "group")
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
-@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@each("ending", ["csv", "parquet", "jsonl"])
+@each("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_columns_and_tables_are_found_however_their_accents_are_spelled(
     forms: tuple[str, str], ending: str, tmp_path: Path
 ) -> None:

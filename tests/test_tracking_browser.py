@@ -9,10 +9,9 @@ import pytest
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import track
 from lossbench.tracking.ui import addresses, mlflow_server
-from tests.test_tracking_ship import empty_store, role, runs_of
+from tests.test_tracking_ship import role, runs_of
 from tests.tracking_study import EPOCHS, train, write_report, write_study
 
-__all__ = ["empty_store"]
 CHROMIUM = "/usr/bin/chromium"
 QUIET = [
     "--headless",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.identity import Owner
 from lossbench.tracking.journal import EventFile, Tail, read, read_timings
@@ -203,7 +204,7 @@ def imported(path: Path) -> set[str]:
     return {name for name in named | {str(node.module) for node in nodes} if name.startswith("lossbench.")}
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+@each("path", ROOMS)
 def test_tracking_imports_nothing_that_builds_on_it(path):
     above = ("serving", "retraining", "reporting", "doctor", "scheduling")
     assert [

@@ -22,10 +22,9 @@ from lossbench.tracking.live import LiveAttempt, Shipper
 from lossbench.tracking.server import connect
 from lossbench.tracking.track import SHIPPER, track
 from lossbench.tracking.ui import end_group, free_port, mlflow_server
-from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
+from tests.test_tracking_ship import assert_mirrors, role, runs_of
 from tests.tracking_study import described, journalled, replicate, tell, train, write_outs, write_study
 
-__all__ = ["empty_store"]
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -17,10 +17,8 @@ from lossbench.tracking.experiment import open_experiment
 from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.track import Drawn, track
 from tests.law_cases import examples
-from tests.test_tracking_ship import empty_store, role, runs_of
+from tests.test_tracking_ship import role, runs_of
 from tests.tracking_study import train, write_outs, write_report, write_study
-
-__all__ = ["empty_store"]
 
 
 def chart(text):

@@ -47,18 +47,6 @@ from tests.tracking_study import (
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A store with its tables, to be copied: making them costs a second."""
-    root = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        connect(root)
-    with closing(sqlite3.connect(root / "mlflow.db")) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the copies would lack what is in -wal
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def study(tmp_path, empty_store, monkeypatch):
     """A study with two trained arms and an empty store."""

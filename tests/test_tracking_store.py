@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, in_process, tiny_params, write_params
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from law_cases import each
 
 from lossbench.checking import check
 from lossbench.errors import UserError
@@ -20,7 +21,7 @@ from lossbench.tracking.store import check_driver, local_store, parse, store_of
 SECRET = "hunter2-secret"  # noqa: S105 (the one that must not be printed)
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "kind", "host", "port"),
     [
         ("http://127.0.0.1:5000", "http", "127.0.0.1", 5000),
@@ -37,7 +38,7 @@ def test_an_address_is_read(uri: str, kind: str, host: str | None, port: int | N
     assert (store.uri, store.kind, store.host, store.port, store.file) == (uri, kind, host, port, None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "file"),
     [
         ("sqlite:///mlflow.db", "mlflow.db"),
@@ -152,7 +153,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("uri", list(MISSING))
+@each("uri", list(MISSING))
 def test_a_driver_that_is_not_installed_is_named(uri: str, monkeypatch: Any) -> None:
     from sqlalchemy.engine import make_url
 
@@ -167,7 +168,7 @@ def test_a_driver_that_is_not_installed_is_named(uri: str, monkeypatch: Any) -> 
     assert f"'{MISSING[uri]}'" in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "sentence"),
     [
         ("postgres://db/mlflow", "no kind of store is called 'postgres'; did you mean 'postgresql'?"),

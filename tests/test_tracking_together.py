@@ -33,10 +33,9 @@ from lossbench.tracking.server import RefusedError, connect
 from lossbench.tracking.ship import amend
 from lossbench.tracking.track import Drawn, track
 from lossbench.tracking.ui import mlflow_server
-from tests.test_tracking_ship import assert_mirrors, empty_store, role, runs_of
+from tests.test_tracking_ship import assert_mirrors, role, runs_of
 from tests.tracking_study import train, write_outs, write_report, write_study
 
-__all__ = ["empty_store"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -83,25 +82,29 @@ def assert_once(root, shift=0.0):
 class Slow:
     """A client that hesitates before each call and after it, at random."""
 
-    def __init__(self, client, chance):
-        self._client, self._chance = client, chance
+    def __init__(self, client, chance, rate):
+        self._client, self._chance, self._rate = client, chance, rate
 
     def __getattr__(self, name):
         call = getattr(self._client, name)
 
         def slow(*arguments, **options):
-            time.sleep(self._chance.expovariate(100))
+            time.sleep(self._chance.expovariate(self._rate))
             answer = call(*arguments, **options)
-            time.sleep(self._chance.expovariate(100))
+            time.sleep(self._chance.expovariate(self._rate))
             return answer
 
         return slow
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_two_checkouts_that_record_at_once_leave_one_copy(tmp_path, store, monkeypatch, seed):
+@pytest.mark.parametrize(
+    ("seed", "rate"),  # a second
+    [(0, 1000), *(pytest.param(seed, 100, marks=pytest.mark.slow) for seed in (0, 1, 2))],
+)
+def test_two_checkouts_that_record_at_once_leave_one_copy(tmp_path, store, monkeypatch, seed, rate):
     monkeypatch.setattr(
-        "lossbench.tracking.track.connect", lambda root: Slow(connect(root), random.Random(f"{root}{seed}"))
+        "lossbench.tracking.track.connect",
+        lambda root: Slow(connect(root), random.Random(f"{root}{seed}"), rate),
     )
     failed = []
 
@@ -302,6 +305,7 @@ def test_an_arm_deleted_while_it_is_recorded_is_recorded_again(tmp_path, store, 
         assert_once(root)
 
 
+@pytest.mark.slow
 def test_of_two_who_were_told_that_they_took_a_run_one_goes_first(tmp_path, store, monkeypatch):
     """As on a database that lets two delete the same row: both delete it, one amends, the other looks again."""
     root = clones(tmp_path)[0]

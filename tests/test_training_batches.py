@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from training_cases import labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import Dataset, DatasetInfo, Split
@@ -46,7 +47,7 @@ def test_samples_at_once_have_few_positions_and_outputs_together_and_none_is_ref
     assert found == SAMPLES_AT_ONCE or more > POSITIONS_AT_ONCE or more * classes > OUTPUTS_AT_ONCE
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "expected"),
     [((1, 8, 8), 512), ((1, 28, 28), 83), ((3, 32, 32), 64), ((3, 360, 480), 1), ((35,), 512), ((128,), 512)],
 )
@@ -54,9 +55,9 @@ def test_samples_at_once_are_those_of_the_formula(shape, expected):
     assert at_once(task_of(shape)) == expected
 
 
-@pytest.mark.parametrize("make", [labels_dataset, masks_dataset])
-@pytest.mark.parametrize("engine", ["loop", "population"])
-@pytest.mark.parametrize("budget", [None, "0"], ids=["resident", "mapped"])
+@each("make", [labels_dataset, masks_dataset])
+@each("engine", ["loop", "population"])
+@each("budget", [None, "0"])
 def test_no_more_are_checked_or_validated_at_once(make, engine, budget, tmp_path, monkeypatch):
     if budget is not None:
         monkeypatch.setenv("LOSSBENCH_MEMORY", budget)

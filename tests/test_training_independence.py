@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from law_cases import mostly_slow
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
 from lossbench.training.fitting import fit
@@ -64,7 +63,8 @@ def test_order_does_not_matter(labels, alone):
     assert [digest(one) for one in backwards] == [alone[one.seed] for one in SEEDS[::-1]]
 
 
-@pytest.mark.parametrize("threads", mostly_slow(["3", "1"], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["3", "1"])
 def test_neither_omp_num_threads_nor_another_process_changes_bits(labels, alone, threads):
     digests, heavy = child(labels.folder, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     assert digests == [alone[3], alone[1]]

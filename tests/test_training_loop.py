@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from training_cases import CLASSES, CNN, digest, labels_dataset, masks_dataset, setting
 
 from lossbench.errors import UserError
@@ -29,7 +29,7 @@ def series(replicate, split: str, metric: str) -> list[float]:
     return [one.value for one in replicate.history if (one.split, one.metric) == (split, metric)]
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
+@each("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 def test_every_optimizer_learns(labels, name):
     rate = 0.3 if name == "sgd" else 0.03 if name in ("momentum", "nesterov") else 0.01
     made = setting(labels, epochs=12, optimizer={"name": name, "learning_rate": rate})
@@ -100,7 +100,7 @@ def test_a_members_own_loss_and_rate_replace_the_arms(labels):
     assert digest(train_replicate(made, own)) == digest(train_replicate(same, Member(0)))
 
 
-@pytest.mark.parametrize(
+@each(
     "change",
     [
         {"l1": 1e-2},

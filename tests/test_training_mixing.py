@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
 from lossbench import losses
@@ -185,8 +185,8 @@ def masks(tmp_path_factory):
     return masks_dataset(tmp_path_factory.mktemp("masks"))
 
 
-@pytest.mark.parametrize("engine", ["loop", "population"])
-@pytest.mark.parametrize("soft", SOFT)
+@each("engine", ["loop", "population"])
+@each("soft", SOFT)
 def test_a_soft_training_repeats_and_differs_from_a_hard_one(labels, engine, soft):
     compute = {"engine": engine}
     made = [

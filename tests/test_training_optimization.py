@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from law_cases import each
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -31,7 +32,7 @@ def gradients(model: nn.Module, step: int) -> None:
     model(inputs).square().sum().backward()
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@each("name", ORACLES)
 def test_an_optimizer_takes_torchs_steps(name):
     ours, theirs = network(), network()
     optimizer = make_optimizer(
@@ -49,7 +50,7 @@ def test_an_optimizer_takes_torchs_steps(name):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ORACLES)
+@each("name", ORACLES)
 def test_an_optimizer_goes_on_from_its_state_to_the_bit(name):
     params = Optimizer(name=name, learning_rate=0.05, weight_decay=0.01)
     whole, half = network(), network()
@@ -92,7 +93,7 @@ def torch_rates(make, steps: int, each: int = 1) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(
+@each(
     ("schedule", "oracle", "each"),
     [
         (Schedule(name="cosine"), lambda o: lr_scheduler.CosineAnnealingLR(o, 40), 1),

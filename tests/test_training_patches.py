@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_cases import each
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -69,8 +70,8 @@ def test_a_product_of_patches_is_the_convolution(
     assert list(patched.state_dict()) == list(plain.state_dict())
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 2), (3, 1)])
+@each("shared", [False, True])
+@each(("channels", "groups"), [(1, 1), (2, 2), (3, 1)])
 def test_stacked_gradients_are_those_of_the_convolution(shared: bool, channels: int, groups: int) -> None:
     torch.manual_seed(0)
     first = nn.Conv2d(channels, 4, 3, padding=1, groups=groups)

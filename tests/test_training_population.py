@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from training_cases import CNN, digest, labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import Dataset
@@ -69,7 +69,7 @@ def test_members_beyond_the_most_are_populations_of_their_own(labels):
     assert [digest(one) for one in divided] == [digest(one) for one in expected]
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
+@each("name", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_agrees_with_the_loop(labels, name):
     rate = 1e-3 if name in ("adam", "adamw", "rmsprop") else 0.05
     agree(setting(labels, optimizer={"name": name, "learning_rate": rate}), SEEDS, 1e-3)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from law_cases import each
 from ranks_cases import furthest, results
 from torch import Tensor, nn
 from training_cases import digest, labels_dataset, setting
@@ -233,8 +234,8 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@each("name", DRAWS)
+@each("layout", [torch.contiguous_format, torch.channels_last])
 def test_what_is_drawn_for_a_part_is_drawn_for_the_whole(name, layout):
     draw = DRAWS[name]
     images = torch.randn(7, 3, 4, 5).contiguous(memory_format=layout)

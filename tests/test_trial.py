@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
-from law_cases import mostly_slow
+from law_cases import each, mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -165,8 +165,8 @@ def test_losses_task_and_recipe_are_tried_too(change: Any, sentence: str, traine
         try_experiment("scenes", parse_params(made), Dataset.open(trained_study / "data/scenes"))
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize(
+@each("split", ["validation", "test"])
+@each(
     ("metric", "value", "refused"),
     [("mean_iou", 0, False), ("mean_iou", 255, True), ("boundary_f1", 255, True)],
 )
@@ -243,7 +243,7 @@ def test_a_model_is_tried_in_the_precision_that_it_is_trained_in(
         try_experiment("digits", params, data)
 
 
-@pytest.mark.parametrize(
+@each(
     ("count", "batch", "drop", "refused"),
     [(17, 16, False, True), (17, 16, True, False), (18, 16, False, False), (16, 16, False, False), (5, 1, True, True),
      (1, 16, False, True), (33, 32, False, True)],

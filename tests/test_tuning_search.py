@@ -7,6 +7,7 @@ import pytest
 from conftest import tiny_params
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from law_cases import each
 from pydantic import ValidationError
 
 from lossbench.execution.fill import Arm
@@ -168,7 +169,7 @@ def test_the_expected_best_of_k_is_the_mean_over_all_choices(scores):
         assert expected_best(scores, k) == pytest.approx(fmean(map(max, combinations(scores, k))))
 
 
-@pytest.mark.parametrize("name", names.MODULES)
+@each("name", names.MODULES)
 def test_the_metric_that_decides_chooses_where_it_has_a_validation_form(name):
     task = task_class(name, "task")
     assert names.MONITORS[name] == task.monitor

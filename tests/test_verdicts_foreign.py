@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import examples
+from law_cases import each, examples
 
 import lossbench
 from lossbench.cli import main
@@ -133,8 +133,8 @@ def test_two_rows_for_one_loss_and_seed_are_refused_and_both_named():
     assert "row 2;" in said
 
 
-@pytest.mark.parametrize("constant", ["ce", "dice"])
-@pytest.mark.parametrize("value", [0.9, 1.0, 0.0])
+@each("constant", ["ce", "dice"])
+@each("value", [0.9, 1.0, 0.0])
 def test_one_value_on_all_seeds_is_one_score(constant, value):
     found = judged(TABLE | {constant: [value] * 8})
     dice = next(one for one in found if one.arm == "dice")
@@ -149,7 +149,7 @@ def test_a_column_computed_from_the_other_is_one_difference():
     assert any("on all 8 seeds" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(
+@each(
     "metric",
     [
         "loss",
@@ -168,9 +168,7 @@ def test_the_training_loss_is_no_metric(metric):
     assert "training loss" in refusal(metric=metric, higher_is_better=False)
 
 
-@pytest.mark.parametrize(
-    "metric", ["log_loss", "hamming_loss", "zero_one_loss", "accuracy", "nll", "lossless"]
-)
+@each("metric", ["log_loss", "hamming_loss", "zero_one_loss", "accuracy", "nll", "lossless"])
 def test_metrics_that_are_called_loss_are_metrics(metric):
     assert not is_training_loss(metric)
 
@@ -181,7 +179,7 @@ def test_an_unknown_direction_is_asked_for(metric):
     assert words(metric=metric, higher_is_better=False)["dice"] == "worse"
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@each("task", list(TASKS))
 def test_the_names_known_are_the_tasks_metrics(task):
     for metric in TASKS[task].metrics:
         there = known(metric.name)
@@ -227,7 +225,7 @@ def test_experiments_are_families_of_their_own():
     assert "4 families" in judged(rows).statement
 
 
-@pytest.mark.parametrize(
+@each(
     ("table", "asked", "said"),
     [
         ([], {}, "no scores"),

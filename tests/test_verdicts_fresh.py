@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from law_cases import each
 
 import lossbench
 from lossbench.errors import UserError
@@ -55,8 +56,8 @@ def test_beside_a_tie_every_table_has_the_interval_and_the_p_that_show_it(form):
     assert "p of a tie" in table
 
 
-@pytest.mark.parametrize("odd", ["\x1b[31m", "\x07", "\u202e", "\u2066"])
-@pytest.mark.parametrize("place", ["header", "loss", "seed", "metric", "experiment"])
+@each("odd", ["\x1b[31m", "\x07", "\u202e", "\u2066"])
+@each("place", ["header", "loss", "seed", "metric", "experiment"])
 def test_a_name_that_would_steer_a_terminal_or_break_an_svg_is_refused(place, odd):
     name = f"fo{odd}cal"
     if place == "header":

@@ -7,6 +7,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+from law_cases import each
 from scipy import stats
 
 import lossbench
@@ -31,7 +32,7 @@ def refusal(tmp_path, content, **asked):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         PLAIN.replace(",", ";"),
@@ -120,7 +121,7 @@ def test_a_spread_that_says_nothing_is_refused(given, said, monkeypatch, capsys)
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cell", ["NA", "nan", "NaN", "N/A", "None", "null", "-inf", "inf"])
+@each("cell", ["NA", "nan", "NaN", "N/A", "None", "null", "-inf", "inf"])
 def test_what_programs_write_for_no_number_is_a_score_that_is_missing(cell, tmp_path):
     table = PLAIN.replace("0.8\n", f"{cell}\n")
     assert "loss 'dice' on seed 3 is " in refusal(tmp_path, table)

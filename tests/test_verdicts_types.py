@@ -7,6 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from law_cases import each
 
 import lossbench
 from lossbench.errors import UserError
@@ -60,7 +61,7 @@ def test_a_loss_called_by_a_number_is_found():
     assert lossbench.verdict(table, 1, 0.01, "accuracy")[0].verdict == "better"
 
 
-@pytest.mark.parametrize(
+@each(
     ("asked", "said"),
     [
         ({"margin": "0.01"}, "margin must be a number, found '0.01'"),
