@@ -92,7 +92,8 @@ def recognise(root: Path) -> Found:
             {split: list(some) for split, some in pairs.items()},
             masks={split: list(some.values()) for split, some in pairs.items()},
         )
-    if tables := [one for folder in _looked_at(root) for one in _files(folder) if _is_table(one)]:
+    files = [one for folder in _looked_at(root) for one in _files(folder)]
+    if tables := [one for one in files if one.suffix.lower() in TABLES]:
         return _table(root, tables)
     if not any(one.is_dir() for one in listing.entries(root)):
         raise UserError(f"{root}: no folder in it; {READ}")
@@ -197,10 +198,6 @@ def _looked_at(root: Path) -> Iterator[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return [one for one in listing.entries(folder) if one.is_file()]
-
-
-def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in TABLES
 
 
 def _boxes_said(boxes: Iterable[Any], images: int) -> str:

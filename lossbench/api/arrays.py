@@ -266,7 +266,10 @@ def class_names(found: Mapping[str, Array | Rows], wanted: Wanted) -> tuple[str,
     if wanted.kind == "multilabel":
         return _labels_alike(found, wanted)
     named = wanted.classes
-    count = len(named) if named is not None else 1 + max(_highest(one, wanted) for one in found.values())
+    if named is not None:
+        count = len(named)
+    else:
+        count = 1 + max(int(_values(one, wanted).max(initial=0)) for one in found.values())
     for split, one in found.items():
         _refuse_strangers(one, split, wanted, count)
     if named is None:
@@ -290,10 +293,6 @@ def _values(one: Array | Rows, wanted: Wanted) -> Array:
     numbers = np.unique(np.concatenate(found)).astype(np.int64)
     spared = -1 if wanted.kind == "boxes" else wanted.stored_ignore
     return numbers if spared is None else numbers[numbers != spared]
-
-
-def _highest(one: Array | Rows, wanted: Wanted) -> int:
-    return int(_values(one, wanted).max(initial=0))
 
 
 def _refuse_strangers(one: Array | Rows, split: str, wanted: Wanted, count: int) -> None:

@@ -126,7 +126,8 @@ def forest(one: Evaluated, found: Sequence[Finding]) -> Spec:
     values = [value for finding in found for value in finding.contrast.differences]
     shown = [finding.contrast.shown for finding in found]
     values += [bound for interval in shown for bound in (interval.low, interval.high)]
-    baselines = [_mean(one, finding.contrast.baseline) for finding in found]
+    scores_of = one.by_arm(one.metric)
+    baselines = [float(scores_of[finding.contrast.baseline].mean()) for finding in found]
     shifted = {name: value - baselines[0] for name, value in floors_of(one).items()}
     # With all pairs compared there is no one baseline from which a floor's distance could be drawn.
     drawn, said = _floors(shifted if len(set(baselines)) == 1 else {}, [*values, -margin, margin])
@@ -218,10 +219,6 @@ def scores(one: Evaluated, board: pd.DataFrame) -> Spec:
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("ci_low:Q"), x2=alt.X2("ci_high:Q"))
     ticks = base.mark_tick(thickness=3, size=18).encode(x=alt.X("mean:Q"))
     return _spec(alt.layer(*drawn, dots, bars, ticks), max(90, 40 * len(names)))
-
-
-def _mean(one: Evaluated, arm: str) -> float:
-    return float(one.by_arm(one.metric)[arm].mean())
 
 
 def _floors(floors: Mapping[str, float], values: Sequence[float]) -> tuple[list[alt.Chart], list[str]]:

@@ -333,7 +333,8 @@ class Registry:
         )
 
     def _claim(self, version: str, judged: Standing, more: Mapping[str, str]) -> None:
-        self._tag(version, {REPLACES: judged.champion or NONE, **more})
+        for key, value in {REPLACES: judged.champion or NONE, **more}.items():
+            self.client.set_model_version_tag(self.name, version, key, value)
 
     def _claimants(self, judged: Standing, now: Standing) -> set[str]:
         """Versions that claim the place since the judging."""
@@ -356,10 +357,6 @@ class Registry:
                 self._claim(version, judged, {})
             else:
                 return
-
-    def _tag(self, version: str, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self.client.set_model_version_tag(self.name, version, key, value)
 
     def _expect(self, version: str, *allowed: str | None) -> None:
         found = self.champion()

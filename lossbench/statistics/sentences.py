@@ -141,7 +141,7 @@ def _with_interval(
     value = f"{written(difference, places)} {metric_name(contrast.metric)}"
     if math.isnan(half):
         return value, "no interval"
-    return value, f"{_percent(level)} {low} to {high}"
+    return value, f"{100 * (1 - level):.3g} % {low} to {high}"
 
 
 def _below(margin: float, bounds: list[float], places: int) -> int:
@@ -151,10 +151,6 @@ def _below(margin: float, bounds: list[float], places: int) -> int:
     ):
         places += 1
     return places
-
-
-def _percent(level: float) -> str:
-    return f"{100 * (1 - level):.3g} %"
 
 
 def _need(contrast: Contrast) -> str:

@@ -227,7 +227,7 @@ def judge(
 
     """
     p_values = [1.0 if one.once else one.sample.p() for one in compared]
-    ties = [_p_tie(one, rules.margin) for one in compared]
+    ties = [math.nan if one.once else one.sample.p_tie(rules.margin) for one in compared]
     size = family or len(compared)
     known = [1.0 if math.isnan(p) else p for p in ties]
     if stage is None:
@@ -243,10 +243,6 @@ def judge(
             compared, p_values, adjusted, ties, adjusted_ties, tie_levels, strict=True
         )
     ]
-
-
-def _p_tie(one: Comparison, margin: float) -> float:
-    return math.nan if one.once else one.sample.p_tie(margin)
 
 
 def _holm_factors(p_values: Sequence[float], level: float) -> list[int]:

@@ -106,7 +106,7 @@ class LanguageModel(Task):
         """Perplexity, top-1 and mean log2-likelihood of a split, at the temperature that suits it best."""
         bits = best_temperature(_mean_bits(digests), self.temperatures)[1]
         hits = (digests[..., 0] == targets).double().mean().item()
-        return {"log2_likelihood": -bits, "perplexity": _perplexity(bits), "top1": hits}
+        return {"log2_likelihood": -bits, "perplexity": float(2.0 ** min(bits, MOST_BITS)), "top1": hits}
 
     def score(self, digests: Array, targets: Array) -> Scores:
         """All metrics over the split's tokens; statistics are sums per window."""
@@ -235,10 +235,6 @@ def best_temperature(bits: Tensor, temperatures: tuple[float, ...]) -> tuple[flo
 def _mean_bits(digests: Tensor) -> Tensor:
     """(K,) mean bits per token at each temperature."""
     return -digests[..., 1:].double().flatten(0, -2).mean(0).cpu() / math.log(2)
-
-
-def _perplexity(bits: float) -> float:
-    return float(2.0 ** min(bits, MOST_BITS))
 
 
 def join(tokens: Sequence[str], level: str) -> str:

@@ -20,7 +20,7 @@ from lossbench.tasks.base import CONSTANT, Task, task_class, task_for
 from lossbench.training.setting import check_mixing, check_recipe
 from lossbench.trial.advice import tell_of_waits
 from lossbench.trial.generators import seeds
-from lossbench.trial.loss import build_loss, show, try_loss
+from lossbench.trial.loss import build_loss, show
 from lossbench.trial.model import try_model
 from lossbench.trial.shared import Trial, as_trained, faults_told, raised, sized, told, trying
 
@@ -79,7 +79,8 @@ def try_experiment(name: str, params: Params, data: Dataset, file: str = "params
         )
     for arm in params.arms_of(name).values():
         with trying(trial):
-            try_loss(trial, arm.loss, params.losses[arm.loss], outputs, encoded)
+            loss = build_loss(trial, arm.loss, params.losses[arm.loss])
+            show(trial, arm.loss, loss, outputs, encoded)
     if is_path(experiment.metric) or is_path(experiment.task.name):
         with trying(trial):
             _try_scores(trial, data, outputs, encoded)

@@ -24,11 +24,6 @@ LARGE = 2**22
 """Numbers in a sample's outputs from which on one sample is shown to the losses, not two."""
 
 
-def try_loss(trial: Trial, name: str, spec: Any, outputs: Tensor, targets: Tensor) -> None:
-    """Build a loss and show it what the model puts out."""
-    show(trial, name, build_loss(trial, name, spec), outputs, targets)
-
-
 def build_loss(trial: Trial, name: str, spec: Any) -> Loss:
     """Build a loss as training does."""
     recipe = trial.experiment.recipe

@@ -325,15 +325,11 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
 
 def edges(tuning: Tuning, point: Mapping[str, Any]) -> list[str]:
     """Name the ranges at whose end the best value lies: the optimum may lie beyond."""
-    tried = {name: sorted({p[name] for p in trial_points_of(tuning) if name in p}) for name in tuning.ranges}
+    points = trial_points(tuning.model_copy(update={"loss_parameters": False}), {})  # that all arms share
+    tried = {name: sorted({p[name] for p in points if name in p}) for name in tuning.ranges}
     return [
         name for name in tuning.ranges if name in point and point[name] in (tried[name][0], tried[name][-1])
     ]
-
-
-def trial_points_of(tuning: Tuning) -> list[dict[str, Any]]:
-    """Points of the ranges every arm shares."""
-    return trial_points(tuning.model_copy(update={"loss_parameters": False}), {})
 
 
 def _finite(value: float) -> float | None:

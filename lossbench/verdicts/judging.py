@@ -351,7 +351,8 @@ def _experiment(
         )
     if max(len(of_loss) for of_loss in table.values()) < 2:
         raise UserError(
-            f"{where}: one seed per loss; a verdict needs at least 2, and {_least(1, rules)} to decide"
+            f"{where}: one seed per loss; a verdict needs at least 2, and "
+            f"{floor_seeds(1, rules.level)} to decide"
         )
     compared = [_comparison(pair, scores, rules, question) for pair in pairs(list(table), question.baseline)]
     notes = _notes(name, scores, [one for one, _ in compared], [said for _, said in compared], rules)
@@ -369,10 +370,6 @@ def _found(name: str, one: Contrast, scores: Scores, rules: Rules) -> Found:
             f"{digits(high, half)} ({100 * (1 - rules.level):.3g} %), which decides nothing."
         )
     return Found(name, one, said, low, high)
-
-
-def _least(contrasts: int, rules: Rules) -> int:
-    return floor_seeds(contrasts, rules.level)
 
 
 def _comparison(
@@ -401,7 +398,9 @@ def _comparison(
     floors = {} if question.floor is None else {"the floor": question.floor}
     counted = [seed for loss in pair for seed in scores.replaced.get(loss, ()) if unpaired or seed in shared]
     once = [
-        _said_once(loss, of_loss) for loss, of_loss in zip(pair, values, strict=True) if _repeats(of_loss)
+        _said_once(loss, of_loss)
+        for loss, of_loss in zip(pair, values, strict=True)
+        if len(of_loss) > 1 and constant(of_loss)
     ]
     if not once and not unpaired and len(shared) > 1 and constant(sample.differences) and sample.difference:
         once.append(
@@ -424,10 +423,6 @@ def _apart(first: Mapping[str, float], second: Mapping[str, float]) -> str:
     return " against ".join(
         ", ".join([*seeds[:2], *["…"] * (len(seeds) > 2)]) for seeds in (list(first), list(second))
     )
-
-
-def _repeats(values: Array) -> bool:
-    return len(values) > 1 and constant(values)
 
 
 def _said_once(loss: str, values: Array) -> str:
