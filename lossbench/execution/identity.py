@@ -20,7 +20,7 @@ from lossbench.folds import fold_folder
 from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
-from lossbench.plugins import use_code
+from lossbench.plugins import is_path, use_code
 from lossbench.recipe import WORKSPACE, Compute, Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
@@ -92,8 +92,11 @@ class Identity:
         """Key of one replicate; ``company`` are the members of its population, for bits depend on it."""
         own = [member.own, *(one.own for one in company)]
         content = [self._shared, recipe.model_dump(mode="json"), own]
-        if self.experiment.metric != task_names.MONITORS.get(self.experiment.task.name):
-            content.append(self.experiment.metric)  # it may choose the epoch, and the point of a search
+        metric = self.experiment.metric
+        if not is_path(metric) and metric != task_names.MONITORS.get(self.experiment.task.name):
+            content.append(
+                metric
+            )  # it may choose the epoch and a search's point; the user's own does not
         return hashed(content)
 
     def described(self, recipe: Recipe) -> dict[str, Any]:
@@ -128,23 +131,30 @@ class Identity:
     @cached_property
     def scoring(self) -> Closure:
         """The code that scores a replicate."""
-        roots = ["lossbench.evaluation.replicates", *self._task_and_model]
+        roots = ["lossbench.evaluation.replicates", *self._task_and_model, *self._own_metric]
         return closure(roots, user_code(self.params, self.study))
 
     @cached_property
     def task(self) -> dict[str, Any]:
         """What floors and gallery follow from, beside the replicates."""
         module = module_of(self.experiment.task.name, tasks, task_names.MODULES)
-        code = closure(["lossbench.evaluation.gallery", module], user_code(self.params, self.study))
-        return {key: value for key, value in self._common(code).items() if key not in ("model", "compute")}
+        roots = ["lossbench.evaluation.gallery", module, *self._own_metric]
+        code = closure(roots, user_code(self.params, self.study))
+        made = {key: value for key, value in self._common(code).items() if key not in ("model", "compute")}
+        return made | ({"metric": self.experiment.metric} if self._own_metric else {})
 
     @property
     def _task_and_model(self) -> list[str]:
         return [
             module_of(self.experiment.task.name, tasks, task_names.MODULES),
             module_of(self.experiment.model.name, models, model_names.MODULES),
-            *([self.experiment.metric.partition(":")[0]] if ":" in self.experiment.metric else []),
         ]
+
+    @property
+    def _own_metric(self) -> list[str]:
+        """Module of a metric of the user's own, which scores and floors run; no training does."""
+        metric = self.experiment.metric
+        return [metric.partition(":")[0]] if is_path(metric) else []
 
     @cached_property
     def _shared(self) -> dict[str, Any]:
