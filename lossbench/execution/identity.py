@@ -94,9 +94,7 @@ class Identity:
         content = [self._shared, recipe.model_dump(mode="json"), own]
         metric = self.experiment.metric
         if not is_path(metric) and metric != task_names.MONITORS.get(self.experiment.task.name):
-            content.append(
-                metric
-            )  # it may choose the epoch and a search's point; the user's own does not
+            content.append(metric)  # it may choose the epoch and a search's point; the user's own does not
         return hashed(content)
 
     def described(self, recipe: Recipe) -> dict[str, Any]:
