@@ -233,6 +233,13 @@ def _module_of(file: Path, folder: Path) -> str | None:
     return ".".join(parts) if file.suffix == ".py" and all(one.isidentifier() for one in parts) else None
 
 
+def hashes_of(word: str, folders: Iterable[Path]) -> list[str]:
+    """Hash the files that a word means as seen from some folders."""
+    if not FILE_NAME.fullmatch(word):
+        return []
+    return [_hash_of(folder / word) for folder in folders if (folder / word).is_file()]
+
+
 def _hash_of(path: Path) -> str:
     found = path.stat()
     return _hash_of_file(path, found.st_mtime_ns, found.st_size)

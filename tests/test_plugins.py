@@ -408,6 +408,35 @@ def test_an_edit_of_ones_own_metric_scores_anew_and_trains_nothing(code: Path, t
         assert len({str(one[of]) for one in (plain, first, edited, other)}) == 4, of
 
 
+def test_a_file_that_params_name_to_ones_own_code_is_part_of_the_key(
+    code: Path, trained_study: Path, tmp_path: Path
+) -> None:
+    """``timm:create_model`` takes a ``checkpoint_path``; who replaces that file trains anew."""
+    content = study_params(code=str(code))
+    content["losses"]["focal"] = {"sum": {"mine:own": {"weight": 1.0, "tables": ["costs.csv"]}, "focal": 1.0}}
+    content["experiments"]["digits"]["model"] = {
+        "name": "timm:create_model",
+        "model_name": "resnet10t",
+        "checkpoint_path": str(tmp_path / "r.pt"),
+    }
+    params = parse_params(content)
+
+    def digests() -> list[str]:
+        return [
+            Identity(params, f"digits-{one}", trained_study).code.digest for one in ("cross_entropy", "focal")
+        ]
+
+    (code / "mine.py").touch()
+    found = [digests()]
+    for file in (code / "costs.csv", tmp_path / "r.pt"):
+        for content in ("1", "22"):
+            file.write_text(content)
+            found.append(digests())
+    plain, weighted = zip(*found, strict=True)
+    assert len(set(weighted)) == 5
+    assert len(set(plain)) == 3
+
+
 def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_study: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for name in ("example_loss.py", "example_model.py"):

@@ -8,14 +8,15 @@ belong to: who only reads ``models/`` finds them too.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lossbench import losses, models, tasks
-from lossbench.closure import Closure, closure, versions_of
+from lossbench.closure import Closure, closure, hashes_of, versions_of
 from lossbench.folds import fold_folder
 from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
@@ -124,7 +125,25 @@ class Identity:
         compute = self.params.compute
         engine = [*ENGINES[compute.engine], *(SEVERAL if compute.processes > 1 else ())]
         roots = [*engine, "lossbench.training.setting", *self._task_and_model]
-        return closure([*roots, *loss_modules], user_code(self.params, self.study))
+        made = closure([*roots, *loss_modules], user_code(self.params, self.study))
+        return replace(made, files={**made.files, **self._named_files()})
+
+    def _named_files(self) -> dict[str, str]:
+        """Hash the files that params name to code that is not ours: a table, a checkpoint."""
+        model, parts = self.experiment.model, self.loss.get("sum", {"": self.loss})
+        own = [
+            one
+            for key, one in parts.items()
+            if is_path(one.get("name", key) if isinstance(one, Mapping) else key)
+        ]
+        if is_path(model.name):
+            own.append(
+                {key: one for key, one in model.options.items() if key != "weights_file"}
+            )  # has a hash
+        folders = [
+            one for one in (self.study.resolve(), user_code(self.params, self.study)) if one is not None
+        ]
+        return {f"params.yaml: {word}": file for word in _words(own) for file in hashes_of(word, folders)}
 
     @cached_property
     def scoring(self) -> Closure:
@@ -271,6 +290,14 @@ def _gpu() -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", WORKSPACE),
         **{name: os.environ[name] for name in GPU_SWITCHES if name in os.environ},
     }
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(one)
 
 
 def module_of(name: str, package: Any, table: Mapping[str, str]) -> str:
