@@ -557,6 +557,10 @@ ODD: dict[str, tuple[str, str, str]] = {
     "a loss that is NaN": (
         "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) * (logits.std() * -1).log()\n",
         "'own' is nan on random logits, with no finite gradient"),
+    "a loss that leads to itself alone": (
+        "loss", f"{LOSS}def own(logits, target):\n"
+        "    return torch.tensor(cross_entropy(logits, target).item(), requires_grad=True)\n",
+        "no gradient leads from what loss 'own' returns to the logits"),
     "a loss that raises what torch does not": (
         "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) / 0 * (1 / 0)\n",
         "cannot show to loss 'own' beside its targets: ZeroDivisionError"),
