@@ -6,7 +6,7 @@ are no part of it; nor are our modules called ``names``, which only say where a 
 looked up there stands in the closure itself.
 
 Of the user's code also what no import statement says: modules that ``import_module`` is given by name,
-compiled ones, and files of the code folder that a module names in a string. The user's are the modules of
+compiled ones, and files of the code folder that a module names in strings. The user's are the modules of
 that folder, and those that are installed as they stand elsewhere (``pip install --editable``) or lie on
 ``PYTHONPATH``: the version of such a package stays the same through all edits.
 """
@@ -35,10 +35,14 @@ from lossbench.system import write_atomically
 PACKAGE = Path(__file__).parent
 LOOKUPS = "names"
 """Name of the modules that hold nothing but where names are defined."""
-RULES = b"3"
+RULES = b"4"
 """Of what is read from a file; to be raised with every change of them."""
-FILE_NAME = re.compile(r"[^\n\0]{0,200}\.\w{1,10}")
-"""A string that may name a file."""
+FILE_NAME = re.compile(r"[^\n\0]{0,200}\.\w{1,10}|[^\s\0]{1,100}")
+"""A string that may name a file, or a folder on the way to it."""
+
+
+OUTS = frozenset({"data", "models", "reports"})
+"""Folders of a study that runs write."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,12 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
             named = tuple(one for one in code.named if one[1] or file.name == "__init__.py")
             waiting += _imports(named, name, file, find)
             folder = _folder_of(name, file, user)
-            files |= {f"{name}: {one}": _hash_of(path) for one, path in _told(code.words, file, folder)}
+            for word, path in _told(code.words, file, folder):
+                own = _module_of(path, folder)
+                if own is not None and find(own) == path:
+                    waiting.append(own)  # run as it stands, or imported by its path
+                else:
+                    files[f"{name}: {word}"] = _hash_of(path)
     memory.keep()
     return Closure(files, frozenset(foreign))
 
@@ -192,14 +201,51 @@ def _folder_of(module: str, file: Path, user: Path | None) -> Path:
 
 
 def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Find the files of a folder that a module names, as seen from itself, from the folder or from above."""
-    inside = folder.resolve()
-    for word in words:
-        for above in (file.parent, folder, folder.parent):
-            path = Path(os.path.normpath(above / word))
-            if path.suffix != ".py" and path.is_file() and path.is_relative_to(inside):
-                yield word, path
-                break
+    """Find the files of a folder that a module names, as seen from itself, from the folder or from above.
+
+    In one string (``"tables/costs.json"``) or in several (``HERE / "tables" / "costs.json"``): folders that
+    it names are looked into, too.
+    """
+    inside, wanted = folder.resolve(), list(words)
+    first = list(dict.fromkeys((file.parent, folder, folder.parent)))
+    places, told = [*first], set[str]()
+    for place in places:  # which grows
+        there = _entries(place)
+        for word in wanted:
+            if word.partition("/")[0] not in there and word[:1] not in ("", ".", "/"):
+                continue
+            path = Path(os.path.normpath(place / word))
+            if not path.is_relative_to(inside):
+                continue
+            if path.is_dir():
+                written = path.name in OUTS and "params.yaml" in there
+                places += [path] * (path not in places and not written)
+            elif path.is_file() and path != file:
+                name = word if place in first else path.relative_to(inside).as_posix()
+                if name not in told:
+                    told.add(name)
+                    yield name, path
+
+
+def _entries(folder: Path) -> set[str]:
+    """Names in a folder, in which thousands of words are looked up; none where it must not be listed."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208  # pathlib would make a path of each
+    except OSError:
+        return set()
+
+
+def _module_of(file: Path, folder: Path) -> str | None:
+    """Name the module that a file of a folder is."""
+    parts = file.relative_to(folder.resolve()).with_suffix("").parts
+    return ".".join(parts) if file.suffix == ".py" and all(one.isidentifier() for one in parts) else None
+
+
+def hashes_of(word: str, folders: Iterable[Path]) -> list[str]:
+    """Hash the files that a word means as seen from some folders."""
+    if not FILE_NAME.fullmatch(word):
+        return []
+    return [_hash_of(folder / word) for folder in folders if (folder / word).is_file()]
 
 
 def _hash_of(path: Path) -> str:
@@ -373,16 +419,19 @@ def _found(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 def _named(tree: ast.Module) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     """Find modules named in strings: in a call of ``import_module``, and in ``__all__``, for ``import *``."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and node.args:
+        if isinstance(node, ast.Call):
+            given = [*node.args, *(one.value for one in node.keywords if one.arg == "name"), None]
             called = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-            name = getattr(node.args[0], "value", None)
+            name = getattr(given[0], "value", None)
             if called in ("import_module", "__import__") and isinstance(name, str):
                 base = name.lstrip(".")
                 yield len(name) - len(base), base, ()
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", None) == "__all__":
-            listed = getattr(statement.value, "elts", ())
-            yield 1, "", tuple(one.value for one in listed if isinstance(getattr(one, "value", None), str))
+        if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if getattr(targets[0], "id", None) == "__all__":
+                listed = [getattr(one, "value", None) for one in getattr(statement.value, "elts", ())]
+                yield 1, "", tuple(one for one in listed if isinstance(one, str))
 
 
 def _only_types(test: ast.expr) -> bool:

@@ -173,13 +173,18 @@ def digest(source: str) -> str:
         ("from importlib import import_module\ndef f():\n    import_module('.beside', __package__)", {"mine.beside"}),
         ("__import__('mine.beside')", {"mine.beside"}),
         ("try:\n    from .beside import x\nexcept ImportError:\n    x = 0", {"mine.beside"}),
-        ("from mine.star import *", {"mine.star", "mine.star.inner"}),
+        ("from mine.star import *", {"mine.star", "mine.star.inner", "mine.star.added", "mine.star.typed"}),
         ("from . import names", {"mine.names"}),
         ("from . import made", {"mine.made"}),
         ("from . import broken", {"mine.broken"}),
         ("open('table.json')", {"mine.own: table.json"}),
         ("open('mine/table.json')", {"mine.own: mine/table.json"}),
         ("open('../shared.json')", {"mine.own: ../shared.json"}),
+        ("open(HERE / 'star' / 'deep' / 'costs.csv')", {"mine.own: mine/star/deep/costs.csv"}),
+        ("import os\nopen(os.path.join(HERE, 'star', 'deep', 'vocabulary'))", {"mine.own: mine/star/deep/vocabulary"}),
+        ("FOLDER, FILE = 'mine/star/deep', 'costs.csv'\nopen(FOLDER + '/' + FILE)", {"mine.own: mine/star/deep/costs.csv"}),
+        ("import runpy\nrunpy.run_path('beside.py')", {"mine.beside"}),
+        ("import importlib\nimportlib.import_module(package='mine', name='.beside')", {"mine.beside"}),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nelse:\n    import numpy", {"numpy"}),
     ],
 )  # fmt: skip
@@ -190,14 +195,29 @@ def test_the_users_own_modules_are_followed_and_the_rest_is_named(
     (tmp_path / "mine/__init__.py").touch()
     (tmp_path / "mine/beside.py").touch()
     (tmp_path / "mine/star").mkdir()
-    (tmp_path / "mine/star/__init__.py").write_text("__all__ = ['inner']")
-    for name in ("star/inner.py", "names.py", "table.json", "../shared.json"):
+    (tmp_path / "mine/star/__init__.py").write_text(
+        "__all__ = ['inner']\n__all__ += ['added']\n__all__: list = ['typed']"
+    )
+    (tmp_path / "mine/star/deep").mkdir()
+    modules = ("star/inner.py", "star/added.py", "star/typed.py", "names.py")
+    for name in (*modules, "table.json", "../shared.json", "star/deep/costs.csv", "star/deep/vocabulary"):
         (tmp_path / "mine" / name).touch()
     (tmp_path / "mine" / f"made{EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF")
     (tmp_path / "mine/broken.py").write_text("def (")
     (tmp_path / "mine/own.py").write_text(source)
     made = closure(["mine.own"], tmp_path)
     assert (set(made.files) | made.foreign) - {"mine", "mine.own"} == found
+
+
+def test_what_a_run_writes_into_the_study_is_no_code(tmp_path: Path) -> None:
+    for name in ("reports/metrics.json", "tables/metrics.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "mine.py").write_text(
+        "open('reports' + '/' + 'metrics.json'), open('tables' + '/' + 'metrics.json')"
+    )
+    assert set(closure(["mine"], tmp_path).files) == {"mine", "mine: tables/metrics.json"}
 
 
 @pytest.mark.parametrize("edited", ["names.py", "made.so", "broken.py", "table.json"])

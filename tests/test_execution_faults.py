@@ -1,5 +1,6 @@
 """What goes wrong while the store is filled: it is mended or said in a sentence, and the bytes stay the same."""
 
+import importlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from law_cases import mostly_slow
 from test_execution import Counted, filled, load, own, study, study_params, written
 
 from benchmarks.fault_study import outliving
+from lossbench.closure import closure
 from lossbench.errors import GateError
 from lossbench.execution import work
 from lossbench.execution.collect import weights_in_models
@@ -107,6 +109,32 @@ def test_code_edited_since_a_worker_imported_it_is_named_and_nothing_is_kept(
     ):
         filled(own)
     assert list(Store(str(own / ".lossbench/store")).entries()) == []
+
+
+def test_own_code_edited_since_a_worker_imported_it_is_named_and_reloaded_code_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker takes job after job: under a key of what stands there now it would keep what stood there."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(work, "_IMPORTED", {})
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "mine_edited.py"
+
+    def told(source: str) -> list[str]:
+        file.write_text(source)
+        return work._edited_since(closure(["mine_edited"], tmp_path))
+
+    assert told("def f(): return 1") == [], "not imported yet"
+    file.write_text("def f(): return 2")
+    module = importlib.import_module("mine_edited")
+    try:
+        assert told("def f(): return 2  # a comment") == []
+        assert told("def f(): return 3") == ["mine_edited"]
+        importlib.reload(module)
+        assert told("def f(): return 3") == []
+        assert told("def f(): return 4") == ["mine_edited"]
+    finally:
+        del sys.modules["mine_edited"]
 
 
 def test_scores_are_kept_under_the_drivers_key_or_not_at_all(own: Path) -> None:

@@ -1,6 +1,7 @@
 """Names by import path: the user's own code, and other packages', from params.yaml alone."""
 
 import hashlib
+import json
 import random
 import signal
 import sys
@@ -27,6 +28,7 @@ from lossbench.plugins import use_code
 from lossbench.recipe import Network
 from lossbench.tasks.base import task_for
 from lossbench.training.interruption import ending_on_sigterm
+from lossbench.training.member import Member
 from lossbench.trial import try_experiment
 
 CONTEXT = LossContext(classes=3)
@@ -314,6 +316,119 @@ def test_a_study_of_ones_own_loss_and_model_trains(tmp_path: Path) -> None:
     assert filled(root).trained == []
 
 
+OWN = {
+    "mine_task": "from lossbench.tasks.classification import Classification\nclass Own(Classification):\n"
+    "    name = 'mine'\n",
+    "mine_metric": "def own(decisions, targets):\n    return float((decisions == targets).mean())\n",
+    "mine_source": "from lossbench.data.sources.digits import Digits\nclass Own(Digits):\n    pass\n",
+    "mine_model": "import math\nfrom torch import nn\ndef own(input_shape, outputs):\n"
+    "    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), outputs))\n",
+    "mine_loss": "from torch.nn.functional import cross_entropy as own\n",
+    "mine_augmentation": "def own(inputs, targets, generator):\n    return inputs.flip(-1), targets\n",
+}
+"""A module for each kind of name."""
+
+
+@pytest.mark.slow
+def test_names_of_ones_own_lead_through_report_record_and_every_answer(tmp_path: Path, code: Path) -> None:
+    """In processes that have not checked: they must find the code by themselves."""
+    from conftest import train_study
+    from PIL import Image
+
+    from lossbench.retraining.gate import decide
+    from lossbench.retraining.scoring import contender
+
+    for name, source in OWN.items():
+        (code / f"{name}.py").write_text(source)
+    content = study_params(code=str(code), seeds=[0, 1], hypotheses={})
+    content["datasets"]["digits"]["source"] = "mine_source:Own"
+    content["experiments"]["digits"] |= {
+        "task": "mine_task:Own",
+        "metric": "mine_metric:own",
+        "model": {"name": "mine_model:own"},
+    }
+    content["experiments"]["digits"]["recipe"] |= {"augmentation": {"own": "mine_augmentation:own"}}
+    content["losses"]["own"] = {"name": "mine_loss:own"}
+    content["arms"]["digits-own"] = {"experiment": "digits", "dataset": "digits", "loss": "own"}
+    root = tmp_path / "s"
+    train_study(root, content)
+    check(parse_params(load(root)))
+    assert stage(root, "validate", "digits").returncode == 0
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "0.png")
+    for words in (
+        ["report"],
+        ["track"],
+        ["summary"],
+        ["predict", "--arm", "digits-own", "0.png"],
+        ["export", "--arm", "digits-own", "--onnx", "own.onnx"],
+    ):
+        ended = stage(root, *words)
+        assert ended.returncode == 0, (words, ended.stderr)
+    described = json.loads((root / "models/digits/digits-own/arm.json").read_bytes())
+    assert described["task"] == "mine_task:Own"
+    data, params = Dataset.open(root / "data/digits"), parse_params(load(root))
+    weights = root / "models/digits/digits-own/seed-0.safetensors"
+    asked = contender("own", described, weights, data.info, "mine_metric:own")
+    assert "mine_metric:own" in decide(asked, None, data, "mine_metric:own", params.retraining).reason
+
+
+def test_an_edit_of_ones_own_metric_scores_anew_and_trains_nothing(code: Path, trained_study: Path) -> None:
+    """Floors too are scored anew: whether an arm was trained at all is said by them."""
+    metric = code / "mine_metric.py"
+
+    def keys(named: str, source: str) -> dict[str, object]:
+        metric.write_text(source)
+        content = study_params(code=str(code))
+        content["experiments"]["digits"]["metric"] = named
+        params = parse_params(content)
+        found = Identity(params, "digits-focal", trained_study)
+        recipe = params.experiments["digits"].recipe
+        return {
+            "training": found.training(Member(0), recipe),
+            "scores": found.scores(""),
+            "floors": found.task,
+        }
+
+    plain = keys("accuracy", OWN["mine_metric"])
+    first, edited, other = (
+        keys("mine_metric:own", OWN["mine_metric"]),
+        keys("mine_metric:own", OWN["mine_metric"].replace("==", "!=")),
+        keys("mine_metric:other", OWN["mine_metric"].replace("==", "!=")),
+    )
+    assert len({one["training"] for one in (plain, first, edited, other)}) == 1
+    for of in ("scores", "floors"):
+        assert len({str(one[of]) for one in (plain, first, edited, other)}) == 4, of
+
+
+def test_a_file_that_params_name_to_ones_own_code_is_part_of_the_key(
+    code: Path, trained_study: Path, tmp_path: Path
+) -> None:
+    """``timm:create_model`` takes a ``checkpoint_path``; who replaces that file trains anew."""
+    content = study_params(code=str(code))
+    content["losses"]["focal"] = {"sum": {"mine:own": {"weight": 1.0, "tables": ["costs.csv"]}, "focal": 1.0}}
+    content["experiments"]["digits"]["model"] = {
+        "name": "timm:create_model",
+        "model_name": "resnet10t",
+        "checkpoint_path": str(tmp_path / "r.pt"),
+    }
+    params = parse_params(content)
+
+    def digests() -> list[str]:
+        return [
+            Identity(params, f"digits-{one}", trained_study).code.digest for one in ("cross_entropy", "focal")
+        ]
+
+    (code / "mine.py").touch()
+    found = [digests()]
+    for file in (code / "costs.csv", tmp_path / "r.pt"):
+        for content in ("1", "22"):
+            file.write_text(content)
+            found.append(digests())
+    plain, weighted = zip(*found, strict=True)
+    assert len(set(weighted)) == 5
+    assert len(set(plain)) == 3
+
+
 def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_study: Path) -> None:
     (tmp_path / "plugins").mkdir()
     for name in ("example_loss.py", "example_model.py"):
@@ -435,6 +550,10 @@ ODD: dict[str, tuple[str, str, str]] = {
     "a loss that is NaN": (
         "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) * (logits.std() * -1).log()\n",
         "'own' is nan on random logits, with no finite gradient"),
+    "a loss that leads to itself alone": (
+        "loss", f"{LOSS}def own(logits, target):\n"
+        "    return torch.tensor(cross_entropy(logits, target).item(), requires_grad=True)\n",
+        "no gradient leads from what loss 'own' returns to the logits"),
     "a loss that raises what torch does not": (
         "loss", f"{LOSS}def own(logits, target):\n    return cross_entropy(logits, target) / 0 * (1 / 0)\n",
         "cannot show to loss 'own' beside its targets: ZeroDivisionError"),

@@ -461,6 +461,23 @@ class Lazy(nn.Module):
         return self.net(x)
 
 
+class Stateless(Net):
+    def state_dict(self, *args, **given):
+        raise OSError("no state")
+
+
+class Modeless(Net):
+    def train(self, mode=True):
+        raise RuntimeError("no mode")
+
+
+class Items(Net):
+    def __init__(self, input_shape, outputs):
+        super().__init__(input_shape, outputs)
+        self.rates = [one.item() for one in torch.linspace(0, 0.1, 3)]
+        self.net[1].weight.data = torch.tensor(self.net[1].weight.detach().numpy())
+
+
 class Constant(Net):
     def forward(self, x):
         return self.net(x + torch.ones(1, device="cpu"))
@@ -487,6 +504,8 @@ MISBEHAVED = {
     "Late": "makes or resizes 'network.late.bias' while it runs",
     "Grows": "makes or resizes 'network.seen' while it runs",
     "Lazy": "has a lazy layer ('network.net.1.weight')",
+    "Stateless": "fails: OSError no state",
+    "Modeless": "fails: no mode",
 }
 
 
@@ -510,7 +529,7 @@ def test_ones_own_network_is_refused_for_what_would_fail_after_hours(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["Net", "Constant", "Conditional", "ByNumPy"])
+@pytest.mark.parametrize("name", ["Net", "Constant", "Conditional", "ByNumPy", "Items"])
 def test_what_the_meta_device_cannot_do_is_no_fault_of_a_network(
     name: str, own: Any, trained_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lossbench.closure import Closure
 from lossbench.errors import GateError, UserError
 from lossbench.execution.declared import plan_of, seeds_of
 from lossbench.execution.identity import Identity
@@ -273,6 +274,11 @@ class Experiment:
     def folds(self) -> range:
         """Numbers of the folds; of 0 alone where the data are divided once."""
         return range(folds_of(self.params, self.name))
+
+    @property
+    def scoring(self) -> Closure:
+        """The code that scores its replicates."""
+        return next(iter(self.arms.values())).identity.scoring
 
     def floors(self, fold: int) -> str:
         """Key of the scores of predictors that need no training, on a fold."""

@@ -8,19 +8,20 @@ belong to: who only reads ``models/`` finds them too.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lossbench import losses, models, tasks
-from lossbench.closure import Closure, closure, versions_of
+from lossbench.closure import Closure, closure, hashes_of, versions_of
 from lossbench.folds import fold_folder
 from lossbench.losses import names as loss_names
 from lossbench.models import names as model_names
 from lossbench.params import Params
-from lossbench.plugins import use_code
+from lossbench.plugins import is_path, use_code
 from lossbench.recipe import WORKSPACE, Compute, Recipe
 from lossbench.store import hashed
 from lossbench.tasks import names as task_names
@@ -92,8 +93,9 @@ class Identity:
         """Key of one replicate; ``company`` are the members of its population, for bits depend on it."""
         own = [member.own, *(one.own for one in company)]
         content = [self._shared, recipe.model_dump(mode="json"), own]
-        if self.experiment.metric != task_names.MONITORS.get(self.experiment.task.name):
-            content.append(self.experiment.metric)  # it may choose the epoch, and the point of a search
+        metric = self.experiment.metric
+        if not is_path(metric) and metric != task_names.MONITORS.get(self.experiment.task.name):
+            content.append(metric)  # it may choose the epoch and a search's point; the user's own does not
         return hashed(content)
 
     def described(self, recipe: Recipe) -> dict[str, Any]:
@@ -123,28 +125,53 @@ class Identity:
         compute = self.params.compute
         engine = [*ENGINES[compute.engine], *(SEVERAL if compute.processes > 1 else ())]
         roots = [*engine, "lossbench.training.setting", *self._task_and_model]
-        return closure([*roots, *loss_modules], user_code(self.params, self.study))
+        made = closure([*roots, *loss_modules], user_code(self.params, self.study))
+        return replace(made, files={**made.files, **self._named_files()})
+
+    def _named_files(self) -> dict[str, str]:
+        """Hash the files that params name to code that is not ours: a table, a checkpoint."""
+        model, parts = self.experiment.model, self.loss.get("sum", {"": self.loss})
+        own = [
+            one
+            for key, one in parts.items()
+            if is_path(one.get("name", key) if isinstance(one, Mapping) else key)
+        ]
+        if is_path(model.name):
+            own.append(
+                {key: one for key, one in model.options.items() if key != "weights_file"}
+            )  # has a hash
+        folders = [
+            one for one in (self.study.resolve(), user_code(self.params, self.study)) if one is not None
+        ]
+        return {f"params.yaml: {word}": file for word in _words(own) for file in hashes_of(word, folders)}
 
     @cached_property
     def scoring(self) -> Closure:
         """The code that scores a replicate."""
-        roots = ["lossbench.evaluation.replicates", *self._task_and_model]
+        roots = ["lossbench.evaluation.replicates", *self._task_and_model, *self._own_metric]
         return closure(roots, user_code(self.params, self.study))
 
     @cached_property
     def task(self) -> dict[str, Any]:
         """What floors and gallery follow from, beside the replicates."""
         module = module_of(self.experiment.task.name, tasks, task_names.MODULES)
-        code = closure(["lossbench.evaluation.gallery", module], user_code(self.params, self.study))
-        return {key: value for key, value in self._common(code).items() if key not in ("model", "compute")}
+        roots = ["lossbench.evaluation.gallery", module, *self._own_metric]
+        code = closure(roots, user_code(self.params, self.study))
+        made = {key: value for key, value in self._common(code).items() if key not in ("model", "compute")}
+        return made | ({"metric": self.experiment.metric} if self._own_metric else {})
 
     @property
     def _task_and_model(self) -> list[str]:
         return [
             module_of(self.experiment.task.name, tasks, task_names.MODULES),
             module_of(self.experiment.model.name, models, model_names.MODULES),
-            *([self.experiment.metric.partition(":")[0]] if ":" in self.experiment.metric else []),
         ]
+
+    @property
+    def _own_metric(self) -> list[str]:
+        """Module of a metric of the user's own, which scores and floors run; no training does."""
+        metric = self.experiment.metric
+        return [metric.partition(":")[0]] if is_path(metric) else []
 
     @cached_property
     def _shared(self) -> dict[str, Any]:
@@ -263,6 +290,14 @@ def _gpu() -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", WORKSPACE),
         **{name: os.environ[name] for name in GPU_SWITCHES if name in os.environ},
     }
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(one)
 
 
 def module_of(name: str, package: Any, table: Mapping[str, str]) -> str:

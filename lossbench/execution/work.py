@@ -1,6 +1,7 @@
 """What a worker does with a job: prepare the data once, train or score, put the result in the store."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from lossbench.execution.scoring import Hand, Scoring, keep
 from lossbench.execution.serialised import plain, read_array
 from lossbench.folds import fold_folder, fold_of
 from lossbench.losses.schedules import changes_stated
-from lossbench.params import Experiment, Params, ScriptExperiment
+from lossbench.params import Params, ScriptExperiment
 from lossbench.plugins import is_path, load_object
 from lossbench.store import DamagedError, Entry, Store, hashed
 from lossbench.system import peak_memory
@@ -68,6 +69,7 @@ def work(job: Job, emit: Emit, hand: Hand | None = None) -> None:
 
     """
     use_own_code(job.params, job.where.study)
+    _import_own(job)
     try:
         _work(job, emit, hand)
     except RuntimeError as error:
@@ -147,7 +149,7 @@ def _agree(job: Job, mine: object, drivers: object, *codes: Closure) -> None:
         GateError: naming the edited modules, where they are known.
 
     """
-    changed = sorted({name for code in codes for name in edited(code, LOADED)})
+    changed = sorted({name for code in codes for name in (*edited(code, LOADED), *_edited_since(code))})
     if mine == drivers and not changed:
         return
     which = f" ({', '.join(changed)})" if changed else ""
@@ -155,6 +157,26 @@ def _agree(job: Job, mine: object, drivers: object, *codes: Closure) -> None:
         f"{job.label}: the worker's code, data or processor differ from those of whoever sent the job; was a "
         f"file edited meanwhile{which}? Run the same again"
     )
+
+
+def _edited_since(code: Closure) -> list[str]:
+    """Name the user's modules that were edited since this process imported them."""
+    found = []
+    for name in code.files.keys() - LOADED.keys():
+        module = name.partition(": ")[0]  # of which the rest is a file that it names
+        imported = getattr(sys.modules.get(module), "__spec__", None)  # another one after a reload
+        if imported is None:
+            continue
+        spec, digest = _IMPORTED.get(name, (None, ""))
+        if spec is not imported:
+            _IMPORTED[name] = (imported, code.files[name])
+        elif digest != code.files[name]:
+            found.append(name)
+    return found
+
+
+_IMPORTED: dict[str, tuple[object, str]] = {}
+"""The user's modules that this process has imported: whose import it was, and the hash of its code then."""
 
 
 def _keep(
@@ -203,7 +225,7 @@ def describe(setting: Setting, job: Train) -> dict[str, Any]:
     """Say what is trained, parameters as resolved: the part of ``arm.json`` that needs torch."""
     first = job.members[0]
     return {
-        "task": setting.task.name,
+        "task": job.params.experiments[job.params.arms[job.arm].experiment].task.name,
         "task_options": setting.task.options.model_dump(mode="json"),
         "loss_parameters": _stated(setting, first),
         "model": setting.network.model_dump(mode="json"),
@@ -266,6 +288,7 @@ def score_handed(scoring: Scoring) -> None:
     """
     job = scoring.job
     use_own_code(job.params, job.where.study)
+    _import_own(job)
     identity = Identity(job.params, job.arm, job.where.study, job.fold)
     _agree(job, identity.scoring.digest, scoring.code, identity.scoring)
     keep(scoring, *_task(job.params, job.params.arms[job.arm].experiment, identity.data))
@@ -287,14 +310,14 @@ def _keep_costs(identity: Identity, store: Store, seconds: float) -> None:
 
 def _floors(job: Floors) -> None:
     experiment = Shown(job.params, job.experiment, job.where.study)
-    _agree(job, experiment.floors(job.fold), job.key)
+    _agree(job, experiment.floors(job.fold), job.key, experiment.scoring)
     task, data = _task(job.params, job.experiment, _data(job, job.experiment, job.fold))
     Store(job.where.store).put(FLOORS, job.key, {"floors": plain(task.floors(data))})
 
 
 def _gallery(job: Gallery) -> None:
     experiment = Shown(job.params, job.experiment, job.where.study)
-    _agree(job, experiment.gallery(job.shown), job.key)
+    _agree(job, experiment.gallery(job.shown), job.key, experiment.scoring)
     fold = fold_of(job.params, job.experiment, job.seed)
     task, data = _task(job.params, job.experiment, _data(job, job.experiment, fold))
     store = Store(job.where.store)
@@ -323,7 +346,6 @@ def _setting(job: Train) -> Setting:
     """Prepare an arm; data are read once for all arms and trials that see them alike."""
     params, arm = job.params, job.params.arms[job.arm]
     network, loss = params.experiments[arm.experiment].model, params.losses[arm.loss]
-    _import_own(params.experiments[arm.experiment], loss)
     task, data = _task(params, arm.experiment, _data(job, arm.experiment, job.fold))
     alike = [
         params.experiments[arm.experiment].task.model_dump(mode="json"),
@@ -343,10 +365,17 @@ def _setting(job: Train) -> Setting:
     return replace(_PREPARED[key], task=task, network=network, recipe=job.recipe, loss=loss)
 
 
-def _import_own(experiment: Experiment | ScriptExperiment, loss: Mapping[str, Any]) -> None:
-    """Import the user's modules before anything is drawn: one may seed a generator when it is imported."""
+def _import_own(job: Job) -> None:
+    """Import the user's modules before anything is drawn: one may seed a generator when it is imported.
+
+    And before their files are read for a key: an edit in between is noticed by the next job.
+    """
+    params = job.params
+    whose = job.experiment if isinstance(job, Floors | Gallery) else params.arms[job.arm].experiment
+    experiment = params.experiments[whose]
     if isinstance(experiment, ScriptExperiment):
         return
+    loss = params.losses[params.arms[job.arm].loss] if isinstance(job, Train | Measure) else {}
     names = [experiment.model.name, experiment.task.name, experiment.metric, *losses_named(loss)]
     for name in (*names, experiment.recipe.augmentation.own):
         if is_path(name):

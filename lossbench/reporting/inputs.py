@@ -13,6 +13,7 @@ import pandas as pd
 from lossbench.data.dataset import Dataset
 from lossbench.errors import GateError
 from lossbench.execution.declared import LOOKS, content_of, records_of
+from lossbench.execution.identity import use_own_code
 from lossbench.params import Experiment, Params, ScriptExperiment
 from lossbench.scripts.scoring import Scripted
 from lossbench.statistics.record import Record
@@ -111,6 +112,7 @@ class Study:
 
 def read_study(params: Params, root: Path) -> Study:
     """Read the outs of all experiments under a study's folder."""
+    use_own_code(params, root)  # a task or metric may be of it
     datasets = sorted({arm.dataset for arm in params.arms.values()})
     return Study(
         params=params,

@@ -128,7 +128,8 @@ def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
         _catch_up(registry, params, root, say)
         standing = registry.standing()
         if standing.former is not None and standing.former in standing.versions:
-            _read_version(registry, standing.former, "the former champion")
+            metric = params.experiments[experiment_of(params)].metric
+            _read_version(registry, standing.former, "the former champion", metric)
         attempt = Attempt(_now(), "promoted", "")
         now, before = registry.roll_back(asdict(attempt))
     reason = f"rolled back by hand from version {before}"
@@ -269,7 +270,7 @@ class _Attempt:
             registry = self._registry()
             registry.settle()
             judged = registry.standing()
-            held = _champion(registry, judged.champion)
+            held = _champion(registry, judged.champion, metric)
         decision = decide(
             challenger,
             held,
@@ -408,16 +409,17 @@ def _challenger(outs: ArmOuts, params: Params, data: Dataset) -> tuple[Contender
     """Load the arm's replicate with the median validation score: the best one's luck would not last."""
     seed = median_seed(outs, params)
     weights = outs.folder / f"seed-{seed}.safetensors"
-    return contender(f"{outs.arm}, seed {seed}", outs.described, weights, data.info), seed
+    metric = params.experiments[outs.experiment].metric
+    return contender(f"{outs.arm}, seed {seed}", outs.described, weights, data.info, metric), seed
 
 
-def _champion(registry: Registry, version: str | None) -> Contender | None:
+def _champion(registry: Registry, version: str | None, metric: str) -> Contender | None:
     if version is None:
         return None
-    return _read_version(registry, version, "the champion")
+    return _read_version(registry, version, "the champion", metric)
 
 
-def _read_version(registry: Registry, version: str, what: str) -> Contender:
+def _read_version(registry: Registry, version: str, what: str, metric: str) -> Contender:
     """Load a version as it is in the registry.
 
     Raises:
@@ -426,7 +428,7 @@ def _read_version(registry: Registry, version: str, what: str) -> Contender:
     """
     try:
         with registry.folder_of(version) as folder:
-            return read_contender(f"version {version}", folder)
+            return read_contender(f"version {version}", folder, metric)
     except (ServerGoneError, RefusedError):
         raise
     except GateError as error:

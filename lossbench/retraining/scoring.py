@@ -14,7 +14,7 @@ from scipy import stats
 
 from lossbench.data.dataset import DatasetInfo, Split
 from lossbench.recipe import Compute, Network
-from lossbench.tasks.base import Scores, Task, task_class
+from lossbench.tasks.base import Scores, Task, task_for
 from lossbench.training.prediction import State, predicting
 
 Array = npt.NDArray[Any]
@@ -48,7 +48,9 @@ class Contender:
         return self.task.info
 
 
-def contender(name: str, described: Mapping[str, Any], weights: Path, info: DatasetInfo) -> Contender:
+def contender(
+    name: str, described: Mapping[str, Any], weights: Path, info: DatasetInfo, metric: str
+) -> Contender:
     """Load a replicate; weights are safetensors, which cannot hold code.
 
     Args:
@@ -56,16 +58,17 @@ def contender(name: str, described: Mapping[str, Any], weights: Path, info: Data
         described: its ``arm.json``.
         weights: the file.
         info: of its dataset.
+        metric: of the experiment; it may be of the user's own.
 
     """
-    task = task_class(described["task"])(info, described.get("task_options"))
+    task = task_for(described["task"], metric)(info, described.get("task_options"))
     return Contender(name, task, Network.model_validate(described["model"]), load_file(weights))
 
 
-def read_contender(name: str, folder: Path) -> Contender:
+def read_contender(name: str, folder: Path, metric: str) -> Contender:
     """Load a logged model's folder: weights.safetensors, arm.json, dataset.json."""
     described = json.loads((folder / "arm.json").read_bytes())
-    return contender(name, described, folder / "weights.safetensors", DatasetInfo.read(folder))
+    return contender(name, described, folder / "weights.safetensors", DatasetInfo.read(folder), metric)
 
 
 @dataclass(frozen=True)

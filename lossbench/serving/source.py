@@ -4,7 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ def model_folder(root: Path, model: str | None, arm: str | None, seed: int | Non
         UserError: naming what is not there.
 
     """
+    use_code_of(root)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "replicate"
         if model is not None:
@@ -45,6 +46,15 @@ def model_folder(root: Path, model: str | None, arm: str | None, seed: int | Non
             yield folder
         else:
             raise UserError("no model named; say --model models:/NAME@champion, or --arm ARM")
+
+
+def use_code_of(root: Path) -> None:
+    """Let the user's own modules be imported, where params are there to name them.
+
+    A registered model is answered with, and loaded when it may be of ours alone, whatever they say meanwhile.
+    """
+    with suppress(UserError):
+        use_own_code(load_params(root / "params.yaml"), root)
 
 
 def load_model(root: Path, model: str | None, arm: str | None, seed: int | None) -> ReplicateModel:
@@ -90,7 +100,6 @@ def _pack(root: Path, arm: str, seed: int | None, folder: Path) -> None:
     from lossbench.tracking.outs import ArmOuts
 
     params = load_params(root / "params.yaml")
-    use_own_code(params, root)
     if arm not in params.arms:
         raise UserError(f"params.yaml: 'arms' has no '{arm}'; {nearest(arm, params.arms)}")
     outs = ArmOuts(root, params.arms[arm].experiment, arm)

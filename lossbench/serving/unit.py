@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lossbench.errors import GateError, UserError, brief
 from lossbench.retraining.contents import UNREADABLE
 from lossbench.serving.replicate import ReplicateModel
-from lossbench.serving.source import ADDRESS
+from lossbench.serving.source import ADDRESS, use_code_of
 from lossbench.telling import first_line, printable, scrubbed
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Follower:
         found = ADDRESS.fullmatch(address)
         if found is None:
             raise UserError(f"--model is '{address}'; allowed: models:/NAME@ALIAS or models:/NAME/VERSION")
+        use_code_of(root)
         self.alias, self.fixed = found["alias"], found["version"]
         self.address, self.say = address, say
         self.registry = Registry(connect(root), found["name"])

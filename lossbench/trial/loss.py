@@ -73,12 +73,13 @@ def show(trial: Trial, name: str, made: Loss, outputs: Tensor, targets: Tensor) 
     try:
         logits = torch.zeros(count, *outputs.shape[1:], requires_grad=True, device=device)
         value = value_of(logits)
-        if not value.requires_grad:
+        if value.requires_grad:
+            value.backward()  # type: ignore[no-untyped-call]  # torch's own
+        if logits.grad is None:
             raise UserError(
                 f"{trial.where}: no gradient leads from what loss '{name}' returns to the logits; "
                 "allowed: a value that depends on them, without detach, a comparison or NumPy"
             )
-        value.backward()  # type: ignore[no-untyped-call]  # torch's own
         if own:
             try_own(trial, name, logits, value_of)
             if (whose := seeds(lambda: drawn(logits))) is not None:

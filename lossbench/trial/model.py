@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lossbench.errors import UserError
+from lossbench.errors import GateError, UserError
 from lossbench.models.base import build as build_model
 from lossbench.plugins import asked_to_end, is_path
 from lossbench.recipe import RECURRENT_WORKSPACES, WORKSPACE
@@ -41,24 +41,14 @@ def try_model(trial: Trial) -> Tensor:
     device = "cpu" if int(np.prod(trial.shape[1:])) <= POSITIONS else "meta"
     if trial.compute.device == "cuda":  # it alone knows what has no deterministic form there
         device = "cuda"
-    with told(trial.where), as_trained(trial):
-        model = _model(trial, device)
-        if device == "cuda":
-            _check_recurrent(model)
     try:
-        outputs = _step(model, trial, device)
-    except (NotImplementedError, UserError) as error:  # meta has not every operation; a sentence goes on
+        model, outputs = _built_and_tried(trial, device)
+    except (NotImplementedError, UserError):
         if device != "meta":
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{trial.where}: {trial.whose} fails: {brief(error)}") from None
-        # It lacks operations, and refuses values: a condition on them, a constant that lies elsewhere.
+            raise
+        # It lacks operations, and refuses values: .item(), a condition, a constant that lies elsewhere.
         device = "cpu"
-        model = _model(trial, device)
-        try:
-            outputs = _step(model, trial, device)
-        except NotImplementedError as error:  # an operation that the processor has not: told
-            raise UserError(f"{trial.where}: {trial.whose} fails: {brief(error)}") from None
+        model, outputs = _built_and_tried(trial, device)
     if device == "cuda":
         _advise(model, trial)
     if trial.last == 1:
@@ -74,6 +64,31 @@ def try_model(trial: Trial) -> Tensor:
                 "value a channel); say 'recipe.drop_last: true', or another batch_size"
             ) from None
     return outputs
+
+
+def _built_and_tried(trial: Trial, device: str) -> tuple[nn.Module, Tensor]:
+    """Build the model, and run it; with its outputs.
+
+    Raises:
+        UserError: whatever a network of the user's own raises, and an operation that the processor has not.
+        NotImplementedError: an operation that the meta device has not.
+
+    """
+    try:
+        with told(trial.where), as_trained(trial):
+            model = _model(trial, device)
+            if device == "cuda":
+                _check_recurrent(model)
+        return model, _step(model, trial, device)
+    except (UserError, GateError):
+        raise
+    except BaseException as error:
+        lacking = isinstance(error, NotImplementedError) and device != "meta"
+        if asked_to_end(error) or not (lacking or is_path(trial.experiment.model.name)):
+            raise
+        raise device_fault(trial, error) or UserError(
+            f"{trial.where}: {trial.whose} fails: {brief(error)}"
+        ) from error
 
 
 def _advise(model: nn.Module, trial: Trial) -> None:
