@@ -58,7 +58,8 @@ look: setup ## take the next look that comparison.looks declares, for what is un
 .PHONY: test test-slow test-cluster lint audit format
 test: dev ## run the tests (the long ones are in test-slow)
 	@# A file's tests stay together: what they share, such as a trained study, is made once.
-	python -m pytest -m "not slow and not browser and not cluster" --numprocesses 2 --dist loadfile
+	@# In the order of the alphabet, which ends with files of seconds: by their number of tests the longest would come last.
+	python -m pytest -m "not slow and not browser and not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test-slow: dev ## run the long tests, those that need chromium, and all examples of the laws
 	@# The laws once more, on all their examples: the quick tests try a tenth of them. In the order of the alphabet the
 	@# files that hold one or two tests of minutes do not come last, where one process would wait for the other.

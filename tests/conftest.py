@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a small study, trained for real."""
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -38,6 +39,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 law_cases.register()
+gc.disable()  # while tests are collected, which makes none
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -243,3 +245,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the copies would lack what is in -wal
 
     return once(tmp_path_factory, "store", make) / "mlflow.db"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no later search for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -38,9 +38,9 @@ shared = pytest.mark.hypothesis
 """Of a law without drawn examples that goes through :func:`some` of what it holds for: tried again, on all."""
 
 
-def some(cases: Iterable[T]) -> Iterable[T]:
+def some(cases: Iterable[T], every: int = SHARE) -> Iterable[T]:
     """Return the first of the cases, which is the default, and a tenth of the others; all beside the slow tests."""
-    return cases if full() else islice(cases, 0, None, SHARE)
+    return cases if full() else islice(cases, 0, None, every)
 
 
 def mostly_slow(cases: Iterable[Any], every: int) -> list[Any]:
@@ -90,3 +90,10 @@ def each(
         return held(test, lambda **fixtures: tried(test, cases, fixtures), named)
 
     return decorate
+
+
+def few(
+    names: str | Sequence[str], values: Iterable[Any], every: int = 4
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Hold a test as :func:`each` does over what tries one mechanism again and again: beside the quick ones, over some."""
+    return lambda test: shared(each(names, some(values, every))(test))

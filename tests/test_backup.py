@@ -41,10 +41,11 @@ def test_the_address_of_a_store_leads_back_to_its_file_whatever_its_path_holds(n
     assert opened == str(file)
 
 
-def study(folder: Path) -> Path:
+def study(folder: Path, empty_store: Path) -> Path:
     """A study with a store: a run with a file, and a registered version with an alias."""
     folder.mkdir(parents=True)
     write_params(folder, tiny_params())
+    shutil.copy(empty_store, folder / "mlflow.db")
     client = connect(folder)
     experiment = client.create_experiment("digits", (folder / "mlartifacts/digits").resolve().as_uri())
     run = client.create_run(experiment).info.run_id
@@ -72,8 +73,8 @@ def whole(folder: Path) -> bool:
     )
 
 
-def test_a_backup_is_restored_to_any_path(tmp_path, monkeypatch, capsys):
-    origin = study(tmp_path / "here")
+def test_a_backup_is_restored_to_any_path(tmp_path, empty_store, monkeypatch, capsys):
+    origin = study(tmp_path / "here", empty_store)
     kept, elsewhere = tmp_path / "kept", tmp_path / "50% of it? (#2)" / "there"
     backup(origin, kept)
     shutil.rmtree(origin)
@@ -118,8 +119,8 @@ def test_a_damaged_backup_restores_nothing(tmp_path, harm):
 
 
 @pytest.mark.slow
-def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
-    folder = study(tmp_path / "before")
+def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path, empty_store):
+    folder = study(tmp_path / "before", empty_store)
     from lossbench.tracking.server import _close_store
 
     _close_store()
@@ -129,9 +130,9 @@ def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
+def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path, empty_store):
     """A store is lost on Friday, and the backup is of Monday: Tuesday's decisions stand in the record alone."""
-    folder, said = study(tmp_path / "study"), []
+    folder, said = study(tmp_path / "study", empty_store), []
     backup(folder, tmp_path / "kept", say=said.append)
     record = folder / "reports/retraining.csv"
     then = record.read_text()
@@ -147,10 +148,10 @@ def test_a_record_that_went_on_since_the_backup_is_kept_aside(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_store_made_anew_at_its_place_is_read_by_who_had_the_former_open(tmp_path):
+def test_a_store_made_anew_at_its_place_is_read_by_who_had_the_former_open(tmp_path, empty_store):
     """A server that follows an alias runs for months; what it holds open may long be gone."""
-    before = study(tmp_path / "study")
-    after = study(tmp_path / "other")
+    before = study(tmp_path / "study", empty_store)
+    after = study(tmp_path / "other", empty_store)
     client, other = connect(before), connect(after)
     client.create_registered_model("former")
     other.create_registered_model("restored")
@@ -226,8 +227,8 @@ def test_a_store_that_is_no_file_is_told_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_store_of_another_mlflow_says_what_helps(tmp_path):
-    folder = study(tmp_path / "study")
+def test_a_store_of_another_mlflow_says_what_helps(tmp_path, empty_store):
+    folder = study(tmp_path / "study", empty_store)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
         store.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     shutil.copytree(folder, tmp_path / "other")

@@ -99,6 +99,7 @@ def test_the_benchmark_sees_the_largest_process_of_a_tree(tmp_path):
         memory.measured([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
+@pytest.mark.slow
 def test_the_benchmark_sees_a_process_that_nobody_waits_for(tmp_path):
     child = f"import time; a = b'x' * {150 * 2**20}; time.sleep(0.6)"
     code = (

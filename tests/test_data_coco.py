@@ -10,7 +10,7 @@ import pytest
 from conftest import stage, tiny_params, write_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import each
+from law_cases import each, few
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -266,6 +266,7 @@ def test_a_dataset_without_any_box_is_refused(tmp_path: Path) -> None:
     assert "no box in 6 training images" in refused(root)
 
 
+@pytest.mark.slow
 def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "theirs")
     write(root, "instances_val2017.json", changed("annotations.4.category_id", 5))
@@ -279,7 +280,7 @@ def test_the_stage_ends_with_exit_code_2_and_one_sentence(tmp_path: Path) -> Non
 
 
 @each("moved", ["images", "images/{}", "{}", "."])
-@each("begins", ["", "images/", "{}/", "images/{}/"])
+@few("begins", ["", "images/", "{}/", "images/{}/"])
 def test_images_are_found_wherever_their_names_begin(moved: str, begins: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     for number, split in enumerate(("train2017", "val2017", "test2017")):

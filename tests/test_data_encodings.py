@@ -13,7 +13,7 @@ import pytest
 from data_cases import dataset, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import each, examples
+from law_cases import each, examples, few
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -70,7 +70,7 @@ def test_names_of_encodings_that_python_lacks_are_known(declared: str) -> None:
         assert name in decoded_xml(annotation(name, spelled).encode(ALIASES[declared]), "a.xml")
 
 
-@each("encoding", NAMES)
+@few("encoding", NAMES)
 def test_an_annotation_is_read_in_the_encoding_it_declares(encoding: str, tmp_path: Path) -> None:
     content = annotation(NAMES[encoding], encoding.upper()).encode(encoding)
     opened = fetched("voc", voc(tmp_path / "mine", [content] * 12), splits=SHARES)
@@ -205,7 +205,7 @@ def table(root: Path, image: str, other: str) -> tuple[str, dict[str, Any]]:
 
 
 @each("ways", [("NFC", "NFD"), ("NFD", "NFC")])
-@each("make", [masks, boxes, instances, table])
+@few("make", [masks, boxes, instances, table])
 @each("name", ["café", "が한"])
 def test_files_and_lists_meet_however_names_are_spelled(
     make: Callable[..., tuple[str, dict[str, Any]]], ways: tuple[str, str], name: str, tmp_path: Path
@@ -422,7 +422,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 
 
 @each("how", WRITTEN)
-@each("source", ["coco", "multilabel_csv", "table"])
+@few("source", ["coco", "multilabel_csv", "table"])
 def test_files_are_found_as_other_systems_name_them(source: str, how: str, tmp_path: Path) -> None:
     root = tmp_path / "mine"
     for number in range(12):

@@ -125,7 +125,10 @@ def test_sound_data_meet_every_expectation(kind: str, context: Any) -> None:
     assert failed(sound(kind)[0], kind, context) == []
 
 
-@pytest.mark.parametrize(("kind", "share"), [("label", 0), ("label", 1), ("label", 2), ("mask", 0)])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("label", 0), *(pytest.param("label", one, marks=pytest.mark.slow) for one in (1, 2)), ("mask", 0)],
+)
 def test_defects_planted_together_fail_just_their_expectations(kind: str, share: int, context: Any) -> None:
     """Every third one, or those of masks: none of them hides another. Each alone is among the slow tests."""
     names = [*LABEL_DEFECTS][share::3] if kind == "label" else [*MASK_DEFECTS]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from law_cases import each
+from law_cases import each, few
 from PIL import Image
 
 from lossbench.data.dataset import Dataset
@@ -344,7 +344,7 @@ def test_classes_are_found_in_the_masks(
     assert fetched("segmentation_folder", root, tmp_path).info.classes == classes
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@few("mode", ["RGBA", "RGB", "LA"])
 def test_masks_of_grey_written_as_colours_are_read_as_grey(mode: str, tmp_path: Path) -> None:
     grey = mask_folder(tmp_path / "grey", size=20)
     same = shutil.copytree(grey, tmp_path / "same")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from law_cases import each
+from law_cases import each, few
 from PIL import Image
 from test_table_source import fetched, pictures, said, write
 
@@ -262,7 +262,7 @@ def broken(folder: Path, how: str) -> None:
             np.save(file, np.full((6, 8), 1e39))
 
 
-@each(
+@few(
     ("how", "words"),
     [
         ("missing", "masks/3.png: no weight map of this name in"),
@@ -354,7 +354,7 @@ def test_compare_takes_weights_and_says_its_sentences(
         )  # fmt: skip
 
 
-@each("form", ["{}", "p_{}", "prob-{}", "{} probability"])
+@few("form", ["{}", "p_{}", "prob-{}", "{} probability"])
 @each("names", [("cat", "dog"), ("Cat", "Dog")])
 def test_probabilities_in_another_order_than_the_classes_are_refused(
     form: str, names: tuple[str, str], tmp_path: Path

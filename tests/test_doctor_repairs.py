@@ -25,7 +25,7 @@ from lossbench.params import load_params
 from lossbench.store import Store
 from lossbench.tracking.journal import EventFile, read
 from lossbench.training.checkpoint import Checkpoint
-from tests.conftest import ROOT, stage, tiny_params, write_params
+from tests.conftest import ROOT, in_process, stage, tiny_params, write_params
 
 DEAD = 2**22 + 1  # beyond any process number
 ENTRY = "  {name}:\n    cmd: python -m stages.{name}\n    outs:\n    - path: {name}.txt\n      hash: md5\n      md5: {md5}\n      size: 3\n"
@@ -244,13 +244,13 @@ def test_runs_of_dead_processes_are_closed(study):
 def test_check_only_looks_and_repair_says_what_it_did(study):
     torn = study / ".dvc/tmp/rwlock"
     torn.write_text("{")
-    looked = stage(study, "doctor", "--check")
+    looked = in_process(study, "doctor", "--check")
     assert (looked.returncode, torn.exists()) == (1, True)
     assert str(torn) in looked.stdout
-    done = stage(study, "doctor")
+    done = in_process(study, "doctor")
     assert (done.returncode, torn.exists()) == (0, False), done.stderr
     assert "removed" in done.stdout
-    again = stage(study, "doctor", "--check")
+    again = in_process(study, "doctor", "--check")
     assert (again.returncode, again.stdout) == (0, "nothing to repair\n")
 
 

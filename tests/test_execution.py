@@ -173,9 +173,8 @@ def test_experiments_that_see_their_data_alike_go_each_by_its_own_metric(tmp_pat
             assert entry.content["described"]["monitor"] == metric
 
 
-@pytest.mark.parametrize(
-    "workers", [2, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 3))]
-)  # one: see the helpers' tests
+@pytest.mark.slow  # quickly by two that are killed, in test_execution_faults.py
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_of_any_number_write_the_same_bytes(
     own: Path, study: Path, workers: int, warm_workers: None
 ) -> None:

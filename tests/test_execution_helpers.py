@@ -43,6 +43,7 @@ def own(study: Path, tmp_path: Path, warm_workers: None) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.slow
 def test_a_helper_keeps_the_scores_that_a_worker_would(own: Path, study: Path) -> None:
     watch = filled(own, partial(LocalExecutor, Compute(), 2, helping=True))
     assert kept(own) == kept(study)

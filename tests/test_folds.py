@@ -289,6 +289,7 @@ def test_verdicts_count_seeds_and_examples_are_all_samples(trained: Path) -> Non
     assert "3 folds: every sample is tested, by 2 of 6 declared seeds" in page
 
 
+@pytest.mark.slow
 def test_a_script_is_given_its_own_fold_and_tests_as_many_examples_as_are_there(tmp_path: Path) -> None:
     root = tmp_path / "s"
     body = (

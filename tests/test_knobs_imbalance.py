@@ -164,6 +164,7 @@ def faint(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.open(folder)
 
 
+@pytest.mark.slow
 def test_class_weights_bring_back_a_rare_class_of_masks(faint: Dataset) -> None:
     def recall(**loss: Any) -> float:
         network = {"name": "unet", "width": 4, "depth": 1, "convolutions": 1}

@@ -531,6 +531,7 @@ def test_stays_finite_at_saturated_logits_at_the_ends_of_every_range(case: Case)
                 assert grad.isfinite().all(), (parameter, value)
 
 
+@shared
 @every_loss
 def test_stays_finite_where_training_begins_and_where_hardly_anything_counts(case: Case) -> None:
     """Logits of a head that begins with zeros, in every precision; weights however small or large."""
@@ -541,7 +542,7 @@ def test_stays_finite_where_training_begins_and_where_hardly_anything_counts(cas
             assert value.isfinite()
             assert grad.isfinite().all(), dtype
     for weights in (torch.full((3,), 1e-30), torch.full((3, 5, 4), 1e-30), torch.tensor([1e30, 1e-30, 0.0])):
-        for parameters in variants(case):
+        for parameters in some(variants(case)):
             value, grad = gradient(made(case, CLASSES, **parameters), given, weights)
             assert value.isfinite(), (parameters, weights)
             assert grad.isfinite().all(), (parameters, weights)

@@ -178,6 +178,7 @@ def test_sigmoid_focal_is_torchvisions(spatial: tuple[int, ...], alpha: float | 
     close(Focal(gamma=1.7, alpha=alpha)(logits, target.bool()), expected)
 
 
+@pytest.mark.slow
 def test_torchvisions_focal_has_nan_gradients_at_saturation_and_ours_has_not() -> None:
     for focal, finite in ((torchvision.ops.sigmoid_focal_loss, False), (Focal(gamma=0.5), True)):
         logits = torch.full((1, 2), 100.0).requires_grad_()
@@ -219,6 +220,7 @@ def test_smps_multiclass_focal_is_sigmoids_not_a_softmax() -> None:
     assert float(Focal(gamma=2.0)(logits, target)) == pytest.approx(1.301, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_reduced_focal_is_smps(threshold: float) -> None:
     logits, target = multi()
@@ -226,6 +228,7 @@ def test_reduced_focal_is_smps(threshold: float) -> None:
     close(ReducedFocal(gamma=1.5, threshold=threshold)(logits, target), theirs, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_smp_and_kornia_leave_ignored_positions_in_the_mean() -> None:
     """smp #852: half the map ignored halves their focal loss; ours is that of the other half."""
     logits, target = single((5, 6))
@@ -280,6 +283,7 @@ PRESETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @each("preset", PRESETS)
 @each("seed", range(3))
 def test_a_dice_preset_reproduces_the_library(preset: str, seed: int) -> None:
@@ -289,6 +293,7 @@ def test_a_dice_preset_reproduces_the_library(preset: str, seed: int) -> None:
         assert float(ours) == pytest.approx(float(PRESETS[preset](logits.to(dtype), target)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dice_preset_reproduces_the_gradient_of_the_library() -> None:
     for preset, library in PRESETS.items():
         logits, target = single((7, 6))
@@ -298,6 +303,7 @@ def test_a_dice_preset_reproduces_the_gradient_of_the_library() -> None:
         close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_libraries_dice_losses_differ_on_the_same_input() -> None:
     """0.756 MONAI, 0.744 smp, 0.740 kornia, 0.594 mmseg; nnU-Net's is a negative score, −0.283."""
     logits, target = single((7, 6))
@@ -318,6 +324,7 @@ def test_mmseg_leaves_ignored_positions_in_the_denominator() -> None:
     close(loss(logits, ignoring), loss(changed, ignoring))
 
 
+@pytest.mark.slow
 def test_kornias_macro_dice_averages_the_present_classes_of_each_image() -> None:
     logits, target = single()
     ours = Dice(over="image", absent="skip", smooth=0.0)
@@ -329,6 +336,7 @@ def test_kornias_macro_dice_averages_the_present_classes_of_each_image() -> None
     close(micro(logits, target), kornia.losses.dice_loss(logits, target, average="micro", weight=weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 def test_dice_with_ignored_positions_is_smps(ignored: bool) -> None:
     logits, target = single(ignored=ignored)
@@ -336,6 +344,7 @@ def test_dice_with_ignored_positions_is_smps(ignored: bool) -> None:
     close(Dice(preset="smp", ignore_index=255)(logits, target), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [False, True])
 def test_multi_label_dice_is_monais(batch: bool) -> None:
     logits, target = multi()
@@ -343,12 +352,14 @@ def test_multi_label_dice_is_monais(batch: bool) -> None:
     close(Dice(preset="monai", over="batch" if batch else "image")(logits, target), theirs)
 
 
+@pytest.mark.slow
 def test_squared_dice_is_monais() -> None:
     logits, target = single()
     theirs = monai.losses.DiceLoss(softmax=True, squared_pred=True)(logits, one_hot(target))
     close(Dice(preset="monai", power=2)(logits, target), theirs)
 
 
+@pytest.mark.slow
 @each("weighting", ["square", "simple", "uniform"])
 @each("batch", [False, True])
 def test_generalized_dice_is_monais(weighting: str, batch: bool) -> None:
@@ -360,6 +371,7 @@ def test_generalized_dice_is_monais(weighting: str, batch: bool) -> None:
     close(ours(logits, target), theirs, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_jaccard_is_smps_and_monais() -> None:
     logits, target = single()
     close(Jaccard(smooth=0.0, absent="zero")(logits, target), smp.JaccardLoss("multiclass")(logits, target))
@@ -369,6 +381,7 @@ def test_jaccard_is_smps_and_monais() -> None:
     close(Jaccard(smooth=0.0, over="image")(logits[1:], target[1:]), theirs)
 
 
+@pytest.mark.slow
 def test_tversky_weighs_false_positives_by_alpha_as_smp_monai_and_kornia_do() -> None:
     logits, target = single((7, 6))
     weights = {"alpha": 0.2, "beta": 0.7}
@@ -378,6 +391,7 @@ def test_tversky_weighs_false_positives_by_alpha_as_smp_monai_and_kornia_do() ->
     close(Tversky(smooth=1e-5, over="image", **weights)(logits, target), theirs)
 
 
+@pytest.mark.slow
 def test_focal_tversky_is_smps_except_at_a_perfect_prediction_where_smp_has_nan() -> None:
     logits, target = single((7, 6))
     weights = {"alpha": 0.2, "beta": 0.7, "gamma": 0.75}
@@ -393,6 +407,7 @@ def test_focal_tversky_is_smps_except_at_a_perfect_prediction_where_smp_has_nan(
     assert perfect.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_matthews_correlation_is_smps() -> None:
     """smp has a binary one, of probabilities; a channel of ours is that."""
     logits, target = multi((7, 6))
@@ -400,6 +415,7 @@ def test_matthews_correlation_is_smps() -> None:
     close(MatthewsCorrelation(smooth=1e-12)(logits[:, :1], target[:, :1]), theirs, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_lovasz_is_bermans_as_in_smp(ignored: bool, per_image: bool) -> None:
@@ -417,6 +433,7 @@ def test_lovasz_is_bermans_as_in_smp(ignored: bool, per_image: bool) -> None:
     close(*grads)
 
 
+@pytest.mark.slow
 def test_lovasz_per_image_with_absent_classes_is_kornias() -> None:
     logits, target = single((7, 6))
     close(
@@ -425,6 +442,7 @@ def test_lovasz_per_image_with_absent_classes_is_kornias() -> None:
     )
 
 
+@pytest.mark.slow
 def test_lovasz_hinge_is_smps_and_kornias() -> None:
     logits, target = multi((7, 6))
     theirs = smp.LovaszLoss("binary")(logits[:, :1].float(), target[:, :1])
@@ -433,6 +451,7 @@ def test_lovasz_hinge_is_smps_and_kornias() -> None:
     close(LovaszHinge(over="image")(logits[:, :1], target[:, :1]), per_image)
 
 
+@pytest.mark.slow
 def test_unified_focal_is_monais_for_two_classes() -> None:
     """MONAI takes logits for probabilities, and averages the focal part over both classes.
 
@@ -452,11 +471,13 @@ def test_unified_focal_is_monais_for_two_classes() -> None:
 # --- timm ---
 
 
+@pytest.mark.slow
 def test_poly1_is_timms() -> None:
     logits, target = single(())
     close(Poly1(epsilon=2.0)(logits, target).float(), timm.loss.PolyCrossEntropy(epsilon=2.0)(logits, target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_asymmetric_is_timms(clip: float) -> None:
     logits, target = multi(())
@@ -465,16 +486,19 @@ def test_asymmetric_is_timms(clip: float) -> None:
     close(ours(logits, target).float(), theirs(logits, target), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_zlpr_is_timms() -> None:
     logits, target = multi(())
     close(ZeroBoundedRanking()(logits, target).float(), timm.loss.ZlprLoss()(logits, target))
 
 
+@pytest.mark.slow
 def test_two_way_is_timms() -> None:
     logits, target = multi(())
     close(TwoWay()(logits, target).float(), timm.loss.TwoWayLoss()(logits, target))
 
 
+@pytest.mark.slow
 def test_asymmetric_with_a_detached_focus_has_timms_gradient() -> None:
     """disable_torch_grad_focal_loss of the authors' code."""
     logits, target = multi(())
@@ -501,6 +525,7 @@ def soft(spatial: tuple[int, ...] = (5, 6)) -> tuple[Tensor, Tensor]:
     return logits, torch.randn(logits.shape, generator=generator, dtype=torch.float64).softmax(1)
 
 
+@pytest.mark.slow
 @any_shape
 def test_soft_cross_entropy_is_torchs_and_timms(spatial: tuple[int, ...]) -> None:
     logits, target = soft(spatial)
@@ -602,6 +627,7 @@ def test_the_trainers_presets_are_nnunets(batch: bool) -> None:
         close(leaves[0].grad, leaves[1].grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("background", [False, True])
 def test_every_setting_of_monais_dice_has_its_own(batch: bool, background: bool) -> None:
@@ -622,6 +648,7 @@ def test_every_setting_of_monais_dice_has_its_own(batch: bool, background: bool)
         close(mine.squeeze(), full.squeeze())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True])
 def test_two_sided_and_log_hausdorff_are_monais(background: bool) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -639,6 +666,7 @@ def test_two_sided_and_log_hausdorff_are_monais(background: bool) -> None:
 # --- precision ---
 
 
+@pytest.mark.slow
 def test_half_precision_dice_is_right_where_monais_is_not() -> None:
     """fp16 at 512²: MONAI gives 1.0 and smp NaN for 0.750; ours agrees with float64 to 1e-3."""
     logits = torch.zeros(1, C, 512, 512, dtype=torch.float16)

@@ -14,7 +14,7 @@ from conftest import ROOT, stage, tiny_params, write_params
 from data_cases import class_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from law_cases import each, examples
+from law_cases import each, examples, few
 
 from lossbench import written
 from lossbench.checking import check
@@ -268,7 +268,7 @@ def test_originals_in_dvc_s_cache_are_refused_but_links_that_dvc_left_are_read(t
 
 
 @each("spelled", ADDRESSES)
-@each(("place", "how"), [("pets", "is"), ("pets/cat", "contains"), ("", "lies in")])
+@few(("place", "how"), [("pets", "is"), ("pets/cat", "contains"), ("", "lies in")])
 def test_a_store_among_originals_is_refused_however_it_is_written(
     spelled: str, place: str, how: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -401,7 +401,7 @@ def copy_of(trained: Path, study: Path) -> Path:
 
 
 @each("out", ["data/digits", "models/digits/digits-focal", "reports/evaluation/digits"])
-@each("harm", ["a file more", "a folder more", "a link", "a linked folder", "no marker"])
+@few("harm", ["a file more", "a folder more", "a link", "a linked folder", "no marker"])
 def test_a_folder_that_is_not_wholly_the_chain_s_is_refused_and_left(
     out: str, harm: str, trained_study: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from law_cases import shared, some
 from losses_cases import grouped
 
 from benchmarks.registry import answers
@@ -76,7 +77,8 @@ SPOILED = [one for one in answers() if one.how == "answer" and not one.forward]
 PLACES = ["everywhere", "registered-models/get", "registered-models/alias", "registered-models/search"]
 
 
-@grouped("case", itertools.product(SPOILED, PLACES, (True, False)), lambda case: case[1])
+@shared
+@grouped("case", itertools.product(some(SPOILED), PLACES, (True, False)), lambda case: case[1])
 def test_a_spoiled_answer_never_means_that_there_is_none(case, champion):
     spoiled, where, there = case
 

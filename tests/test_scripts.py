@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from law_cases import each
+from law_cases import each, few
 
 from lossbench.errors import GateError, UserError
 from lossbench.identity import Owner
@@ -249,7 +249,7 @@ def test_what_a_script_leaves_running_ends_with_it(script: str, tmp_path: Path) 
     assert ended(int((tmp_path / "child").read_text()))
 
 
-@each("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@few("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @each("script", [FAMILY, SESSION])
 def test_ctrl_c_ends_a_script_with_all_that_it_started(script: str, number: int, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(script + "time.sleep(600)")

@@ -156,11 +156,12 @@ def train_study_again(root: Path, **experiment: Any) -> None:
 
 def test_what_was_run_is_not_run_again_and_an_edit_runs_it(own: Path) -> None:
     assert filled(own).trained == []
-    write_params(own, content(timeout=5, writes=["logs"], metrics={"accuracy": "higher"}))
+    few = {"seeds": [0]}
+    write_params(own, content(timeout=5, writes=["logs"], metrics={"accuracy": "higher"}) | few)
     assert filled(own).trained == [], "neither decides a run's result"
     write_script(own, PLAIN)
-    assert len(filled(own).trained) == 12
-    write_params(own, content() | {"seeds": [0, 1, 2, 3, 4, 5, 6]})
+    assert sorted(filled(own).trained) == ["own-fine 0", "own-plain 0"]
+    write_params(own, content() | {"seeds": [0, 6]})
     assert sorted(filled(own).trained) == ["own-fine 6", "own-plain 6"]
 
 

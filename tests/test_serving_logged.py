@@ -32,31 +32,44 @@ from tests.tracking_study import train, write_study
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def made(root, empty_store):
+    write_study(root, losses=("focal",), seeds=3)
+    content = json.loads((root / "params.yaml").read_text())
+    content["tracking"]["log_models"] = True
+    (root / "params.yaml").write_text(json.dumps(content))
+    train(root, load_params(root / "params.yaml"), "toy-focal", weights=True)
+    shutil.copy(empty_store, root / "mlflow.db")
+    return root
+
+
 @pytest.fixture
 def study(tmp_path, empty_store, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_study(tmp_path, losses=("focal",), seeds=3)
-    content = json.loads((tmp_path / "params.yaml").read_text())
-    content["tracking"]["log_models"] = True
-    (tmp_path / "params.yaml").write_text(json.dumps(content))
-    params = load_params(tmp_path / "params.yaml")
-    train(tmp_path, params, "toy-focal", weights=True)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
+    return made(tmp_path, empty_store)
 
 
-def test_the_median_replicate_is_logged_and_predicts_as_training_does(study):
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, empty_store):
+    """A study whose model was logged: nobody changes it."""
+    root = made(tmp_path_factory.mktemp("recorded"), empty_store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        track(load_params(root / "params.yaml"), root, log_model=log_model)
+    return root
+
+
+def test_the_median_replicate_is_logged_and_predicts_as_training_does(recorded, monkeypatch):
     from safetensors.torch import load_file
 
-    params = load_params(study / "params.yaml")
-    track(params, study, log_model=log_model)
-    (parent,) = role(runs_of(study), "arm")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    params = load_params(recorded / "params.yaml")
+    (parent,) = role(runs_of(recorded), "arm")
     (output,) = parent.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
-    outs = ArmOuts(study, "toy", "toy-focal")
+    outs = ArmOuts(recorded, "toy", "toy-focal")
     seed = median_seed(outs, params)
     assert seed == 1  # the curves of the made-up histories rise with the seed
-    data = Dataset.open(study / "data" / "toy")
+    data = Dataset.open(recorded / "data" / "toy")
     inputs = data.split("test").inputs
     task = task_class("classification")(data.info)
     state = load_file(outs.folder / f"seed-{seed}.safetensors")
@@ -66,9 +79,8 @@ def test_the_median_replicate_is_logged_and_predicts_as_training_does(study):
     assert [one["class"] for one in answers] == [data.info.classes[index] for index in expected.argmax(1)]
 
 
-def test_the_model_states_its_signature_example_and_requirements_and_holds_no_pickle(study):
-    track(load_params(study / "params.yaml"), study, log_model=log_model)
-    (found,) = study.glob("mlartifacts/**/MLmodel")
+def test_the_model_states_its_signature_example_and_requirements_and_holds_no_pickle(recorded):
+    (found,) = recorded.glob("mlartifacts/**/MLmodel")
     described = yaml.safe_load(found.read_text())
     assert json.loads(described["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 1, 8, 8]
     assert described["metadata"]["classes"] == ["cat", "dog"]

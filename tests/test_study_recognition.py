@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from law_cases import each, mostly_slow
+from law_cases import each, few, mostly_slow
 from PIL import Image
 
 from lossbench.checking import check
@@ -349,7 +349,7 @@ def test_what_is_not_read_is_refused_with_what_is(layout: str, tmp_path: Path) -
     assert "\n" not in str(error.value)
 
 
-@each(
+@few(
     ("values", "classes", "ignored"),
     [
         ((0, 255), 2, None),

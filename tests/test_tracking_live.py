@@ -95,9 +95,8 @@ def test_what_was_shown_live_keeps_its_addresses_and_becomes_whole(study):
     assert {run.info.run_id for run in runs_of(study)} == live_ids
 
 
-@pytest.mark.parametrize(
-    "death", [pytest.param(at, marks=[] if at == 5 else pytest.mark.slow) for at in range(1, 12)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("death", range(1, 12))
 def test_a_pass_that_dies_while_adopting_live_runs_leaves_nothing_doubled(study, monkeypatch, death):
     from lossbench.tracking.server import ServerGoneError
     from tests.test_tracking_ship import DyingServer

@@ -272,7 +272,7 @@ SHAPES = {
 OPTIONS = {"torchvision": {"architecture": "resnet18"}}
 
 
-@pytest.mark.parametrize("name", mostly_slow(sorted(MODELS), 4))
+@pytest.mark.parametrize("name", mostly_slow(sorted(MODELS), 40))
 def test_large_samples_cost_no_memory_every_model_runs_without_numbers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
