@@ -75,11 +75,11 @@ def closure(modules: Iterable[str], user: Path | None = None) -> Closure:
         Ours and the user's modules, each with the packages that its import runs; of the rest, the names.
 
     """
-    memory, own = _memory(), _tops(user)
+    memory, tops = _memory(), _tops(user)
 
     @cache
     def find(module: str) -> Path | None:  # the same are asked for again and again
-        return source_of(module, user if module.partition(".")[0] in own else None)
+        return source_of(module, user if module.partition(".")[0] in tops else None)
 
     waiting = list(modules)
     files: dict[str, str] = {}

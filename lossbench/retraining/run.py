@@ -128,8 +128,7 @@ def _roll_back(params: Params, root: Path, say: Say) -> tuple[str, str]:
         _catch_up(registry, params, root, say)
         standing = registry.standing()
         if standing.former is not None and standing.former in standing.versions:
-            metric = params.experiments[experiment_of(params)].metric
-            _read_version(registry, standing.former, "the former champion", metric)
+            _read_version(registry, standing.former, "the former champion")
         attempt = Attempt(_now(), "promoted", "")
         now, before = registry.roll_back(asdict(attempt))
     reason = f"rolled back by hand from version {before}"
@@ -419,8 +418,8 @@ def _champion(registry: Registry, version: str | None, metric: str) -> Contender
     return _read_version(registry, version, "the champion", metric)
 
 
-def _read_version(registry: Registry, version: str, what: str, metric: str) -> Contender:
-    """Load a version as it is in the registry.
+def _read_version(registry: Registry, version: str, what: str, metric: str = "") -> Contender:
+    """Load a version as it is in the registry; to be scored by a metric, or only to see that it is whole.
 
     Raises:
         GateError: its files are not what was promoted, or no model.
