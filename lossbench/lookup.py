@@ -25,13 +25,18 @@ class Lookup(Mapping[str, T], Generic[T]):
         self._package, self._where = package, where
         self._entered: dict[str, T] = {}
 
-    def enter(self, name: str, made: T, module: str) -> None:
+    def enter(self, name: str, made: T, module: str) -> bool:
         """Enter an object under its name; ``module`` is where it is defined.
+
+        Returns:
+            Whether it was: one of the user's own is named by its path, and needs no entry.
 
         Raises:
             ValueError: if the table of names says otherwise, or another object has the name.
 
         """
+        if module.partition(".")[0] != self._package.partition(".")[0]:
+            return False
         stated = f"{self._package}.{self._where[name]}" if name in self._where else None
         if stated != module:
             raise ValueError(
@@ -41,6 +46,7 @@ class Lookup(Mapping[str, T], Generic[T]):
         if name in self._entered:
             raise ValueError(f"{module} enters two objects under {name!r}")
         self._entered[name] = made
+        return True
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entered:

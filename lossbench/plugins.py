@@ -78,6 +78,15 @@ def parameters_of(made: Any) -> list[str]:
         return []
 
 
+def takes_any(made: Any) -> bool:
+    """Whether a class or function takes keyword arguments of any name, as what a decorator returns does."""
+    try:
+        kinds = [one.kind for one in inspect.signature(made).parameters.values()]
+    except (TypeError, ValueError):
+        return False
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
 def call_object(made: Callable[..., Any], given: Mapping[str, Any], name: str, key: str) -> Any:
     """Call a class or factory with keyword arguments of params.yaml.
 

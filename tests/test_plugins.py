@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from lossbench.errors import UserError
 from lossbench.execution.identity import Identity
 from lossbench.losses import LossContext, build
 from lossbench.models.base import build as build_model
+from lossbench.models.base import check as check_model
+from lossbench.models.weights import load_weights
 from lossbench.params import Params, parse_params
-from lossbench.plugins import use_code
+from lossbench.plugins import load_object, use_code
 from lossbench.recipe import Network
 from lossbench.tasks.base import task_for
 from lossbench.training.interruption import ending_on_sigterm
@@ -71,6 +74,60 @@ def test_a_function_and_a_class_are_losses(code: Path) -> None:
     torch.testing.assert_close(
         build({"name": "torch.nn:CrossEntropyLoss"}, CONTEXT)(logits, target), expected / 2
     )
+
+
+def test_a_function_of_any_keywords_is_given_those_of_params(code: Path) -> None:
+    (code / "mine_any.py").write_text(
+        "def scaled(by):\n    def wrapper(*args, **given):\n        return by(*args, **given)\n    return wrapper\n"
+        "@scaled\ndef loss(logits, target, gamma=1.0):\n    return logits.sum() * gamma\n"
+    )
+    made = build({"name": "mine_any:loss", "gamma": 2.0}, CONTEXT)
+    assert made(torch.ones(2, 3), torch.zeros(2, dtype=torch.long)).item() == 12
+
+
+def test_what_is_registered_as_the_pages_say_is_a_module_of_ones_own_as_well(code: Path) -> None:
+    """Copied from docs/new-task.md, new-loss.md and new-model.md, whose classes and functions are."""
+    for page, name in (
+        ("new-task", "ordinal:Ordinal"),
+        ("new-loss", "mine:TemperedCrossEntropy"),
+        ("new-model", "mlp:mlp"),
+    ):
+        block = re.search(
+            r"```python\n(# lossbench/.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL
+        )
+        assert block is not None
+        module, _, thing = name.partition(":")
+        (code / f"mine_{module}.py").write_text(block[1])
+        assert callable(load_object(f"mine_{module}:{thing}", "key"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"hello world" * 100, "holds no state dict: KeyError"),
+        (b"", "holds no state dict: EOFError"),
+        ({1: torch.zeros(2)}, "holds no state dict: name → tensor"),
+        (torch.nn.Linear(1, 1), "holds no state dict: UnpicklingError"),
+    ],
+    ids=["text", "empty", "numbers for names", "a module"],
+)
+def test_a_file_of_weights_may_hold_anything(content: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.pt"
+    torch.save(content, file)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=said) as refused:
+        load_weights(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert "\n" not in str(refused.value)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"weights_file": None, "sha256": None}, {"weights_file": "w.pt", "sha256": 12}]
+)
+def test_a_file_of_weights_and_its_hash_are_text(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"'key\.(weights_file|sha256)' is (None|12); allowed: text"):
+        check_model(Network(name="torch.nn:Linear", **given), "key")
 
 
 def test_a_loss_that_takes_an_ignored_value_is_told_the_datas() -> None:

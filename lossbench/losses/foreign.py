@@ -10,7 +10,7 @@ from torch import Tensor
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
 from lossbench.losses.batch import Batch
-from lossbench.plugins import call_object, load_object, parameters_of
+from lossbench.plugins import call_object, load_object, parameters_of, takes_any
 
 
 class Foreign(Loss):
@@ -106,7 +106,7 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
             loss.add_module("own", loss.call)  # its buffers move to the device with it
         return loss
     unknown = next((argument for argument in given if known and argument not in known), None)
-    if unknown is not None:
+    if unknown is not None and not takes_any(made):
         raise UserError(
             f"{key}.{unknown} is no parameter of {name}; allowed: {', '.join(known[2:]) or 'none'}"
         )

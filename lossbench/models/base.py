@@ -29,7 +29,8 @@ OWN: dict[str, tuple[str, ...]] = {}
 
 def register(builder: Builder) -> Builder:
     """Make a model known under its function's name; its keyword-only parameters are its options."""
-    MODELS.enter(builder.__name__, builder, builder.__module__)
+    if not MODELS.enter(builder.__name__, builder, builder.__module__):
+        return builder
     own = keyword_options(builder)
     added = {name: field for name, field in PRETRAINED.items() if name not in own.model_fields}
     OWN[builder.__name__] = tuple(own.model_fields)

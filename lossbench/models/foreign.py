@@ -75,6 +75,9 @@ def check(network: Network, key: str) -> None:
     load_object(network.name, key)
     if ("weights_file" in network.options) != ("sha256" in network.options):
         raise UserError(f"'{key}' needs both 'weights_file' and 'sha256', the hash of that file, or neither")
+    for name in WEIGHTS:
+        if not isinstance(found := network.options.get(name, ""), str):
+            raise UserError(f"'{key}.{name}' is {found!r}; allowed: text, in quotes where it is all digits")
 
 
 def without_weights(network: Network) -> Network:
