@@ -26,7 +26,7 @@ def test_all_rows_that_fail_are_told(tmp_path: Path) -> None:
 
 
 def test_rows_leave_no_patch_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[int] = []
 
     @each("value", [1, 2])
     def law(value: int, monkeypatch: pytest.MonkeyPatch) -> None:
