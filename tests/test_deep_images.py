@@ -53,7 +53,7 @@ def write(root: Path, case: str) -> Path:
     return root
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(params=mostly_slow(CASES, 3))
 def case(request) -> str:
     return request.param
 

@@ -63,7 +63,7 @@ IMAGES = [
 ]  # fmt: skip
 
 
-@fuzzed(quick=100, long=1500, content=damaged(*IMAGES) | st.binary(max_size=64))
+@fuzzed(quick=50, long=1500, content=damaged(*IMAGES) | st.binary(max_size=64))
 def test_an_image_of_any_bytes_is_read_or_refused_by_name(content: bytes) -> None:
     with sandbox() as folder:
         file = folder / "some.png"
@@ -120,7 +120,7 @@ PICKLES = [
 ]
 
 
-@fuzzed(quick=100, long=2000, content=damaged(*PICKLES) | st.binary(max_size=64))
+@fuzzed(quick=50, long=2000, content=damaged(*PICKLES) | st.binary(max_size=64))
 def test_a_python_batch_of_any_bytes_runs_nothing(content: bytes) -> None:
     with sandbox(), contextlib.suppress(UserError):
         unpickled(content, "data_batch_1")

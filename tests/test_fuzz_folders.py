@@ -59,7 +59,7 @@ def plant(where: Path, tree: object) -> None:
 
 
 @fuzzed(
-    quick=60,
+    quick=30,
     tree=st.dictionaries(NAMES, TREES, max_size=5),
     source=st.sampled_from(["image_folder", "segmentation_folder"]),
     size=st.sampled_from([None, (8, 8)]),

@@ -104,22 +104,22 @@ def attempt(source: str, content: bytes) -> None:
                 assert len(str(refusal)) < 1500
 
 
-@fuzzed(quick=40, content=LAYOUTS["voc"][1])
+@fuzzed(quick=20, content=LAYOUTS["voc"][1])
 def test_a_voc_annotation_of_any_bytes_is_read_or_refused(content: bytes) -> None:
     attempt("voc", content)
 
 
-@fuzzed(quick=40, content=LAYOUTS["coco"][1])
+@fuzzed(quick=20, content=LAYOUTS["coco"][1])
 def test_coco_instances_of_any_bytes_are_read_or_refused(content: bytes) -> None:
     attempt("coco", content)
 
 
-@fuzzed(quick=40, content=LAYOUTS["multilabel_csv"][1])
+@fuzzed(quick=20, content=LAYOUTS["multilabel_csv"][1])
 def test_a_table_of_labels_of_any_bytes_is_read_or_refused(content: bytes) -> None:
     attempt("multilabel_csv", content)
 
 
-@fuzzed(quick=40, content=LAYOUTS["text_file"][1])
+@fuzzed(quick=20, content=LAYOUTS["text_file"][1])
 def test_a_text_of_any_bytes_is_read_or_refused(content: bytes) -> None:
     attempt("text_file", content)
 

@@ -103,6 +103,7 @@ def test_every_arm_stands_in_mlflow_with_its_children(study):
     tracked = track(load_params(study / "params.yaml"), study)
     assert tracked.written == ("toy-cross_entropy", "toy-focal")
     runs = assert_mirrors(study)
+    assert all(COMPLETE in run.data.tags for run in role(runs, "arm")), "a whole copy says so"
     parent = next(run for run in role(runs, "arm") if run.data.tags["loss"] == "focal")
     assert parent.data.params["recipe.epochs"] == str(EPOCHS)
     mean = sum(value_of("toy-focal", seed, 5) for seed in (0, 1)) / 2
@@ -591,11 +592,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(study):
     assert done.stderr.startswith("refused: ")
     assert "track.lock" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_whole_copy_says_so(study):
-    track(load_params(study / "params.yaml"), study)
-    assert all(COMPLETE in run.data.tags for run in role(runs_of(study), "arm"))
 
 
 def test_no_track_without_outs(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from law_cases import mostly_slow
 from training_cases import digest, labels_dataset, masks_dataset, setting
 
 from lossbench.data.dataset import give_back
@@ -30,7 +31,7 @@ def data(request, tmp_path):
     return request.param(tmp_path)
 
 
-@pytest.mark.parametrize("recipe", CASES)
+@pytest.mark.parametrize("recipe", mostly_slow(CASES, 3))
 @pytest.mark.parametrize("way", ["stored", "mapped"])
 def test_the_bits_are_those_of_data_in_memory(data, recipe, way, monkeypatch):
     in_memory = setting(data, **recipe)
