@@ -136,6 +136,19 @@ def test_a_loss_that_takes_an_ignored_value_is_told_the_datas() -> None:
     assert torch.isfinite(loss(torch.randn(2, 3, 2), target))
 
 
+@pytest.mark.parametrize("name", ["torch.nn:CrossEntropyLoss", "torch.nn.functional:cross_entropy"])
+def test_a_list_where_a_loss_takes_a_tensor_is_one_and_moves_with_it(name: str) -> None:
+    loss = build({"name": name, "weight": [1, 0.5, 2.0]}, CONTEXT)
+    logits, target = torch.randn(4, 3, 5), torch.randint(3, (4, 5))
+    expected = torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor([1, 0.5, 2.0]))
+    torch.testing.assert_close(loss(logits, target), expected)
+    assert loss.parameters_stated()["weight"] == [1, 0.5, 2.0]
+    moved = loss.to("meta")
+    assert moved(logits.to("meta"), target.to("meta")).device.type == "meta"
+    with pytest.raises(UserError, match="weight"):
+        build({"name": "torch.nn:CrossEntropyLoss", "weight": ["a"]}, CONTEXT)
+
+
 def test_in_a_sum_a_foreign_loss_sees_what_it_sees_alone() -> None:
     """Targets that do not count too, and a distribution, whatever the other parts call it."""
     logits, target = torch.randn(4, 3, 5), torch.randint(3, (4, 5))

@@ -1,7 +1,7 @@
 """Any callable (logits, target) → scalar as a loss: ``my_losses:Focal2``, ``torch.nn:CrossEntropyLoss``."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -101,20 +101,60 @@ def build(spec: Mapping[str, Any], ignore_index: int | None, key: str) -> Foreig
     if ignore_index is not None and "ignore_index" in known:
         given.setdefault("ignore_index", ignore_index)
     if isinstance(made, type):
-        loss = Foreign(call_object(made, given, name, key), name, given, ignore_index)
-        if isinstance(loss.call, torch.nn.Module):
-            loss.add_module("own", loss.call)  # its buffers move to the device with it
-        return loss
+        return _moving(
+            Foreign(call_object(made, _as_taken(made, given), name, key), name, given, ignore_index)
+        )
     unknown = next((argument for argument in given if known and argument not in known), None)
     if unknown is not None and not takes_any(made):
         raise UserError(
             f"{key}.{unknown} is no parameter of {name}; allowed: {', '.join(known[2:]) or 'none'}"
         )
-    return Foreign(partial(made, **given), name, given, ignore_index)
+    return _moving(Foreign(_Kept(made, _as_taken(made, given)), name, given, ignore_index))
+
+
+class _Kept(torch.nn.Module):
+    """A function with its keyword arguments; those that are tensors move to the device with it."""
+
+    def __init__(self, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.function, self.given = function, dict(given)
+        for name, value in given.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(f"given_{name}", value)
+
+    def forward(self, logits: Tensor, target: Tensor, **told: Tensor) -> Any:
+        """Call it."""
+        given = {name: getattr(self, f"given_{name}", value) for name, value in self.given.items()}
+        return self.function(logits, target, **given, **told)
+
+
+def _moving(loss: Foreign) -> Foreign:
+    if isinstance(loss.call, torch.nn.Module):
+        loss.add_module("own", loss.call)  # its buffers move to the device with it
+    return loss
+
+
+def _as_taken(made: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Make lists of numbers tensors where those are annotated: YAML has none, and class weights are such."""
+    try:
+        kinds = {name: str(one.annotation) for name, one in inspect.signature(made).parameters.items()}
+    except (TypeError, ValueError):  # built in C
+        return dict(given)
+    return {
+        name: _tensor(value) if isinstance(value, list | tuple) and "Tensor" in kinds.get(name, "") else value
+        for name, value in given.items()
+    }
+
+
+def _tensor(value: Any) -> Any:
+    try:
+        return torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError):  # no numbers: whoever is given them says so
+        return value
 
 
 def _takes_weights(call: Callable[..., Any]) -> bool:
     """Whether a call has an argument ``weights`` that params.yaml does not fill."""
-    if isinstance(call, partial) and "weights" in call.keywords:
-        return False
+    if isinstance(call, _Kept):
+        return "weights" not in call.given and "weights" in parameters_of(call.function)
     return "weights" in parameters_of(call.forward if isinstance(call, torch.nn.Module) else call)

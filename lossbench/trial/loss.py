@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench.errors import UserError
 from lossbench.losses.base import Loss
@@ -119,9 +119,7 @@ def _refuse_changes(trial: Trial, name: str, changed: Sequence[str]) -> None:
 def _refuse_untrained(trial: Trial, name: str, made: Loss) -> None:
     """Refuse weights within a loss of the user's own: the optimizer has the model's alone."""
     for foreign in (one for one in made.modules() if isinstance(one, Foreign)):
-        call = getattr(foreign.call, "func", foreign.call)  # an object of the module is called by a partial
-        holders = [one for one in (foreign, call) if isinstance(one, nn.Module)]
-        learns = (of for one in holders for of, weight in one.named_parameters() if weight.requires_grad)
+        learns = (of for of, weight in foreign.named_parameters() if weight.requires_grad)
         if (weight := next(learns, None)) is not None:
             raise UserError(
                 f"{trial.where}: loss '{name}' has a weight of its own ('{weight.rpartition('.')[2]}'), "
