@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from law_cases import each, examples
+from law_cases import each, examples, few
 
 from lossbench.data.dataset import Dataset
 from lossbench.data.fetching import fetch
@@ -179,7 +179,7 @@ def test_a_regression_in_one_class_keeps_the_gate_shut(
     assert f"class '{data.info.classes[found]}' loses" in strict.reason
 
 
-@each(
+@few(
     ("samples", "missed", "promoted"),
     [
         (35, 2, True),  # 5.7 points, standard error 3.9: noise
