@@ -52,7 +52,7 @@ from lossbench.execution.declared import (
 from lossbench.execution.fill import Arm, Experiment, Filling, arm_flow, budgets_in_store, weights_in_store
 from lossbench.execution.identity import use_own_code
 from lossbench.execution.jobs import Where
-from lossbench.execution.lineage import differing, write_lineage
+from lossbench.execution.lineage import differing, lineage, write_lineage
 from lossbench.execution.local import warm_up, worker_count
 from lossbench.execution.plan import of_params, sentences
 from lossbench.execution.plan import plan as make_plan
@@ -487,7 +487,8 @@ def check_in_worker(params: Params) -> None:
 
     """
     parts = parts_of(params, params.experiments)
-    in_workers(_check, [(params, part, at == 0) for at, part in enumerate(parts)])
+    with workers(_check, [(params, part, at == 0) for at, part in enumerate(parts)]), suppress(Exception):
+        lineage(params, Path())  # parsed while they begin, and known then; what it raises the check says
 
 
 def _check(params: Params, experiments: Sequence[str], first: bool) -> None:

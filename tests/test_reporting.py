@@ -19,7 +19,7 @@ from PIL import Image
 
 from lossbench.cli import main
 from lossbench.params import load_params
-from lossbench.reporting import charts, in_a_line
+from lossbench.reporting import charts, drawn, in_a_line
 from lossbench.reporting.gallery import image_address, mask_address
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.page import _memory, _script_json, _seeds_said, draw
@@ -27,6 +27,7 @@ from lossbench.reporting.tables import curves, findings, leaderboard
 from lossbench.reporting.write import write_report
 from lossbench.statistics.paired import Interval
 from lossbench.statistics.record import Verdict
+from lossbench.store import Store
 from lossbench.tracking.summary import Reports
 
 FILES = (
@@ -617,3 +618,19 @@ def test_a_long_name_widens_nothing_and_no_chart_cuts_it(width: int, study: Path
         assert [one for one in drawn if "…" in one] == []
         assert (page.locator(".stacked").count() == 0) == (width > 390)
         browser.close()
+
+
+def test_mlflows_charts_are_drawn_with_the_report_and_hold_as_long_as_it_does(study: Path) -> None:
+    params, home = load_params(study / "params.yaml"), study / ".lossbench"
+    write_report(params, study, home, Store(str(home / "store")))
+    for name in params.experiments:
+        found = drawn.kept(name, study, home)
+        assert found is not None
+        assert {"charts": found["charts"], "colours": found["colours"]} == drawn.anew(params, study)(name)
+        assert "<svg" in found["charts"]["scores.svg"]
+    board = study / "reports/leaderboard.csv"
+    board.write_text(board.read_text().replace("0.", "0.1", 1))
+    assert [drawn.kept(name, study, home) for name in params.experiments].count(None) >= 1
+    for harm in ("{", "[]", '{"a": 1}', ""):
+        (home / drawn.FILE).write_text(harm)
+        assert drawn.kept(next(iter(params.experiments)), study, home) is None

@@ -12,6 +12,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
+from lossbench.statistics import calibration
 from lossbench.statistics.calibration import (
     brier,
     calibrate,
@@ -190,3 +191,11 @@ def test_what_cannot_be_calibrated_is_refused(logits, labels, sentence):
         calibrate(*good, logits, labels)
     with pytest.raises(ValueError, match=f"^validation: .*{sentence}"):
         calibrate(logits, labels, *good)
+
+
+@given(st.integers(1, 12), st.integers(0, 10_000))
+@settings(max_examples=examples(50))
+def test_log_softmax_is_scipys_to_the_last_bit(classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(int(rng.integers(1, 50)), classes)) * 10.0 ** rng.integers(-3, 4)
+    assert (calibration.log_softmax(logits) == log_softmax(logits, axis=1)).all()

@@ -11,17 +11,11 @@ from lossbench.commands.study import enter_study, study_argument
 from lossbench.errors import GateError
 from lossbench.execution.identity import use_own_code
 from lossbench.lifetime import collect_rarely
+from lossbench.outs import Outs
 from lossbench.params import Params, load_params
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from lossbench.reporting.inputs import Study
-    from lossbench.reporting.tables import Finding
     from lossbench.tracking.track import Charts, Drawn
-
-WIDTH = 640
-"""Of a chart, in pixels."""
 
 
 def record(lenient: bool = False, reported: Callable[[], bool] = lambda: True) -> None:
@@ -77,33 +71,17 @@ def _track(params: Params, root: Path, reported: Callable[[], bool]) -> None:
 
 
 def _charts(params: Params, root: Path) -> "Charts":
-    """Draw the report's charts as SVG, which MLflow's artifact viewer shows; its colours become the runs'."""
+    from lossbench.reporting.drawn import anew, kept
 
-    @cache
-    def whole() -> "tuple[Study, pd.DataFrame, pd.DataFrame, list[Finding]]":
-        from lossbench.reporting.inputs import read_study
-        from lossbench.reporting.tables import curves, findings, leaderboard
+    draw = cache(lambda: anew(params, root))  # once for all experiments, and only if something is to be drawn
 
-        study = read_study(params, root)
-        return study, leaderboard(study), curves(study), findings(study)
-
-    def draw(experiment: str) -> "Drawn":
-        import vl_convert
-
-        from lossbench.reporting import charts
+    def drawn(experiment: str) -> "Drawn":
         from lossbench.tracking.track import Drawn
 
-        study, board, learned, findings = whole()
-        one = study.evaluated[experiment]
-        found = [finding for finding in findings if finding.experiment == experiment]
-        specs = {"scores.svg": charts.scores(one, board), "curves.svg": charts.learning(one, learned)}
-        if found:
-            specs["differences.svg"] = charts.forest(one, found)
-        drawn = {name: vl_convert.vegalite_to_svg({**spec, "width": WIDTH}) for name, spec in specs.items()}
-        colours = {arm: charts.PALETTE[i % len(charts.PALETTE)] for i, arm in enumerate(one.arms)}
-        return Drawn(drawn, colours)
+        found = kept(experiment, root, Outs(root).home) or draw()(experiment)
+        return Drawn(found["charts"], found["colours"])
 
-    return draw
+    return drawn
 
 
 def live() -> None:

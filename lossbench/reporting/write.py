@@ -9,6 +9,7 @@ import pandas as pd
 from lossbench.params import Params
 from lossbench.reporting.bundle import kept_bundle, vega_bundle
 from lossbench.reporting.claims import claims_page
+from lossbench.reporting.drawn import keep as drawn_for_mlflow
 from lossbench.reporting.in_a_line import in_a_line
 from lossbench.reporting.inputs import read_study
 from lossbench.reporting.markdown import markdown
@@ -39,7 +40,7 @@ def write_report(params: Params, root: Path, home: Path, kept: Store | None = No
         params: of the study.
         root: its folder.
         home: the folder for what is no out; the page's untracked twin, with seconds, goes there.
-        kept: where the charts' script is looked up before it is made.
+        kept: where the charts' script is looked up before it is made; given, MLflow's charts are drawn, too.
 
     """
     study = read_study(params, root)
@@ -67,6 +68,8 @@ def write_report(params: Params, root: Path, home: Path, kept: Store | None = No
     timed = page(study, board, found, answered, drawn, seconds, vega)
     (twin / "claims.html").write_text(claims_page(study, answered), encoding="utf-8")
     (twin / "index.html").write_text(timed, encoding="utf-8")
+    if kept is not None:
+        drawn_for_mlflow(study, board, learned, found, root, home)
 
 
 def _csv(table: pd.DataFrame, file: Path) -> None:
