@@ -18,7 +18,7 @@ from lossbench.execution.collect import LostError, collect_all
 from lossbench.outs import Outs
 from lossbench.params import Params
 from lossbench.store import Store
-from lossbench.written import CHAIN, TEMPLATES, cache
+from lossbench.written import CHAIN, TEMPLATES, cache, relinked
 
 DATA = ("check", "fetch", "validate")
 """Stages before anything is trained."""
@@ -115,7 +115,17 @@ def collect_at_once(
     if len(unrecorded(params, outs)) < FEWEST or not outs_at_once(params, outs, store, settled):
         return ()
     print(f"collected {len(params.arms)} arms of {len(params.experiments)} experiments", flush=True)
-    return ("commit", "--force", *(f"{CHAIN}:{name}" for name in (*done, *GROUPS)))
+    return noting(outs.study, *done, *GROUPS)
+
+
+def noting(study: Path, *stages: str) -> tuple[str, ...]:
+    """Give the command with which DVC records stages whose outs are written.
+
+    Whoever reads meanwhile finds all of them: DVC would put each file away and write it anew, though no link
+    is to take its place. Where one is, see :func:`~lossbench.written.relinked`, nobody may read meanwhile.
+    """
+    still = () if relinked(study) else ("--no-relink",)
+    return ("commit", "--force", *still, *(f"{CHAIN}:{name}" for name in stages))
 
 
 def outs_at_once(params: Params, outs: Outs, store: Store, settled: Collection[str]) -> bool:

@@ -25,6 +25,7 @@ from lossbench.collecting import (
     collect_at_once,
     data_at_once,
     nothing_to_restore,
+    noting,
     outs_at_once,
     report_as_shipped,
     validation_at_once,
@@ -69,7 +70,7 @@ from lossbench.store import Store, opened
 from lossbench.system import write_atomically
 from lossbench.telling import printable
 from lossbench.tracking.server import get_ready
-from lossbench.written import CHAIN, relinked
+from lossbench.written import relinked
 
 Looks = Literal["", "next", "all"]
 
@@ -228,7 +229,7 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
     with recording():
         with workers(_report, [(params, outs.home)]):
             in_turn(commit)
-        in_turn(("commit", "--force", f"{CHAIN}:{REPORT}"), ("repro",))
+        in_turn(noting(outs.study, REPORT), ("repro",))
     return True
 
 
@@ -303,7 +304,7 @@ def fetch_all(params: Params, outs: Outs) -> Sequence[str]:
     with as_read(params, outs.study):
         write_lineage(params, outs)
         in_workers(_fetch, [(params, part) for part in parts_of(params, params.datasets)])
-    commit = ("commit", "--force", *(f"{CHAIN}:{name}" for name in ("check", "fetch")))
+    commit = noting(outs.study, "check", "fetch")
     if not relinked(outs.study):
         return commit
     note(params, outs, commit)  # whoever reads meanwhile would miss some

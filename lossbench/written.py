@@ -63,10 +63,13 @@ def cache(study: Path) -> Path | None:
 
 
 def relinked(study: Path) -> bool:
-    """Whether DVC puts links in the place of outs that it records: each file is away for a moment."""
+    """Whether DVC puts links in the place of outs that it records: each file is away for a moment.
+
+    What it prefers decides: of ``hardlink,copy`` a copy is made where no link can be.
+    """
     repository = _repository(study)
     kinds = () if repository is None else _configured(repository).get("type") or ()
-    return bool(kinds) and not {"copy", "reflink"} & set(kinds)
+    return bool({"hardlink", "symlink"} & set(kinds[:1]))
 
 
 def _repository(study: Path) -> Path | None:

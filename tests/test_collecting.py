@@ -63,7 +63,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return done
 
 
-COMMIT = ("commit", "--force", "dvc.yaml:train", "dvc.yaml:evaluate")
+COMMIT = ("commit", "--force", "--no-relink", "dvc.yaml:train", "dvc.yaml:evaluate")
 
 
 def test_without_a_lock_all_is_collected_and_recorded_at_once(
@@ -200,7 +200,7 @@ def test_data_that_the_lock_does_not_know_are_made_and_recorded_with_the_rest(
     shutil.rmtree(outs.checked)
     commit = collect_at_once(params, outs, store, settled=(), done=done)
     groups = ("check", "fetch", "validate", "train", "evaluate")
-    assert commit == (*COMMIT[:2], *(f"dvc.yaml:{name}" for name in groups))
+    assert commit == (*COMMIT[:3], *(f"dvc.yaml:{name}" for name in groups))
     assert {file.stem for file in (outs.checked / "arms").iterdir()} == set(params.arms)
 
 
@@ -231,7 +231,7 @@ def test_data_that_were_fetched_just_now_are_validated_at_once(
     assert made == ([] if why == "chain" else [("validate", name) for name in params.datasets])
     (study / "dvc.lock").unlink()
     commit = collect_at_once(params, outs, store, settled=(), done=done)
-    expected = (*COMMIT[:2], *(f"dvc.yaml:{name}" for name in (*done, "train", "evaluate")))
+    expected = (*COMMIT[:3], *(f"dvc.yaml:{name}" for name in (*done, "train", "evaluate")))
     assert commit == (COMMIT if why == "chain" else expected)
 
 

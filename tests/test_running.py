@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_params, write_params
+from dvc_cases import dvc
 from law_cases import each
 
 from lossbench import chain, running
+from lossbench.collecting import noting
 from lossbench.errors import GateError
 from lossbench.execution.validation import _serve
 from lossbench.outs import Outs
@@ -110,7 +112,7 @@ def test_data_of_params_that_were_edited_while_they_were_fetched_are_not_recorde
 @each(
     ("kinds", "expected"),
     [
-        (None, False), ("copy", False), ("reflink,copy", False), ("hardlink,copy", False),
+        (None, False), ("copy", False), ("reflink,copy", False), ("hardlink,copy", True), ("reflink,hardlink", False),
         ("hardlink", True), ("symlink", True), ("reflink", False), ("hardlink,symlink", True),
     ],
 )  # fmt: skip
@@ -184,3 +186,18 @@ def test_who_validates_leaves_ctrl_c_to_the_run(monkeypatch: pytest.MonkeyPatch)
     finally:
         signal.signal(signal.SIGINT, before)
         theirs.close()
+
+
+@pytest.mark.slow
+def test_what_dvc_records_is_there_all_the_while(tmp_path: Path) -> None:
+    """It would put a file that is an out of its own away, and write it anew."""
+    dvc(tmp_path, "init", "--no-scm", "-q")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  train:\n    cmd: 'true'\n    outs: [made.json, folder]\n")
+    (tmp_path / "folder").mkdir()
+    files = [tmp_path / "made.json", tmp_path / "folder/made.json"]
+    for file in files:
+        file.write_text("{}")
+    before = [(file.stat().st_ino, file.stat().st_ctime_ns) for file in files]
+    dvc(tmp_path, *noting(tmp_path, "train"))
+    assert [(file.stat().st_ino, file.stat().st_ctime_ns) for file in files] == before
+    assert dvc(tmp_path, "status").stdout.strip() == "Data and pipelines are up to date."
