@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lossbench import gpus, losses
+from lossbench.closure import PACKAGE
 from lossbench.data import sources
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
@@ -16,6 +17,7 @@ from lossbench.errors import UserError, nearest
 from lossbench.execution import sites
 from lossbench.execution.declared import records_of
 from lossbench.execution.identity import use_own_code, user_code
+from lossbench.execution.lineage import lineage
 from lossbench.execution.local import worker_count
 from lossbench.losses.building import check_distributions
 from lossbench.losses.schedules import is_learned
@@ -23,7 +25,7 @@ from lossbench.models.base import check as check_model
 from lossbench.models.names import LOOP_ONLY
 from lossbench.originals import protect
 from lossbench.params import Experiment, Params, ScriptExperiment
-from lossbench.plugins import load_object
+from lossbench.plugins import INSTALLED, load_object
 from lossbench.recipe import Compute
 from lossbench.scripts.checking import check_script, only_of_scripts
 from lossbench.tasks.base import GAP, Task, task_for
@@ -74,6 +76,7 @@ def check_declared(params: Params, file: str = "params.yaml", study: Path = Path
         _refuse_namesakes(params, study)  # of what these have imported
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    _tell_of_unseen(params, study)
 
 
 def check_experiments(
@@ -180,6 +183,31 @@ def _refuse_namesakes(params: Params, study: Path) -> None:
             and not Path(spec.origin).resolve().is_relative_to(folder)
         ):
             raise UserError(f"{where}, but '{name}' is imported from {spec.origin}; allowed: another name")
+
+
+def _tell_of_unseen(params: Params, study: Path) -> None:
+    """Tell of modules of the user's that are imported by names made at run time: no key holds them."""
+    folder = user_code(params, study)
+    found = set() if folder is None else _imported(folder)
+    if not found:
+        return
+    seen = {name for content in lineage(params, study).values() for name in content["code"]}
+    for name in sorted(found - seen):
+        print(
+            f"note: '{name}' of your code is imported by a name that is made at run time: an edit of it "
+            f"trains nothing anew; allowed: an import statement, or import_module('{name}')",
+            flush=True,
+        )
+
+
+def _imported(folder: Path) -> set[str]:
+    """Name the imported modules that lie in a folder, but for what is installed there, and us."""
+    files = {name: getattr(module, "__file__", None) for name, module in tuple(sys.modules.items())}
+    within = {
+        name: Path(file) for name, file in files.items() if file and file.startswith(f"{folder}{os.sep}")
+    }
+    others = {PACKAGE, PACKAGE.parent / "stages", *INSTALLED, *(one.resolve() for one in INSTALLED)}
+    return {name for name, file in within.items() if name != "__main__" and not others & {*file.parents}}
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -293,6 +293,27 @@ def test_a_module_whose_name_another_has_is_refused(file: str, said: str, code: 
 
 
 @pytest.mark.parametrize(
+    ("imports", "told"),
+    [
+        ("import pkgutil\n[importlib.import_module(f'{__name__}.{one.name}') for one in pkgutil.iter_modules(__path__)]", True),
+        ("name = 'pa' + 'rts'\nimportlib.import_module(f'{__name__}.{name}')", True),
+        ("importlib.import_module('.parts', __name__)", False), ("from . import parts", False),
+    ],
+)  # fmt: skip
+def test_a_module_that_no_key_holds_is_told(
+    imports: str, told: bool, code: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = f"mine_{abs(hash(imports))}"  # imported once a process
+    source = f"import importlib\n{imports}\ndef own(logits, target):\n    return logits.sum()\n"
+    study = namesake_study(tmp_path, f"{name}/__init__.py", source)
+    (tmp_path / "plugins" / name / "parts.py").write_text("x = 1\n")
+    losses = {**study.losses, next(iter(study.losses)): {"name": f"{name}:own"}}
+    check_declared(study.model_copy(update={"losses": losses}), study=tmp_path)
+    note = f"note: '{name}.parts' of your code is imported by a name that is made at run time"
+    assert (note in capfd.readouterr().out) == told
+
+
+@pytest.mark.parametrize(
     "file", ["mine_x.py", "sub/random.py", "random.txt", "a-b.py", "a.b.py", "__main__.py", "test.py"]
 )
 def test_other_names_are_the_users(file: str, code: Path, tmp_path: Path) -> None:
