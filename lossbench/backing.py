@@ -160,7 +160,7 @@ class Remote:
                 f"{STORE} is '{shown(address)}', which needs a package: {told} (for s3:// it is in "
                 "requirements-services.lock)"
             ) from None
-        except ValueError as error:
+        except Exception as error:  # every file system has errors of its own
             told = without_secrets(str(error), address)
             raise UserError(f"{STORE} is '{shown(address)}': {told}; {ALLOWED}") from None
         self._root = self._root.rstrip("/")
@@ -275,9 +275,19 @@ class Remote:
 
 
 def place_of(address: str) -> Place:
-    """Find where an address leads; a folder, also as ``file:///…``, is one."""
+    """Find where an address leads; a folder, also as ``file:///…``, is one.
+
+    Raises:
+        UserError: if the address cannot be one, or leads below a file.
+
+    """
     folder = folder_of(address)
-    return Remote(address) if folder is None else Folder(folder)
+    if folder is None:
+        return Remote(address)
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
+    if os.path.lexists(there) and not there.is_dir():
+        raise UserError(f"{STORE} is '{address}', but {there} is no folder; {ALLOWED}")
+    return Folder(folder)
 
 
 def folder_of(address: str) -> Path | None:

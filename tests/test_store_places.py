@@ -269,6 +269,8 @@ def test_senseless_days_are_refused(study: Store, tmp_path: Path, days: str) -> 
         ("simplecache::s3://bucket/x", "too late"),
         ("file://relative/x", "a folder's whole path"),
         ("nosuch://me:hunter2@host", "allowed: a folder, or an address"),
+        ("ftp://", "allowed: a folder, or an address"),
+        ("/dev/null/x/y", "but /dev/null is no folder; allowed"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_refused_in_a_sentence(given_address: str, said: str) -> None:
