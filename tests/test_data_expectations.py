@@ -20,7 +20,7 @@ from lossbench.data.expectations import validate
 from lossbench.data.expectations.extra import read_extra
 from lossbench.data.expectations.run import fresh_context, great_expectations, run_tables
 from lossbench.data.expectations.suite import suite
-from lossbench.data.expectations.tables import name_boxes, tables
+from lossbench.data.expectations.tables import drift_table, name_boxes, tables
 from lossbench.data.fetching import write as write_dataset
 from lossbench.data.samples import Fetched, Samples
 from lossbench.errors import GateError, UserError
@@ -374,3 +374,18 @@ def test_a_users_own_expectations_are_found_and_read_by_check(
     made["datasets"]["digits"]["expectations"] = {"extra": text}
     with nullcontext() if said is None else pytest.raises(UserError, match=said):
         check_params(parse_params(made), study=study)
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "expected"),
+    [([1] * 90, [0] * 30, 1.9), ([1] * 90, [1] * 30, 0.0), ([1] * 90, [1] * 29 + [2], 0.0), ([1], [1], 0.0)],
+)
+def test_a_column_that_is_constant_in_training_drifts_by_a_number_one_can_read(
+    train: list[int], other: list[int], expected: float
+) -> None:
+    """One box in every image of it, say, and a test split without any."""
+    splits = ["train"] * len(train) + ["test"] * len(other)
+    columns = {"split": splits, "label": "a", "mean": 0.5, "boxes": [*train, *other]}
+    (row,) = drift_table(pd.DataFrame(columns)).to_dict("records")
+    assert row["boxes_drift"] == pytest.approx(expected, abs=0.1)
+    assert row["intensity_drift"] == 0

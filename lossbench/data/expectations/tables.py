@@ -15,6 +15,8 @@ BETWEEN = {"mask": ",", "multilabel": "|", "boxes": "|"}
 """What stands between the classes of a sample, in the manifest; of other kinds it has one."""
 CHANCE = 2.0
 """Standard errors of a difference that are put down to chance: small splits always differ a little."""
+ALIKE = 1e-9
+"""Standard deviation of values that are alike but for rounding."""
 
 
 def tables(manifest: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
@@ -109,8 +111,11 @@ def _share_gap(train: "pd.Series[Any]", other: "pd.Series[Any]") -> float:
 
 
 def _gap(train: "pd.Series[float]", other: "pd.Series[float]") -> float:
-    """Distance of two means in standard deviations of the first, beyond chance."""
-    gap = abs(other.mean() - train.mean()) / max(float(train.std()), 1e-9)
+    """Distance of two means in standard deviations of the first, beyond chance; of both where it has none."""
+    spread = next((sd for sd in (train.std(), pd.concat([train, other]).std()) if sd > ALIKE), None)
+    if spread is None:
+        return 0.0
+    gap = abs(other.mean() - train.mean()) / spread
     return max(0.0, float(gap) - CHANCE * _scatter(len(train), len(other)))
 
 
