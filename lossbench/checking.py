@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lossbench import gpus, losses
-from lossbench.closure import PACKAGE
+from lossbench.closure import PACKAGE, source_of
 from lossbench.data import sources
 from lossbench.data.current import up_to_date
 from lossbench.data.dataset import Dataset as Fetched
@@ -188,11 +188,12 @@ def _refuse_namesakes(params: Params, study: Path) -> None:
 def _tell_of_unseen(params: Params, study: Path) -> None:
     """Tell of modules of the user's that are imported by names made at run time: no key holds them."""
     folder = user_code(params, study)
-    found = set() if folder is None else _imported(folder)
+    found = {} if folder is None else _imported(folder)
     if not found:
         return
     seen = {name for content in lineage(params, study).values() for name in content["code"]}
-    for name in sorted(found - seen):
+    files = {source_of(name, folder) for name in seen}
+    for name in sorted(name for name, file in found.items() if name not in seen and file not in files):
         print(
             f"note: '{name}' of your code is imported by a name that is made at run time: an edit of it "
             f"trains nothing anew; allowed: an import statement, or import_module('{name}')",
@@ -200,14 +201,16 @@ def _tell_of_unseen(params: Params, study: Path) -> None:
         )
 
 
-def _imported(folder: Path) -> set[str]:
-    """Name the imported modules that lie in a folder, but for what is installed there, and us."""
+def _imported(folder: Path) -> dict[str, Path]:
+    """Find the imported modules that lie in a folder, but for what is installed there, and us."""
     files = {name: getattr(module, "__file__", None) for name, module in tuple(sys.modules.items())}
     within = {
         name: Path(file) for name, file in files.items() if file and file.startswith(f"{folder}{os.sep}")
     }
     others = {PACKAGE, PACKAGE.parent / "stages", *INSTALLED, *(one.resolve() for one in INSTALLED)}
-    return {name for name, file in within.items() if name != "__main__" and not others & {*file.parents}}
+    return {
+        name: file for name, file in within.items() if name != "__main__" and not others & {*file.parents}
+    }
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -209,6 +209,7 @@ def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str,
     inside, wanted = folder.resolve(), list(words)
     first = list(dict.fromkeys((file.parent, folder, folder.parent)))
     places, told = [*first], set[str]()
+    known = {os.path.realpath(one) for one in first}
     for place in places:  # which grows
         there = _entries(place)
         for word in wanted:
@@ -217,10 +218,14 @@ def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str,
             path = Path(os.path.normpath(place / word))
             if not path.is_relative_to(inside):
                 continue
-            if path.is_dir():
-                written = path.name in OUTS and "params.yaml" in there
-                places += [path] * (path not in places and not written)
-            elif path.is_file() and path != file:
+            if os.path.isdir(path):  # noqa: PTH112  # False of names that the file system does not take
+                real, written = (
+                    os.path.realpath(path),
+                    word.partition("/")[0] in OUTS and "params.yaml" in there,
+                )
+                places += [path] * (real not in known and not written)
+                known.add(real)
+            elif os.path.isfile(path) and path != file:  # noqa: PTH113  # as above
                 name = word if place in first else path.relative_to(inside).as_posix()
                 if name not in told:
                     told.add(name)
@@ -245,7 +250,7 @@ def hashes_of(word: str, folders: Iterable[Path]) -> list[str]:
     """Hash the files that a word means as seen from some folders."""
     if not FILE_NAME.fullmatch(word):
         return []
-    return [_hash_of(folder / word) for folder in folders if (folder / word).is_file()]
+    return [_hash_of(folder / word) for folder in folders if os.path.isfile(folder / word)]  # noqa: PTH113  # as above
 
 
 def _hash_of(path: Path) -> str:

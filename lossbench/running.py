@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from lossbench.commands.track import record
 from lossbench.data.current import up_to_date
 from lossbench.editing import write_out_homes, write_values
 from lossbench.errors import GateError, UserError
-from lossbench.execution.beside import in_worker, in_workers, parts_of, workers
+from lossbench.execution.beside import EndedError, in_worker, in_workers, parts_of, workers
 from lossbench.execution.checks import checked_once, found_fine
 from lossbench.execution.collect import budgets_of, weights_of
 from lossbench.execution.declared import (
@@ -237,23 +237,48 @@ def note_all(params: Params, outs: Outs, commit: Sequence[str]) -> bool:
 def recording() -> Iterator[None]:
     """Record arms in MLflow while the block runs, and then the report.
 
-    A process does it, for DVC, the report and MLflow keep a processor busy each. If the block fails it is
-    ended, as whoever is killed: what it has not written is written next time.
+    A process does it, for DVC, the report and MLflow keep a processor busy each. If the block fails, or we
+    end, it is told that there will be no report: its pipe is closed.
 
     Raises:
         UserError: what the record says, where the block raises nothing.
-        GateError: the same.
+        GateError: the same, or that its process ended.
 
     """
-    written = get_context("forkserver").Event()
-    with workers(_record, [(written,)]):
-        yield
-        written.set()
+    hears, tells = get_context("forkserver").Pipe(duplex=False)
+    written = False
+    try:
+        with workers(_record, [(hears,)]), tells:
+            hears.close()
+            yield
+            written = True
+            with suppress(BrokenPipeError):  # it has ended: told below
+                tells.send(None)
+    except EndedError as error:
+        if not written:
+            raise
+        raise GateError(
+            f"{error}; the results are complete, and `lossbench track` completes the record"
+        ) from None
 
 
-def _record(written: Event) -> None:
+def _record(hears: Connection) -> None:
+    from lossbench.tracking.server import close_store
+
     collect_rarely()
-    record(lenient=True, reported=written.wait)
+    try:
+        record(lenient=True, reported=lambda: _is_told(hears))
+    finally:
+        close_store()  # what is to be done as the interpreter ends is not done where it was forked
+
+
+def _is_told(hears: Connection) -> bool:
+    """Wait for the report; False if there will be none."""
+    try:
+        hears.recv()
+    except EOFError:
+        return False
+    return True
 
 
 def _report(params: Params, home: Path) -> None:

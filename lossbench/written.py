@@ -230,7 +230,7 @@ PRIVATE = Layout(
         r"|scripts(/.*)?|comparisons(/.*)?"
         r"|journal(/[\w-]+(/[\w-]+(/[\w.-]+\.jsonl)?)?)?|timings(/[\w.-]+)?"
         rf"|downloads(/({'|'.join(DOWNLOADED)})(/.*)?)?"
-        r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/(index|claims)\.html)?|doctor(/dvc\.lock\.\w+)?"
+        r"|gx(/[\w-]+(/gx(/.*)?)?)?|report(/((index|claims)\.html|\.?charts\.json(\.[\w.-]+\.part)?))?|doctor(/dvc\.lock\.\w+)?"
         r"|(mlflow-init|repro|retraining|shipper|track)\.lock|(shipper|ui)\.log",
         re.DOTALL,
     ),

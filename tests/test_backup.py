@@ -121,9 +121,9 @@ def test_a_damaged_backup_restores_nothing(tmp_path, harm):
 @pytest.mark.slow
 def test_a_renamed_checkout_is_put_right_when_its_store_is_opened(tmp_path, empty_store):
     folder = study(tmp_path / "before", empty_store)
-    from lossbench.tracking.server import _close_store
+    from lossbench.tracking.server import close_store
 
-    _close_store()
+    close_store()
     folder.rename(tmp_path / "after")
     assert examine_database(tmp_path / "after") == []
     assert whole(tmp_path / "after")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from law_cases import each, shared, some
 
 from lossbench import closure as closures
-from lossbench.closure import closure, versions_of
+from lossbench.closure import closure, hashes_of, versions_of
 from lossbench.execution.identity import Identity, data_hash, described_hash
 from lossbench.execution.lineage import differing, write_lineage
 from lossbench.outs import Outs
@@ -316,3 +316,13 @@ def test_other_data_are_another_key(trained_study: Path, tmp_path: Path) -> None
         (tmp_path / "digits" / file).write_text(json.dumps(content))
     (tmp_path / "digits/provenance.json").write_text("{}")
     assert data_hash(tmp_path / "digits") == described_hash(tmp_path / "digits"), "of data fetched before"
+
+
+def test_words_that_are_no_names_of_files_and_links_that_lead_above_are_passed_over(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "costs.csv").touch()
+    words = ["." + "\u4e00" * 190, "\u4e00" * 100, "one", "two", "costs.csv"]
+    (tmp_path / "mine.py").write_text("\n".join(map(repr, words)))
+    assert {"mine", "mine: costs.csv"} <= set(closure(["mine"], tmp_path).files)
+    assert hashes_of("\u4e00" * 100, [tmp_path]) == []

@@ -298,6 +298,7 @@ def test_a_module_whose_name_another_has_is_refused(file: str, said: str, code: 
         ("import pkgutil\n[importlib.import_module(f'{__name__}.{one.name}') for one in pkgutil.iter_modules(__path__)]", True),
         ("name = 'pa' + 'rts'\nimportlib.import_module(f'{__name__}.{name}')", True),
         ("importlib.import_module('.parts', __name__)", False), ("from . import parts", False),
+        ("import sys\nfrom . import parts\nsys.modules[__name__ + '_other'] = parts", False),
     ],
 )  # fmt: skip
 def test_a_module_that_no_key_holds_is_told(
@@ -518,6 +519,28 @@ def test_a_file_that_params_name_to_ones_own_code_is_part_of_the_key(
     plain, weighted = zip(*found, strict=True)
     assert len(set(weighted)) == 5
     assert len(set(plain)) == 3
+
+
+def test_a_file_that_params_name_to_an_own_model_or_task_is_part_of_the_scores_key_wherever_it_lies(
+    code: Path, tmp_path: Path
+) -> None:
+    content = study_params(code=str(code))
+    (code / "mine.py").touch()
+    found = []
+    for block in ("model", "task"):
+        told = parse_params(content)
+        own = {**content["experiments"]["digits"], block: {"name": "mine:own", "table": "t.json"}}
+        params = told.model_copy(
+            update={"experiments": {**told.experiments, "digits": type(told.experiments["digits"])(**own)}}
+        )
+        for file in (tmp_path / "t.json", code / "t.json"):  # of the study, and of its code
+            for text in ("1", "22"):
+                file.write_text(text)
+                one = Identity(params, "digits-focal", tmp_path)
+                found.append((one.code.digest, one.scoring.digest))
+            file.write_text("3")
+    for digests in zip(*found, strict=True):
+        assert len(set(digests)) == 8
 
 
 def test_an_edit_of_ones_own_loss_trains_its_arm_alone(tmp_path: Path, trained_study: Path) -> None:

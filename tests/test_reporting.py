@@ -17,6 +17,7 @@ from conftest import ROOT, tiny_params, write_params
 from law_cases import each
 from PIL import Image
 
+from lossbench import written
 from lossbench.cli import main
 from lossbench.params import load_params
 from lossbench.reporting import charts, drawn, in_a_line
@@ -628,6 +629,7 @@ def test_mlflows_charts_are_drawn_with_the_report_and_hold_as_long_as_it_does(st
         assert found is not None
         assert {"charts": found["charts"], "colours": found["colours"]} == drawn.anew(params, study)(name)
         assert "<svg" in found["charts"]["scores.svg"]
+    assert (home / "report", None) in list(written.private(study))  # `lossbench clean` removes it
     board = study / "reports/leaderboard.csv"
     board.write_text(board.read_text().replace("0.", "0.1", 1))
     assert [drawn.kept(name, study, home) for name in params.experiments].count(None) >= 1

@@ -249,7 +249,7 @@ def test_a_rollback_to_a_version_that_cannot_be_read_moves_nothing(tmp_path, mon
     )
     monkeypatch.setattr(run, "connect", lambda _: None)
     monkeypatch.setattr(run, "Registry", lambda *_: registry)
-    params = SimpleNamespace(retraining=SimpleNamespace(model_name="mine", notify=[]))
+    params = SimpleNamespace(retraining=SimpleNamespace(model_name="mine", notify=[]), code="plugins")
     with pytest.raises(GateError, match="the former champion cannot be read"):
         run.rollback(params, tmp_path)
     assert not moved

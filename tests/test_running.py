@@ -1,9 +1,11 @@
 """What a run does while DVC records, and what it does not let DVC record."""
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from law_cases import each
 from lossbench import chain, running
 from lossbench.collecting import noting
 from lossbench.errors import GateError
+from lossbench.execution.beside import EndedError, workers
 from lossbench.execution.validation import _serve
 from lossbench.outs import Outs
 from lossbench.params import Params, load_params
@@ -186,6 +189,55 @@ def test_who_validates_leaves_ctrl_c_to_the_run(monkeypatch: pytest.MonkeyPatch)
     finally:
         signal.signal(signal.SIGINT, before)
         theirs.close()
+
+
+def test_a_record_that_was_killed_is_told_once_the_rest_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited in vain for whoever waits for the report."""
+
+    @contextmanager
+    def killed(_: object, calls: Sequence[Sequence[Connection]]) -> Iterator[None]:
+        yield
+        calls[0][0].close()
+        raise EndedError("the process ended")
+
+    monkeypatch.setattr(running, "workers", killed)
+    done: list[str] = []
+    with pytest.raises(GateError, match="results are complete, and `lossbench track`"), running.recording():
+        done.append("reported")
+    assert done
+    with pytest.raises(EndedError, match="report's"), running.recording():
+        raise EndedError("the report's")
+
+
+def test_a_record_is_told_of_the_report_or_that_there_will_be_none() -> None:
+    for tell in (True, False):
+        hears, tells = Pipe(duplex=False)
+        if tell:
+            tells.send(None)
+        tells.close()
+        assert running._is_told(hears) == tell
+
+
+def test_who_validates_ends_in_silence_where_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch, study: Path, params: Params
+) -> None:
+    monkeypatch.setattr("lossbench.lifetime.die_with_parent", lambda: None)
+    monkeypatch.setattr("lossbench.data.expectations.run.great_expectations", lambda: None)
+    ours, theirs = Pipe()
+    monkeypatch.setattr("lossbench.execution.validation.validated", lambda *_: ours.close())
+    ours.send((params, Outs(study), str(study / "store")))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        _serve(theirs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_a_process_beside_ends_though_it_was_asked_before_it_began() -> None:
+    """The server that it is forked from heeds no SIGTERM, nor does it until it has begun."""
+    with pytest.raises(ValueError, match="at once"), workers(time.sleep, [(600.0,)]):
+        raise ValueError("at once")
 
 
 @pytest.mark.slow

@@ -14,6 +14,13 @@ from lossbench.execution.local import warm_up, worker_count
 from lossbench.lifetime import die_with_parent, without_main
 from lossbench.params import Params
 
+PATIENCE = 10.0
+"""Seconds for a process that is asked to end."""
+
+
+class EndedError(GateError):
+    """A process ended, or was ended, before it had done what it was to do."""
+
 
 def parts_of(params: Params, names: Collection[str]) -> list[tuple[str, ...]]:
     """Divide names among as many processes as run side by side."""
@@ -63,7 +70,7 @@ def workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> It
             try:
                 error = here.recv()
             except EOFError:
-                raise GateError(
+                raise EndedError(
                     f"the process that was to{function.__name__.replace('_', ' ')} ended without an answer"
                 ) from None
             if error is not None:
@@ -71,6 +78,9 @@ def workers(function: Callable[..., None], calls: Sequence[Sequence[Any]]) -> It
     except BaseException:
         for process, _ in began:
             process.terminate()
+        for process, _ in began:
+            process.join(timeout=PATIENCE)
+            process.kill()  # it was asked before it could heed that
         raise
     finally:
         for process, here in began:

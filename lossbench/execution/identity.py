@@ -125,31 +125,32 @@ class Identity:
         compute = self.params.compute
         engine = [*ENGINES[compute.engine], *(SEVERAL if compute.processes > 1 else ())]
         roots = [*engine, "lossbench.training.setting", *self._task_and_model]
-        made = closure([*roots, *loss_modules], user_code(self.params, self.study))
-        return replace(made, files={**made.files, **self._named_files()})
+        parts = self.loss.get("sum", {"": self.loss})
+        named = [one for key, one in parts.items() if is_path(_named(key, one))]
+        return self._with_files([*roots, *loss_modules], [*self._own_blocks, named])
 
-    def _named_files(self) -> dict[str, str]:
-        """Hash the files that params name to code that is not ours: a table, a checkpoint."""
-        model, parts = self.experiment.model, self.loss.get("sum", {"": self.loss})
-        own = [
-            one
-            for key, one in parts.items()
-            if is_path(one.get("name", key) if isinstance(one, Mapping) else key)
-        ]
-        if is_path(model.name):
-            own.append(
-                {key: one for key, one in model.options.items() if key != "weights_file"}
-            )  # has a hash
-        folders = [
-            one for one in (self.study.resolve(), user_code(self.params, self.study)) if one is not None
-        ]
-        return {f"params.yaml: {word}": file for word in _words(own) for file in hashes_of(word, folders)}
+    @property
+    def _own_blocks(self) -> list[Any]:
+        """What params say to a model and a task that are not ours; a file of weights has a hash there."""
+        model, task = self.experiment.model, self.experiment.task
+        options = {key: one for key, one in model.options.items() if key != "weights_file"}
+        told = ((model.name, options), (task.name, task.options))
+        return [block for name, block in told if is_path(name)]
+
+    def _with_files(self, roots: Sequence[str], blocks: Sequence[Any]) -> Closure:
+        """Follow imports, and hash the files that params name to code that is not ours (a checkpoint)."""
+        code = user_code(self.params, self.study)
+        made = closure(roots, code)
+        folders = [one for one in dict.fromkeys((self.study.resolve(), code)) if one is not None]
+        named = {word: hashes_of(word, folders) for word in _words(blocks)}
+        files = {f"params.yaml: {word}": " ".join(found) for word, found in named.items() if found}
+        return replace(made, files={**made.files, **files})
 
     @cached_property
     def scoring(self) -> Closure:
         """The code that scores a replicate."""
         roots = ["lossbench.evaluation.replicates", *self._task_and_model, *self._own_metric]
-        return closure(roots, user_code(self.params, self.study))
+        return self._with_files(roots, self._own_blocks)
 
     @cached_property
     def task(self) -> dict[str, Any]:
@@ -290,6 +291,11 @@ def _gpu() -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", WORKSPACE),
         **{name: os.environ[name] for name in GPU_SWITCHES if name in os.environ},
     }
+
+
+def _named(key: str, part: Any) -> Any:
+    """Name of a part of a loss: its own, or its key."""
+    return part.get("name", key) if isinstance(part, Mapping) else key
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -187,7 +187,8 @@ def _serve(pipe: Connection) -> None:
     except (UserError, GateError) as error:
         answer = error
     sys.stdout.flush()
-    pipe.send(answer)
+    with suppress(BrokenPipeError):  # whoever asked ends, or was ended
+        pipe.send(answer)
 
 
 def unknown(params: Params, outs: Outs, store: Store) -> bool:

@@ -19,6 +19,7 @@ from lossbench.chain import changed_stages
 from lossbench.data.dataset import Dataset
 from lossbench.doctor import examine, find_repository, guarded, repair_all
 from lossbench.errors import GateError, UserError
+from lossbench.execution.identity import use_own_code
 from lossbench.lifetime import die_with_parent
 from lossbench.lock import REPRO_LOCK, HeldError, only_one
 from lossbench.params import Params
@@ -110,6 +111,7 @@ def rollback(params: Params, root: Path, say: Say = print) -> None:
 
     """
     expect_remembered(root)
+    use_own_code(params, root)  # the former champion's task may be of it
     try:
         with only_one(home_of(root) / LOCK, "retraining"):
             _set_aside(root, say)

@@ -184,7 +184,7 @@ def _write_ahead() -> None:
     event.listen(Engine, "connect", set_pragmas)
     event.listen(Engine, "checkout", expect_same_file)
     event.listen(Engine, "close", lambda connection, _record: _OPENED.discard(connection))
-    atexit.register(_close_store)
+    atexit.register(close_store)
 
 
 def _file_of(connection: sqlite3.Connection) -> tuple[str, tuple[int, int]] | None:
@@ -204,7 +204,7 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _close_store() -> None:
+def close_store() -> None:
     """Close MLflow's connections to SQLite files: the last to close writes the log back and removes it.
 
     Left to itself Python does so at the very end, after it has looked through all that was ever imported; or,
