@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.entities import ViewType
@@ -19,6 +20,7 @@ from benchmarks.fault_study import TRACK, Study, points, running
 from lossbench.identity import Owner
 from lossbench.params import load_params
 from lossbench.tracking import ship
+from lossbench.tracking import track as track_module
 from lossbench.tracking.claims import WRITER, Claim
 from lossbench.tracking.experiment import (
     COMPLETE,
@@ -30,7 +32,7 @@ from lossbench.tracking.experiment import (
     open_experiment,
 )
 from lossbench.tracking.server import RefusedError, connect
-from lossbench.tracking.ship import amend
+from lossbench.tracking.ship import LeftError, amend
 from lossbench.tracking.track import Drawn, track
 from lossbench.tracking.ui import mlflow_server
 from tests.test_tracking_ship import assert_mirrors, role, runs_of
@@ -366,3 +368,23 @@ def test_the_faults_of_records_lose_and_double_nothing(tmp_path, empty_store, mo
         study.companions.close()
     assert points(study) == points(right)
     assert running(study) == 0
+
+
+@pytest.mark.parametrize("error", [LeftError("run 1 was abandoned by its writer"), RefusedError("no")])
+def test_who_finds_a_run_abandoned_whose_writer_comes_back_looks_again(error):
+    """A writer that stood still for long; what the server refuses of a run that stands is an error."""
+    tried = []
+
+    def work(run_id):
+        tried.append(run_id)
+        if len(tried) == 1:
+            raise error
+
+    one = object.__new__(track_module._Pass)
+    target = SimpleNamespace(stands=lambda _: True)
+    if isinstance(error, LeftError):
+        assert one._persist(target, "1", None, work) == "1"
+        assert tried == ["1", "1"]
+    else:
+        with pytest.raises(RefusedError, match="no"):
+            one._persist(target, "1", None, work)

@@ -36,6 +36,11 @@ TRIES = 6
 POLL = 0.3
 """Seconds between two looks at what another writer does."""
 
+
+class LeftError(RefusedError):
+    """A run was deleted, or is no longer its writer's, when somebody came to add to it."""
+
+
 Extras = Callable[[str, Claim], None]
 """Hangs on a parent run what is no number; the claim must be renewed before anything that takes long."""
 
@@ -82,14 +87,15 @@ def amend(target: MlflowExperiment, run_id: str, needed: Callable[["MlflowRun"],
         work: adds it.
 
     Raises:
-        RefusedError: the copy is gone, abandoned or gave way to another; the arm must be shipped again.
+        LeftError: the copy is gone, abandoned or gave way to another: to be looked at again, or shipped.
+        RefusedError: the server refuses.
 
     """
     claims = Claims()
     while True:
         run = target.client.get_run(run_id)
         if run.info.lifecycle_stage != "active":
-            raise RefusedError(f"run {run_id} was deleted")
+            raise LeftError(f"run {run_id} was deleted")
         if COMPLETE in run.data.tags:
             if not needed(run):
                 return
@@ -101,10 +107,10 @@ def amend(target: MlflowExperiment, run_id: str, needed: Callable[["MlflowRun"],
                         target.complete(run_id, run.data.tags[COMPLETE], claim)
                     # While it was in our hands another whole copy may have come, and found none.
                     if _settle(target, run.data.tags[KEY], run.data.tags[COMPLETE], claims) != run_id:
-                        raise RefusedError(f"run {run_id} gave way to a copy that was written meanwhile")
+                        raise LeftError(f"run {run_id} gave way to a copy that was written meanwhile")
                     return
         elif not claims.living(run.data.tags):
-            raise RefusedError(f"run {run_id} was abandoned by its writer")
+            raise LeftError(f"run {run_id} was abandoned by its writer")
         time.sleep(POLL)
 
 

@@ -27,7 +27,7 @@ from lossbench.tracking.outs import ArmOuts, home_of
 from lossbench.tracking.provenance import digest
 from lossbench.tracking.record import ArmRecord, Point, arm_record
 from lossbench.tracking.server import RefusedError, connect
-from lossbench.tracking.ship import TRIES, amend, ship_arm
+from lossbench.tracking.ship import TRIES, LeftError, amend, ship_arm
 from lossbench.tracking.store import remember
 from lossbench.tracking.summary import Reports, Summary, summarise
 
@@ -176,10 +176,13 @@ class _Pass:
             try:
                 work(run_id)
                 break
-            except RefusedError:
-                if not left or target.stands(run_id):
+            except RefusedError as error:
+                stands = target.stands(run_id)
+                # A writer that was taken for dead may have come back, and made it whole.
+                if not left or (stands and not isinstance(error, LeftError)):
                     raise
-                run_id, _ = self._ship(target, outs)
+                if not stands:
+                    run_id, _ = self._ship(target, outs)
         return run_id
 
     def _arm(self, target: MlflowExperiment, outs: ArmOuts) -> tuple[str, bool]:
