@@ -284,8 +284,8 @@ def place_of(address: str) -> Place:
     folder = folder_of(address)
     if folder is None:
         return Remote(address)
-    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
-    if os.path.lexists(there) and not there.is_dir():
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), None)
+    if there is not None and not there.is_dir():
         raise UserError(f"{STORE} is '{address}', but {there} is no folder; {ALLOWED}")
     return Folder(folder)
 

@@ -146,10 +146,7 @@ def source_of(module: str, user: Path | None = None) -> Path | None:
 
 def _tops(folder: Path | None) -> set[str]:
     """Name what lies in a folder, as modules are named: what is not there is not looked for each time."""
-    try:
-        return set() if folder is None else {one.name.partition(".")[0] for one in folder.iterdir()}
-    except OSError:  # none there
-        return set()
+    return set() if folder is None else {name.partition(".")[0] for name in _entries(folder)}
 
 
 OWN_SUFFIXES = (*EXTENSION_SUFFIXES, ".py")
@@ -218,14 +215,13 @@ def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str,
             path = Path(os.path.normpath(place / word))
             if not path.is_relative_to(inside):
                 continue
-            if os.path.isdir(path):  # noqa: PTH112  # False of names that the file system does not take
-                real, written = (
-                    os.path.realpath(path),
-                    word.partition("/")[0] in OUTS and "params.yaml" in there,
-                )
-                places += [path] * (real not in known and not written)
+            if os.path.isdir(path):  # noqa: PTH112  # False of a name that is too long; pathlib raises
+                real = os.path.realpath(path)
+                written = word.partition("/")[0] in OUTS and "params.yaml" in there
+                if real not in known and not written:
+                    places.append(path)
                 known.add(real)
-            elif os.path.isfile(path) and path != file:  # noqa: PTH113  # as above
+            elif os.path.isfile(path) and path != file:  # noqa: PTH113  # False of a name that is too long
                 name = word if place in first else path.relative_to(inside).as_posix()
                 if name not in told:
                     told.add(name)
@@ -233,10 +229,10 @@ def _told(words: Iterable[str], file: Path, folder: Path) -> Iterator[tuple[str,
 
 
 def _entries(folder: Path) -> set[str]:
-    """Names in a folder, in which thousands of words are looked up; none where it must not be listed."""
+    """Names in a folder, in which thousands of words are looked up."""
     try:
         return set(os.listdir(folder))  # noqa: PTH208  # pathlib would make a path of each
-    except OSError:
+    except OSError:  # not there, or not to be listed: then nothing of it can be imported or read either
         return set()
 
 
@@ -250,7 +246,8 @@ def hashes_of(word: str, folders: Iterable[Path]) -> list[str]:
     """Hash the files that a word means as seen from some folders."""
     if not FILE_NAME.fullmatch(word):
         return []
-    return [_hash_of(folder / word) for folder in folders if os.path.isfile(folder / word)]  # noqa: PTH113  # as above
+    files = [folder / word for folder in folders]
+    return [_hash_of(one) for one in files if os.path.isfile(one)]  # noqa: PTH113  # False of a name that is too long
 
 
 def _hash_of(path: Path) -> str:
